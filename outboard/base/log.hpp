@@ -1,0 +1,63 @@
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <utility>
+
+#include <fmt/format.h>
+
+namespace outboard {
+
+enum class Level : unsigned char { debug, info, warning, error };
+
+/// Where a part of the library says what it does. There is no global logger: a Log is handed in. Copyable and cheap; a
+/// default Log is silent. The sink may be called from any thread that the object it was given to uses.
+class Log {
+ public:
+  using Sink = std::function<void(Level, std::string_view)>;
+
+  Log() = default;
+  explicit Log(Sink sink, Level threshold = Level::info)
+      : shared_(std::make_shared<const Shared>(Shared{std::move(sink), threshold})) {}
+
+  bool enabled(Level level) const { return shared_ && level >= shared_->threshold; }
+  void write(Level level, std::string_view line) const {
+    if (enabled(level)) shared_->sink(level, prefix_.empty() ? std::string(line) : prefix_ + ": " + std::string(line));
+  }
+
+  /// The same sink with `name` in front of each line.
+  Log named(std::string_view name) const {
+    Log log = *this;
+    log.prefix_ = prefix_.empty() ? std::string(name) : prefix_ + ": " + std::string(name);
+    return log;
+  }
+
+  template <typename... Args>
+  void debug(fmt::format_string<Args...> format, Args&&... args) const {
+    if (enabled(Level::debug)) write(Level::debug, fmt::format(format, std::forward<Args>(args)...));
+  }
+  template <typename... Args>
+  void info(fmt::format_string<Args...> format, Args&&... args) const {
+    if (enabled(Level::info)) write(Level::info, fmt::format(format, std::forward<Args>(args)...));
+  }
+  template <typename... Args>
+  void warning(fmt::format_string<Args...> format, Args&&... args) const {
+    if (enabled(Level::warning)) write(Level::warning, fmt::format(format, std::forward<Args>(args)...));
+  }
+  template <typename... Args>
+  void error(fmt::format_string<Args...> format, Args&&... args) const {
+    if (enabled(Level::error)) write(Level::error, fmt::format(format, std::forward<Args>(args)...));
+  }
+
+ private:
+  struct Shared {
+    Sink sink;
+    Level threshold;
+  };
+  std::shared_ptr<const Shared> shared_;
+  std::string prefix_;
+};
+
+}  // namespace outboard

@@ -1,0 +1,54 @@
+#pragma once
+
+#include <atomic>
+#include <memory>
+
+#include <outboard/base/loop.hpp>
+
+namespace outboard {
+
+/// The library's own Loop, on epoll. Create it, register things, then either run() it on one thread until stop(), or
+/// hang fd() into another event loop and call process() when it is readable.
+class Reactor final : public Loop {
+ public:
+  struct Options {
+    const Clock* clock = nullptr;  ///< nullptr: the machine's
+    /// How long the loop goes on looking for work before it sleeps. 0: sleeps at once.
+    Duration spin{0};
+  };
+
+  static Result<std::unique_ptr<Reactor>> create(Options options);
+  static Result<std::unique_ptr<Reactor>> create() { return create(Options{}); }
+  ~Reactor() override;
+
+  /// Serves events until stop(). Must not be called from inside a callback (EDEADLK).
+  Status run();
+  /// Ends run() after the callback in progress. Any thread, and from a signal handler.
+  void stop();
+  bool stopped() const;
+  /// Waits at most `timeout` (negative: for ever) for something to do and does it. Returns whether anything was done.
+  /// EDEADLK from inside a callback.
+  Result<bool> run_once(Duration timeout);
+  /// Does what can be done now and returns.
+  Status process();
+  /// Readable when process() has something to do, timers included.
+  int fd() const;
+
+  Result<Registration> watch(int fd, Ready interest, Watcher watcher) override;
+  Status rewatch(const Registration& watch, Ready interest) override;
+  Registration after(Duration delay, Task task) override;
+  Registration poll(Poller poller) override;
+  void post(Task task) override;
+  bool in_loop_thread() const override;
+  const Clock& clock() const override;
+
+ protected:
+  void end(std::uint64_t id) override;
+
+ private:
+  struct State;
+  explicit Reactor(std::unique_ptr<State> state);
+  std::unique_ptr<State> state_;
+};
+
+}  // namespace outboard

@@ -1,0 +1,163 @@
+#pragma once
+
+#include <atomic>
+#include <functional>
+#include <memory>
+#include <vector>
+
+#include <outboard/base/loop.hpp>
+#include <outboard/memory/host_memory.hpp>
+#include <outboard/memory/iova.hpp>
+#include <outboard/memory/memory_port.hpp>
+
+namespace outboard::memory {
+
+/// One window of I/O addresses and what is behind it: host memory, or a port where it is reachable only by messages or
+/// system calls.
+struct Mapping {
+  IovaRange range;
+  Access access = Access::read_write;
+  std::shared_ptr<HostMemory> memory;  ///< null: reach it through `port`
+  std::uint64_t offset = 0;            ///< of range.start inside `memory`
+  std::shared_ptr<MemoryPort> port;
+
+  std::byte* host(Iova iova) const { return memory->data() + offset + (raw(iova) - raw(range.start)); }
+};
+
+/// What a lookup found.
+enum class Lookup : std::uint8_t {
+  ok,
+  hole,     ///< some byte is in no mapping
+  denied,   ///< some mapping lacks the permission
+  remote,   ///< some byte is reachable only through a port
+};
+
+/// A piece of host memory found for part of an I/O address range.
+struct Segment {
+  std::byte* data = nullptr;
+  std::uint64_t size = 0;
+};
+
+/// The address map at one moment. Immutable, so read without locks from any thread that holds it.
+class Snapshot {
+ public:
+  /// The mapping that holds `iova`, or null. O(log n).
+  const Mapping* find(Iova iova) const;
+
+  /// Calls `each(Segment)` for the consecutive pieces of host memory behind the range, in order. A range that goes from
+  /// one mapping on into an adjacent one is legal (VIRTIO says nothing against it). Stops at the first byte that is not
+  /// plainly accessible and says why; pieces before it have been given out.
+  /// `hint`: the index of the mapping the last lookup ended in; makes the common case one compare. May be null.
+  template <typename Each>
+  Lookup translate(IovaRange range, Access access, std::size_t* hint, Each&& each) const;
+
+  /// The host address of a range that lies inside one mapping's memory; null otherwise. For rings.
+  std::byte* contiguous(IovaRange range, Access access) const;
+
+  std::uint64_t generation() const { return generation_; }
+  const std::vector<Mapping>& mappings() const { return mappings_; }  ///< sorted by address, disjoint
+
+ private:
+  friend class AddressMap;
+  std::size_t index_of(Iova iova) const;  ///< mappings_.size() when in none
+
+  std::vector<Mapping> mappings_;
+  std::uint64_t generation_ = 0;
+};
+
+/// Whoever works on memory it found in a snapshot (a virtqueue). Told before memory goes away.
+class MapUser {
+ public:
+  virtual ~MapUser() = default;
+
+  /// The loop on which this user touches memory.
+  virtual Loop& map_loop() = 0;
+
+  /// Runs on map_loop(). The map has changed; `removed` is what is gone (size 0: nothing was removed). The user takes
+  /// the new snapshot for whatever it does next and calls `released` once it has no access running on the removed range:
+  /// a copy has always ended (this is the same thread), back-end I/O on it may take a while. `released` is called exactly
+  /// once, from this thread, possibly from inside this call.
+  virtual void map_changed(IovaRange removed, Loop::Task released) = 0;
+};
+
+/// I/O addresses to memory, published as immutable snapshots. map(), unmap(), clear() and the user list belong to one
+/// thread (the device's control loop); current() and generation() are for any thread.
+///
+/// A mapping that is removed stays mapped in this process until the last snapshot, and the last I/O, that knows it has
+/// gone: a late touch is harmless to us, and what the client is promised (nobody touches the range once unmap is
+/// answered) is what MapUser::map_changed is for.
+class AddressMap {
+ public:
+  using Completion = std::move_only_function<void(Status)>;
+  struct Limits {
+    std::size_t max_mappings = 65535;
+  };
+
+  explicit AddressMap(Loop& control) : AddressMap(control, Limits{}) {}
+  AddressMap(Loop& control, Limits limits);
+  ~AddressMap();
+
+  /// EINVAL: range not well-formed, or larger than the memory behind it. EEXIST: overlaps a mapping (also an identical
+  /// one). ENOSPC: too many mappings.
+  Status map(Mapping mapping);
+
+  /// Removes every mapping that lies whole inside `range`; `done` comes on the control loop when no user has an access
+  /// running on them. EINVAL: the range cuts a mapping, or is not well-formed; ENOENT: nothing there. With an error
+  /// nothing is removed and `done` has been called with it.
+  void unmap(IovaRange range, Completion done);
+  /// Removes everything.
+  void clear(Completion done);
+
+  std::shared_ptr<const Snapshot> current() const;
+  /// Changes whenever current() does; one relaxed load tells a user whether its snapshot is still the newest.
+  std::uint64_t generation() const { return generation_.load(std::memory_order_acquire); }
+
+  /// Control loop. The user is told of every change from now on; remove it before it goes away.
+  void add_user(MapUser& user);
+  void remove_user(MapUser& user);
+
+  /// Asked on a miss (VDUSE learns its mappings that way). Returns true when it has published a snapshot with the address.
+  /// Any thread that translates; must not call back into the user.
+  using Resolver = std::function<bool(IovaRange, Access)>;
+  void set_resolver(Resolver resolver) { resolver_ = std::move(resolver); }
+  bool resolve(IovaRange range, Access access) const { return resolver_ && resolver_(range, access); }
+
+ private:
+  void publish(std::vector<Mapping> mappings);
+  void tell_users(IovaRange removed, Completion done);
+
+  Loop& control_;
+  Limits limits_;
+  std::atomic<std::uint64_t> generation_{0};
+  // Guarded by a mutex of its own: readers take it only when generation() says that there is something new.
+  struct Published;
+  std::unique_ptr<Published> published_;
+  std::vector<MapUser*> users_;
+  Resolver resolver_;
+};
+
+template <typename Each>
+Lookup Snapshot::translate(IovaRange range, Access access, std::size_t* hint, Each&& each) const {
+  if (range.size == 0) return Lookup::ok;
+  if (!range.well_formed()) return Lookup::hole;
+  std::size_t index = hint != nullptr ? *hint : mappings_.size();
+  if (index >= mappings_.size() || !mappings_[index].range.contains({range.start, 1})) index = index_of(range.start);
+  Iova at = range.start;
+  std::uint64_t left = range.size;
+  while (true) {
+    if (index >= mappings_.size() || !mappings_[index].range.contains({at, 1})) return Lookup::hole;
+    const Mapping& mapping = mappings_[index];
+    if (!allows(mapping.access, access)) return Lookup::denied;
+    if (!mapping.memory) return Lookup::remote;
+    if (hint != nullptr) *hint = index;
+    const std::uint64_t here = raw(mapping.range.last()) - raw(at) + 1;  // 0 only for all 2^64 bytes, which memory cannot back
+    const std::uint64_t size = left < here ? left : here;
+    each(Segment{mapping.host(at), size});
+    left -= size;
+    if (left == 0) return Lookup::ok;
+    at = at + size;
+    ++index;
+  }
+}
+
+}  // namespace outboard::memory

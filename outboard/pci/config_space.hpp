@@ -1,0 +1,83 @@
+#pragma once
+
+#include <array>
+#include <functional>
+#include <vector>
+
+#include <outboard/base/bytes.hpp>
+#include <outboard/pci/register.hpp>
+
+namespace outboard::pci {
+
+/// What a function says it is.
+struct FunctionIdentity {
+  std::uint16_t vendor = 0;
+  std::uint16_t device = 0;
+  std::uint16_t subsystem_vendor = 0;
+  std::uint16_t subsystem = 0;
+  std::uint32_t class_code = 0;  ///< 24 bits: base class, subclass, interface
+  std::uint8_t revision = 0;
+  bool express = true;           ///< has a PCI Express capability and 4096 bytes of configuration space
+};
+
+/// Configuration space of an emulated function, as data: for each byte its value, which bits a write changes and which
+/// bits writing a one clears, and a handler for the few registers that act. Reads beyond what is described return 0;
+/// writes to read-only bits are dropped. Any width and alignment.
+///
+/// docs and tables: PCI Local Bus 3.0 chapter 6, PCI Express Base. One thread.
+class ConfigSpace {
+ public:
+  static constexpr std::size_t conventional_size = 256;
+  static constexpr std::size_t express_size = 4096;
+
+  /// One row of a register table.
+  struct Row {
+    std::uint16_t offset = 0;      ///< from the start of configuration space, or of the capability
+    std::uint8_t width = 1;        ///< 1, 2 or 4 bytes
+    std::uint32_t value = 0;       ///< at power-on
+    std::uint32_t writable = 0;    ///< bits that take what is written
+    std::uint32_t write_one_clears = 0;
+  };
+  /// Runs after the bits of a write have been taken; is told the old and the new value of the whole register.
+  using Handler = std::move_only_function<void(std::uint32_t old_value, std::uint32_t new_value)>;
+
+  explicit ConfigSpace(const FunctionIdentity& identity);
+
+  std::size_t size() const { return bytes_.size(); }
+
+  void add(const Row& row);
+  /// Appends a capability (of `length` bytes with its 2-byte header) to the list; rows are relative to it. Dword-aligned.
+  /// ENOSPC: the first 256 bytes are full.
+  Result<ConfigOffset> add_capability(std::uint8_t id, std::uint16_t length, std::span<const Row> rows);
+  Result<ConfigOffset> add_extended_capability(std::uint16_t id, std::uint8_t version, std::uint16_t length,
+                                               std::span<const Row> rows);
+  /// One handler for a register; called for a write that touches any byte of it.
+  void on_write(ConfigOffset offset, std::uint8_t width, Handler handler);
+  /// Called before a read that touches any byte of the register, so that it can be brought up to date.
+  void on_read(ConfigOffset offset, std::uint8_t width, std::move_only_function<void()> handler);
+
+  void read(std::uint64_t offset, MutableBytes into);
+  void write(std::uint64_t offset, Bytes from);
+
+  /// The device's own view: no masks, no handlers.
+  std::uint32_t get(ConfigOffset offset, std::uint8_t width) const;
+  void set(ConfigOffset offset, std::uint8_t width, std::uint32_t value);
+
+  /// Back to the power-on values.
+  void reset();
+
+ private:
+  struct Hook {
+    ConfigOffset offset;
+    std::uint8_t width;
+    Handler write;
+    std::move_only_function<void()> read;
+  };
+
+  std::vector<std::byte> bytes_, power_on_, writable_, write_one_clears_;
+  std::vector<Hook> hooks_;
+  std::uint16_t next_capability_ = 0x40;
+  std::uint16_t next_extended_ = 0x100;
+};
+
+}  // namespace outboard::pci

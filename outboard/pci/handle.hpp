@@ -1,0 +1,232 @@
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include <outboard/base/bytes.hpp>
+#include <outboard/base/endian.hpp>
+#include <outboard/base/fd.hpp>
+#include <outboard/base/loop.hpp>
+#include <outboard/memory/dma_space.hpp>
+#include <outboard/pci/function.hpp>
+#include <outboard/pci/register.hpp>
+
+namespace outboard::pci {
+
+class Handle;
+
+/// Typed access to configuration space. Works on every back end; every access can fail (the function may be on the other
+/// end of a socket). A view: cheap to copy, not longer-lived than the handle.
+class ConfigView {
+ public:
+  explicit ConfigView(Handle& handle) : handle_(&handle) {}
+
+  template <typename R>
+  Result<R> read() const {
+    return read_at<R>(R::offset);
+  }
+  /// A register of a capability: `base` is where the capability lies.
+  template <typename R>
+  Result<R> read_at(ConfigOffset at) const;
+  template <typename R>
+  Status write(R value) const {
+    return write_at(R::offset, value);
+  }
+  template <typename R>
+  Status write_at(ConfigOffset at, R value) const;
+
+ private:
+  Handle* handle_;
+};
+
+/// A mapped piece of a BAR: plain accesses, no error, no call. After a revoke it reads all-ones (Handle::gone() tells).
+/// The handle must outlive it. Offsets are checked when it is made and, in `read`/`write`, by the caller.
+class Window {
+ public:
+  Window() = default;
+  Window(volatile std::byte* at, std::uint64_t size) : at_(at), size_(size) {}
+
+  std::uint64_t size() const { return size_; }
+  explicit operator bool() const { return at_ != nullptr; }
+
+  /// A little-endian register at a naturally aligned offset < size().
+  template <typename T>
+  T read(std::uint64_t offset) const {
+    return EndianInteger<T, std::endian::little>::from_stored(*reinterpret_cast<const volatile T*>(at_ + offset));
+  }
+  template <typename T>
+  void write(std::uint64_t offset, T value) const {
+    *reinterpret_cast<volatile T*>(at_ + offset) = EndianInteger<T, std::endian::little>(value).stored();
+  }
+
+ private:
+  volatile std::byte* at_ = nullptr;
+  std::uint64_t size_ = 0;
+};
+
+/// One BAR. A view, like ConfigView.
+class Bar {
+ public:
+  Bar(Handle& handle, unsigned index, std::uint64_t size) : handle_(&handle), index_(index), size_(size) {}
+
+  unsigned index() const { return index_; }
+  std::uint64_t size() const { return size_; }
+
+  /// A little-endian register of 8, 16, 32 or 64 bits. EINVAL beyond the BAR; what the back end says otherwise.
+  template <typename T>
+  Result<T> read(std::uint64_t offset) const;
+  template <typename T>
+  Status write(std::uint64_t offset, T value) const;
+  /// ENOTSUP where the range is not mapped (or not whole): use read and write.
+  Result<Window> window(std::uint64_t offset, std::uint64_t length) const;
+
+ private:
+  Handle* handle_;
+  unsigned index_;
+  std::uint64_t size_;
+};
+
+struct Capability {
+  std::uint16_t id = 0;
+  ConfigOffset offset{};
+  std::uint8_t version = 0;  ///< extended capabilities only
+  bool extended = false;
+};
+
+/// The interrupts a driver has enabled: one eventfd for each vector. Owns the mode; destroying it disables the interrupts.
+/// Move-only. The handle must outlive it.
+class InterruptSet {
+ public:
+  InterruptSet() = default;
+  ~InterruptSet() { reset(); }
+  InterruptSet(InterruptSet&& other) noexcept
+      : handle_(std::exchange(other.handle_, nullptr)), kind_(other.kind_), vectors_(std::move(other.vectors_)) {}
+  InterruptSet& operator=(InterruptSet&& other) noexcept {
+    if (this != &other) {
+      reset();
+      handle_ = std::exchange(other.handle_, nullptr);
+      kind_ = other.kind_;
+      vectors_ = std::move(other.vectors_);
+    }
+    return *this;
+  }
+
+  InterruptKind kind() const { return kind_; }
+  unsigned count() const { return static_cast<unsigned>(vectors_.size()); }
+  /// Readable when the vector was signalled; drain() it. index < count().
+  const EventFd& vector(unsigned index) const { return vectors_[index]; }
+  /// INTx is masked on delivery: call when the device has been served. Does nothing for the other kinds.
+  Status unmask();
+  void reset();
+
+ private:
+  friend class Handle;
+  InterruptSet(Handle& handle, InterruptKind kind, std::vector<EventFd> vectors)
+      : handle_(&handle), kind_(kind), vectors_(std::move(vectors)) {}
+  Handle* handle_ = nullptr;
+  InterruptKind kind_ = InterruptKind::intx;
+  std::vector<EventFd> vectors_;
+};
+
+/// What can happen to a function under its driver.
+enum class Event : std::uint8_t { unplug_requested, error, low_power_entry, low_power_exit, gone };
+
+/// A PCI function that is driven: kernel VFIO, a vfio-user socket, or a function in this process. One thread at a time.
+/// A call may block (for a register access that crosses a process boundary, or a reset); none waits without a bound.
+class Handle {
+ public:
+  virtual ~Handle() = default;
+
+  /// How a person would name it: "vfio-user:/run/blk.sock".
+  virtual std::string name() const = 0;
+
+  virtual Result<RegionInfo> region(unsigned index) = 0;
+  virtual Result<InterruptInfo> interrupts(InterruptKind kind) = 0;
+  /// Checks bounds (EINVAL) before anything is sent.
+  virtual Status read_region(unsigned region, std::uint64_t offset, MutableBytes into) = 0;
+  virtual Status write_region(unsigned region, std::uint64_t offset, Bytes from) = 0;
+  /// A posted write: ordered before what comes later, its failure is not reported here. Default: write_region.
+  virtual Status post_write(unsigned region, std::uint64_t offset, Bytes from) { return write_region(region, offset, from); }
+  /// See Bar::window.
+  virtual Result<Window> map_window(unsigned region, std::uint64_t offset, std::uint64_t length) = 0;
+  /// Doorbells that an eventfd rings; empty where there are none. The descriptors are the handle's.
+  virtual Result<std::vector<IoEventFd>> io_eventfds(unsigned /*region*/) { return std::vector<IoEventFd>{}; }
+
+  virtual memory::DmaSpace& dma() = 0;
+  /// Returns the function to its power-on state: BARs of an emulated one, interrupts and bus mastering are off after it.
+  virtual Status reset() = 0;
+
+  /// Takes part in an event loop: what comes from the other side unasked (events, DMA messages) is served there. Without
+  /// it, it is served while a call waits and by process().
+  virtual Status attach(Loop& loop) = 0;
+  /// Readable when process() has something to do; -1 where there is never anything.
+  virtual int fd() const { return -1; }
+  virtual Status process() { return {}; }
+  void on_event(std::move_only_function<void(Event)> handler) { event_handler_ = std::move(handler); }
+  /// The back end has gone for good; every further call fails.
+  virtual bool gone() const = 0;
+
+  // The same on every back end.
+
+  ConfigView config() { return ConfigView(*this); }
+  /// ENODEV when the function does not implement this BAR.
+  Result<Bar> bar(unsigned index);
+  /// Standard and extended capabilities, in list order. A list that loops or points outside yields EPROTO.
+  Result<std::vector<Capability>> capabilities();
+  /// The first capability with this id, if there is one.
+  Result<std::optional<Capability>> find_capability(std::uint16_t id, bool extended = false);
+  /// 0 when the function has no such capability.
+  Result<unsigned> msix_vector_count();
+  Result<unsigned> msi_vector_count();
+  /// Enables `count` vectors, each with an eventfd of its own. ENOSPC: the function has fewer (nothing is enabled).
+  /// EBUSY: a set is enabled already.
+  Result<InterruptSet> enable_interrupts(InterruptKind kind, unsigned count);
+  /// Lets the function do DMA and raise MSI; and decode memory.
+  Status enable_bus_master();
+  Status disable_bus_master();
+
+ protected:
+  friend class InterruptSet;
+  virtual Status bind_interrupts(InterruptKind kind, std::uint32_t start, const std::vector<EventFd>& eventfds) = 0;
+  virtual Status disable_interrupts(InterruptKind kind) = 0;
+  virtual Status unmask_interrupts(InterruptKind kind, std::uint32_t start, std::uint32_t count) = 0;
+  void raise(Event event) {
+    if (event_handler_) event_handler_(event);
+  }
+
+ private:
+  std::move_only_function<void(Event)> event_handler_;
+  std::optional<InterruptKind> enabled_;
+};
+
+template <typename R>
+Result<R> ConfigView::read_at(ConfigOffset at) const {
+  EndianInteger<typename R::value_type, std::endian::little> stored;
+  if (auto read = handle_->read_region(region::config, raw(at), as_writable_bytes_of(stored)); !read) return read.error();
+  return R(stored);
+}
+
+template <typename R>
+Status ConfigView::write_at(ConfigOffset at, R value) const {
+  const EndianInteger<typename R::value_type, std::endian::little> stored(value.value());
+  return handle_->write_region(region::config, raw(at), as_bytes_of(stored));
+}
+
+template <typename T>
+Result<T> Bar::read(std::uint64_t offset) const {
+  EndianInteger<T, std::endian::little> stored;
+  if (auto read = handle_->read_region(index_, offset, as_writable_bytes_of(stored)); !read) return read.error();
+  return T{stored};
+}
+
+template <typename T>
+Status Bar::write(std::uint64_t offset, T value) const {
+  const EndianInteger<T, std::endian::little> stored(value);
+  return handle_->write_region(index_, offset, as_bytes_of(stored));
+}
+
+}  // namespace outboard::pci

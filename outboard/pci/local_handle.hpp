@@ -1,0 +1,49 @@
+#pragma once
+
+#include <memory>
+
+#include <outboard/base/log.hpp>
+#include <outboard/pci/handle.hpp>
+
+namespace outboard::pci {
+
+/// A function in this process, driven without a socket. `start` gives the function a thread and a reactor of its own,
+/// and every call is carried there and waited for; `over` drives a function that the caller pumps (unit tests, benchmarks)
+/// and calls it directly.
+class LocalHandle final : public Handle {
+ public:
+  struct Options {
+    Log log;
+    Duration spin{0};   ///< of the device's reactor
+    std::string name = "local";
+  };
+
+  static Result<std::unique_ptr<LocalHandle>> start(FunctionFactory factory, Options options);
+  /// `pump` runs the function's loop until it is idle; called while a completion is awaited.
+  static Result<std::unique_ptr<LocalHandle>> over(std::unique_ptr<Function> function, Loop::Task pump, std::string name);
+  ~LocalHandle() override;
+
+  std::string name() const override;
+  Result<RegionInfo> region(unsigned index) override;
+  Result<InterruptInfo> interrupts(InterruptKind kind) override;
+  Status read_region(unsigned region, std::uint64_t offset, MutableBytes into) override;
+  Status write_region(unsigned region, std::uint64_t offset, Bytes from) override;
+  Result<Window> map_window(unsigned region, std::uint64_t offset, std::uint64_t length) override;
+  Result<std::vector<IoEventFd>> io_eventfds(unsigned region) override;
+  memory::DmaSpace& dma() override;
+  Status reset() override;
+  Status attach(Loop& loop) override;
+  bool gone() const override { return false; }
+
+ protected:
+  Status bind_interrupts(InterruptKind kind, std::uint32_t start, const std::vector<EventFd>& eventfds) override;
+  Status disable_interrupts(InterruptKind kind) override;
+  Status unmask_interrupts(InterruptKind kind, std::uint32_t start, std::uint32_t count) override;
+
+ private:
+  struct State;
+  explicit LocalHandle(std::unique_ptr<State> state);
+  std::unique_ptr<State> state_;
+};
+
+}  // namespace outboard::pci
