@@ -1,0 +1,136 @@
+#!/bin/bash
+# fetch.sh [--refresh]: makes the guest root (QEMU, two kernels, programs for guests) and prints its path.
+#
+# The root is resolved and downloaded with a private apt state, so nothing of the host changes and no privilege is
+# needed; packages are unpacked, none of their scripts runs. Its key is a hash of the package versions. With a root in
+# the cache and no --refresh nothing is asked of the network.
+set -euo pipefail
+umask 022
+here=$(dirname "$(readlink -f "$0")")
+GUEST_ROOT=
+. "$here/lib.sh"
+
+# Change this when the unpacking below changes.
+recipe=2
+suite=trixie
+suites="$suite $suite-backports"
+keyring=/usr/share/keyrings/debian-archive-keyring.gpg
+
+# Programs for the host side, programs for guests, the new kernel.
+packages=(qemu-system-x86 qemu-utils qemu-block-extra ovmf seabios virtiofsd
+  fio busybox-static iproute2 kmod base-files e2fsprogs pciutils util-linux
+  linux-image-cloud-amd64)
+# What builds a kernel module inside the root.
+module_packages=(linux-headers-cloud-amd64 gcc-14 make sparse perl bash dash coreutils sed grep mawk findutils diffutils
+  xz-utils)
+# The second kernel, from the stable suite itself.
+lts_packages=(linux-image-cloud-amd64 linux-headers-cloud-amd64)
+
+# private_apt STATE "suite..." ARGUMENTS: apt-get with sources, lists and archives of its own; the last suite is preferred.
+private_apt() {
+  local state=$GUEST_CACHE/apt-$1 sources=$2 preferred=${2##* } name
+  shift 2
+  mkdir -p "$state"/{none,lists/partial,archives/partial}
+  [ -e "$state/status" ] || : >"$state/status"
+  for name in $sources; do
+    echo "deb [signed-by=$keyring] $mirror $name main"
+  done >"$state/sources.list"
+  apt-get -q=2 \
+    -o Dir::Etc::sourcelist="$state/sources.list" -o Dir::Etc::sourceparts="$state/none" \
+    -o Dir::Etc::preferences="$state/none/p" -o Dir::Etc::preferencesparts="$state/none" \
+    -o Dir::State="$state" -o Dir::State::lists="$state/lists" -o Dir::State::status="$state/status" \
+    -o Dir::Cache="$state" -o Dir::Cache::archives="$state/archives" \
+    -o Dir::Cache::pkgcache= -o Dir::Cache::srcpkgcache= \
+    -o Debug::NoLocking=1 -o APT::Sandbox::User=root -o Acquire::Languages=none \
+    -o APT::Default-Release="$preferred" -o APT::Install-Recommends=false "$@"
+}
+
+# The mirror that this machine's own apt uses.
+find_mirror() {
+  local codename
+  codename=$(. /etc/os-release && echo "${VERSION_CODENAME:-}")
+  mirror=$(apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' 'Origin: Debian' "Codename: $codename" |
+    sed -n 1p)
+  [ -n "$mirror" ] || guest_die "apt knows no Debian mirror yet; run: apt-get update"
+  [ -r "$keyring" ] || guest_die "$keyring is missing; install debian-archive-keyring"
+}
+
+# Writes the names of all .deb files of each set. Against an empty archive directory: apt lists only what is missing.
+resolve() {
+  private_apt new "$suites" update
+  private_apt lts "$suite" update
+  private_apt new "$suites" -o Dir::Cache::archives="$GUEST_CACHE/none" --print-uris \
+    install "${packages[@]}" "${module_packages[@]}" | awk '{print $2}' >"$GUEST_CACHE/want.new"
+  private_apt lts "$suite" -o Dir::Cache::archives="$GUEST_CACHE/none" --print-uris install "${lts_packages[@]}" |
+    awk '$2 ~ /^linux-/ && $2 !~ /^linux-(libc-dev|base)_/ {print $2}' >"$GUEST_CACHE/want.lts"
+  [ -s "$GUEST_CACHE/want.new" ] && [ -s "$GUEST_CACHE/want.lts" ] ||
+    guest_die "apt resolved nothing from $suites; is the mirror reachable?"
+}
+
+download() {
+  private_apt new "$suites" -y -d install "${packages[@]}" "${module_packages[@]}" >&2
+  local names
+  mapfile -t names < <(sed 's/_.*//' "$GUEST_CACHE/want.lts")
+  (cd "$GUEST_CACHE/apt-lts/archives" && private_apt lts "$suite" download "${names[@]}" >&2)
+}
+
+# unpack TREE
+unpack() {
+  local tree=$1 new=$GUEST_CACHE/apt-new/archives lts=$GUEST_CACHE/apt-lts/archives
+  # First, since it has the links /bin, /lib and /lib64.
+  dpkg-deb -x "$new/$(grep '^base-files_' "$GUEST_CACHE/want.new")" "$tree"
+  { sed "s|^|$new/|" "$GUEST_CACHE/want.new"; sed "s|^|$lts/|" "$GUEST_CACHE/want.lts"; } |
+    xargs -P"$(nproc)" -I{} dpkg-deb -x {} "$tree"
+}
+
+# What the packages' own scripts would have done, as far as we need it.
+settle() {
+  local tree=$1 modules
+  ln -sf dash "$tree/usr/bin/sh"
+  ln -sf mawk "$tree/usr/bin/awk"
+  ln -sf x86_64-linux-gnu-gcc-14 "$tree/usr/bin/gcc"
+  mkdir -p "$tree/proc/self" "$tree/build"
+  grep -F '[stack]' /proc/self/maps >"$tree/proc/self/maps" # objtool wants to read it
+  [ -c "$tree/dev/null" ] || mknod -m666 "$tree/dev/null" c 1 3 2>/dev/null || : >"$tree/dev/null"
+  for modules in "$tree"/usr/lib/modules/*; do
+    depmod -b "$tree" "${modules##*/}"
+  done
+  # Better to fail here than in a test a year from now.
+  modprobe -d "$tree" -S "$(ls -v "$tree/usr/lib/modules" | tail -1)" --show-depends vduse >/dev/null ||
+    guest_die "the new kernel has no vduse module any more"
+}
+
+# Keeps the two newest roots.
+prune() {
+  ls -dt "$GUEST_CACHE"/root-* | grep -v '\.tmp$' | tail -n +3 | xargs -r rm -rf
+  private_apt new "$suites" autoclean >/dev/null || :
+}
+
+main() {
+  mkdir -p "$GUEST_CACHE/none/partial"
+  exec 9>"$GUEST_CACHE/lock"
+  flock 9
+  if [ "${1-}" != --refresh ] && [ -e "$GUEST_CACHE/root/.manifest" ]; then
+    readlink -f "$GUEST_CACHE/root"
+    return
+  fi
+  find_mirror
+  resolve
+  local key tree
+  key=$({ echo "$recipe"; sort "$GUEST_CACHE/want.new" "$GUEST_CACHE/want.lts"; } | sha256sum | cut -c1-16)
+  if [ ! -e "$GUEST_CACHE/root-$key/.manifest" ]; then
+    download
+    tree=$GUEST_CACHE/root-$key.tmp
+    rm -rf "$tree"
+    mkdir "$tree"
+    unpack "$tree"
+    settle "$tree"
+    sort "$GUEST_CACHE/want.new" "$GUEST_CACHE/want.lts" >"$tree/.manifest"
+    mv -T "$tree" "$GUEST_CACHE/root-$key"
+  fi
+  ln -sfnT "root-$key" "$GUEST_CACHE/root"
+  prune
+  echo "$GUEST_CACHE/root-$key"
+}
+
+main "$@"
