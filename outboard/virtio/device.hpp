@@ -1,0 +1,90 @@
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string_view>
+#include <vector>
+
+#include <outboard/base/bytes.hpp>
+#include <outboard/base/log.hpp>
+#include <outboard/base/loop.hpp>
+#include <outboard/virtio/features.hpp>
+#include <outboard/virtio/queue_state.hpp>
+#include <outboard/virtio/request.hpp>
+
+namespace outboard::virtio {
+
+/// What a device is. Constant between device resets.
+struct Identity {
+  std::uint32_t device_id = 0;  ///< VIRTIO 1.4, chapter 5; 1...63 can be expressed on PCI
+  /// The device type's own feature bits, and those ring features that it wants left out or put in. The transport adds
+  /// VERSION_1, INDIRECT_DESC, EVENT_IDX and RING_RESET for every device.
+  Features features{};
+  std::vector<std::uint16_t> queue_sizes{};  ///< one maximum size for each queue; powers of two
+  std::uint32_t config_size = 0;             ///< bytes of device configuration space; 0: none
+  /// Longest chain the device takes, in elements, where that is more than the queue size (0: the queue size).
+  std::uint32_t max_chain = 0;
+};
+
+/// How a device speaks back to whoever runs it. Calls come on the control loop, except violation(), which may come from
+/// a queue's loop, and log().
+class Host {
+ public:
+  virtual ~Host() = default;
+
+  /// The driver broke rule `clause`: latches NEEDS_RESET until the driver resets the device (VIRTIO 1.4, 2.1.2).
+  virtual void violation(std::string_view clause, std::string_view what) = 0;
+  /// Bytes of device configuration space have changed: the generation moves on and the driver is notified.
+  virtual void config_changed(std::uint32_t offset, std::uint32_t length) = 0;
+  /// What the driver accepted; empty before FEATURES_OK.
+  virtual Features negotiated() const = 0;
+  virtual Loop& control_loop() = 0;
+  virtual Loop& queue_loop(unsigned queue) = 0;
+  virtual const Log& log() const = 0;
+};
+
+/// A virtio device, written once and served on every transport. The simplest one overrides identity() and handle() and
+/// nothing else.
+///
+/// Threads: handle() and batch_end() come on the queue's loop; everything else on the control loop. The two are the same
+/// unless the device was set up with queue loops of their own; stop_queue is then the only handshake across.
+class Device {
+ public:
+  using Completion = std::move_only_function<void()>;
+
+  virtual ~Device() = default;
+
+  virtual Identity identity() const = 0;
+
+  /// Once, before anything else. `host` outlives the device's use. An error keeps the device from being served.
+  virtual Status attach(Host& /*host*/) { return {}; }
+
+  /// FEATURES_OK was written with a set that satisfies the rules every device shares; false keeps the bit clear.
+  virtual bool accept_features(const Features& /*accepted*/) { return true; }
+
+  /// Device configuration space. The range lies inside config_size.
+  virtual void read_config(std::uint32_t /*offset*/, MutableBytes into) { std::ranges::fill(into, std::byte{0}); }
+  /// The driver wrote `from`; a device without writable fields ignores it.
+  virtual void write_config(std::uint32_t /*offset*/, Bytes /*from*/) {}
+
+  /// The queue is about to deliver requests. On a replay, `state.in_flight` come first, with replayed() true.
+  virtual Status start_queue(unsigned /*queue*/, const QueueState& /*state*/) { return {}; }
+
+  /// The queue delivers nothing more. Give up what is kept (destroy the tokens: they stay in flight) and, for discard,
+  /// cancel what can be cancelled; requests whose work is running are completed as usual. Call `done` when no token of
+  /// this queue is kept any more; the queue waits for the running ones itself.
+  virtual void stop_queue(unsigned /*queue*/, StopMode /*mode*/, Completion done) { done(); }
+
+  /// One request. Answer it now, or keep the token and answer later.
+  virtual void handle(Request request) = 0;
+
+  /// The requests that were available have been handed over; a device that batches its back end's work starts it here.
+  virtual void batch_end(unsigned /*queue*/) {}
+
+  /// All queues are stopped; return to the power-on state (what a device reset leaves: see the device's chapter).
+  virtual void reset() {}
+};
+
+}  // namespace outboard::virtio

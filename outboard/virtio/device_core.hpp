@@ -1,0 +1,119 @@
+#pragma once
+
+#include <memory>
+#include <optional>
+#include <vector>
+
+#include <outboard/memory/address_map.hpp>
+#include <outboard/virtio/device.hpp>
+#include <outboard/virtio/journal.hpp>
+#include <outboard/virtio/queue_state.hpp>
+
+namespace outboard::virtio {
+
+class DeviceQueue;
+
+/// What a transport does for a running device.
+class TransportEvents {
+ public:
+  virtual ~TransportEvents() = default;
+  /// Used buffers are there to be seen. On the queue's loop.
+  virtual void notify_queue(unsigned queue) = 0;
+  /// The configuration or NEEDS_RESET has changed. Control loop.
+  virtual void notify_config() = 0;
+};
+
+/// Runs one virtio::Device below any transport: the status state machine, feature negotiation, the queues and their
+/// life cycle, configuration generation, the broken latch. virtio_pci::Function and vduse::Export are its clients; neither
+/// knows a device, and no device knows them.
+///
+/// Control loop, unless a call says otherwise. What a driver writes is data of a peer: nothing here fails because of it,
+/// what the specification does not allow is ignored or latches NEEDS_RESET.
+class DeviceCore final : private Host {
+ public:
+  struct Options {
+    bool packed = false;              ///< offer RING_PACKED
+    bool in_order = false;            ///< offer IN_ORDER
+    bool access_platform = true;      ///< offer ACCESS_PLATFORM (DMA goes through a mapping table)
+    bool notification_data = false;
+    Features without{};               ///< features to leave out whatever the device offers
+    std::vector<Loop*> queue_loops{}; ///< one for each queue; shorter: the control loop for the rest
+    bool poll = false;                ///< look at the rings all the time instead of waiting for notifications
+    Journal* journal = nullptr;
+    Duration stop_deadline = std::chrono::seconds(2);  ///< see stop()
+    Log log{};
+  };
+
+  /// `device`, `memory` and `events` outlive the core. Fails as Device::attach does, or EINVAL for an identity that is
+  /// not well-formed (queue sizes, device ID).
+  static Result<std::unique_ptr<DeviceCore>> create(Device& device, memory::AddressMap& memory, Loop& control,
+                                                    TransportEvents& events, Options options);
+  ~DeviceCore() override;
+
+  const Identity& identity() const { return identity_; }
+  unsigned queue_count() const { return static_cast<unsigned>(identity_.queue_sizes.size()); }
+  const Features& offered() const { return offered_; }
+
+  // VIRTIO 1.4, 2.1 and 3.1: status and features.
+  std::uint8_t status() const;
+  /// A write to the status field: bits are only added, but for 0, which starts a reset. The reset may end later; until
+  /// then status() reads what it was.
+  void write_status(std::uint8_t value);
+  std::uint32_t driver_features(std::uint32_t select) const;
+  void write_driver_features(std::uint32_t select, std::uint32_t value);
+  bool broken() const;
+
+  // 2.5: device configuration space.
+  void read_config(std::uint32_t offset, MutableBytes into);  ///< beyond its size: all ones
+  void write_config(std::uint32_t offset, Bytes from);        ///< beyond its size: ignored
+  std::uint8_t config_generation();
+
+  // 2.6: queues. An index beyond queue_count() reads 0 and ignores writes.
+  std::uint16_t queue_max_size(unsigned queue) const;
+  std::uint16_t queue_size(unsigned queue) const;
+  void set_queue_size(unsigned queue, std::uint16_t size);
+  memory::Iova queue_address(unsigned queue, unsigned area) const;  ///< area 0 descriptors, 1 driver, 2 device
+  void set_queue_address(unsigned queue, unsigned area, memory::Iova address);
+  bool queue_enabled(unsigned queue) const;
+  void enable_queue(unsigned queue);
+  bool queue_resetting(unsigned queue) const;
+  void reset_queue(unsigned queue);
+
+  /// The driver says that a queue has new buffers. Any thread.
+  void kick(unsigned queue);
+  /// On the queue's loop: the same without a detour. For eventfds that are watched there.
+  void kick_now(unsigned queue);
+
+  /// Stops every queue, whatever status says; `done` comes when nothing of this device touches memory any more. What
+  /// cannot be stopped within Options::stop_deadline leaves the device broken (and its memory mapped until the I/O has
+  /// ended); `done` then says ETIMEDOUT.
+  void stop(StopMode mode, std::move_only_function<void(Status)> done);
+  /// A device reset from outside the status field (PCI reset, FLR).
+  void reset(std::move_only_function<void(Status)> done);
+
+  /// State of a queue that has been stopped, and the way back. For suspend and migration and recovery.
+  void stop_queue(unsigned queue, StopMode mode, std::move_only_function<void(Result<QueueState>)> done);
+  /// EINVAL: the state is not consistent (the message names the field).
+  Status start_queue(unsigned queue, const QueueState& state);
+
+  /// Bus mastering and the like: while paused no queue touches memory; resumed queues look at their rings.
+  void set_paused(bool paused);
+
+ private:
+  struct State;
+  explicit DeviceCore(std::unique_ptr<State> state);
+
+  // Host
+  void violation(std::string_view clause, std::string_view what) override;
+  void config_changed(std::uint32_t offset, std::uint32_t length) override;
+  Features negotiated() const override;
+  Loop& control_loop() override;
+  Loop& queue_loop(unsigned queue) override;
+  const Log& log() const override;
+
+  Identity identity_;
+  Features offered_;
+  std::unique_ptr<State> state_;
+};
+
+}  // namespace outboard::virtio

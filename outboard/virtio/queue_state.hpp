@@ -1,0 +1,40 @@
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include <outboard/memory/iova.hpp>
+
+namespace outboard::virtio {
+
+/// How a queue is to come to rest.
+enum class StopMode : std::uint8_t {
+  drain,    ///< requests with back-end work running are finished and published; kept ones are given up and stay in flight
+  discard,  ///< no answer is published any more; what is running ends for itself, its answer dropped
+};
+
+/// A buffer that was popped and not used yet.
+struct InFlight {
+  std::uint16_t head = 0;              ///< split: descriptor index. Packed: slot in the ring where the chain starts
+  std::uint16_t id = 0;                ///< packed: the buffer id
+  std::uint16_t descriptors = 1;       ///< packed: ring slots the chain takes
+  friend bool operator==(const InFlight&, const InFlight&) = default;
+};
+
+/// Where a queue's rings are and how far its device got: everything that lets another device object, or another process,
+/// go on. Cursors are those of the device.
+struct QueueState {
+  std::uint16_t size = 0;
+  memory::Iova descriptors{}, driver{}, device{};
+  bool enabled = false;
+
+  std::uint16_t next_avail = 0;  ///< split: free-running index. Packed: slot
+  std::uint16_t next_used = 0;
+  bool avail_wrap = true;        ///< packed only
+  bool used_wrap = true;
+  std::vector<InFlight> in_flight;  ///< in the order they were popped
+
+  friend bool operator==(const QueueState&, const QueueState&) = default;
+};
+
+}  // namespace outboard::virtio

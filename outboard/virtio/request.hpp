@@ -1,0 +1,100 @@
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <string_view>
+#include <utility>
+
+#include <sys/uio.h>
+
+#include <outboard/base/bytes.hpp>
+
+namespace outboard::virtio {
+
+class DeviceQueue;
+
+/// One buffer that the driver made available: device-readable elements, then device-writable ones. A token: move-only and
+/// answered exactly once, by complete() or violation(). Used length: the bytes that were written, from the first writable
+/// byte on, without a gap.
+///
+/// Readable bytes are copied out (or handed out as pieces for a back end); there is no way to get bytes that were not
+/// there. Descriptor boundaries mean nothing (VIRTIO 1.4, 2.7.4.1): both parts are streams of bytes.
+///
+/// All calls come on the queue's loop, but for complete(), fail-safe destruction and loop(): a completion that arrives on
+/// another thread is carried to the queue's loop by the same call.
+///
+/// A token that is destroyed unanswered, outside a stop, is a fault of the device: NEEDS_RESET, logged, no used entry.
+/// A device may keep a token (event and receive buffers); a kept token pins no memory.
+class Request {
+ public:
+  Request() = default;
+  ~Request() { drop(); }
+  Request(Request&& other) noexcept
+      : queue_(std::exchange(other.queue_, nullptr)), slot_(other.slot_) {}
+  Request& operator=(Request&& other) noexcept {
+    if (this != &other) {
+      drop();
+      queue_ = std::exchange(other.queue_, nullptr);
+      slot_ = other.slot_;
+    }
+    return *this;
+  }
+
+  explicit operator bool() const { return queue_ != nullptr; }
+  unsigned queue_index() const;
+  /// The buffer was popped before a stop or a crash and comes again; what it asks for may have been done already.
+  bool replayed() const;
+
+  std::uint64_t readable_size() const;  ///< bytes of the readable part, whole
+  std::uint64_t writable_size() const;
+  std::uint64_t readable_left() const;  ///< not read yet
+  std::uint64_t writable_left() const;  ///< not written yet
+  std::uint64_t written() const;        ///< the used length, if it were completed now
+
+  /// The next sizeof(T) readable bytes. EINVAL: fewer are left. EFAULT: not (or no longer) in memory the device may read.
+  template <typename T>
+    requires std::is_trivially_copyable_v<T>
+  Result<T> read() {
+    T value;
+    if (auto copied = read_bytes(as_writable_bytes_of(value)); !copied) return copied.error();
+    return value;
+  }
+  Status read_bytes(MutableBytes into);
+  Status skip_readable(std::uint64_t length);
+
+  /// The next sizeof(T) writable bytes. EINVAL: fewer are left. EFAULT as for read.
+  template <typename T>
+    requires std::is_trivially_copyable_v<T>
+  Status write(const T& value) {
+    return write_bytes(as_bytes_of(value));
+  }
+  Status write_bytes(Bytes bytes);
+  Status write_zeros(std::uint64_t length);
+
+  /// The next `length` readable bytes as pieces of memory for a back end. Pins them (and only them) until the request is
+  /// answered or unpin() is called: an unmap waits for it. The span is valid as long. Errors as for read.
+  Result<std::span<const iovec>> readable_pieces(std::uint64_t length);
+  /// The next `length` writable bytes, likewise. They do not count as written until pieces_written() says so.
+  Result<std::span<const iovec>> writable_pieces(std::uint64_t length);
+  /// The back end has filled the first `length` bytes of what writable_pieces gave; the rest can be written by the calls
+  /// above (write_zeros, say).
+  void pieces_written(std::uint64_t length);
+  void unpin();
+
+  /// Gives the buffer back with used length written(). Any thread; the token is empty afterwards.
+  void complete();
+  /// The driver broke a rule that leaves no way to answer: the device needs a reset; no used entry is written.
+  /// `clause` is an id as in docs/spec-map.md.
+  void violation(std::string_view clause, std::string_view what);
+  void violation(const Error& error);
+
+ private:
+  friend class DeviceQueue;
+  Request(DeviceQueue& queue, std::uint16_t slot) : queue_(&queue), slot_(slot) {}
+  void drop();
+
+  DeviceQueue* queue_ = nullptr;
+  std::uint16_t slot_ = 0;
+};
+
+}  // namespace outboard::virtio
