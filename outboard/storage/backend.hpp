@@ -1,0 +1,50 @@
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <span>
+#include <string>
+
+#include <sys/uio.h>
+
+#include <outboard/base/log.hpp>
+#include <outboard/base/loop.hpp>
+
+namespace outboard::storage {
+
+/// What a back end can do and how large its units are. Constant, but for capacity.
+struct Geometry {
+  std::uint64_t capacity = 0;           ///< bytes; a multiple of 512
+  std::uint32_t logical_block = 512;    ///< bytes; power of two, at least 512
+  std::uint32_t physical_block = 512;   ///< bytes; power of two
+  std::uint32_t optimal_io = 0;         ///< bytes; 0: unknown
+  bool read_only = false;
+  bool can_discard = false;             ///< discard gives space back; otherwise it does nothing and succeeds
+  bool can_write_zeroes = false;        ///< faster than writing zeros; write_zeroes works in any case
+  bool can_unmap_zeroes = false;        ///< write_zeroes may give space back
+};
+
+/// What stands behind a block device. Operations are asynchronous: the completion is called exactly once, on the loop the
+/// back end was opened with, possibly from inside the call, and gets 0 or a positive errno. Offsets and lengths are bytes.
+/// The caller has checked them against the capacity, and keeps `pieces` and what they point to until the completion.
+/// Operations are not ordered among each other; flush covers what had completed before it was issued.
+class Backend {
+ public:
+  using Completion = std::move_only_function<void(int error)>;
+
+  virtual ~Backend() = default;
+
+  virtual const Geometry& geometry() const = 0;
+  virtual std::string description() const = 0;  ///< for people: "disk.raw (io_uring, O_DIRECT)"
+
+  virtual void read(std::uint64_t offset, std::span<const iovec> pieces, Completion done) = 0;
+  virtual void write(std::uint64_t offset, std::span<const iovec> pieces, Completion done) = 0;
+  virtual void flush(Completion done) = 0;
+  virtual void discard(std::uint64_t offset, std::uint64_t length, Completion done) = 0;
+  virtual void write_zeroes(std::uint64_t offset, std::uint64_t length, bool may_unmap, Completion done) = 0;
+  /// Starts what was issued since the last call; a back end may hold operations back until then.
+  virtual void submit() {}
+};
+
+}  // namespace outboard::storage
