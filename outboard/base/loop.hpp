@@ -70,9 +70,10 @@ class Loop {
   virtual ~Loop() = default;
 
   /// Calls `watcher` whenever `fd` is ready for one of `interest` (level-triggered); hangup is always reported.
-  /// The descriptor stays the caller's and must outlive the registration. EPERM for a file that cannot be polled.
+  /// The descriptor stays the caller's and must outlive the registration. EPERM for a file that cannot be polled,
+  /// EEXIST when the descriptor is being watched already, EBADF.
   [[nodiscard]] virtual Result<Registration> watch(int fd, Ready interest, Watcher watcher) = 0;
-  /// Changes what a watch waits for; Ready::none keeps it registered but silent.
+  /// Changes what a watch waits for; Ready::none keeps it registered but silent, a hangup included. ENOENT when it ended.
   virtual Status rewatch(const Registration& watch, Ready interest) = 0;
 
   /// Runs `task` once, `delay` from now by the loop's clock.

@@ -180,7 +180,7 @@ bool Reactor::State::run_pollers() {
   for (std::size_t i = 0; i < count; ++i) {
     Entry* entry = entries.find(pollers[i]);
     if (entry == nullptr) continue;
-    const Registry<Entry>::Running running(entries, *entry);
+    const Registry<Entry>::Running hold(entries, *entry);
     found |= std::get<PollerEntry>(*entry).call();
   }
   if (count != 0) std::erase(pollers, 0);
@@ -237,7 +237,7 @@ bool Reactor::State::dispatch(int count, bool& woken) {
     // Collected before a callback of this batch changed its interest: what it no longer waits for is not its business.
     const auto wanted = epoll_bits(watch->interest) | EPOLLHUP | EPOLLERR;
     if (watch->interest == Ready::none || (event.events & wanted) == 0) continue;
-    const Registry<Entry>::Running running(entries, *entry);
+    const Registry<Entry>::Running hold(entries, *entry);
     watch->call(ready_bits(event.events & wanted));
     did = true;
   }

@@ -21,17 +21,20 @@ class Reactor final : public Loop {
   static Result<std::unique_ptr<Reactor>> create() { return create(Options{}); }
   ~Reactor() override;
 
-  /// Serves events until stop(). Must not be called from inside a callback (EDEADLK).
+  /// Serves events until stop(); returns at once when stop() has been called before. EDEADLK from inside a callback.
   Status run();
-  /// Ends run() after the callback in progress. Any thread, and from a signal handler.
+  /// Ends run() after the pass in progress, for good. Any thread, and from a signal handler. run_once() and process() go on
+  /// working, so that what is in flight can be finished; a run_once() that sleeps returns.
   void stop();
   bool stopped() const;
-  /// Waits at most `timeout` (negative: for ever) for something to do and does it. Returns whether anything was done.
+  /// Waits at most `timeout` (negative: for ever; always real time) for something to do and does it. Returns whether
+  /// anything was done; may return false early.
   /// EDEADLK from inside a callback.
   Result<bool> run_once(Duration timeout);
   /// Does what can be done now and returns.
   Status process();
-  /// Readable when process() has something to do, timers included.
+  /// Readable when process() has something to do, timers included. With a clock of the caller's, timers are looked at
+  /// when process() is called; what makes the descriptor readable is real time.
   int fd() const;
 
   Result<Registration> watch(int fd, Ready interest, Watcher watcher) override;
