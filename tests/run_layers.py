@@ -1,0 +1,200 @@
+#!/usr/bin/env python3
+"""What `./dev test` does: builds the trees, runs the layers of tests, counts the cases. See ./dev test --help."""
+
+import argparse
+import dataclasses
+import os
+import pathlib
+import re
+import subprocess
+import sys
+import time
+import xml.etree.ElementTree
+
+SOURCE = pathlib.Path(__file__).resolve().parent.parent
+BUILD = SOURCE / 'build'
+SANITIZERS = {
+    'ASAN_OPTIONS': 'detect_stack_use_after_return=1:strict_string_checks=1:abort_on_error=0',
+    'UBSAN_OPTIONS': 'print_stacktrace=1',
+    'TSAN_OPTIONS': 'halt_on_error=1:second_deadlock_stack=1',
+    'ASAN_SYMBOLIZER_PATH': '/usr/bin/llvm-symbolizer-19',
+    'TSAN_SYMBOLIZER_PATH': '/usr/bin/llvm-symbolizer-19',
+}
+
+
+@dataclasses.dataclass
+class Count:
+    passed: int = 0
+    failures: list = dataclasses.field(default_factory=list)
+    skips: list = dataclasses.field(default_factory=list)
+
+    def add(self, other):
+        self.passed += other.passed
+        self.failures += other.failures
+        self.skips += other.skips
+
+    def line(self):
+        return f'{self.passed} passed, {len(self.failures)} failed, {len(self.skips)} skipped'
+
+
+class BuildFailed(Exception):
+    """A tree could not be built; the compiler has said why."""
+
+
+def build(tree, *targets):
+    if subprocess.run([SOURCE / 'dev', 'build', tree, *targets], check=False).returncode != 0:
+        raise BuildFailed(tree)
+
+
+# --- Counting ----------------------------------------------------------------------------------------------------------
+
+
+def cases_of(testcase, layer):
+    """The cases of one CTest entry: one, or those that a system test has counted itself."""
+    name = f'{layer}: {testcase.get("name")}'
+    output = testcase.findtext('system-out') or ''
+    count = Count()
+    if re.search(r'^CASES \d+ \d+ \d+$', output, re.MULTILINE):
+        for case, verdict, reason in re.findall(r'^CASE (\S+) (ok|fail|skip) ?(.*)$', output, re.MULTILINE):
+            if verdict == 'ok':
+                count.passed += 1
+            else:
+                (count.failures if verdict == 'fail' else count.skips).append(f'{name}: {case}: {reason}')
+        return count
+    status = testcase.get('status')
+    if status == 'run':
+        count.passed = 1
+    elif testcase.find('skipped') is not None or status in ('notrun', 'disabled'):
+        missing = 'Unable to find executable' in output or testcase.get('name', '').endswith('_NOT_BUILT')
+        (count.failures if missing else count.skips).append(f'{name}: {skip_reason(output)}')
+    else:
+        count.failures.append(name)
+    return count
+
+
+def skip_reason(output):
+    """What GoogleTest says after `Skipped`, or else the last line."""
+    lines = [line.strip() for line in output.splitlines() if line.strip()] or ['no reason given']
+    return next((lines[i + 1] for i, line in enumerate(lines[:-1]) if line.endswith('Skipped')), lines[-1])
+
+
+def read_junit(path, layer):
+    count = Count()
+    for testcase in xml.etree.ElementTree.parse(path).getroot().iter('testcase'):
+        count.add(cases_of(testcase, layer))
+    return count
+
+
+# --- Layers ------------------------------------------------------------------------------------------------------------
+
+
+def ctest(options, layer, tree, labels, jobs=None):
+    """Runs the tests of a tree that have one of the labels."""
+    report = BUILD / 'reports' / f'{layer}.xml'
+    report.parent.mkdir(exist_ok=True)
+    report.unlink(missing_ok=True)
+    command = ['ctest', '--test-dir', str(BUILD / tree), '-L', f'^({labels})$', '-j', str(jobs or options.j),
+               '--output-on-failure', '--no-label-summary', '--no-tests=ignore', '--output-junit', str(report),
+               '--test-output-size-passed', '4000000', '--test-output-size-failed', '4000000']
+    command += ['-R', options.R] if options.R else []
+    # A line for each test is too much when there are thousands; of a guest test one wants to see them.
+    command += ['--progress'] if sys.stdout.isatty() and layer != 'system' else []
+    quiet = not sys.stdout.isatty() and layer != 'system'
+    done = subprocess.run(command, env={**os.environ, **SANITIZERS}, check=False, text=True,
+                          stdout=subprocess.PIPE if quiet else None)
+    if quiet:
+        print(brief(done.stdout), flush=True)
+    count = read_junit(report, layer) if report.exists() else Count()
+    if done.returncode != 0 and not count.failures:
+        count.failures.append(f'{layer}: ctest ended with status {done.returncode}')
+    return count
+
+
+def brief(output):
+    """The output of CTest without its lines about tests that passed."""
+    noise = re.compile(r'^\s*(Start\s+\d+:|\d+/\d+ Test\s+#\d+: .*(Passed|Skipped))|^Internal ctest|^Test project')
+    return '\n'.join(line for line in output.splitlines() if line.strip() and not noise.match(line))
+
+
+def layer_unit(options):
+    build('release')
+    return ctest(options, 'unit', 'release', 'unit|threads|fuzz')
+
+
+def layer_install(options):
+    build('release')
+    return ctest(options, 'install', 'release', 'install|lint')
+
+
+def layer_asan(options):
+    build('asan-ubsan', 'outboard_unit_programs', 'outboard_threads_programs', 'outboard_fuzz_programs')
+    return ctest(options, 'asan', 'asan-ubsan', 'unit|threads|fuzz')
+
+
+def layer_tsan(options):
+    build('tsan', 'outboard_threads_programs')
+    return ctest(options, 'tsan', 'tsan', 'threads')
+
+
+def layer_tidy(options):
+    if options.R:
+        return Count()
+    build('asan-ubsan', 'configure')
+    command = [sys.executable, '-B', SOURCE / 'tests' / 'lint' / 'tidy.py', '-j', str(options.j)]
+    ok = subprocess.run(command, check=False).returncode == 0
+    return Count(passed=1) if ok else Count(failures=['tidy: clang-tidy has complaints'])
+
+
+def layer_system(options):
+    build('release')
+    fetched = subprocess.run([SOURCE / 'tests' / 'system' / 'guest' / 'fetch.sh'], stdout=subprocess.PIPE, text=True,
+                             check=False)
+    if fetched.returncode == 0:
+        versions = [line for line in (pathlib.Path(fetched.stdout.strip()) / '.manifest').read_text().splitlines()
+                    if line.startswith(('qemu-system-x86_', 'linux-image-'))]
+        print('  guest root: ' + ', '.join(versions), flush=True)
+    return ctest(options, 'system', 'release', 'system', jobs=min(options.j, 2))
+
+
+LAYERS = {'unit': layer_unit, 'install': layer_install, 'asan': layer_asan, 'tsan': layer_tsan, 'tidy': layer_tidy,
+          'system': layer_system}
+
+
+def run_layer(name, options):
+    print(f'--- {name}', flush=True)
+    began = time.monotonic()
+    try:
+        count = LAYERS[name](options)
+    except BuildFailed as failure:
+        count = Count(failures=[f'{name}: build/{failure} could not be built'])
+    minutes = (time.monotonic() - began) / 60
+    print(f'--- {name}: {count.line()}, {minutes:.1f} minutes', flush=True)
+    return count, minutes
+
+
+def main():
+    parser = argparse.ArgumentParser(prog='./dev test')
+    parser.add_argument('layers', nargs='*', choices=[[], *LAYERS], metavar='layer', default=[])
+    parser.add_argument('-R', metavar='REGEX')
+    parser.add_argument('-j', type=int, default=os.cpu_count())
+    parser.add_argument('--list', action='store_true')
+    options = parser.parse_args()
+    if options.list:
+        print('\n'.join(LAYERS))
+        return
+    total, minutes = Count(), {}
+    for name in LAYERS:
+        if not options.layers or name in options.layers:
+            count, minutes[name] = run_layer(name, options)
+            total.add(count)
+    print('\n' + ', '.join(f'{name} {value:.1f}' for name, value in minutes.items()) + ' minutes')
+    for text in total.skips:
+        print(f'skipped: {text}')
+    for text in total.failures:
+        print(f'FAILED: {text}')
+    print(total.line())
+    sys.exit(1 if total.failures else 0)
+
+
+if __name__ == '__main__':
+    main()
