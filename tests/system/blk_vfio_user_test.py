@@ -1,0 +1,177 @@
+"""A Linux guest in QEMU uses disks that `outboard serve blk` exports over vfio-user."""
+# ctest: TIMEOUT 1200
+
+import hashlib
+import os
+import signal
+
+import harness
+
+PROGRAMS = ['mkfs.ext4', 'e2fsck', 'fio', 'blkdiscard', 'lspci', 'setpci']
+
+
+def guest(test, script, devices, **options):
+    files = {'/lib/blk.sh': harness.HERE / 'blk_lib.sh', **options.pop('files', {})}
+    return test.guest(script, modules=['virtio_blk'], programs=PROGRAMS, devices=devices, files=files, **options)
+
+
+def three_disks(test):
+    return [test.serve('blk', '--image', test.image('split.raw'), '--serial', 'split', '--queues', '1'),
+            test.serve('blk', '--image', test.image('packed.raw'), '--serial', 'packed', '--queues', '2', '--packed'),
+            test.serve('blk', '--image', test.image('readonly.raw'), '--serial', 'readonly', '--read-only')]
+
+
+def use_three_disks(test, interrupts, append):
+    servers = three_disks(test)
+    running = guest(test, 'blk_disk.sh', servers, smp=2, append=append, timeout=300,
+                    files={'/parameters': f'interrupts={interrupts}\n'.encode()})
+    test.finish_guest(running)
+    for server in servers:
+        test.true(server.running(), 'a server ended with the guest')
+        test.equal(server.stop(), 0, "the server's exit status")
+        test.true(not server.socket.exists(), 'the socket is still there')
+
+
+def test_msix(test):
+    use_three_disks(test, 'msix', '')
+
+
+def test_intx(test):
+    use_three_disks(test, 'intx', 'pci=nomsi')
+
+
+def test_lts_kernel(test):
+    server = test.serve('blk', '--image', test.image(), '--serial', 'disk', '--queues', '2', '--packed')
+    script = """#!/bin/sh
+. /lib/cases.sh
+. /lib/blk.sh
+modprobe virtio_blk
+case_run filesystem_keeps_its_files disk
+case_run fio_verifies_at_depth disk
+case_end
+"""
+    test.finish_guest(guest(test, script, [server], kernel='lts', smp=2))
+
+
+def test_what_the_guest_writes_is_in_the_image(test):
+    pattern = os.urandom(1 << 20)
+    image = test.image(data=pattern)
+    server = test.serve('blk', '--image', image, '--serial', 'disk')
+    script = f"""#!/bin/sh
+. /lib/cases.sh
+. /lib/blk.sh
+modprobe virtio_blk
+reads_the_host() {{
+  expect_equal "$(dd if=/dev/$(disk disk) bs=64k count=16 | sha256sum | cut -d' ' -f1)" \
+    {hashlib.sha256(pattern).hexdigest()} hash
+}}
+writes() {{ dd if=/host.bin of=/dev/$(disk disk) bs=64k seek=32 conv=fsync oflag=direct; }}
+case_run reads_the_host
+case_run writes
+case_end
+"""
+    other = os.urandom(1 << 20)
+    test.finish_guest(guest(test, script, [server], files={'/host.bin': other}))
+    with open(image, 'rb') as file:
+        file.seek(2 << 20)
+        test.equal(hashlib.sha256(file.read(1 << 20)).hexdigest(), hashlib.sha256(other).hexdigest(), 'hash')
+
+
+def test_reboot_without_restarting_the_server(test):
+    server = test.serve('blk', '--image', test.image(), '--serial', 'disk')
+    script = """#!/bin/sh
+. /lib/cases.sh
+. /lib/blk.sh
+modprobe virtio_blk
+name=$(disk disk)
+if [ "$(dd if=/dev/$name bs=8 count=1 2>/dev/null)" != rebooted ]; then
+  printf rebooted >/tmp/mark
+  dd if=/tmp/mark of=/dev/$name bs=512 count=1 conv=sync,fsync
+  note first boot
+  reboot -f
+  sleep 60
+fi
+second_boot() { filesystem_keeps_its_files disk; }
+case_run second_boot
+case_end
+"""
+    running = guest(test, script, [server], reboot=True)
+    test.finish_guest(running)
+    test.true('NOTE first boot' in running.results(), 'the guest did not boot twice')
+
+
+IO_FOR_EVER = """#!/bin/sh
+. /lib/cases.sh
+. /lib/blk.sh
+modprobe virtio_blk
+name=$(disk disk)
+fio --name=load --filename=/dev/$name --rw=randrw --bs=4k --size=16m --iodepth=32 --ioengine=libaio --direct=1 \
+  --time_based --runtime=600 --thread --output=/dev/null &
+while [ "$(cut -c1-200 /sys/block/$name/stat | awk '{print $1 + $5}')" -lt 200 ]; do sleep 0.1; done
+note running
+sleep 600
+"""
+
+
+def test_guest_killed_with_io_in_flight(test):
+    server = test.serve('blk', '--image', test.image(), '--serial', 'disk', '--packed', '--queues', '2')
+    descriptors = server.fd_count()
+    for _ in range(2):
+        victim = guest(test, IO_FOR_EVER, [server])
+        victim.wait_note('running')
+        victim.kill()
+        harness.wait_until(lambda: server.fd_count() == descriptors, 10, 'the server to let go of the dead client')
+    script = """#!/bin/sh
+. /lib/cases.sh
+. /lib/blk.sh
+modprobe virtio_blk
+case_run filesystem_keeps_its_files disk
+case_end
+"""
+    test.finish_guest(guest(test, script, [server]))
+    test.equal(server.stop(), 0, "the server's exit status")
+
+
+def test_second_client_is_refused_and_told_why(test):
+    server = test.serve('blk', '--image', test.image(), '--serial', 'disk')
+    running = guest(test, IO_FOR_EVER, [server])
+    running.wait_note('running')
+    for _ in range(3):
+        refused = test.outboard('show', server.target, status=1)
+        text = refused.stderr.decode()
+        test.true(str(server.socket) in text and 'another client' in text, f'the message does not say why: {text}')
+    test.true(running.running(), 'the guest did not survive it')
+    before = running.qmp('query-status')['status']
+    test.equal(before, 'running')
+    running.kill()
+
+
+def test_server_killed_under_a_guest(test):
+    server = test.serve('blk', '--image', test.image(), '--serial', 'disk')
+    script = """#!/bin/sh
+. /lib/cases.sh
+. /lib/blk.sh
+modprobe virtio_blk
+name=$(disk disk)
+pci=$(pci_address $name)
+dd if=/dev/$name of=/dev/null bs=4k count=8 iflag=direct
+note ready
+while [ "$(setpci -s $pci VENDOR_ID)" != ffff ]; do sleep 0.2; done
+gone_device_reads_all_ones() { expect_equal "$(setpci -s $pci VENDOR_ID)" ffff vendor; }
+# Linux takes a function that reads all-ones for unplugged, and fails what is in its queues when it is removed.
+guest_gets_errors() {
+  echo 1 >/sys/bus/pci/devices/$pci/remove
+  ! dd if=/dev/$name of=/dev/null bs=4k count=1 iflag=direct
+}
+case_run gone_device_reads_all_ones
+case_run guest_gets_errors
+case_end
+"""
+    running = guest(test, script, [server], timeout=180)
+    running.wait_note('ready')
+    server.signal(signal.SIGKILL)
+    test.equal(running.qmp('query-status')['status'], 'running')
+    test.finish_guest(running)
+
+
+harness.main(globals())
