@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
 """Reads every include of the library and complains about one that the table of rooms does not allow.
 
-Files *_test.cpp are exempt. Usage: check_includes.py [SOURCE_FOLDER]
+Headers must be guarded by #pragma once. Files *_test.cpp are exempt. Usage: check_includes.py [SOURCE_FOLDER]
 """
 
 import pathlib
+import re
 import sys
 
 import rooms
@@ -42,6 +43,8 @@ def check(source):
     for path in sorted([*library.rglob('*.hpp'), *library.rglob('*.cpp')]):
         if path.name.endswith('_test.cpp'):
             continue
+        if path.suffix == '.hpp' and not re.search('^#pragma once$', path.read_text(), re.MULTILINE):
+            yield f'{path.relative_to(source)}:1: has no #pragma once'
         for number, quote, name in rooms.includes(path):
             if text := complaint(path.relative_to(library), quote, name, table):
                 yield f'{path.relative_to(source)}:{number}: {text}'

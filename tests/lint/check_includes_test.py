@@ -11,14 +11,14 @@ import rooms
 
 
 class CheckIncludes(unittest.TestCase):
-    def complaints(self, path, line):
+    def complaints(self, path, line, first='#pragma once'):
         with tempfile.TemporaryDirectory() as folder:
             source = pathlib.Path(folder)
             (source / 'cmake').mkdir()
             shutil.copy(rooms.SOURCE / 'cmake' / 'OutboardRoomTable.cmake', source / 'cmake')
             file = source / 'outboard' / path
             file.parent.mkdir(parents=True)
-            file.write_text(f'#pragma once\n{line}\n')
+            file.write_text(f'{first}\n{line}\n')
             return list(check_includes.check(source))
 
     def allowed(self, path, line):
@@ -57,6 +57,10 @@ class CheckIncludes(unittest.TestCase):
 
     def test_unknown_room(self):
         self.refused('attic/x.cpp', '#include <vector>')
+
+    def test_headers_are_guarded(self):
+        self.assertEqual(len(self.complaints('base/x.hpp', '', first='')), 1)
+        self.assertEqual(self.complaints('base/x.cpp', '', first=''), [])
 
     def test_others(self):
         self.allowed('base/x.cpp', '#include <vector>')
