@@ -1,0 +1,158 @@
+#include <outboard/base/options.hpp>
+
+#include <algorithm>
+#include <charconv>
+
+#include <outboard/base/bytes.hpp>
+
+namespace outboard {
+
+namespace {
+
+/// The number that is the whole of `text`, in `base`.
+Result<std::uint64_t> whole_number(std::string_view text, int base) {
+  std::uint64_t value = 0;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value, base);
+  if (error == std::errc::result_out_of_range) return Error(ERANGE, "the number is too large");
+  if (error != std::errc{} || end != text.data() + text.size()) return Error(EINVAL, "not a number");
+  return value;
+}
+
+std::optional<unsigned> shift_of(std::string_view suffix) {
+  if (suffix.empty() || suffix == "B") return 0;
+  static constexpr std::string_view letters = "KMGT";
+  const std::size_t index = letters.find(static_cast<char>(suffix[0] & ~0x20));
+  const std::string_view rest = suffix.substr(1);
+  if (index == std::string_view::npos || !(rest.empty() || rest == "iB" || rest == "B")) return std::nullopt;
+  return static_cast<unsigned>(10 * (index + 1));
+}
+
+Error about(std::string_view name, std::string text) { return Error(EINVAL, "'" + std::string(name) + "' " + std::move(text)); }
+
+}  // namespace
+
+Result<std::uint64_t> parse_size(std::string_view text) {
+  const std::size_t digits = std::min(text.find_first_not_of("0123456789"), text.size());
+  const auto shift = shift_of(text.substr(digits));
+  if (digits == 0 || !shift) return Error(EINVAL, "'" + std::string(text) + "' is not a size (512, 64K, 10M, 4G)");
+  OUTBOARD_TRY(const auto count, whole_number(text.substr(0, digits), 10));
+  const auto bytes = checked_multiply(count, UINT64_C(1) << *shift);
+  if (!bytes) return Error(ERANGE, "'" + std::string(text) + "' is too large");
+  return *bytes;
+}
+
+Result<OptionSet> OptionSet::parse(std::string_view text) {
+  OptionSet options;
+  std::string word;
+  for (std::size_t i = 0; i <= text.size(); ++i) {
+    const bool comma = i < text.size() && text[i] == ',';
+    if (comma && i + 1 < text.size() && text[i + 1] == ',') {
+      word += ',';
+      ++i;
+    } else if (comma || i == text.size()) {
+      if (word.empty() && text.empty()) break;
+      const std::size_t equals = word.find('=');
+      std::optional<std::string> value;
+      if (equals != std::string::npos) value = word.substr(equals + 1);
+      OUTBOARD_CHECK(options.set(word.substr(0, equals), std::move(value)));
+      word.clear();
+    } else {
+      word += text[i];
+    }
+  }
+  return options;
+}
+
+Status OptionSet::set(std::string name, std::optional<std::string> value) {
+  if (name.empty()) return Error(EINVAL, "an empty word among the options");
+  if (has(name)) return about(name, "is given twice");
+  words_.push_back({std::move(name), std::move(value), false});
+  return {};
+}
+
+const OptionSet::Word* OptionSet::find(std::string_view name) const {
+  const auto word = std::ranges::find(words_, name, &Word::name);
+  return word == words_.end() ? nullptr : &*word;
+}
+
+OptionSet::Word* OptionSet::use(std::string_view name) {
+  const auto word = std::ranges::find(words_, name, &Word::name);
+  if (word == words_.end()) return nullptr;
+  word->used = true;
+  return &*word;
+}
+
+Result<std::string_view> OptionSet::value_of(const Word& word) const {
+  if (!word.value || word.value->empty()) return about(word.name, "needs a value: " + word.name + "=...");
+  return *word.value;
+}
+
+Result<std::string> OptionSet::text(std::string_view name, std::string otherwise) {
+  const Word* word = use(name);
+  if (word == nullptr) return otherwise;
+  OUTBOARD_TRY(const auto value, value_of(*word));
+  return std::string(value);
+}
+
+Result<std::uint64_t> OptionSet::number(std::string_view name, std::uint64_t otherwise, std::uint64_t lowest,
+                                        std::uint64_t highest) {
+  const Word* word = use(name);
+  if (word == nullptr) return otherwise;
+  OUTBOARD_TRY(const auto value, value_of(*word));
+  const bool hexadecimal = value.starts_with("0x");
+  const auto number = whole_number(hexadecimal ? value.substr(2) : value, hexadecimal ? 16 : 10);
+  if (!number && number.error().code() == EINVAL)
+    return about(name, "takes a number, not '" + std::string(value) + "'");
+  if (!number || *number < lowest || *number > highest)
+    return Error(ERANGE, "'" + std::string(name) + "' is " + std::string(value) + ": it must be between " +
+                             std::to_string(lowest) + " and " + std::to_string(highest));
+  return *number;
+}
+
+Result<std::uint64_t> OptionSet::size(std::string_view name, std::uint64_t otherwise) {
+  const Word* word = use(name);
+  if (word == nullptr) return otherwise;
+  OUTBOARD_TRY(const auto value, value_of(*word));
+  auto bytes = parse_size(value);
+  if (!bytes) return Error(bytes.error()).while_doing("'" + std::string(name) + "'");
+  return *bytes;
+}
+
+Result<bool> OptionSet::flag(std::string_view name, bool otherwise) {
+  const Word* word = use(name);
+  if (word == nullptr) return otherwise;
+  if (!word->value || word->value == "on" || word->value == "yes" || word->value == "true") return true;
+  if (word->value == "off" || word->value == "no" || word->value == "false") return false;
+  return about(name, "is either on or off, not '" + *word->value + "'");
+}
+
+Result<std::string_view> OptionSet::choice(std::string_view name, std::span<const std::string_view> choices,
+                                           std::string_view otherwise) {
+  const Word* word = use(name);
+  if (word == nullptr) return otherwise;
+  OUTBOARD_TRY(const auto value, value_of(*word));
+  if (const auto found = std::ranges::find(choices, value); found != choices.end()) return *found;
+  std::string list;
+  for (const auto choice : choices) list += (list.empty() ? "" : ", ") + std::string(choice);
+  return about(name, "is one of " + list + ", not '" + std::string(value) + "'");
+}
+
+std::optional<std::optional<std::string>> OptionSet::take(std::string_view name) {
+  const auto word = std::ranges::find(words_, name, &Word::name);
+  if (word == words_.end()) return std::nullopt;
+  auto value = std::move(word->value);
+  words_.erase(word);
+  return value;
+}
+
+Status OptionSet::finish(std::span<const OptionHelp> known) const {
+  const auto left = std::ranges::find(words_, false, &Word::used);
+  if (left == words_.end()) return {};
+  std::string list;
+  for (const auto& option : known) list += (list.empty() ? "" : ", ") + std::string(option.name);
+  const bool misplaced = std::ranges::find(known, left->name, &OptionHelp::name) != known.end();
+  return about(left->name, misplaced ? "does not go with the other words" : "is not a word it knows")
+      .cure(list.empty() ? "it takes no words" : "it takes: " + list);
+}
+
+}  // namespace outboard

@@ -1,0 +1,92 @@
+#include <outboard/base/options.hpp>
+
+#include <array>
+
+#include <gtest/gtest.h>
+
+namespace outboard {
+namespace {
+
+constexpr std::array known = {OptionHelp{"image", "FILE", "the image"}, OptionHelp{"queues", "N", "queues"}};
+
+OptionSet options(std::string_view text) {
+  auto parsed = OptionSet::parse(text);
+  EXPECT_TRUE(parsed) << parsed.error().message();
+  return parsed ? std::move(*parsed) : OptionSet();
+}
+
+TEST(ParseSize, TakesPowersOf1024) {
+  EXPECT_EQ(parse_size("512").value(), 512u);
+  EXPECT_EQ(parse_size("64K").value(), 64u << 10);
+  EXPECT_EQ(parse_size("64m").value(), 64u << 20);
+  EXPECT_EQ(parse_size("2GiB").value(), UINT64_C(2) << 30);
+  EXPECT_EQ(parse_size("1T").value(), UINT64_C(1) << 40);
+}
+
+TEST(ParseSize, RefusesWhatIsNoSize) {
+  for (const char* text : {"", "M", "-1", "1.5G", "10X", "10Mx", " 1"}) EXPECT_FALSE(parse_size(text)) << text;
+}
+
+TEST(ParseSize, RefusesWhatDoesNotFit64Bits) {
+  EXPECT_EQ(parse_size("99999999999T").error().code(), ERANGE);
+  EXPECT_EQ(parse_size("99999999999999999999999").error().code(), ERANGE);
+}
+
+TEST(OptionSet, ParsesWordsAndValues) {
+  auto set = options("image=disk.raw,queues=2,read-only");
+  EXPECT_EQ(set.text("image", "").value(), "disk.raw");
+  EXPECT_EQ(set.number("queues", 1, 1, 64).value(), 2u);
+  EXPECT_TRUE(set.flag("read-only", false).value());
+  EXPECT_TRUE(set.finish(known));
+}
+
+TEST(OptionSet, ADoubledCommaIsAComma) { EXPECT_EQ(options("image=a,,b").text("image", "").value(), "a,b"); }
+
+TEST(OptionSet, NothingIsAnEmptySet) { EXPECT_TRUE(options("").finish(known)); }
+
+TEST(OptionSet, GettersGiveWhatWasAgreedForAnAbsentWord) {
+  OptionSet set;
+  EXPECT_EQ(set.text("image", "x").value(), "x");
+  EXPECT_EQ(set.number("queues", 3, 1, 64).value(), 3u);
+  EXPECT_EQ(set.size("size", 4096).value(), 4096u);
+  EXPECT_TRUE(set.flag("unmap", true).value());
+}
+
+TEST(OptionSet, RefusesARepeatedOrEmptyWord) {
+  EXPECT_FALSE(OptionSet::parse("queues=1,queues=2"));
+  EXPECT_FALSE(OptionSet::parse("a,"));
+  EXPECT_FALSE(OptionSet::parse("=4"));
+}
+
+TEST(OptionSet, ErrorsNameTheWord) {
+  auto set = options("queues=many,size=2X,read-only=perhaps,image,depth=100");
+  EXPECT_NE(set.number("queues", 1, 1, 64).error().message().find("'queues'"), std::string::npos);
+  EXPECT_NE(set.size("size", 1).error().message().find("'size'"), std::string::npos);
+  EXPECT_NE(set.flag("read-only", false).error().message().find("'read-only'"), std::string::npos);
+  EXPECT_NE(set.text("image", "").error().message().find("'image' needs a value"), std::string::npos);
+  EXPECT_EQ(set.number("depth", 1, 1, 64).error().code(), ERANGE);
+}
+
+TEST(OptionSet, AChoiceListsWhatThereIs) {
+  constexpr std::array<std::string_view, 2> engines = {"auto", "pool"};
+  auto set = options("engine=magic");
+  EXPECT_NE(set.choice("engine", engines, "auto").error().message().find("auto, pool"), std::string::npos);
+}
+
+TEST(OptionSet, AWordNobodyAskedForIsRefusedByName) {
+  const auto finished = options("imgae=disk.raw").finish(known);
+  ASSERT_FALSE(finished);
+  EXPECT_NE(finished.error().message().find("'imgae'"), std::string::npos);
+  EXPECT_NE(finished.error().cure().find("image, queues"), std::string::npos);
+}
+
+TEST(OptionSet, TakeRemovesAWord) {
+  auto set = options("packed,queues=2");
+  ASSERT_TRUE(set.take("packed"));
+  EXPECT_FALSE(set.take("packed"));
+  EXPECT_EQ(*set.take("queues"), "2");
+  EXPECT_TRUE(set.finish(known));
+}
+
+}  // namespace
+}  // namespace outboard
