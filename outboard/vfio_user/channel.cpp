@@ -1,0 +1,228 @@
+#include <outboard/vfio_user/channel.hpp>
+
+#include <sys/socket.h>
+#include <sys/uio.h>
+
+#include <algorithm>
+#include <array>
+
+namespace outboard::vfio_user {
+namespace {
+
+constexpr std::size_t initial_buffer = 16384;
+constexpr std::size_t header_size = sizeof(spec::Header);
+// What a client sent before us may need is 4,824 bytes (WRITE_MULTI from QEMU), whatever limit the user asked for.
+constexpr std::size_t least_max_message = 8192;
+
+using ControlBuffer = std::array<std::byte, CMSG_SPACE(sizeof(int) * spec::kernel_max_fds)>;
+
+bool would_block(int error) { return error == EAGAIN || error == EWOULDBLOCK; }
+
+/// Takes ownership of every descriptor that came with a recvmsg.
+std::vector<UniqueFd> take_fds(msghdr& message) {
+  std::vector<UniqueFd> fds;
+  for (cmsghdr* control = CMSG_FIRSTHDR(&message); control != nullptr; control = CMSG_NXTHDR(&message, control)) {
+    if (control->cmsg_level != SOL_SOCKET || control->cmsg_type != SCM_RIGHTS) continue;
+    const std::size_t count = (control->cmsg_len - CMSG_LEN(0)) / sizeof(int);
+    for (std::size_t i = 0; i < count; ++i) {
+      int fd = -1;
+      std::memcpy(&fd, CMSG_DATA(control) + i * sizeof fd, sizeof fd);
+      fds.emplace_back(fd);
+    }
+  }
+  return fds;
+}
+
+void attach_fds(msghdr& message, ControlBuffer& control, std::span<const int> fds) {
+  message.msg_control = control.data();
+  message.msg_controllen = CMSG_SPACE(fds.size_bytes());
+  cmsghdr* rights = CMSG_FIRSTHDR(&message);
+  rights->cmsg_level = SOL_SOCKET;
+  rights->cmsg_type = SCM_RIGHTS;
+  rights->cmsg_len = CMSG_LEN(fds.size_bytes());
+  std::memcpy(CMSG_DATA(rights), fds.data(), fds.size_bytes());
+}
+
+Status check_header(const spec::Header& header, std::size_t max_message) {
+  const std::uint32_t type = header.flags & spec::flag::type_mask;
+  if (header.msg_size < header_size || header.msg_size > max_message) {
+    return Error(EPROTO, "a message of " + std::to_string(header.msg_size) + " bytes was announced");
+  }
+  if (type != spec::flag::command && type != spec::flag::reply) {
+    return Error(EPROTO, "a message of type " + std::to_string(type) + " arrived, neither command nor reply");
+  }
+  return {};
+}
+
+}  // namespace
+
+Channel::Channel(UniqueFd socket, Limits limits) : socket_(std::move(socket)), limits_(limits), buffer_(initial_buffer) {
+  limits_.max_message = std::max(limits_.max_message, least_max_message);
+  limits_.max_fds = std::min(limits_.max_fds, spec::kernel_max_fds);
+}
+
+/// Makes room behind what has arrived: for all of the message that is on its way, once its size is known.
+void Channel::make_room() {
+  if (begin_ == end_) begin_ = end_ = 0;
+  const std::size_t wanted = have_header_ ? header_.msg_size : header_size;
+  if (begin_ + wanted <= buffer_.size() && end_ < buffer_.size()) return;
+  std::memmove(buffer_.data(), buffer_.data() + begin_, end_ - begin_);
+  end_ -= begin_;
+  begin_ = 0;
+  if (wanted > buffer_.size()) buffer_.resize(wanted);
+}
+
+Result<Channel::Received> Channel::receive(Wait wait) {
+  make_room();
+  iovec piece{buffer_.data() + end_, buffer_.size() - end_};
+  alignas(cmsghdr) ControlBuffer control;
+  msghdr message{};
+  message.msg_iov = &piece;
+  message.msg_iovlen = 1;
+  message.msg_control = control.data();
+  // Room for one descriptor more than allowed costs nothing and leaves fewer of them to the kernel to drop.
+  message.msg_controllen = CMSG_SPACE(sizeof(int) * limits_.max_fds);
+  ssize_t got = 0;
+  do {
+    got = ::recvmsg(socket_.get(), &message, MSG_CMSG_CLOEXEC | (wait == Wait::no ? MSG_DONTWAIT : 0));
+  } while (got < 0 && errno == EINTR);
+  if (got < 0) {
+    if (would_block(errno)) return Received::nothing;
+    return Error::from_errno("reading from the socket");
+  }
+  if (message.msg_controllen != 0 || (message.msg_flags & MSG_CTRUNC) != 0) [[unlikely]] {
+    const std::uint64_t start = consumed_ + (end_ - begin_);
+    Arrival arrival{start, start + static_cast<std::uint64_t>(got), take_fds(message), false};
+    arrival.lost = (message.msg_flags & MSG_CTRUNC) != 0 || arrival.fds.size() > limits_.max_fds;
+    if (arrival.lost) arrival.fds.clear();
+    if (got > 0 && (arrival.lost || !arrival.fds.empty())) arrivals_.push_back(std::move(arrival));
+  }
+  if (got == 0) {
+    if (partial()) return Error(ECONNRESET, "the other side closed the connection in the middle of a message");
+    return Received::end;
+  }
+  end_ += static_cast<std::size_t>(got);
+  return Received::data;
+}
+
+/// Finds out whose descriptors have come. recvmsg returns nothing that lies behind the segment that carried some, so they
+/// belong to the last message that begins in what it returned; when none begins there, they came with a body.
+Status Channel::claim_fds() {
+  const std::uint64_t start = consumed_;
+  const std::uint64_t end = start + header_.msg_size;
+  while (!arrivals_.empty()) {
+    Arrival& arrival = arrivals_.front();
+    if (end < arrival.end) break;  // another message begins there
+    if (start < arrival.begin) {
+      if (end <= arrival.begin) break;
+      return Error(EPROTO, "file descriptors came with the middle of a message");
+    }
+    front_fds_ = std::move(arrival.fds);
+    front_fds_lost_ = arrival.lost;
+    arrivals_.erase(arrivals_.begin());
+  }
+  return {};
+}
+
+Result<bool> Channel::ready() {
+  const std::size_t arrived = end_ - begin_;
+  if (!have_header_) {
+    if (arrived < header_size) return false;
+    std::memcpy(&header_, buffer_.data() + begin_, header_size);
+    OUTBOARD_CHECK(check_header(header_, limits_.max_message));
+    have_header_ = true;
+  }
+  if (!arrivals_.empty()) [[unlikely]] OUTBOARD_CHECK(claim_fds());
+  return arrived >= header_.msg_size;
+}
+
+Message Channel::take() {
+  Message message{.header = header_,
+                  .payload = Bytes(buffer_).subspan(begin_ + header_size, header_.msg_size - header_size),
+                  .fds = std::move(front_fds_),
+                  .fds_lost = std::exchange(front_fds_lost_, false)};
+  front_fds_.clear();
+  begin_ += header_.msg_size;
+  consumed_ += header_.msg_size;
+  have_header_ = false;
+  return message;
+}
+
+/// How many bytes the socket took; 0 when it is full.
+Result<std::size_t> Channel::write_some(Bytes head, Bytes tail, std::span<const int> fds) {
+  std::array<iovec, 2> pieces{iovec{const_cast<std::byte*>(head.data()), head.size()},
+                              iovec{const_cast<std::byte*>(tail.data()), tail.size()}};
+  alignas(cmsghdr) ControlBuffer control;
+  msghdr message{};
+  message.msg_iov = pieces.data();
+  message.msg_iovlen = tail.empty() ? 1 : 2;
+  if (!fds.empty()) attach_fds(message, control, fds);
+  ssize_t taken = 0;
+  do {
+    taken = ::sendmsg(socket_.get(), &message, MSG_NOSIGNAL | MSG_DONTWAIT);
+  } while (taken < 0 && errno == EINTR);
+  if (taken < 0) {
+    if (would_block(errno)) return std::size_t{0};
+    return Error::from_errno("writing to the socket");
+  }
+  sent_ += static_cast<std::uint64_t>(taken);
+  return static_cast<std::size_t>(taken);
+}
+
+Status Channel::keep(Bytes head, Bytes tail, std::size_t done, std::span<const int> fds) {
+  Outgoing rest;
+  rest.bytes.reserve(head.size() + tail.size());
+  rest.bytes.insert(rest.bytes.end(), head.begin(), head.end());
+  rest.bytes.insert(rest.bytes.end(), tail.begin(), tail.end());
+  rest.sent = done;
+  const std::size_t left = rest.bytes.size() - done;
+  if (queued_ + left > limits_.max_queued) {
+    return Error(ENOBUFS, "the other side does not read: " + std::to_string(queued_) + " bytes are waiting for it");
+  }
+  // The descriptors went with the first byte; only what has not begun still needs them.
+  for (const int fd : done == 0 ? fds : std::span<const int>{}) {
+    UniqueFd borrowed(fd);
+    auto copy = borrowed.duplicate();
+    [[maybe_unused]] const int still_the_callers = borrowed.release();
+    if (!copy) return copy.error();
+    rest.fds.push_back(std::move(*copy));
+  }
+  queued_ += left;
+  queue_.push_back(std::move(rest));
+  return {};
+}
+
+Status Channel::send(Bytes head, Bytes tail, std::span<const int> fds) {
+  if (fds.size() > spec::kernel_max_fds) return Error(EINVAL, "too many file descriptors for one message");
+  std::size_t done = 0;
+  if (queue_.empty()) {
+    OUTBOARD_TRY(done, write_some(head, tail, fds));
+    if (done == head.size() + tail.size()) return {};
+  }
+  return keep(head, tail, done, fds);
+}
+
+Status Channel::flush() {
+  while (!queue_.empty()) {
+    Outgoing& first = queue_.front();
+    std::vector<int> fds;
+    for (const UniqueFd& fd : first.fds) fds.push_back(fd.get());
+    OUTBOARD_TRY(const std::size_t done, write_some(Bytes(first.bytes).subspan(first.sent), {}, fds));
+    if (done == 0) return {};
+    first.fds.clear();
+    first.sent += done;
+    queued_ -= done;
+    if (first.sent == first.bytes.size()) queue_.pop_front();
+  }
+  return {};
+}
+
+void Channel::close() {
+  socket_.reset();
+  arrivals_.clear();
+  front_fds_.clear();
+  queue_.clear();
+  queued_ = 0;
+}
+
+}  // namespace outboard::vfio_user

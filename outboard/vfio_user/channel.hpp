@@ -1,0 +1,106 @@
+#pragma once
+
+#include <cstdint>
+#include <deque>
+#include <span>
+#include <vector>
+
+#include <outboard/base/bytes.hpp>
+#include <outboard/base/fd.hpp>
+#include <outboard/vfio_user/protocol.hpp>
+
+namespace outboard::vfio_user {
+
+/// One whole message. Owns the descriptors that came with it; what nobody takes is closed.
+struct Message {
+  spec::Header header{};
+  Bytes payload;  ///< in the channel's buffer: until its next receive()
+  std::vector<UniqueFd> fds;
+  /// More descriptors came than the channel takes, or this process could not hold them. None are left in `fds`.
+  bool fds_lost = false;
+
+  bool is_reply() const { return (header.flags & spec::flag::type_mask) == spec::flag::reply; }
+  bool wants_reply() const { return (header.flags & spec::flag::no_reply) == 0; }
+};
+
+/// Framing and descriptors over a connected UNIX stream socket, for either end. Reads ahead: one recvmsg for a small
+/// message, or for many; one sendmsg for a message. Nothing is allocated in the steady state. One thread.
+///
+/// An Error from any call is the end of the connection: what follows in the stream can no longer be trusted.
+class Channel {
+ public:
+  struct Limits {
+    std::size_t max_message = 16 + 16 + spec::default_max_data_xfer_size;  ///< of a received one, header included
+    unsigned max_fds = 16;                                                 ///< of a received one, at most 253
+    std::size_t max_queued = std::size_t{8} << 20;  ///< bytes that wait because the peer does not read
+  };
+  enum class Wait : std::uint8_t { no, socket_timeout };  ///< socket_timeout: as long as SO_RCVTIMEO says
+  enum class Received : std::uint8_t { data, nothing, end };
+
+  Channel(UniqueFd socket, Limits limits);
+
+  int fd() const { return socket_.get(); }
+
+  /// One recvmsg. Only when ready() has said no. `end`: the peer has closed, between two messages.
+  /// ECONNRESET: it closed in the middle of one. What the system call says otherwise.
+  Result<Received> receive(Wait wait);
+
+  /// Whether a whole message has arrived; take() then yields it. EPROTO: the header is none (size, type), or descriptors
+  /// came with bytes from the middle of a message.
+  Result<bool> ready();
+  /// Of the message that is ready.
+  const spec::Header& front() const { return header_; }
+  Message take();
+
+  /// Bytes of an incomplete message are here.
+  bool partial() const { return begin_ != end_; }
+  /// Bytes taken so far; tells whether messages have come since.
+  std::uint64_t consumed() const { return consumed_; }
+
+  /// Sends a message made of two pieces; `fds` (the caller's) go with its first byte. What the socket does not take at
+  /// once is kept, and goes with flush(). ENOBUFS: max_queued is exceeded.
+  Status send(Bytes head, Bytes tail = {}, std::span<const int> fds = {});
+  /// Sends what was kept, as far as the socket takes it.
+  Status flush();
+  std::size_t queued() const { return queued_; }
+  /// Bytes that the socket has taken so far.
+  std::uint64_t sent() const { return sent_; }
+
+  /// Closes the socket and every descriptor that waits.
+  void close();
+
+ private:
+  struct Arrival {
+    std::uint64_t begin, end;  // stream offsets of the recvmsg that brought them
+    std::vector<UniqueFd> fds;
+    bool lost;
+  };
+  struct Outgoing {
+    std::vector<std::byte> bytes;
+    std::size_t sent = 0;
+    std::vector<UniqueFd> fds;
+  };
+
+  void make_room();
+  Status claim_fds();
+  Result<std::size_t> write_some(Bytes head, Bytes tail, std::span<const int> fds);
+  Status keep(Bytes head, Bytes tail, std::size_t done, std::span<const int> fds);
+
+  UniqueFd socket_;
+  Limits limits_;
+
+  std::vector<std::byte> buffer_;
+  std::size_t begin_ = 0, end_ = 0;  // what has arrived and is not taken
+  std::uint64_t consumed_ = 0;       // stream offset of begin_
+  bool have_header_ = false;
+  spec::Header header_{};
+  std::vector<Arrival> arrivals_;
+  std::vector<UniqueFd> front_fds_;
+  bool front_fds_lost_ = false;
+
+  std::deque<Outgoing> queue_;
+  std::size_t queued_ = 0;
+  std::uint64_t sent_ = 0;
+};
+
+}  // namespace outboard::vfio_user
