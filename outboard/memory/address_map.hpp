@@ -39,29 +39,62 @@ struct Segment {
 };
 
 /// The address map at one moment. Immutable, so read without locks from any thread that holds it.
+///
+/// Mappings lie in chunks that a snapshot shares with the one before it, so that a change copies one chunk and a short
+/// table, not thousands of mappings.
 class Snapshot {
  public:
   /// The mapping that holds `iova`, or null. O(log n).
-  const Mapping* find(Iova iova) const;
+  const Mapping* find(Iova iova) const { return at(index_of(iova)); }
 
   /// Calls `each(Segment)` for the consecutive pieces of host memory behind the range, in order. A range that goes from
   /// one mapping on into an adjacent one is legal (VIRTIO says nothing against it). Stops at the first byte that is not
   /// plainly accessible and says why; pieces before it have been given out.
-  /// `hint`: the index of the mapping the last lookup ended in; makes the common case one compare. May be null.
+  /// `hint`: where the last lookup ended, in this or another snapshot; makes the common case one compare. Opaque; starts
+  /// as 0; may be null.
   template <typename Each>
   Lookup translate(IovaRange range, Access access, std::size_t* hint, Each&& each) const;
+
+  /// Whether the device may do `access` to every byte of the range, and how: ok when all of it is host memory, remote
+  /// when some of it is behind a port.
+  Lookup check(IovaRange range, Access access) const;
 
   /// The host address of a range that lies inside one mapping's memory; null otherwise. For rings.
   std::byte* contiguous(IovaRange range, Access access) const;
 
   std::uint64_t generation() const { return generation_; }
-  const std::vector<Mapping>& mappings() const { return mappings_; }  ///< sorted by address, disjoint
+
+  std::size_t mapping_count() const { return count_; }
+  /// Calls `each(const Mapping&)` in the order of their addresses. They are disjoint.
+  template <typename Each>
+  void for_each(Each&& each) const;
 
  private:
   friend class AddressMap;
-  std::size_t index_of(Iova iova) const;  ///< mappings_.size() when in none
+  friend class SnapshotEditor;
 
-  std::vector<Mapping> mappings_;
+  static constexpr std::size_t chunk_capacity = 64;
+  static constexpr std::size_t nowhere = SIZE_MAX;
+  using Chunk = std::vector<Mapping>;  // never empty
+  struct ChunkRef {
+    Iova first;
+    std::shared_ptr<const Chunk> chunk;
+  };
+
+  // A position: the chunk's number times chunk_capacity plus the place in the chunk.
+  std::size_t index_of(Iova iova) const;  ///< nowhere when in no mapping
+  std::size_t next(std::size_t index) const;
+  const Mapping* at(std::size_t index) const {
+    const std::size_t chunk = index / chunk_capacity;
+    if (chunk >= chunks_.size() || index % chunk_capacity >= chunks_[chunk].chunk->size()) return nullptr;
+    return &(*chunks_[chunk].chunk)[index % chunk_capacity];
+  }
+  /// Calls `each(mapping, at, size)` for the pieces of the range; stops when it returns anything but ok.
+  template <typename Each>
+  Lookup walk(IovaRange range, Access access, std::size_t* hint, Each&& each) const;
+
+  std::vector<ChunkRef> chunks_;
+  std::size_t count_ = 0;
   std::uint64_t generation_ = 0;
 };
 
@@ -81,7 +114,8 @@ class MapUser {
 };
 
 /// I/O addresses to memory, published as immutable snapshots. map(), unmap(), clear() and the user list belong to one
-/// thread (the device's control loop); current() and generation() are for any thread.
+/// thread (the device's control loop); current() and generation() are for any thread. The control loop must outlive the
+/// map and its users.
 ///
 /// A mapping that is removed stays mapped in this process until the last snapshot, and the last I/O, that knows it has
 /// gone: a late touch is harmless to us, and what the client is promised (nobody touches the range once unmap is
@@ -95,68 +129,88 @@ class AddressMap {
 
   explicit AddressMap(Loop& control) : AddressMap(control, Limits{}) {}
   AddressMap(Loop& control, Limits limits);
+  /// Completions that are still waited for are called with ECANCELED.
   ~AddressMap();
 
-  /// EINVAL: range not well-formed, or larger than the memory behind it. EEXIST: overlaps a mapping (also an identical
-  /// one). ENOSPC: too many mappings.
+  /// EINVAL: range not well-formed, nothing behind it, or larger than the memory behind it. EEXIST: overlaps a mapping
+  /// (also an identical one). ENOSPC: too many mappings. With an error nothing has changed.
   Status map(Mapping mapping);
 
   /// Removes every mapping that lies whole inside `range`; `done` comes on the control loop when no user has an access
-  /// running on them. EINVAL: the range cuts a mapping, or is not well-formed; ENOENT: nothing there. With an error
-  /// nothing is removed and `done` has been called with it.
+  /// running on them, possibly from inside this call. EINVAL: the range cuts a mapping, or is not well-formed; ENOENT:
+  /// nothing there. With an error nothing is removed and `done` has been called with it.
   void unmap(IovaRange range, Completion done);
-  /// Removes everything.
+  /// Removes everything. An empty map is no error.
   void clear(Completion done);
 
   std::shared_ptr<const Snapshot> current() const;
-  /// Changes whenever current() does; one relaxed load tells a user whether its snapshot is still the newest.
+  /// Changes whenever current() does; one load tells a user whether its snapshot is still the newest.
   std::uint64_t generation() const { return generation_.load(std::memory_order_acquire); }
 
-  /// Control loop. The user is told of every change from now on; remove it before it goes away.
+  /// Control loop. The user is told of every change from now on; remove it before it goes away. A removed user is waited
+  /// for no longer; a call of map_changed() that is running on another thread has returned when remove_user() does.
   void add_user(MapUser& user);
   void remove_user(MapUser& user);
 
   /// Asked on a miss (VDUSE learns its mappings that way). Returns true when it has published a snapshot with the address.
-  /// Any thread that translates; must not call back into the user.
+  /// Any thread that translates; must not call back into the user. Set it before anyone translates.
   using Resolver = std::function<bool(IovaRange, Access)>;
   void set_resolver(Resolver resolver) { resolver_ = std::move(resolver); }
   bool resolve(IovaRange range, Access access) const { return resolver_ && resolver_(range, access); }
 
  private:
-  void publish(std::vector<Mapping> mappings);
-  void tell_users(IovaRange removed, Completion done);
+  struct Core;
+  void publish(Snapshot next);
 
-  Loop& control_;
   Limits limits_;
   std::atomic<std::uint64_t> generation_{0};
-  // Guarded by a mutex of its own: readers take it only when generation() says that there is something new.
+  // Readers take its mutex only when generation() says that there is something new.
   struct Published;
   std::unique_ptr<Published> published_;
-  std::vector<MapUser*> users_;
+  std::shared_ptr<Core> core_;  ///< the users, and the unmaps that wait for them
   Resolver resolver_;
 };
 
 template <typename Each>
-Lookup Snapshot::translate(IovaRange range, Access access, std::size_t* hint, Each&& each) const {
+Lookup Snapshot::walk(IovaRange range, Access access, std::size_t* hint, Each&& each) const {
   if (range.size == 0) return Lookup::ok;
   if (!range.well_formed()) return Lookup::hole;
-  std::size_t index = hint != nullptr ? *hint : mappings_.size();
-  if (index >= mappings_.size() || !mappings_[index].range.contains({range.start, 1})) index = index_of(range.start);
-  Iova at = range.start;
+  std::size_t index = hint != nullptr ? *hint : nowhere;
+  const Mapping* mapping = at(index);
+  if (mapping == nullptr || !mapping->range.contains({range.start, 1})) {
+    index = index_of(range.start);
+    mapping = at(index);
+  }
+  Iova position = range.start;
   std::uint64_t left = range.size;
   while (true) {
-    if (index >= mappings_.size() || !mappings_[index].range.contains({at, 1})) return Lookup::hole;
-    const Mapping& mapping = mappings_[index];
-    if (!allows(mapping.access, access)) return Lookup::denied;
-    if (!mapping.memory) return Lookup::remote;
+    if (mapping == nullptr || !mapping->range.contains({position, 1})) return Lookup::hole;
+    if (!allows(mapping->access, access)) return Lookup::denied;
     if (hint != nullptr) *hint = index;
-    const std::uint64_t here = raw(mapping.range.last()) - raw(at) + 1;  // 0 only for all 2^64 bytes, which memory cannot back
-    const std::uint64_t size = left < here ? left : here;
-    each(Segment{mapping.host(at), size});
+    const std::uint64_t rest = raw(mapping->range.last()) - raw(position);  // of the mapping, after this byte
+    const std::uint64_t size = left - 1 < rest ? left : rest + 1;
+    if (const Lookup verdict = each(*mapping, position, size); verdict != Lookup::ok) return verdict;
     left -= size;
     if (left == 0) return Lookup::ok;
-    at = at + size;
-    ++index;
+    position = position + size;
+    index = next(index);
+    mapping = at(index);
+  }
+}
+
+template <typename Each>
+Lookup Snapshot::translate(IovaRange range, Access access, std::size_t* hint, Each&& each) const {
+  return walk(range, access, hint, [&](const Mapping& mapping, Iova position, std::uint64_t size) {
+    if (!mapping.memory) return Lookup::remote;
+    each(Segment{mapping.host(position), size});
+    return Lookup::ok;
+  });
+}
+
+template <typename Each>
+void Snapshot::for_each(Each&& each) const {
+  for (const ChunkRef& ref : chunks_) {
+    for (const Mapping& mapping : *ref.chunk) each(mapping);
   }
 }
 

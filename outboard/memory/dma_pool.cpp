@@ -1,0 +1,210 @@
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <bit>
+#include <cstring>
+#include <map>
+
+#include <outboard/memory/buddy.hpp>
+#include <outboard/memory/dma_space.hpp>
+#include <outboard/memory/iova_allocator.hpp>
+
+namespace outboard::memory {
+namespace {
+
+/// Host memory from a memory file that can neither shrink nor grow, so that the other side may map it without fear.
+class SharedFile {
+ public:
+  static Result<SharedFile> create(std::uint64_t size, std::uint64_t alignment);
+  ~SharedFile() {
+    if (!bytes_.empty()) ::munmap(bytes_.data(), bytes_.size());
+  }
+  SharedFile(SharedFile&& other) noexcept : fd_(std::move(other.fd_)), bytes_(std::exchange(other.bytes_, {})) {}
+  SharedFile& operator=(SharedFile&&) = delete;
+
+  MutableBytes bytes() const { return bytes_; }
+  const UniqueFd& fd() const { return fd_; }
+  /// Leaves the memory mapped for as long as the process lives: someone may still write to it.
+  void leak() { bytes_ = {}; }
+
+ private:
+  SharedFile(UniqueFd fd, MutableBytes bytes) : fd_(std::move(fd)), bytes_(bytes) {}
+  UniqueFd fd_;
+  MutableBytes bytes_;
+};
+
+/// Address space for `size` bytes at a multiple of `alignment`: more is reserved, and what is too much given back.
+Result<std::byte*> reserve(std::uint64_t size, std::uint64_t alignment) {
+  const auto page = static_cast<std::uint64_t>(::sysconf(_SC_PAGESIZE));
+  const std::uint64_t spare = alignment > page ? alignment : 0;
+  void* mapped = ::mmap(nullptr, size + spare, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (mapped == MAP_FAILED) return Error::from_errno("reserving addresses for DMA memory");
+  auto* base = static_cast<std::byte*>(mapped);
+  if (spare == 0) return base;
+  const std::uint64_t head = (alignment - reinterpret_cast<std::uintptr_t>(base) % alignment) % alignment;
+  if (head != 0) ::munmap(base, head);
+  if (spare != head) ::munmap(base + head + size, spare - head);
+  return base + head;
+}
+
+Result<SharedFile> SharedFile::create(std::uint64_t size, std::uint64_t alignment) {
+  UniqueFd fd(::memfd_create("outboard-dma", MFD_CLOEXEC | MFD_ALLOW_SEALING));
+  if (!fd) return Error::from_errno("creating a memory file for DMA");
+  if (::ftruncate(fd.get(), static_cast<off_t>(size)) < 0) return Error::from_errno("sizing a memory file for DMA");
+  if (::fcntl(fd.get(), F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) < 0) {
+    return Error::from_errno("sealing a memory file for DMA");
+  }
+  OUTBOARD_TRY(std::byte * base, reserve(size, alignment));
+  SharedFile file(std::move(fd), MutableBytes(base, size));
+  if (::mmap(base, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, file.fd_.get(), 0) == MAP_FAILED) {
+    return Error::from_errno("mapping a memory file for DMA");
+  }
+  return file;
+}
+
+std::optional<std::uint64_t> round_up(std::uint64_t size, std::uint64_t unit) {
+  const auto sum = checked_add(size, unit - 1);
+  if (!sum) return std::nullopt;
+  return *sum / unit * unit;
+}
+
+/// No process can have more: keeps the arithmetic of sizes and alignments from wrapping.
+constexpr std::uint64_t largest = UINT64_C(1) << 46;
+
+struct Arena {
+  SharedFile memory;
+  IovaRange range;
+  std::optional<Buddy> blocks;  ///< none: one buffer has it all
+};
+
+}  // namespace
+
+struct DmaPool::State {
+  DmaMapper& mapper;
+  Limits limits;
+  std::uint64_t arena_size;
+  IovaAllocator addresses;
+  std::map<Iova, Arena> arenas;
+  std::map<Iova, std::uint64_t> foreign;  ///< memory of the caller's, by address: its size
+
+  Result<Arena*> add_arena(std::uint64_t size, std::uint64_t alignment, Iova highest, bool shared);
+  Result<DmaBuffer> own_arena(DmaPool& pool, std::uint64_t size, const Options& options);
+  Result<DmaBuffer> from_shared(DmaPool& pool, std::uint64_t size, const Options& options);
+  std::optional<DmaBuffer> carve(DmaPool& pool, Arena& arena, std::uint64_t size, const Options& options);
+  void remove_arena(std::map<Iova, Arena>::iterator arena);
+  Status check_count() const;
+};
+
+Status DmaPool::State::check_count() const {
+  if (arenas.size() + foreign.size() < limits.max_mappings) return {};
+  return Error(ENOSPC, "the device can be given no more than " + std::to_string(limits.max_mappings) + " mappings");
+}
+
+Result<Arena*> DmaPool::State::add_arena(std::uint64_t size, std::uint64_t alignment, Iova highest, bool shared) {
+  OUTBOARD_CHECK(check_count());
+  OUTBOARD_TRY(SharedFile memory, SharedFile::create(size, alignment));
+  OUTBOARD_TRY(const IovaRange range, addresses.allocate(size, alignment, highest));
+  if (auto mapped = mapper.map(range, memory.bytes(), &memory.fd(), 0); !mapped) {
+    addresses.release(range);
+    return mapped.error();
+  }
+  Arena arena{std::move(memory), range, shared ? std::optional<Buddy>(size) : std::nullopt};
+  return &arenas.emplace(range.start, std::move(arena)).first->second;
+}
+
+Result<DmaBuffer> DmaPool::State::own_arena(DmaPool& pool, std::uint64_t size, const Options& options) {
+  const auto whole = round_up(size, limits.page_size);
+  if (!whole) return Error(ENOMEM, "asking for too much DMA memory");
+  const std::uint64_t alignment = std::max(options.alignment, limits.page_size);
+  OUTBOARD_TRY(Arena * arena, add_arena(*whole, alignment, options.highest, false));
+  return DmaBuffer(pool, arena->memory.bytes().first(size), arena->range.start);
+}
+
+std::optional<DmaBuffer> DmaPool::State::carve(DmaPool& pool, Arena& arena, std::uint64_t size, const Options& options) {
+  if (!arena.blocks || arena.range.last() > options.highest) return std::nullopt;
+  const auto offset = arena.blocks->allocate(std::max(size, options.alignment));  // aligned to its own size
+  if (!offset) return std::nullopt;
+  const MutableBytes bytes = arena.memory.bytes().subspan(*offset, size);
+  std::memset(bytes.data(), 0, bytes.size());
+  return DmaBuffer(pool, bytes, arena.range.start + *offset);
+}
+
+Result<DmaBuffer> DmaPool::State::from_shared(DmaPool& pool, std::uint64_t size, const Options& options) {
+  for (auto& [start, arena] : arenas) {
+    if (auto buffer = carve(pool, arena, size, options)) return std::move(*buffer);
+  }
+  OUTBOARD_TRY(Arena * arena, add_arena(arena_size, arena_size, options.highest, true));
+  if (auto buffer = carve(pool, *arena, size, options)) return std::move(*buffer);
+  return Error(ENOMEM, "a new DMA arena is too small");
+}
+
+/// Gives an arena back. When that fails the device may still reach it: neither memory nor addresses are used again.
+void DmaPool::State::remove_arena(std::map<Iova, Arena>::iterator arena) {
+  if (mapper.unmap(arena->second.range)) {
+    addresses.release(arena->second.range);
+  } else {
+    arena->second.memory.leak();
+  }
+  arenas.erase(arena);
+}
+
+DmaPool::DmaPool(DmaMapper& mapper, Config config) {
+  Limits limits = mapper.limits();
+  if (limits.page_size == 0 || !std::has_single_bit(limits.page_size)) limits.page_size = 4096;
+  const std::uint64_t arena_size = std::bit_ceil(std::clamp(config.arena_size, limits.page_size, largest));
+  IovaAllocator addresses(limits.valid);
+  state_ = std::make_unique<State>(State{mapper, std::move(limits), arena_size, std::move(addresses), {}, {}});
+}
+
+DmaPool::~DmaPool() {
+  while (!state_->arenas.empty()) state_->remove_arena(state_->arenas.begin());
+  for (const auto& [start, size] : state_->foreign) [[maybe_unused]] const auto ignored = state_->mapper.unmap({start, size});
+}
+
+Result<DmaBuffer> DmaPool::allocate(std::uint64_t size, const Options& options) {
+  if (size == 0) return Error(EINVAL, "asking for no DMA memory");
+  if (!std::has_single_bit(options.alignment)) return Error(EINVAL, "a DMA alignment has to be a power of two");
+  if (size > largest || options.alignment > largest) return Error(ENOMEM, "asking for too much DMA memory");
+  // Up to half an arena is carved out of a shared one; what is larger would waste the other half.
+  if (std::max(size, options.alignment) <= state_->arena_size / 2) return state_->from_shared(*this, size, options);
+  return state_->own_arena(*this, size, options);
+}
+
+Result<DmaBuffer> DmaPool::map(MutableBytes memory, const UniqueFd* fd, std::uint64_t offset) {
+  const std::uint64_t page = state_->limits.page_size;
+  if (memory.empty() || memory.size() % page != 0 || reinterpret_cast<std::uintptr_t>(memory.data()) % page != 0 ||
+      offset % page != 0) {
+    return Error(EINVAL, "memory can be given to a device only in whole pages of " + std::to_string(page) + " bytes");
+  }
+  OUTBOARD_CHECK(state_->check_count());
+  OUTBOARD_TRY(const IovaRange range, state_->addresses.allocate(memory.size(), page, Iova{UINT64_MAX}));
+  if (auto mapped = state_->mapper.map(range, memory, fd, offset); !mapped) {
+    state_->addresses.release(range);
+    return mapped.error();
+  }
+  state_->foreign.emplace(range.start, range.size);
+  return DmaBuffer(*this, memory, range.start);
+}
+
+DmaSpace::Limits DmaPool::limits() const { return state_->limits; }
+
+void DmaPool::release(MutableBytes bytes, Iova iova) {
+  if (state_->foreign.erase(iova) != 0) {
+    const IovaRange range{iova, bytes.size()};
+    if (state_->mapper.unmap(range)) state_->addresses.release(range);  // else the address is not given out again
+    return;
+  }
+  auto after = state_->arenas.upper_bound(iova);
+  if (after == state_->arenas.begin()) return;
+  const auto arena = std::prev(after);
+  if (!arena->second.range.contains({iova, 1})) return;
+  if (arena->second.blocks) {
+    arena->second.blocks->release(raw(iova) - raw(arena->first));
+  } else {
+    state_->remove_arena(arena);
+  }
+}
+
+}  // namespace outboard::memory

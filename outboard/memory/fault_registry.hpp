@@ -1,0 +1,68 @@
+#pragma once
+
+#include <array>
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+#include <mutex>
+#include <vector>
+
+namespace outboard::memory {
+
+/// A range of this process that the fault guard may have to repair.
+struct GuardedRange {
+  std::byte* begin = nullptr;
+  std::uint64_t length = 0;     ///< of the whole mapping
+  std::uint64_t page_size = 0;  ///< of the file's pages: huge ones can only be replaced whole
+  int protection = 0;           ///< PROT_ bits
+};
+
+/// One entry of the registry. Written by one thread at a time, read by the signal handler at any time, never freed. The
+/// sequence number is odd while it changes; a handler that meets one in change skips it, because the entry of the range
+/// that faulted stands still: whoever touches the range keeps it mapped.
+class FaultSlot {
+ public:
+  void set(const GuardedRange& range);
+  void clear() { set(GuardedRange{}); }
+  /// Whether `address` lies in the range; then `range` is filled. Async-signal-safe.
+  bool holds(std::uintptr_t address, GuardedRange& range) const;
+
+  /// True once the range has been repaired.
+  const std::atomic<bool>& mark() const { return poisoned_; }
+  void poison() { poisoned_.store(true, std::memory_order_release); }
+
+ private:
+  std::atomic<std::uint32_t> sequence_{0};
+  std::atomic<std::byte*> begin_{nullptr};
+  std::atomic<std::uint64_t> length_{0};
+  std::atomic<std::uint64_t> page_size_{0};
+  std::atomic<int> protection_{0};
+  std::atomic<bool> poisoned_{false};
+};
+
+/// The mapped files of this process, for the signal handler: it has no other way to them. This, and whether the handler
+/// is installed, is the library's only process-wide state.
+class FaultRegistry {
+ public:
+  static FaultRegistry& instance();
+
+  /// Any thread. The slot stays the caller's until remove().
+  FaultSlot& add(const GuardedRange& range);
+  /// Before the range is unmapped.
+  void remove(FaultSlot& slot);
+  /// Null when the address is in no range. Async-signal-safe: takes no lock, allocates nothing.
+  FaultSlot* find(std::uintptr_t address, GuardedRange& range);
+
+ private:
+  // A list of blocks that only grows, by as many as are in use at the same time.
+  struct Block {
+    std::array<FaultSlot, 256> slots;
+    std::atomic<Block*> next{nullptr};
+  };
+  Block first_;
+  Block* last_ = nullptr;  ///< writers only; null: first_ is not in use yet
+  std::mutex writers_;
+  std::vector<FaultSlot*> free_;
+};
+
+}  // namespace outboard::memory

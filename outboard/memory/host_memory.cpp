@@ -1,0 +1,115 @@
+#include <outboard/memory/host_memory.hpp>
+
+#include <fcntl.h>
+#include <linux/magic.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <sys/vfs.h>
+#include <unistd.h>
+
+#include <limits>
+
+#include <outboard/memory/fault_guard.hpp>
+#include <outboard/memory/fault_registry.hpp>
+
+namespace outboard::memory {
+namespace {
+
+struct FileFacts {
+  std::uint64_t size = 0;
+  std::uint64_t page_size = 0;
+  bool pages_stay = false;  ///< whether every page within `size` is there for good
+};
+
+Result<FileFacts> examine(int fd) {
+  FileFacts facts;
+  // The seal first: it cannot be taken off again, so the size that is read after it is the least the file will ever have.
+  const int seals = ::fcntl(fd, F_GET_SEALS);
+  struct stat info {};
+  if (::fstat(fd, &info) < 0) return Error::from_errno("examining a memory file");
+  if (!S_ISREG(info.st_mode)) return Error(EINVAL, "the descriptor is neither a regular file nor a memory file");
+  struct statfs system {};
+  if (::fstatfs(fd, &system) < 0) return Error::from_errno("examining a memory file");
+  const bool huge = static_cast<std::uint64_t>(system.f_type) == HUGETLBFS_MAGIC;
+  facts.size = static_cast<std::uint64_t>(info.st_size);
+  facts.page_size = static_cast<std::uint64_t>(huge ? info.st_blksize : ::sysconf(_SC_PAGESIZE));
+  facts.pages_stay = seals >= 0 && (seals & F_SEAL_SHRINK) != 0 && !huge;
+  return facts;
+}
+
+Status check_access(int fd, Access access) {
+  const int flags = ::fcntl(fd, F_GETFL);
+  if (flags < 0) return Error::from_errno("examining a memory file");
+  const int mode = flags & O_ACCMODE;
+  if (mode == O_WRONLY) return Error(EACCES, "the memory file is open for writing only");
+  if (mode == O_RDONLY && allows(access, Access::write)) {
+    return Error(EACCES, "the memory file is open for reading only, and the device was to write to it");
+  }
+  return {};
+}
+
+Status check_range(const FileFacts& file, std::uint64_t offset, std::uint64_t size) {
+  const auto small_page = static_cast<std::uint64_t>(::sysconf(_SC_PAGESIZE));
+  if (size == 0) return Error(EINVAL, "mapping no bytes of a memory file");
+  if (offset % small_page != 0) return Error(EINVAL, "the offset in the memory file is not page-aligned");
+  if (!range_within(offset, size, file.size)) {
+    return Error(EINVAL, "the memory file has " + std::to_string(file.size) + " bytes; mapping " + std::to_string(size) +
+                             " at offset " + std::to_string(offset) + " would go beyond its end");
+  }
+  return {};
+}
+
+std::uint64_t round_down(std::uint64_t value, std::uint64_t page) { return value / page * page; }
+
+/// Value of a file size or below, so adding a page cannot wrap: off_t is signed.
+std::uint64_t round_up(std::uint64_t value, std::uint64_t page) { return round_down(value + page - 1, page); }
+
+}  // namespace
+
+Result<std::shared_ptr<HostMemory>> HostMemory::map_file(const UniqueFd& fd, std::uint64_t offset, std::uint64_t size,
+                                                         Access access) {
+  OUTBOARD_TRY(const FileFacts file, examine(fd.get()));
+  OUTBOARD_CHECK(check_range(file, offset, size));
+  OUTBOARD_CHECK(check_access(fd.get(), access));
+  if (!file.pages_stay && !fault_guard_installed()) {
+    return Error(ENOTSUP, "the memory file could be truncated while it is mapped, and no fault guard is installed")
+        .cure("seal the file with F_SEAL_SHRINK, or call memory::install_fault_guard()");
+  }
+  // Pages are mapped whole. An offset inside a huge page is usual: a VMM has a hole at 640 KiB.
+  const std::uint64_t begin = round_down(offset, file.page_size);
+  const std::uint64_t length = round_up(offset + size, file.page_size) - begin;
+  const int protection = allows(access, Access::write) ? PROT_READ | PROT_WRITE : PROT_READ;
+  void* mapped = ::mmap(nullptr, length, protection, MAP_SHARED, fd.get(), static_cast<off_t>(begin));
+  if (mapped == MAP_FAILED) return Error::from_errno("mapping a memory file");
+  auto* base = static_cast<std::byte*>(mapped);
+  ::madvise(mapped, length, MADV_DONTDUMP);  // a guest's memory has no place in our core file
+
+  std::shared_ptr<HostMemory> memory(new HostMemory(base + (offset - begin), size));
+  memory->mapped_ = MutableBytes(base, length);
+  memory->slot_ = &FaultRegistry::instance().add({base, length, file.page_size, protection});
+  memory->poison_ = &memory->slot_->mark();
+  return memory;
+}
+
+Result<std::shared_ptr<HostMemory>> HostMemory::anonymous(std::uint64_t size) {
+  if (size == 0) return Error(EINVAL, "asking for no memory");
+  if (size > static_cast<std::uint64_t>(std::numeric_limits<std::ptrdiff_t>::max())) {
+    return Error(ENOMEM, "asking for " + std::to_string(size) + " bytes of memory");
+  }
+  void* mapped = ::mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (mapped == MAP_FAILED) return Error::from_errno("asking for " + std::to_string(size) + " bytes of memory");
+  std::shared_ptr<HostMemory> memory(new HostMemory(static_cast<std::byte*>(mapped), size));
+  memory->mapped_ = MutableBytes(memory->data_, size);
+  return memory;
+}
+
+std::shared_ptr<HostMemory> HostMemory::borrowed(MutableBytes bytes) {
+  return std::shared_ptr<HostMemory>(new HostMemory(bytes.data(), bytes.size()));
+}
+
+HostMemory::~HostMemory() {
+  if (slot_ != nullptr) FaultRegistry::instance().remove(*slot_);
+  if (!mapped_.empty()) ::munmap(mapped_.data(), mapped_.size());
+}
+
+}  // namespace outboard::memory

@@ -1,0 +1,63 @@
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <optional>
+#include <vector>
+
+#include <outboard/memory/address_map.hpp>
+#include <outboard/memory/dma_space.hpp>
+
+namespace outboard::testing {
+
+/// A DmaMapper that puts a driver's memory straight into the address map of a device in this process, and refuses what a
+/// real one refuses: what is not whole pages (EINVAL), lies outside the valid ranges (EINVAL), overlaps (EEXIST), is too
+/// much (ENOSPC), or was not mapped in exactly that way (unmap, ENOENT). On the map's control loop's thread.
+class FakeIommu final : public memory::DmaMapper {
+ public:
+  static memory::DmaSpace::Limits default_limits() {
+    // As on x86: nothing where interrupt messages go.
+    return {.page_size = 4096,
+            .max_mappings = 65535,
+            .valid = {{memory::Iova{0}, 0xfee00000}, {memory::Iova{0xfef00000}, (UINT64_C(1) << 48) - 0xfef00000}}};
+  }
+
+  explicit FakeIommu(memory::AddressMap& map, memory::DmaSpace::Limits limits = default_limits())
+      : map_(map), limits_(std::move(limits)) {}
+
+  Status map(memory::IovaRange range, MutableBytes memory, const UniqueFd* fd, std::uint64_t offset) override;
+  /// Waits for the map's users by calling the pump, if there is one; ETIMEDOUT when they never let go.
+  Status unmap(memory::IovaRange range) override;
+  memory::DmaSpace::Limits limits() const override { return limits_; }
+
+  /// What makes the users' loops go on while an unmap waits for them: `[&] { loop.run_once(); }`.
+  void set_pump(std::function<void()> pump) { pump_ = std::move(pump); }
+  /// Like a mapper on the other end of a socket: memory without a descriptor is refused (ENOTSUP), as is a descriptor
+  /// that is not behind the memory (EINVAL).
+  void require_files() { files_required_ = true; }
+
+  /// The next map, or every unmap from now on, fails with this errno value. 0: no longer.
+  void fail_next_map(int code) { map_error_ = code; }
+  void fail_unmaps(int code) { unmap_error_ = code; }
+
+  std::size_t mapping_count() const { return mapped_.size(); }
+  /// Successful calls so far.
+  std::size_t maps() const { return maps_; }
+  std::size_t unmaps() const { return unmaps_; }
+
+ private:
+  Status check(memory::IovaRange range, MutableBytes memory, const UniqueFd* fd, std::uint64_t offset) const;
+
+  memory::AddressMap& map_;
+  memory::DmaSpace::Limits limits_;
+  std::function<void()> pump_;
+  bool files_required_ = false;
+  int map_error_ = 0;
+  int unmap_error_ = 0;
+  std::map<memory::Iova, std::uint64_t> mapped_;
+  std::size_t maps_ = 0;
+  std::size_t unmaps_ = 0;
+};
+
+}  // namespace outboard::testing
