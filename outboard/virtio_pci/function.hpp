@@ -1,0 +1,120 @@
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <utility>
+#include <vector>
+
+#include <outboard/base/fd.hpp>
+#include <outboard/base/log.hpp>
+#include <outboard/base/loop.hpp>
+#include <outboard/pci/emulated_function.hpp>
+#include <outboard/virtio/device.hpp>
+#include <outboard/virtio/device_core.hpp>
+#include <outboard/virtio_pci/common_config.hpp>
+#include <outboard/virtio_pci/registers.hpp>
+
+namespace outboard::virtio_pci {
+
+/// A virtio device as a modern (non-transitional) PCI function: VIRTIO 1.4, 4.1, device side.
+///
+/// BAR 0 (64-bit memory): common configuration 0x0000, ISR 0x1000, device configuration 0x2000, notification from 0x3000,
+/// 4 bytes for each queue. BAR 2 (memory): MSI-X table and pending bits. INTx as well; no MSI (virtio has no use for it).
+///
+/// Threads: as pci::Function says; interrupts of queues that have a loop of their own are signalled from there.
+/// Destroyed on the control loop, while the loops of its queues still exist.
+class Function final : public pci::EmulatedFunction, private virtio::TransportEvents {
+ public:
+  static constexpr unsigned registers_bar = 0, msix_bar = 2;
+  static constexpr std::uint32_t common_at = 0x0000, isr_at = 0x1000, device_at = 0x2000, notify_at = 0x3000;
+  static constexpr std::uint32_t notify_multiplier = 4;
+
+  struct Options {
+    virtio::DeviceCore::Options core{};
+    /// MSI-X table entries, 2...2048; 0: one for each queue and one for the configuration, at most 128.
+    unsigned vectors = 0;
+    /// The doorbells are plain memory that the client maps: nobody is woken by them. Only with core.poll.
+    bool shared_doorbells = false;
+    std::uint16_t subsystem_vendor = spec::vendor_id;
+    std::optional<std::uint16_t> subsystem{};  ///< 0x40 or more; default: 0x40 + virtio device ID
+  };
+
+  /// EINVAL: the device ID cannot be expressed on PCI, an option is out of its range, or the identity is not well-formed.
+  /// Otherwise what Device::attach says.
+  static Result<std::unique_ptr<Function>> create(std::unique_ptr<virtio::Device> device, Loop& loop, Log log,
+                                                  Options options);
+
+  /// Makes a device each time a function is wanted; the loop is the one that the device will live on.
+  using DeviceFactory = std::move_only_function<Result<std::unique_ptr<virtio::Device>>(Loop&, Log)>;
+  static pci::FunctionFactory factory(DeviceFactory make_device, Options options);
+
+  /// A function for a D made from `args` (kept by value): `Function::of<Increment>()`.
+  template <class D, class... Args>
+  static pci::FunctionFactory of(Args... args) {
+    return factory([... args = std::move(args)](
+                       Loop&, Log) -> Result<std::unique_ptr<virtio::Device>> { return std::make_unique<D>(args...); },
+                   Options{});
+  }
+
+  ~Function() override;
+
+  virtio::Device& device() { return *device_; }
+  virtio::DeviceCore& core() { return *core_; }
+
+  std::vector<pci::IoEventFd> io_eventfds(unsigned region) override;
+
+ protected:
+  void read_bar(unsigned bar, std::uint64_t offset, MutableBytes into) override;
+  void write_bar(unsigned bar, std::uint64_t offset, Bytes from) override;
+  void reset_device(Loop::Task done) override;
+  void bus_master_changed(bool on) override;
+
+ private:
+  struct Doorbell;
+  struct Area {
+    std::uint32_t offset = 0;
+    std::uint32_t length = 0;
+  };
+
+  Function(std::unique_ptr<virtio::Device> device, const virtio::Identity& identity, Loop& loop, Log log,
+           Options options);
+
+  Status build();
+  Status build_bars(unsigned vectors);
+  Status build_capabilities();
+  Status add_structure(spec::Structure type, Area area, std::uint8_t length);
+  Status add_access_window();
+  Status watch_doorbells();
+
+  unsigned queue_count() const { return static_cast<unsigned>(identity_.queue_sizes.size()); }
+  unsigned vector_count() const;
+  Loop& queue_loop(unsigned queue);
+  Area notify_area() const { return {notify_at, notify_multiplier * queue_count()}; }
+
+  // The window of 4.1.4.9.
+  bool window_range(std::uint32_t& offset, std::uint32_t& length);
+  void read_through_window();
+  void write_through_window();
+
+  std::byte take_isr();
+  void raise_isr(std::uint8_t bits);
+  void write_notify(std::uint64_t offset, Bytes from);
+
+  // virtio::TransportEvents
+  void notify_queue(unsigned queue) override;
+  void notify_config() override;
+
+  std::unique_ptr<virtio::Device> device_;
+  virtio::Identity identity_;
+  Options options_;
+  std::unique_ptr<virtio::DeviceCore> core_;
+  std::optional<CommonConfig> common_;
+  std::atomic<std::uint8_t> isr_{0};
+  pci::ConfigOffset window_{};
+  std::vector<std::unique_ptr<Doorbell>> doorbells_;
+  std::shared_ptr<Function*> self_;  ///< what a task posted to the control loop holds weakly
+};
+
+}  // namespace outboard::virtio_pci
