@@ -1,7 +1,9 @@
 #pragma once
 
-#include <array>
+#include <cstdint>
 #include <functional>
+#include <optional>
+#include <span>
 #include <vector>
 
 #include <outboard/base/bytes.hpp>
@@ -37,6 +39,7 @@ class ConfigSpace {
     std::uint32_t value = 0;       ///< at power-on
     std::uint32_t writable = 0;    ///< bits that take what is written
     std::uint32_t write_one_clears = 0;
+    std::uint32_t sticky = 0;      ///< bits that reset() keeps (AER status, for one)
   };
   /// Runs after the bits of a write have been taken; is told the old and the new value of the whole register.
   using Handler = std::move_only_function<void(std::uint32_t old_value, std::uint32_t new_value)>;
@@ -45,39 +48,68 @@ class ConfigSpace {
 
   std::size_t size() const { return bytes_.size(); }
 
+  /// Describes a register, or describes it anew. What does not lie inside configuration space is left out.
   void add(const Row& row);
   /// Appends a capability (of `length` bytes with its 2-byte header) to the list; rows are relative to it. Dword-aligned.
-  /// ENOSPC: the first 256 bytes are full.
+  /// ENOSPC: the first 256 bytes are full. EINVAL: shorter than its header, or a row reaches out of it.
   Result<ConfigOffset> add_capability(std::uint8_t id, std::uint16_t length, std::span<const Row> rows);
+  /// The same from 0x100 on, with a header of 4 bytes. ENOSPC also without extended configuration space.
   Result<ConfigOffset> add_extended_capability(std::uint16_t id, std::uint8_t version, std::uint16_t length,
                                                std::span<const Row> rows);
-  /// One handler for a register; called for a write that touches any byte of it.
+  /// One handler for a register; called for a write that touches any byte of it. It may call get, set and reset. Handlers
+  /// run in the order in which they were added, after all bits of the write have been taken.
   void on_write(ConfigOffset offset, std::uint8_t width, Handler handler);
   /// Called before a read that touches any byte of the register, so that it can be brought up to date.
   void on_read(ConfigOffset offset, std::uint8_t width, std::move_only_function<void()> handler);
 
+  /// Any range; what lies outside reads as 0 and drops what is written.
   void read(std::uint64_t offset, MutableBytes into);
   void write(std::uint64_t offset, Bytes from);
 
-  /// The device's own view: no masks, no handlers.
+  /// The device's own view: no masks, no handlers. 1, 2 or 4 bytes wide.
   std::uint32_t get(ConfigOffset offset, std::uint8_t width) const;
   void set(ConfigOffset offset, std::uint8_t width, std::uint32_t value);
 
-  /// Back to the power-on values.
+  /// The same for a register type: `config.get<Command>()`, `config.get_at<MsixControl>(capability + 2)`.
+  template <typename R>
+  R get() const {
+    return get_at<R>(R::offset);
+  }
+  template <typename R>
+  R get_at(ConfigOffset at) const {
+    return R(static_cast<typename R::value_type>(get(at, sizeof(typename R::value_type))));
+  }
+  template <typename R>
+  void set_at(ConfigOffset at, R value) {
+    set(at, sizeof(typename R::value_type), value.value());
+  }
+
+  /// Back to the power-on values, but for sticky bits. Calls no handler.
   void reset();
 
  private:
   struct Hook {
-    ConfigOffset offset;
+    std::uint64_t offset;
     std::uint8_t width;
     Handler write;
     std::move_only_function<void()> read;
-  };
 
-  std::vector<std::byte> bytes_, power_on_, writable_, write_one_clears_;
+    bool touched_by(std::uint64_t at, std::size_t length) const { return offset < at + length && at < offset + width; }
+  };
+  using Plane = std::vector<std::byte>;
+
+  void store(Plane& plane, std::uint64_t offset, std::uint8_t width, std::uint32_t value);
+  static bool rows_fit(std::span<const Row> rows, std::uint16_t length, std::uint16_t header);
+  void add_rows(ConfigOffset at, std::span<const Row> rows);
+  void set_power_on(ConfigOffset at, std::uint8_t width, std::uint32_t value);
+
+  // Byte by byte: the value now, the one at power-on, and what the bits of a write do.
+  Plane bytes_, power_on_, writable_, write_one_clears_, sticky_;
   std::vector<Hook> hooks_;
   std::uint16_t next_capability_ = 0x40;
   std::uint16_t next_extended_ = 0x100;
+  ConfigOffset last_link_;  ///< the pointer that the next capability is hung into
+  std::optional<ConfigOffset> last_extended_;
 };
 
 }  // namespace outboard::pci

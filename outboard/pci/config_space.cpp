@@ -1,0 +1,179 @@
+#include <outboard/pci/config_space.hpp>
+
+#include <algorithm>
+
+#include <outboard/pci/registers.hpp>
+
+namespace outboard::pci {
+
+namespace {
+
+using Row = ConfigSpace::Row;
+
+std::uint32_t load(const std::vector<std::byte>& plane, std::uint64_t offset, std::uint8_t width) {
+  std::uint32_t value = 0;
+  for (unsigned i = 0; i < width && offset + i < plane.size(); ++i) {
+    value |= std::to_integer<std::uint32_t>(plane[offset + i]) << (8 * i);
+  }
+  return value;
+}
+
+/// What of [offset, offset + length) lies inside a space of `size` bytes.
+std::size_t inside(std::uint64_t offset, std::size_t length, std::size_t size) {
+  return offset >= size ? 0 : std::min<std::size_t>(length, size - offset);
+}
+
+constexpr std::uint16_t aligned(std::uint32_t length) { return static_cast<std::uint16_t>((length + 3) & ~3u); }
+
+/// PCI Local Bus 3.0, 6.1, as a function without any BAR has it; whoever adds a BAR, an interrupt pin or a capability
+/// describes those registers anew.
+std::vector<Row> header_rows(const FunctionIdentity& identity) {
+  const auto at = [](ConfigOffset offset) { return raw(offset); };
+  return {
+      {.offset = at(VendorId::offset), .width = 2, .value = identity.vendor},
+      {.offset = at(DeviceId::offset), .width = 2, .value = identity.device},
+      {.offset = at(Command::offset), .width = 2, .writable = 0x0544},
+      {.offset = at(StatusRegister::offset), .width = 2, .write_one_clears = StatusRegister::write_one_clears},
+      {.offset = at(ClassAndRevision::offset), .width = 4, .value = identity.class_code << 8 | identity.revision},
+      // Software may keep a number here; nothing comes of it.
+      {.offset = at(CacheLineSize::offset), .width = 1, .writable = 0xFF},
+      {.offset = at(SubsystemVendorId::offset), .width = 2, .value = identity.subsystem_vendor},
+      {.offset = at(SubsystemId::offset), .width = 2, .value = identity.subsystem},
+      {.offset = at(InterruptLine::offset), .width = 1, .writable = 0xFF},
+  };
+}
+
+}  // namespace
+
+ConfigSpace::ConfigSpace(const FunctionIdentity& identity) : last_link_(CapabilitiesPointer::offset) {
+  const std::size_t size = identity.express ? express_size : conventional_size;
+  for (Plane* plane : {&bytes_, &power_on_, &writable_, &write_one_clears_, &sticky_}) plane->resize(size);
+  for (const Row& row : header_rows(identity)) add(row);
+}
+
+void ConfigSpace::store(Plane& plane, std::uint64_t offset, std::uint8_t width, std::uint32_t value) {
+  for (unsigned i = 0; i < width && offset + i < plane.size(); ++i) {
+    plane[offset + i] = static_cast<std::byte>(value >> (8 * i));
+  }
+}
+
+void ConfigSpace::add(const Row& row) {
+  if (!range_within(row.offset, row.width, size())) return;
+  store(bytes_, row.offset, row.width, row.value);
+  store(power_on_, row.offset, row.width, row.value);
+  store(writable_, row.offset, row.width, row.writable);
+  store(write_one_clears_, row.offset, row.width, row.write_one_clears);
+  store(sticky_, row.offset, row.width, row.sticky);
+}
+
+bool ConfigSpace::rows_fit(std::span<const Row> rows, std::uint16_t length, std::uint16_t header) {
+  return length >= header && std::ranges::all_of(rows, [&](const Row& row) {
+           return row.offset >= header && range_within(row.offset, row.width, length);
+         });
+}
+
+void ConfigSpace::add_rows(ConfigOffset at, std::span<const Row> rows) {
+  for (Row row : rows) {
+    row.offset = static_cast<std::uint16_t>(row.offset + raw(at));
+    add(row);
+  }
+}
+
+void ConfigSpace::set_power_on(ConfigOffset at, std::uint8_t width, std::uint32_t value) {
+  store(bytes_, raw(at), width, value);
+  store(power_on_, raw(at), width, value);
+}
+
+Result<ConfigOffset> ConfigSpace::add_capability(std::uint8_t id, std::uint16_t length, std::span<const Row> rows) {
+  if (!rows_fit(rows, length, 2)) return Error(EINVAL, "a register lies outside its capability");
+  if (!range_within(next_capability_, length, conventional_size)) {
+    return Error(ENOSPC, "no room for another capability in the first 256 bytes of configuration space");
+  }
+  const ConfigOffset at{next_capability_};
+  add({.offset = raw(at), .width = 1, .value = id});
+  add_rows(at, rows);
+  set_power_on(last_link_, 1, raw(at));
+  set_power_on(StatusRegister::offset, 2, with(get<StatusRegister>(), StatusRegister::capabilities_list, 1).value());
+  last_link_ = at + 1;
+  next_capability_ = aligned(std::uint32_t{next_capability_} + length);
+  return at;
+}
+
+Result<ConfigOffset> ConfigSpace::add_extended_capability(std::uint16_t id, std::uint8_t version, std::uint16_t length,
+                                                          std::span<const Row> rows) {
+  using Header = ExtendedCapabilityHeader;
+  if (!rows_fit(rows, length, 4)) return Error(EINVAL, "a register lies outside its extended capability");
+  if (!range_within(next_extended_, length, size())) {
+    return Error(ENOSPC, "no room for another extended capability in configuration space");
+  }
+  const ConfigOffset at{next_extended_};
+  const Header header = with(with(Header(), Header::id, id), Header::version, version);
+  add({.offset = raw(at), .width = 4, .value = header.value()});
+  add_rows(at, rows);
+  if (last_extended_) {
+    set_power_on(*last_extended_, 4, with(get_at<Header>(*last_extended_), Header::next, raw(at)).value());
+  }
+  last_extended_ = at;
+  next_extended_ = aligned(std::uint32_t{next_extended_} + length);
+  return at;
+}
+
+void ConfigSpace::on_write(ConfigOffset offset, std::uint8_t width, Handler handler) {
+  hooks_.push_back({.offset = raw(offset), .width = width, .write = std::move(handler), .read = {}});
+}
+
+void ConfigSpace::on_read(ConfigOffset offset, std::uint8_t width, std::move_only_function<void()> handler) {
+  hooks_.push_back({.offset = raw(offset), .width = width, .write = {}, .read = std::move(handler)});
+}
+
+void ConfigSpace::read(std::uint64_t offset, MutableBytes into) {
+  const std::size_t length = inside(offset, into.size(), size());
+  if (length != 0) {
+    for (Hook& hook : hooks_) {
+      if (hook.read && hook.touched_by(offset, length)) hook.read();
+    }
+    std::ranges::copy_n(bytes_.begin() + static_cast<std::ptrdiff_t>(offset), static_cast<std::ptrdiff_t>(length),
+                        into.begin());
+  }
+  std::ranges::fill(into.subspan(length), std::byte{0});
+}
+
+void ConfigSpace::write(std::uint64_t offset, Bytes from) {
+  const std::size_t length = inside(offset, from.size(), size());
+  if (length == 0) return;
+
+  struct Touched {
+    Hook* hook;
+    std::uint32_t old_value;
+  };
+  std::vector<Touched> touched;
+  for (Hook& hook : hooks_) {
+    if (hook.write && hook.touched_by(offset, length))
+      touched.push_back({&hook, load(bytes_, hook.offset, hook.width)});
+  }
+
+  for (std::size_t i = 0; i < length; ++i) {
+    std::byte& value = bytes_[offset + i];
+    const std::byte takes = writable_[offset + i];
+    value = (value & ~takes) | (from[i] & takes);
+    value &= ~(from[i] & write_one_clears_[offset + i]);
+  }
+  for (const Touched& each : touched)
+    each.hook->write(each.old_value, load(bytes_, each.hook->offset, each.hook->width));
+}
+
+std::uint32_t ConfigSpace::get(ConfigOffset offset, std::uint8_t width) const {
+  return load(bytes_, raw(offset), width);
+}
+
+void ConfigSpace::set(ConfigOffset offset, std::uint8_t width, std::uint32_t value) {
+  store(bytes_, raw(offset), width, value);
+}
+
+void ConfigSpace::reset() {
+  for (std::size_t i = 0; i < bytes_.size(); ++i) {
+    bytes_[i] = (power_on_[i] & ~sticky_[i]) | (bytes_[i] & sticky_[i]);
+  }
+}
+
+}  // namespace outboard::pci
