@@ -17,11 +17,19 @@ namespace outboard::pci {
 /// INTx has level semantics: raising it signals the bound eventfd once and masks the line; an unmask while it is still
 /// raised signals again. MSI and MSI-X are edges: what finds its vector masked or unbound stays pending and is delivered
 /// when that ends.
+///
+/// Who masks an MSI-X vector: a client that keeps the table to itself (QEMU, a driver over pci::Handle) masks by taking
+/// the eventfd away, so a bound vector is unmasked whatever our table says. A client that writes our table has made it the
+/// master: from its first table write until a reset or the client's end, Enable, Function Mask and the entry's mask bit
+/// rule too. An MSI vector's mask bit always counts: it is forwarded by every client.
+///
+/// A descriptor that is not an eventfd counts as none, since writing to it might block.
 class Interrupts {
  public:
   explicit Interrupts(Loop& loop);
   ~Interrupts();
 
+  /// While the function is being made: drops every binding.
   void set_counts(unsigned intx, unsigned msi, unsigned msix);
   InterruptInfo info(InterruptKind kind) const;
 
@@ -32,16 +40,20 @@ class Interrupts {
   Status trigger(InterruptKind kind, std::uint32_t start, std::uint32_t count);
   Status mask(InterruptKind kind, std::uint32_t start, std::uint32_t count);
   Status unmask(InterruptKind kind, std::uint32_t start, std::uint32_t count);
+  /// Unbinds everything, and forgets that the client wrote the table.
   void release_client();
 
-  // The driver's side: MSI-X table, PBA and the enable bits of the capabilities.
+  // The driver's side: MSI-X table, PBA and the enable bits of the capabilities. Offsets are from the start of the table
+  // or the PBA; what lies outside reads as 0 and drops what is written.
   void read_table(std::uint64_t offset, MutableBytes into) const;
   void write_table(std::uint64_t offset, Bytes from);
   void read_pba(std::uint64_t offset, MutableBytes into) const;
+  /// A bit for each MSI vector.
+  std::uint32_t msi_pending() const;
   void set_msix_control(bool enabled, bool function_masked);
   void set_msi_control(bool enabled, std::uint32_t mask);
-  void set_intx_disabled(bool disabled);   ///< Command register
-  void set_bus_master(bool on);            ///< MSI and MSI-X are memory writes: held back while it is off
+  void set_intx_disabled(bool disabled);  ///< Command register
+  void set_bus_master(bool on);  ///< MSI and MSI-X are memory writes: held back while it is off
 
   // The device's side.
   /// MSI-X is what the driver uses: enabled in the capability, or bound from outside.
@@ -49,7 +61,8 @@ class Interrupts {
   bool msi_enabled() const;
   void set_intx(bool level);
   bool intx_level() const { return intx_level_; }
-  /// vector < the count, else nothing happens. Any thread.
+  /// vector < the count, else nothing happens; nothing either while the kind is not enabled. Any thread, never blocks:
+  /// one atomic load and one write(2) where the vector is bound and unmasked.
   void signal_msix(unsigned vector);
   void signal_msi(unsigned vector);
 
@@ -57,9 +70,13 @@ class Interrupts {
   void reset();
 
  private:
-  struct Vectors;
+  struct State;
+  void fire_intx();
+  void unmask_intx();
+  void resample_ready();
+
   Loop& loop_;
-  std::unique_ptr<Vectors> vectors_;
+  std::unique_ptr<State> state_;
   bool intx_level_ = false;
 };
 

@@ -1,0 +1,112 @@
+#include <outboard/pci/message_vectors.hpp>
+
+#include <cerrno>
+#include <utility>
+
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+namespace outboard::pci {
+
+namespace {
+
+/// Adds one to an eventfd. False when there is nothing behind the descriptor that could be written to. A saturated counter
+/// counts as delivered: whoever reads it finds an event.
+bool ring(int fd) {
+  const std::uint64_t one = 1;
+  return ::write(fd, &one, sizeof one) >= 0 || errno != EBADF;
+}
+
+/// A descriptor that cannot be written to.
+UniqueFd open_nowhere() {
+  int ends[2];
+  if (::pipe2(ends, O_CLOEXEC) != 0) return {};
+  ::close(ends[1]);
+  return UniqueFd(ends[0]);
+}
+
+}  // namespace
+
+bool is_eventfd(const EventFd& eventfd) {
+  // Pipes, sockets, devices and files have a type; what the kernel makes without a file has none. A write to a file may
+  // block even where O_NONBLOCK is set (FUSE); none of the others does.
+  struct stat info{};
+  if (!eventfd.valid() || ::fstat(eventfd.get(), &info) != 0 || (info.st_mode & S_IFMT) != 0) return false;
+  // Read-only (inotify): to ring() it would look like a vector that is not bound.
+  const int flags = ::fcntl(eventfd.get(), F_GETFL);
+  return flags >= 0 && (flags & O_ACCMODE) == O_RDWR;
+}
+
+void MessageVectors::resize(unsigned count) {
+  vectors_ = count != 0 ? std::make_unique<Vector[]>(count) : nullptr;
+  count_ = count;
+}
+
+void MessageVectors::bind(unsigned index, EventFd eventfd) {
+  Vector& vector = vectors_[index];
+  if (!is_eventfd(eventfd)) return unbind(vector);
+  if (!vector.fd) {
+    vector.fd = std::move(eventfd).release();
+  } else if (::dup3(eventfd.get(), vector.fd.get(), O_CLOEXEC) < 0) {
+    return unbind(vector);  // not known to happen: both are open
+  }
+  vector.bound = true;
+}
+
+void MessageVectors::unbind(Vector& vector) {
+  // Nobody starts a write any more. One that has loaded the number already fails, and the signal stays pending.
+  vector.target.store(-1, std::memory_order_seq_cst);
+  if (!vector.bound) return;
+  vector.bound = false;
+  if (!nowhere_) nowhere_ = open_nowhere();
+  // Without it (out of descriptors) the eventfd stays open, and unused, until the vector is bound again.
+  if (nowhere_) ::dup3(nowhere_.get(), vector.fd.get(), O_CLOEXEC);
+}
+
+void MessageVectors::unbind_all() {
+  for (unsigned i = 0; i < count_; ++i) unbind(vectors_[i]);
+}
+
+void MessageVectors::trigger(unsigned index) const {
+  if (vectors_[index].bound) ring(vectors_[index].fd.get());
+}
+
+void MessageVectors::set_active(bool active) {
+  if (active == this->active()) return;
+  drop_pending();
+  active_.store(active, std::memory_order_release);
+}
+
+void MessageVectors::drop_pending() {
+  for (unsigned i = 0; i < count_; ++i) vectors_[i].pending.store(false, std::memory_order_release);
+}
+
+void MessageVectors::refresh(const Unmasked& unmasked) {
+  for (unsigned i = 0; i < count_; ++i) refresh(i, unmasked);
+}
+
+void MessageVectors::refresh(unsigned index, const Unmasked& unmasked) {
+  Vector& vector = vectors_[index];
+  const bool deliverable = vector.bound && unmasked(index);
+  // Pairs with signal(): either we see its pending bit, or it sees our target; both may, and one exchange wins.
+  vector.target.store(deliverable ? vector.fd.get() : -1, std::memory_order_seq_cst);
+  if (deliverable && vector.pending.exchange(false, std::memory_order_seq_cst)) ring(vector.fd.get());
+}
+
+void MessageVectors::signal(unsigned index) {
+  if (index >= count_) return;
+  Vector& vector = vectors_[index];
+  int target = vector.target.load(std::memory_order_acquire);
+  // Goes round again only when the control thread has bound or unbound the vector in between.
+  while (true) {
+    if (target >= 0 && ring(target)) return;
+    if (!active()) return;
+    // Pairs with refresh().
+    vector.pending.store(true, std::memory_order_seq_cst);
+    target = vector.target.load(std::memory_order_seq_cst);
+    if (target < 0 || !vector.pending.exchange(false, std::memory_order_seq_cst)) return;
+  }
+}
+
+}  // namespace outboard::pci
