@@ -14,6 +14,16 @@ namespace outboard::pci {
 /// A PCI function made in software. It owns configuration space (as data), the address map, the interrupts and the BARs'
 /// registers; what derives from it supplies the registers behind the BARs and a reset.
 ///
+/// An express function has a Power Management and a PCI Express capability (endpoint, version 2, with function level
+/// reset); what the derived class adds follows them.
+///
+/// A BAR is decoded while Command.memory_space is on, the function is in D0 and no reset is under way. Otherwise an access
+/// by call succeeds, reads all-ones and drops what is written, as on a bus. Mapped areas stay mapped: they are memory.
+/// While Command.bus_master is off (or the function is not in D0) MSI and MSI-X are held back.
+///
+/// The Power Management state (D3hot to D0) and Device Control (function level reset) start the same reset as reset().
+/// In a reset configuration space is at its power-on values at once, and everything else when the device is done.
+///
 /// MSI-X has two masters. Where vectors are bound from outside (bind_interrupts: a VMM keeps the table to itself) a bound
 /// eventfd means unmasked, and an unbound vector stays pending and is delivered at the bind. Where the function is driven
 /// by table writes, the table's masks rule. See Interrupts.
@@ -38,30 +48,37 @@ class EmulatedFunction : public Function {
 
  protected:
   struct BarSpec {
-    std::uint64_t size = 0;  ///< power of two, at least 16 (memory) — rounded up to it
-    bool is_64bit = false;   ///< takes the next BAR register too
+    std::uint64_t size = 0;  ///< power of two; less than 16 is rounded up to 16, the least a memory BAR can have
+    bool is_64bit = false;  ///< takes the next BAR register too
     bool prefetchable = false;
     std::vector<MmapArea> areas;  ///< parts that are memory: backed by a file of the function's, shared with the client
   };
 
   EmulatedFunction(Loop& loop, Log log, const FunctionIdentity& identity);
 
-  /// While it is being made only. EINVAL: the index is taken, the size no power of two, an area not page-aligned.
+  /// While it is being made only. EINVAL: the index is taken, the size no power of two (or over 2 GiB in a 32-bit BAR), an
+  /// area not page-aligned, outside the BAR or overlapping another.
   Status add_bar(unsigned index, const BarSpec& spec);
   /// An MSI-X capability with its table at `table_offset` and the PBA at `pba_offset` of `bar`. Accesses to them are
-  /// served here and never reach read_bar/write_bar.
+  /// served here and never reach read_bar/write_bar. EINVAL: they do not lie inside the BAR, 8-byte aligned, apart from
+  /// each other and from mapped areas; or no such BAR, or not 1 to 2048 vectors.
   Status add_msix(unsigned vectors, unsigned bar, std::uint32_t table_offset, std::uint32_t pba_offset);
+  /// An MSI capability with 64-bit addresses and per-vector masking. EINVAL: not a power of two up to 32.
   Status add_msi(unsigned vectors);
   Status add_intx();
   /// The memory of an mmap area of a BAR (shared with the client).
   MutableBytes area(unsigned bar, std::size_t index) const;
 
-  /// Registers behind a BAR. Any width and alignment; the range lies inside the BAR.
+  /// Registers behind a BAR. Any width and alignment; the range lies inside the BAR, and outside mapped areas and the
+  /// MSI-X table: an access that touches several is cut into pieces.
   virtual void read_bar(unsigned bar, std::uint64_t offset, MutableBytes into) = 0;
   virtual void write_bar(unsigned bar, std::uint64_t offset, Bytes from) = 0;
-  /// Stops everything, returns to the power-on state, then calls done.
+  /// `from` was written by call to a mapped area, and is in its memory already; through a mapping nobody is told.
+  virtual void area_written(unsigned /*bar*/, std::uint64_t /*offset*/, Bytes /*from*/) {}
+  /// Stops everything, returns to the power-on state, then calls done (on the loop; possibly from
+  /// inside the call). Not called again before that.
   virtual void reset_device(Loop::Task done) = 0;
-  /// Bus mastering went off or on (driver's Command register). While it is off the device does no DMA.
+  /// Bus mastering went off or on (Command register, power state, reset). While it is off the device does no DMA.
   virtual void bus_master_changed(bool /*on*/) {}
 
   Loop& loop() const { return loop_; }
@@ -69,14 +86,37 @@ class EmulatedFunction : public Function {
   ConfigSpace& config() { return config_; }
   memory::AddressMap& memory() { return memory_; }
   Interrupts& interrupts() { return interrupts_; }
-  bool bus_master() const;
+  bool bus_master() const { return bus_master_; }
 
  private:
+  /// A part of a BAR that read_bar and write_bar do not see.
+  struct Part {
+    enum class Kind : std::uint8_t { registers, area, msix_table, msix_pba } kind = Kind::registers;
+    std::uint64_t start = 0;
+    std::uint64_t size = 0;
+  };
   struct BarState {
     BarSpec spec;
-    std::shared_ptr<memory::HostMemory> shared;  ///< behind the areas
+    std::vector<Part> parts;  ///< sorted by start, disjoint
+    std::shared_ptr<memory::HostMemory> shared;  ///< behind the areas; starts at the start of the BAR
     UniqueFd fd;
+
+    bool add_part(const Part& part);
+    Part part_at(std::uint64_t offset) const;
   };
+
+  void add_express_capabilities();
+  void add_bar_registers(unsigned index, const BarSpec& spec);
+  void update_interrupt_counts();
+  bool decodes_memory() const;
+  bool in_d0() const;
+  void read_part(unsigned bar, const Part& part, std::uint64_t offset, MutableBytes into);
+  void write_part(unsigned bar, const Part& part, std::uint64_t offset, Bytes from);
+  void power_state_written(std::uint32_t old_value, std::uint32_t new_value);
+  void msi_written();
+  void apply_config();
+  void start_reset();
+  void finish_reset();
 
   Loop& loop_;
   Log log_;
@@ -84,6 +124,12 @@ class EmulatedFunction : public Function {
   memory::AddressMap memory_;
   Interrupts interrupts_;
   std::array<std::optional<BarState>, 6> bars_;
+  std::optional<ConfigOffset> power_management_, msi_, msix_;
+  unsigned intx_count_ = 0, msi_count_ = 0, msix_count_ = 0;
+  bool bus_master_ = false;
+  bool resetting_ = false;
+  std::vector<Completion> reset_waiters_;
+  std::shared_ptr<char> alive_ = std::make_shared<char>();  ///< for completions that outlive the function
 };
 
 }  // namespace outboard::pci

@@ -1,0 +1,472 @@
+#include <outboard/pci/emulated_function.hpp>
+
+#include <algorithm>
+#include <atomic>
+#include <bit>
+#include <cstring>
+
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <outboard/pci/capability_ids.hpp>
+#include <outboard/pci/registers.hpp>
+
+namespace outboard::pci {
+
+namespace {
+
+using Row = ConfigSpace::Row;
+
+constexpr std::uint64_t smallest_memory_bar = 16;
+constexpr std::uint64_t largest_32bit_bar = UINT64_C(1) << 31;
+
+bool overlap(std::uint64_t a, std::uint64_t a_size, std::uint64_t b, std::uint64_t b_size) {
+  return a < b + b_size && b < a + a_size;
+}
+
+/// One of the memory accesses a driver makes, where it is one; bytes otherwise. The area is shared with another process,
+/// which must never see half of a register.
+template <typename T>
+bool store_whole(std::byte* at, Bytes from) {
+  if (from.size() != sizeof(T) || reinterpret_cast<std::uintptr_t>(at) % sizeof(T) != 0) return false;
+  T value;
+  std::memcpy(&value, from.data(), sizeof value);
+  std::atomic_ref<T>(*reinterpret_cast<T*>(at)).store(value, std::memory_order_release);
+  return true;
+}
+
+template <typename T>
+bool load_whole(std::byte* at, MutableBytes into) {
+  if (into.size() != sizeof(T) || reinterpret_cast<std::uintptr_t>(at) % sizeof(T) != 0) return false;
+  const T value = std::atomic_ref<T>(*reinterpret_cast<T*>(at)).load(std::memory_order_acquire);
+  std::memcpy(into.data(), &value, sizeof value);
+  return true;
+}
+
+void store_shared(std::byte* at, Bytes from) {
+  if (store_whole<std::uint64_t>(at, from) || store_whole<std::uint32_t>(at, from) ||
+      store_whole<std::uint16_t>(at, from)) {
+    return;
+  }
+  std::memcpy(at, from.data(), from.size());
+}
+
+void load_shared(std::byte* at, MutableBytes into) {
+  if (load_whole<std::uint64_t>(at, into) || load_whole<std::uint32_t>(at, into) ||
+      load_whole<std::uint16_t>(at, into)) {
+    return;
+  }
+  std::memcpy(into.data(), at, into.size());
+}
+
+/// A memory file of `size` bytes that nobody, the client included, can make shorter or longer.
+Result<UniqueFd> make_area_file(std::uint64_t size) {
+  UniqueFd fd(::memfd_create("outboard-bar", MFD_CLOEXEC | MFD_ALLOW_SEALING));
+  if (!fd) return Error::from_errno("making the memory of a BAR");
+  if (::ftruncate(fd.get(), static_cast<off_t>(size)) != 0 ||
+      ::fcntl(fd.get(), F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) != 0) {
+    return Error::from_errno("making the memory of a BAR");
+  }
+  return fd;
+}
+
+std::uint64_t page_size() { return static_cast<std::uint64_t>(::sysconf(_SC_PAGESIZE)); }
+
+/// A link at the lowest speed and width, since there is none; what is advertised is what can be written.
+const Row express_rows[] = {
+    {.offset = ExpressCapabilities::in_capability, .width = 2, .value = 0x0002},
+    {.offset = DeviceCapabilities::in_capability,
+     .width = 4,
+     .value = static_cast<std::uint32_t>(DeviceCapabilities::function_level_reset.mask |
+                                         DeviceCapabilities::role_based_error_reporting.mask |
+                                         DeviceCapabilities::extended_tag_field_supported.mask)},
+    // Power-on: relaxed ordering and no snoop allowed, read requests of 512 bytes.
+    {.offset = DeviceControl::in_capability, .width = 2, .value = 0x2810, .writable = 0xF91F},
+    {.offset = DeviceStatus::in_capability, .width = 2, .write_one_clears = DeviceStatus::write_one_clears},
+    {.offset = LinkCapabilities::in_capability, .width = 4, .value = 0x0011},
+    {.offset = LinkControl::in_capability, .width = 2, .writable = 0x00C8},
+    {.offset = LinkStatus::in_capability, .width = 2, .value = 0x0011},
+    {.offset = LinkCapabilities2::in_capability, .width = 4, .value = 0x0002},
+    {.offset = LinkControl2::in_capability, .width = 2, .value = 0x0001},
+};
+
+/// Version 3; D0 and D3hot, no PME; the way back from D3hot is a reset.
+const Row power_management_rows[] = {
+    {.offset = PowerManagementCapabilities::in_capability, .width = 2, .value = 0x0003},
+    {.offset = PowerManagementControl::in_capability, .width = 2, .writable = 0x0003},
+};
+
+}  // namespace
+
+EmulatedFunction::EmulatedFunction(Loop& loop, Log log, const FunctionIdentity& identity)
+    : loop_(loop), log_(std::move(log)), config_(identity), memory_(loop), interrupts_(loop) {
+  config_.on_read(StatusRegister::offset, 2, [this] {
+    const auto status = config_.get<StatusRegister>();
+    config_.set_at(StatusRegister::offset, with(status, StatusRegister::interrupt, interrupts_.intx_level() ? 1 : 0));
+  });
+  config_.on_write(Command::offset, 2, [this](std::uint32_t, std::uint32_t) { apply_config(); });
+  if (identity.express) add_express_capabilities();
+}
+
+void EmulatedFunction::add_express_capabilities() {
+  const auto power = config_.add_capability(capability_id::power_management, PowerManagementControl::capability_length,
+                                            power_management_rows);
+  if (power) {
+    power_management_ = *power;
+    config_.on_write(*power + PowerManagementControl::in_capability, 2,
+                     [this](std::uint32_t before, std::uint32_t now) { power_state_written(before, now); });
+  }
+  const auto express =
+      config_.add_capability(capability_id::express, ExpressCapabilities::capability_length, express_rows);
+  if (express) {
+    const ConfigOffset at = *express + DeviceControl::in_capability;
+    config_.on_write(at, 2, [this, at](std::uint32_t, std::uint32_t now) {
+      const DeviceControl control(static_cast<std::uint16_t>(now));
+      if (control.get(DeviceControl::initiate_function_level_reset) == 0) return;
+      config_.set_at(at, with(control, DeviceControl::initiate_function_level_reset, 0));
+      start_reset();
+    });
+  }
+}
+
+// Making it.
+
+bool EmulatedFunction::BarState::add_part(const Part& part) {
+  if (part.size == 0 || !range_within(part.start, part.size, spec.size)) return false;
+  const auto next =
+      std::ranges::find_if(parts, [&](const Part& other) { return other.start + other.size > part.start; });
+  if (next != parts.end() && overlap(next->start, next->size, part.start, part.size)) return false;
+  parts.insert(next, part);
+  return true;
+}
+
+EmulatedFunction::Part EmulatedFunction::BarState::part_at(std::uint64_t offset) const {
+  std::uint64_t start = 0;
+  for (const Part& part : parts) {
+    if (offset < part.start) return {.kind = Part::Kind::registers, .start = start, .size = part.start - start};
+    start = part.start + part.size;
+    if (offset < start) return part;
+  }
+  return {.kind = Part::Kind::registers, .start = start, .size = spec.size - start};
+}
+
+Status EmulatedFunction::add_bar(unsigned index, const BarSpec& wanted) {
+  BarSpec spec = wanted;
+  spec.size = std::max(spec.size, smallest_memory_bar);
+  const auto taken = [this](unsigned at) {
+    return at >= bars_.size() || bars_[at] || (at > 0 && bars_[at - 1] && bars_[at - 1]->spec.is_64bit);
+  };
+  if (taken(index) || (spec.is_64bit && taken(index + 1))) return Error(EINVAL, "this BAR is taken");
+  if (!std::has_single_bit(spec.size)) return Error(EINVAL, "the size of a BAR is a power of two");
+  if (!spec.is_64bit && spec.size > largest_32bit_bar) return Error(EINVAL, "the BAR is too large for 32 bits");
+
+  BarState bar{.spec = spec, .parts = {}, .shared = {}, .fd = {}};
+  std::uint64_t end = 0;
+  for (const MmapArea& area : spec.areas) {
+    if (area.offset % page_size() != 0 || area.size % page_size() != 0 ||
+        !bar.add_part({.kind = Part::Kind::area, .start = area.offset, .size = area.size})) {
+      return Error(EINVAL, "a mapped area consists of whole pages of its BAR");
+    }
+    end = std::max(end, area.offset + area.size);
+  }
+  if (end != 0) {
+    OUTBOARD_TRY(bar.fd, make_area_file(end));
+    OUTBOARD_TRY(bar.shared, memory::HostMemory::map_file(bar.fd, 0, end, memory::Access::read_write));
+  }
+  add_bar_registers(index, spec);
+  bars_[index] = std::move(bar);
+  return {};
+}
+
+void EmulatedFunction::add_bar_registers(unsigned index, const BarSpec& spec) {
+  BaseAddress flags;
+  if (spec.is_64bit) flags = with(flags, BaseAddress::type, BaseAddress::type_64bit);
+  if (spec.prefetchable) flags = with(flags, BaseAddress::prefetchable, 1);
+  const std::uint64_t address_bits = ~(spec.size - 1);
+  config_.add({.offset = raw(BaseAddress::offset_of(index)),
+               .width = 4,
+               .value = flags.value(),
+               .writable = static_cast<std::uint32_t>(address_bits)});
+  if (spec.is_64bit) {
+    config_.add({.offset = raw(BaseAddress::offset_of(index + 1)),
+                 .width = 4,
+                 .writable = static_cast<std::uint32_t>(address_bits >> 32)});
+  }
+  // The one bit of Command that a function without a BAR does not have.
+  config_.add({.offset = raw(Command::offset), .width = 2, .writable = 0x0544 | Command::memory_space.mask});
+}
+
+void EmulatedFunction::update_interrupt_counts() { interrupts_.set_counts(intx_count_, msi_count_, msix_count_); }
+
+Status EmulatedFunction::add_msix(unsigned vectors, unsigned bar, std::uint32_t table_offset,
+                                  std::uint32_t pba_offset) {
+  if (vectors == 0 || vectors > MsixControl::max_vectors || bar >= bars_.size() || !bars_[bar] || msix_) {
+    return Error(EINVAL, "MSI-X takes 1 to 2048 vectors and a BAR that is there");
+  }
+  std::vector<Part>& parts = bars_[bar]->parts;
+  const std::vector<Part> before = parts;
+  const std::uint64_t pba_size = (vectors + 63) / 64 * 8;
+  const std::uint64_t table_size = std::uint64_t{vectors} * msix_entry::size;
+  if (table_offset % 8 != 0 || pba_offset % 8 != 0 ||
+      !bars_[bar]->add_part({.kind = Part::Kind::msix_table, .start = table_offset, .size = table_size}) ||
+      !bars_[bar]->add_part({.kind = Part::Kind::msix_pba, .start = pba_offset, .size = pba_size})) {
+    parts = before;
+    return Error(EINVAL, "the MSI-X table and pending bits do not fit into the BAR");
+  }
+  const Row rows[] = {
+      {.offset = MsixControl::in_capability, .width = 2, .value = vectors - 1, .writable = 0xC000},
+      {.offset = MsixTable::in_capability, .width = 4, .value = table_offset | bar},
+      {.offset = MsixPendingBits::in_capability, .width = 4, .value = pba_offset | bar},
+  };
+  auto at = config_.add_capability(capability_id::msix, MsixControl::capability_length, rows);
+  if (!at) {
+    parts = before;
+    return at.error();
+  }
+  msix_ = *at;
+  msix_count_ = vectors;
+  update_interrupt_counts();
+  config_.on_write(*at + MsixControl::in_capability, 2, [this](std::uint32_t, std::uint32_t) { apply_config(); });
+  return {};
+}
+
+Status EmulatedFunction::add_msi(unsigned vectors) {
+  if (!std::has_single_bit(vectors) || vectors > MsiControl::max_vectors || msi_) {
+    return Error(EINVAL, "MSI takes 1, 2, 4, 8, 16 or 32 vectors");
+  }
+  MsiControl control;
+  control = with(control, MsiControl::multiple_message_capable, static_cast<std::uint16_t>(std::countr_zero(vectors)));
+  control = with(with(control, MsiControl::address_64bit, 1), MsiControl::per_vector_masking, 1);
+  const Row rows[] = {
+      {.offset = MsiControl::in_capability, .width = 2, .value = control.value(), .writable = 0x0071},
+      {.offset = msi64::address, .width = 4, .writable = 0xFFFFFFFC},
+      {.offset = msi64::upper_address, .width = 4, .writable = 0xFFFFFFFF},
+      {.offset = msi64::data, .width = 2, .writable = 0xFFFF},
+      {.offset = msi64::mask, .width = 4, .writable = static_cast<std::uint32_t>((UINT64_C(1) << vectors) - 1)},
+  };
+  OUTBOARD_TRY(const ConfigOffset at, config_.add_capability(capability_id::msi, msi64::length, rows));
+  msi_ = at;
+  msi_count_ = vectors;
+  update_interrupt_counts();
+  config_.on_write(at + MsiControl::in_capability, 2, [this](std::uint32_t, std::uint32_t) { msi_written(); });
+  config_.on_write(at + msi64::mask, 4, [this](std::uint32_t, std::uint32_t) { apply_config(); });
+  config_.on_read(at + msi64::pending, 4,
+                  [this, at] { config_.set(at + msi64::pending, 4, interrupts_.msi_pending()); });
+  return {};
+}
+
+Status EmulatedFunction::add_intx() {
+  config_.add({.offset = raw(InterruptPin::offset), .width = 1, .value = InterruptPin::inta});
+  intx_count_ = 1;
+  update_interrupt_counts();
+  return {};
+}
+
+MutableBytes EmulatedFunction::area(unsigned bar, std::size_t index) const {
+  if (bar >= bars_.size() || !bars_[bar] || index >= bars_[bar]->spec.areas.size()) return {};
+  const MmapArea& area = bars_[bar]->spec.areas[index];
+  return {bars_[bar]->shared->data() + area.offset, area.size};
+}
+
+// What it is.
+
+RegionInfo EmulatedFunction::region(unsigned index) const {
+  if (index == region::config) return {.size = config_.size(), .readable = true, .writable = true, .areas = {}};
+  if (index >= bars_.size() || !bars_[index]) return {};
+  const BarState& bar = *bars_[index];
+  return {.size = bar.spec.size,
+          .readable = true,
+          .writable = true,
+          .areas = bar.spec.areas,
+          .fd = bar.fd ? &bar.fd : nullptr,
+          .fd_offset = 0};
+}
+
+InterruptInfo EmulatedFunction::interrupts(InterruptKind kind) const { return interrupts_.info(kind); }
+
+// Register accesses.
+
+bool EmulatedFunction::in_d0() const {
+  if (!power_management_) return true;
+  const auto control =
+      config_.get_at<PowerManagementControl>(*power_management_ + PowerManagementControl::in_capability);
+  return control.get(PowerManagementControl::power_state) == PowerManagementControl::d0;
+}
+
+bool EmulatedFunction::decodes_memory() const {
+  return !resetting_ && in_d0() && config_.get<Command>().get(Command::memory_space) != 0;
+}
+
+Status EmulatedFunction::read_region(unsigned region, std::uint64_t offset, MutableBytes into) {
+  if (region == region::config) {
+    config_.read(offset, into);
+    return {};
+  }
+  if (region >= bars_.size() || !bars_[region] || !range_within(offset, into.size(), bars_[region]->spec.size)) {
+    return Error(EINVAL, "reading outside the function's regions");
+  }
+  while (!into.empty()) {
+    const Part part = bars_[region]->part_at(offset);
+    const auto length = std::min<std::uint64_t>(into.size(), part.start + part.size - offset);
+    // In the loop: reading one register may make the function stop decoding.
+    if (decodes_memory()) {
+      read_part(region, part, offset, into.first(length));
+    } else {
+      std::ranges::fill(into.first(length), std::byte{0xFF});
+    }
+    into = into.subspan(length);
+    offset += length;
+  }
+  return {};
+}
+
+Status EmulatedFunction::write_region(unsigned region, std::uint64_t offset, Bytes from) {
+  if (region == region::config) {
+    config_.write(offset, from);
+    return {};
+  }
+  if (region >= bars_.size() || !bars_[region] || !range_within(offset, from.size(), bars_[region]->spec.size)) {
+    return Error(EINVAL, "writing outside the function's regions");
+  }
+  while (!from.empty()) {
+    const Part part = bars_[region]->part_at(offset);
+    const auto length = std::min<std::uint64_t>(from.size(), part.start + part.size - offset);
+    if (decodes_memory()) write_part(region, part, offset, from.first(length));
+    from = from.subspan(length);
+    offset += length;
+  }
+  return {};
+}
+
+void EmulatedFunction::read_part(unsigned bar, const Part& part, std::uint64_t offset, MutableBytes into) {
+  switch (part.kind) {
+    case Part::Kind::registers:
+      return read_bar(bar, offset, into);
+    case Part::Kind::area:
+      return load_shared(bars_[bar]->shared->data() + offset, into);
+    case Part::Kind::msix_table:
+      return interrupts_.read_table(offset - part.start, into);
+    case Part::Kind::msix_pba:
+      return interrupts_.read_pba(offset - part.start, into);
+  }
+}
+
+void EmulatedFunction::write_part(unsigned bar, const Part& part, std::uint64_t offset, Bytes from) {
+  switch (part.kind) {
+    case Part::Kind::registers:
+      return write_bar(bar, offset, from);
+    case Part::Kind::area:
+      store_shared(bars_[bar]->shared->data() + offset, from);
+      return area_written(bar, offset, from);
+    case Part::Kind::msix_table:
+      return interrupts_.write_table(offset - part.start, from);
+    case Part::Kind::msix_pba:
+      return;  // read-only
+  }
+}
+
+// Memory and interrupts.
+
+Status EmulatedFunction::map(memory::Mapping mapping) { return memory_.map(std::move(mapping)); }
+
+void EmulatedFunction::unmap(memory::IovaRange range, Completion done) { memory_.unmap(range, std::move(done)); }
+
+void EmulatedFunction::unmap_all(Completion done) { memory_.clear(std::move(done)); }
+
+Status EmulatedFunction::bind_interrupts(InterruptKind kind, std::uint32_t start, std::vector<EventFd> eventfds) {
+  return interrupts_.bind(kind, start, std::move(eventfds));
+}
+
+Status EmulatedFunction::bind_unmask(EventFd eventfd) { return interrupts_.bind_unmask(std::move(eventfd)); }
+
+Status EmulatedFunction::disable_interrupts(InterruptKind kind) { return interrupts_.disable(kind); }
+
+Status EmulatedFunction::trigger_interrupts(InterruptKind kind, std::uint32_t start, std::uint32_t count) {
+  return interrupts_.trigger(kind, start, count);
+}
+
+Status EmulatedFunction::mask_interrupts(InterruptKind kind, std::uint32_t start, std::uint32_t count) {
+  return interrupts_.mask(kind, start, count);
+}
+
+Status EmulatedFunction::unmask_interrupts(InterruptKind kind, std::uint32_t start, std::uint32_t count) {
+  return interrupts_.unmask(kind, start, count);
+}
+
+// What registers do.
+
+void EmulatedFunction::apply_config() {
+  const auto command = config_.get<Command>();
+  const bool may_send = in_d0() && !resetting_;
+  interrupts_.set_intx_disabled(!may_send || command.get(Command::interrupt_disable) != 0);
+  if (msi_) {
+    const auto control = config_.get_at<MsiControl>(*msi_ + MsiControl::in_capability);
+    interrupts_.set_msi_control(control.get(MsiControl::enable) != 0, config_.get(*msi_ + msi64::mask, 4));
+  }
+  if (msix_) {
+    const auto control = config_.get_at<MsixControl>(*msix_ + MsixControl::in_capability);
+    interrupts_.set_msix_control(control.get(MsixControl::enable) != 0, control.get(MsixControl::function_mask) != 0);
+  }
+  const bool bus_master = may_send && command.get(Command::bus_master) != 0;
+  interrupts_.set_bus_master(bus_master);
+  if (bus_master == bus_master_) return;
+  bus_master_ = bus_master;
+  bus_master_changed(bus_master);
+}
+
+void EmulatedFunction::msi_written() {
+  const ConfigOffset at = *msi_ + MsiControl::in_capability;
+  const auto control = config_.get_at<MsiControl>(at);
+  // A function cannot send more messages than it is capable of; nor is it told so by real ones.
+  const auto most = control.get(MsiControl::multiple_message_capable);
+  const auto wanted = control.get(MsiControl::multiple_message_enable);
+  config_.set_at(at, with(control, MsiControl::multiple_message_enable, std::min(most, wanted)));
+  apply_config();
+}
+
+void EmulatedFunction::power_state_written(std::uint32_t old_value, std::uint32_t new_value) {
+  using Control = PowerManagementControl;
+  const Control before(static_cast<std::uint16_t>(old_value)), now(static_cast<std::uint16_t>(new_value));
+  const auto state = now.get(Control::power_state);
+  // Power Management 1.2, 3.2.4: a state that is not supported (D1, D2) is discarded.
+  if (state != Control::d0 && state != Control::d3hot) {
+    config_.set_at(*power_management_ + Control::in_capability, before);
+    return;
+  }
+  if (state == Control::d0 && before.get(Control::power_state) == Control::d3hot) return start_reset();
+  apply_config();
+}
+
+// Reset.
+
+void EmulatedFunction::reset(Completion done) {
+  reset_waiters_.push_back(std::move(done));
+  start_reset();
+}
+
+void EmulatedFunction::start_reset() {
+  const bool running = std::exchange(resetting_, true);
+  config_.reset();
+  interrupts_.reset();
+  apply_config();
+  if (running) return;
+  reset_device([this, alive = std::weak_ptr(alive_)] {
+    if (!alive.expired()) finish_reset();
+  });
+}
+
+void EmulatedFunction::finish_reset() {
+  // What the device raised while it was stopping is of the time before.
+  interrupts_.reset();
+  resetting_ = false;
+  apply_config();
+  for (Completion& done : std::exchange(reset_waiters_, {})) done({});
+}
+
+void EmulatedFunction::release_client(Completion done) {
+  interrupts_.release_client();
+  memory_.clear(std::move(done));
+}
+
+}  // namespace outboard::pci
