@@ -10,6 +10,7 @@
 
 #include <outboard/base/log.hpp>
 #include <outboard/base/loop.hpp>
+#include <outboard/base/result.hpp>
 
 namespace outboard::storage {
 
@@ -28,7 +29,11 @@ struct Geometry {
 /// What stands behind a block device. Operations are asynchronous: the completion is called exactly once, on the loop the
 /// back end was opened with, possibly from inside the call, and gets 0 or a positive errno. Offsets and lengths are bytes.
 /// The caller has checked them against the capacity, and keeps `pieces` and what they point to until the completion.
-/// Operations are not ordered among each other; flush covers what had completed before it was issued.
+/// Operations are not ordered among each other; flush covers what had completed before it was issued. A read fills all of
+/// `pieces` or fails; what it leaves after a failure is not defined.
+///
+/// One back end, one thread: that of its loop; share() may come from any. Destroying it waits for operations that are
+/// running in the kernel (they write into the caller's memory); their completions are then destroyed without a call.
 class Backend {
  public:
   using Completion = std::move_only_function<void(int error)>;
@@ -43,8 +48,14 @@ class Backend {
   virtual void flush(Completion done) = 0;
   virtual void discard(std::uint64_t offset, std::uint64_t length, Completion done) = 0;
   virtual void write_zeroes(std::uint64_t offset, std::uint64_t length, bool may_unmap, Completion done) = 0;
+  /// Another way to the same storage, with completions on `loop`: for a queue that has a loop of its own. Any thread, while
+  /// this one exists; a lock on an image is kept until the last of them is gone.
+  virtual Result<std::unique_ptr<Backend>> share(Loop& loop) const = 0;
+
   /// Starts what was issued since the last call; a back end may hold operations back until then.
   virtual void submit() {}
+  /// Delivers completions that are there already, without waiting; returns whether there were any. For loops that poll.
+  virtual bool poll() { return false; }
 };
 
 }  // namespace outboard::storage

@@ -1,0 +1,37 @@
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include <outboard/base/fd.hpp>
+#include <outboard/base/log.hpp>
+#include <outboard/base/result.hpp>
+#include <outboard/storage/backend.hpp>
+
+namespace outboard::storage {
+
+/// An image file or block device, opened, measured and locked.
+struct Image {
+  /// Holds the lock. Used for nothing else: an io_uring that has a descriptor registered gives it back some time after its
+  /// process has ended, and a server that is started again at once would find the image locked.
+  UniqueFd guard;
+  UniqueFd fd;                  ///< through the page cache
+  UniqueFd direct;              ///< O_DIRECT; may be absent
+  std::uint32_t alignment = 0;  ///< of offsets, lengths and memory that `direct` takes
+  bool block_device = false;
+  std::string path;
+  Geometry geometry;
+
+  /// Other descriptors of the same open files: the lock is shared, and kept until the last of them is closed.
+  Result<Image> duplicate() const;
+};
+
+/// Opens an image: many readers, or one that writes (a lock on the open file, given back by the kernel whatever becomes of
+/// the process). `log` is told when O_DIRECT or the lock is not to be had; the image is then used without.
+///
+/// Errors are for people and carry a cure: ENOENT, EACCES, EROFS, EISDIR, EBUSY (locked, or a block device in use), EINVAL
+/// (neither file nor block device; empty; not a multiple of 512 bytes: refused, since a guest would see a disk that is
+/// shorter than the file).
+Result<Image> open_image(const std::string& path, bool read_only, bool direct, const Log& log);
+
+}  // namespace outboard::storage

@@ -1,0 +1,145 @@
+#include <outboard/storage/pool_engine.hpp>
+
+#include <condition_variable>
+#include <mutex>
+#include <system_error>
+#include <thread>
+#include <vector>
+
+#include <fcntl.h>
+#include <linux/fs.h>
+#include <signal.h>
+#include <sys/ioctl.h>
+#include <unistd.h>
+
+#include <fmt/format.h>
+
+#include <outboard/base/fd.hpp>
+
+namespace outboard::storage {
+
+namespace {
+
+/// Keeps the process's signals away from threads that are made while it exists. Faults stay deliverable.
+class SignalsBlocked {
+ public:
+  SignalsBlocked() {
+    sigset_t all;
+    sigfillset(&all);
+    for (const int fault : {SIGBUS, SIGSEGV, SIGFPE, SIGILL, SIGTRAP, SIGABRT, SIGSYS}) sigdelset(&all, fault);
+    pthread_sigmask(SIG_SETMASK, &all, &before_);
+  }
+  ~SignalsBlocked() { pthread_sigmask(SIG_SETMASK, &before_, nullptr); }
+  SignalsBlocked(const SignalsBlocked&) = delete;
+  SignalsBlocked& operator=(const SignalsBlocked&) = delete;
+
+ private:
+  sigset_t before_{};
+};
+
+ssize_t perform(const FileOp& op, int fd) {
+  const auto offset = static_cast<off_t>(op.offset);
+  switch (op.kind) {
+    case FileOp::Kind::read: return ::preadv2(fd, op.pieces, static_cast<int>(op.piece_count), offset, 0);
+    case FileOp::Kind::write: return ::pwritev2(fd, op.pieces, static_cast<int>(op.piece_count), offset, 0);
+    case FileOp::Kind::sync: return ::fdatasync(fd);
+    case FileOp::Kind::allocate: return ::fallocate(fd, op.mode, offset, static_cast<off_t>(op.length));
+    case FileOp::Kind::discard: {
+      std::uint64_t range[2] = {op.offset, op.length};
+      return ::ioctl(fd, BLKDISCARD, range);
+    }
+  }
+  errno = ENOTSUP;
+  return -1;
+}
+
+}  // namespace
+
+struct PoolEngine::State {
+  Client& client;
+  int fd;
+  int direct;
+  FileOpList held;  // started, not yet submitted; the loop's
+  EventFd done;
+  Registration watch;
+
+  std::mutex mutex;
+  std::condition_variable wake;
+  FileOpList waiting;   // guarded by mutex
+  FileOpList finished;  // guarded by mutex
+  bool stopping = false;  // guarded by mutex
+
+  std::vector<std::thread> threads;
+
+  State(Client& c, int f, int d) : client(c), fd(f), direct(d) {}
+
+  void work() {
+    std::unique_lock lock(mutex);
+    while (true) {
+      wake.wait(lock, [this] { return stopping || !waiting.empty(); });
+      FileOp* op = stopping ? nullptr : waiting.pop();
+      if (op == nullptr) return;
+      lock.unlock();
+      const ssize_t result = perform(*op, op->direct ? direct : fd);
+      op->result = result < 0 ? -errno : result;
+      lock.lock();
+      const bool first = finished.empty();
+      finished.push(*op);
+      if (first) done.signal();
+    }
+  }
+};
+
+PoolEngine::PoolEngine(std::unique_ptr<State> state) : state_(std::move(state)) {}
+
+Result<std::unique_ptr<PoolEngine>> PoolEngine::create(Loop& loop, Client& client, int fd, int direct, unsigned threads) {
+  std::unique_ptr<PoolEngine> engine(new PoolEngine(std::make_unique<State>(client, fd, direct)));
+  State& state = *engine->state_;
+  OUTBOARD_TRY(state.done, EventFd::create());
+  OUTBOARD_TRY(state.watch, loop.watch(state.done.get(), Ready::readable, [&engine = *engine](Ready) { engine.poll(); }));
+  const SignalsBlocked blocked;
+  try {
+    for (unsigned i = 0; i < threads; ++i) state.threads.emplace_back([&state] { state.work(); });
+  } catch (const std::system_error& failure) {
+    if (state.threads.empty()) return Error(failure.code().value(), "starting threads for disk I/O");
+  }
+  return engine;
+}
+
+PoolEngine::~PoolEngine() {
+  state_->watch.reset();
+  {
+    const std::lock_guard lock(state_->mutex);
+    state_->stopping = true;
+  }
+  state_->wake.notify_all();
+  for (auto& thread : state_->threads) thread.join();
+}
+
+std::string PoolEngine::name() const { return fmt::format("{} threads", state_->threads.size()); }
+
+void PoolEngine::start(FileOp& op) { state_->held.push(op); }
+
+void PoolEngine::submit() {
+  if (state_->held.empty()) return;
+  {
+    const std::lock_guard lock(state_->mutex);
+    state_->waiting.append(state_->held);
+  }
+  state_->wake.notify_all();
+}
+
+bool PoolEngine::poll() {
+  state_->done.drain();
+  FileOpList ended;
+  {
+    const std::lock_guard lock(state_->mutex);
+    ended.append(state_->finished);
+  }
+  const bool any = !ended.empty();
+  while (FileOp* op = ended.pop()) state_->client.ended(*op);
+  submit();  // what the ended ones have started
+  return any;
+}
+
+}  // namespace outboard::storage

@@ -1,0 +1,31 @@
+#pragma once
+
+#include <outboard/storage/backend.hpp>
+
+namespace outboard::storage {
+
+/// A disk in this process's memory, gone with it. Sparse: memory is taken when written and given back by discard and by
+/// write_zeroes with unmap. Completions come from inside the call.
+class Ram final : public Backend {
+ public:
+  /// `size` in bytes. EINVAL: 0, or not a multiple of 512; ENOMEM: more than can be addressed.
+  static Result<std::unique_ptr<Ram>> create(std::uint64_t size, bool read_only = false);
+
+  const Geometry& geometry() const override { return geometry_; }
+  std::string description() const override { return "ram"; }
+  void read(std::uint64_t offset, std::span<const iovec> pieces, Completion done) override;
+  void write(std::uint64_t offset, std::span<const iovec> pieces, Completion done) override;
+  void flush(Completion done) override { done(0); }
+  void discard(std::uint64_t offset, std::uint64_t length, Completion done) override;
+  void write_zeroes(std::uint64_t offset, std::uint64_t length, bool may_unmap, Completion done) override;
+  Result<std::unique_ptr<Backend>> share(Loop& loop) const override;
+
+ private:
+  class Memory;
+  Ram(std::shared_ptr<Memory> memory, const Geometry& geometry);
+
+  std::shared_ptr<Memory> memory_;
+  Geometry geometry_;
+};
+
+}  // namespace outboard::storage

@@ -1,0 +1,47 @@
+#pragma once
+
+#include <outboard/storage/backend.hpp>
+
+namespace outboard::storage {
+
+/// How a RawFile has the kernel do its work.
+enum class Engine : std::uint8_t {
+  automatic,  ///< io_uring where it is permitted, else threads; said once in the log
+  io_uring,
+  pool,       ///< preadv2 and so on, on a few threads
+};
+
+/// A raw image file or a block device. Many readers or one that writes: the image is locked, see open_image.
+class RawFile final : public Backend {
+ public:
+  struct Options {
+    std::string path;
+    bool read_only = false;
+    /// Past the page cache. What is not aligned as the disk wants it goes through the page cache for that request only.
+    bool direct = false;
+    Engine engine = Engine::automatic;
+    unsigned threads = 4;  ///< 1...64, when they are used
+  };
+
+  /// Errors as open_image; with Engine::io_uring also those of UringEngine::create.
+  static Result<std::unique_ptr<RawFile>> open(Loop& loop, const Options& options, const Log& log);
+  ~RawFile() override;
+
+  const Geometry& geometry() const override;
+  std::string description() const override;
+  void read(std::uint64_t offset, std::span<const iovec> pieces, Completion done) override;
+  void write(std::uint64_t offset, std::span<const iovec> pieces, Completion done) override;
+  void flush(Completion done) override;
+  void discard(std::uint64_t offset, std::uint64_t length, Completion done) override;
+  void write_zeroes(std::uint64_t offset, std::uint64_t length, bool may_unmap, Completion done) override;
+  Result<std::unique_ptr<Backend>> share(Loop& loop) const override;
+  void submit() override;
+  bool poll() override;
+
+ private:
+  struct State;
+  explicit RawFile(std::unique_ptr<State> state);
+  std::unique_ptr<State> state_;
+};
+
+}  // namespace outboard::storage

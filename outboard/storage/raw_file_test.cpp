@@ -1,0 +1,254 @@
+// What a person meets when an image cannot be served, the lock, and the engines.
+
+#include <outboard/storage/raw_file.hpp>
+
+#include <optional>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include <fcntl.h>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
+#include <stddef.h>
+#include <sys/prctl.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <outboard/base/reactor.hpp>
+#include <outboard/storage/image.hpp>
+#include <outboard/storage/uring_engine.hpp>
+#include <outboard/testing/temp_dir.hpp>
+
+namespace outboard::storage {
+namespace {
+
+using ::testing::HasSubstr;
+
+class AnImage : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    auto reactor = Reactor::create();
+    ASSERT_TRUE(reactor);
+    loop_ = std::move(*reactor);
+  }
+  auto open(const std::string& path, bool read_only = false) {
+    return RawFile::open(*loop_, {.path = path, .read_only = read_only}, Log());
+  }
+  Error refused(const std::string& path, bool read_only = false) {
+    auto opened = open(path, read_only);
+    EXPECT_FALSE(opened) << "was opened: " << path;
+    return opened ? Error(EIO) : opened.error();
+  }
+
+  outboard::testing::TempDir dir_;
+  std::unique_ptr<Reactor> loop_;
+};
+
+TEST_F(AnImage, ThatDoesNotExistIsRefusedWithTheCommandThatMakesOne) {
+  const Error error = refused(dir_.path("none.raw"));
+  EXPECT_EQ(error.code(), ENOENT);
+  EXPECT_THAT(error.message(), HasSubstr("none.raw: there is no such image"));
+  EXPECT_THAT(error.cure(), HasSubstr("truncate -s 1G " + dir_.path("none.raw")));
+}
+
+TEST_F(AnImage, ThatIsADirectoryIsRefused) {
+  for (const bool read_only : {false, true}) {
+    const Error error = refused(dir_.path(), read_only);
+    EXPECT_EQ(error.code(), EISDIR);
+    EXPECT_THAT(error.message(), HasSubstr("is a directory"));
+  }
+}
+
+TEST_F(AnImage, ThatIsEmptyIsRefused) {
+  static_cast<void>(dir_.make_file("empty.raw", 0));
+  const Error error = refused(dir_.path("empty.raw"));
+  EXPECT_THAT(error.message(), HasSubstr("empty"));
+  EXPECT_THAT(error.cure(), HasSubstr("truncate"));
+}
+
+TEST_F(AnImage, WhoseSizeIsNotAMultipleOf512IsRefusedWithTheCommandThatMendsIt) {
+  static_cast<void>(dir_.make_file("odd.raw", 1000));
+  const Error error = refused(dir_.path("odd.raw"));
+  EXPECT_EQ(error.code(), EINVAL);
+  EXPECT_THAT(error.message(), HasSubstr("1000 bytes"));
+  EXPECT_EQ(error.cure(), "truncate -s 1024 " + dir_.path("odd.raw"));
+}
+
+TEST_F(AnImage, ThatIsAFifoIsRefusedWithoutWaitingForItsOtherEnd) {
+  ASSERT_EQ(::mkfifo(dir_.path("fifo").c_str(), 0600), 0);
+  EXPECT_THAT(refused(dir_.path("fifo")).message(), HasSubstr("neither a file nor a block device"));
+  EXPECT_THAT(refused(dir_.path("fifo"), true).message(), HasSubstr("neither a file nor a block device"));
+}
+
+TEST_F(AnImage, WithoutPermissionIsRefusedWithACure) {
+  static_cast<void>(dir_.make_file("mine.raw", 4096));
+  ASSERT_EQ(::chmod(dir_.path("mine.raw").c_str(), 0444), 0);
+  if (::geteuid() != 0) {
+    const Error error = refused(dir_.path("mine.raw"));
+    EXPECT_EQ(error.code(), EACCES);
+    EXPECT_THAT(error.cure(), HasSubstr("read-only"));
+    return;
+  }
+  // The superuser may write anything; a thread of another user may not (setfsuid is the thread's own).
+  ASSERT_EQ(::chmod(dir_.path().c_str(), 0755), 0);
+  std::thread([&] {
+    ::syscall(SYS_setfsuid, 65534);
+    const Error error = refused(dir_.path("mine.raw"));
+    EXPECT_EQ(error.code(), EACCES);
+    EXPECT_THAT(error.cure(), HasSubstr("read-only"));
+  }).join();
+}
+
+TEST_F(AnImage, IsWrittenByOneServerOnly) {
+  static_cast<void>(dir_.make_file("disk.raw", 4096));
+  auto first = open(dir_.path("disk.raw"));
+  ASSERT_TRUE(first);
+  const Error error = refused(dir_.path("disk.raw"));
+  EXPECT_EQ(error.code(), EBUSY);
+  EXPECT_THAT(error.message(), HasSubstr("another process is using the image"));
+  EXPECT_EQ(refused(dir_.path("disk.raw"), true).code(), EBUSY);
+}
+
+TEST_F(AnImage, IsReadByMany) {
+  static_cast<void>(dir_.make_file("disk.raw", 4096));
+  const auto first = open(dir_.path("disk.raw"), true);
+  const auto second = open(dir_.path("disk.raw"), true);
+  EXPECT_TRUE(first);
+  EXPECT_TRUE(second);
+  EXPECT_EQ(refused(dir_.path("disk.raw")).code(), EBUSY);
+}
+
+TEST_F(AnImage, IsFreeAsSoonAsItsServerHasGone) {
+  static_cast<void>(dir_.make_file("disk.raw", 4096));
+  for (int i = 0; i < 20; ++i) {
+    auto opened = open(dir_.path("disk.raw"));
+    ASSERT_TRUE(opened) << opened.error().message();
+  }
+}
+
+TEST_F(AnImage, StaysLockedUntilTheLastSharedOneHasGone) {
+  static_cast<void>(dir_.make_file("disk.raw", 4096));
+  auto first = open(dir_.path("disk.raw"));
+  ASSERT_TRUE(first);
+  auto shared = (*first)->share(*loop_);
+  ASSERT_TRUE(shared);
+  first->reset();
+  EXPECT_EQ(refused(dir_.path("disk.raw")).code(), EBUSY);
+  shared->reset();
+  EXPECT_TRUE(open(dir_.path("disk.raw")));
+}
+
+TEST_F(AnImage, ThatShrinksFailsReadsBeyondItsEndAndLeaksNothing) {
+  const UniqueFd file = dir_.make_file("disk.raw", 8192);
+  auto disk = open(dir_.path("disk.raw"));
+  ASSERT_TRUE(disk);
+  ASSERT_EQ(::ftruncate(file.get(), 4096), 0);
+  std::vector<std::byte> bytes(8192);
+  const iovec piece{bytes.data(), bytes.size()};
+  std::optional<int> result;
+  (*disk)->read(0, std::span(&piece, 1), [&](int error) { result = error; });
+  (*disk)->submit();
+  while (!result) ASSERT_TRUE(loop_->run_once(std::chrono::seconds(1)));
+  EXPECT_EQ(*result, EIO);
+}
+
+TEST_F(AnImage, PassesOnWhatTheKernelSaysToAWrite) {
+  // A file sealed against writing stands for a full or failing disk.
+  const UniqueFd file = outboard::testing::make_memfd(4096);
+  ASSERT_EQ(::fcntl(file.get(), F_ADD_SEALS, F_SEAL_WRITE), 0);
+  for (const Engine engine : {Engine::automatic, Engine::pool}) {
+    auto disk = RawFile::open(*loop_, {.path = "/proc/self/fd/" + std::to_string(file.get()), .engine = engine}, Log());
+    ASSERT_TRUE(disk) << disk.error().message();
+    std::vector<std::byte> bytes(512);
+    const iovec piece{bytes.data(), bytes.size()};
+    std::optional<int> result;
+    (*disk)->write(0, std::span(&piece, 1), [&](int error) { result = error; });
+    (*disk)->submit();
+    while (!result) ASSERT_TRUE(loop_->run_once(std::chrono::seconds(1)));
+    EXPECT_EQ(*result, EPERM);
+  }
+}
+
+/// Runs `what` on a thread whose io_uring_setup fails with `code`, as in a container.
+template <typename What>
+void without_io_uring(int code, What&& what) {
+  std::thread([&] {
+    sock_filter filter[] = {
+        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(seccomp_data, nr)),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_io_uring_setup, 0, 1),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | static_cast<unsigned>(code)),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+    };
+    const sock_fprog program{std::size(filter), filter};
+    ASSERT_EQ(::prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), 0);
+    ASSERT_EQ(::prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program), 0);
+    what();
+  }).join();
+}
+
+TEST_F(AnImage, IsServedByThreadsWhereIoUringIsForbiddenAndTheLogSaysSoOnce) {
+  static_cast<void>(dir_.make_file("disk.raw", 4096));
+  for (const int code : {EPERM, ENOSYS}) {
+    without_io_uring(code, [&] {
+      auto reactor = Reactor::create();
+      ASSERT_TRUE(reactor);
+      std::vector<std::string> warnings;
+      const Log log([&](Level level, std::string_view line) { if (level == Level::warning) warnings.emplace_back(line); });
+      auto disk = RawFile::open(**reactor, {.path = dir_.path("disk.raw")}, log);
+      ASSERT_TRUE(disk) << disk.error().message();
+      auto shared = (*disk)->share(**reactor);
+      ASSERT_TRUE(shared);
+      EXPECT_THAT((*disk)->description(), HasSubstr("threads"));
+      ASSERT_EQ(warnings.size(), 1u);
+      EXPECT_THAT(warnings[0], HasSubstr("io_uring is not available here"));
+    });
+  }
+}
+
+TEST_F(AnImage, IsRefusedWhereIoUringIsForbiddenAndWasAskedFor) {
+  static_cast<void>(dir_.make_file("disk.raw", 4096));
+  without_io_uring(EPERM, [&] {
+    auto reactor = Reactor::create();
+    ASSERT_TRUE(reactor);
+    auto disk = RawFile::open(**reactor, {.path = dir_.path("disk.raw"), .engine = Engine::io_uring}, Log());
+    ASSERT_FALSE(disk);
+    EXPECT_EQ(disk.error().code(), EPERM);
+    EXPECT_THAT(disk.error().cure(), HasSubstr("io_uring_disabled"));
+    EXPECT_FALSE(probe_io_uring());
+  });
+}
+
+TEST_F(AnImage, IsDescribedWithItsEngine) {
+  static_cast<void>(dir_.make_file("disk.raw", 4096));
+  auto pool = RawFile::open(*loop_, {.path = dir_.path("disk.raw"), .read_only = true, .engine = Engine::pool, .threads = 2},
+                            Log());
+  ASSERT_TRUE(pool);
+  EXPECT_EQ((*pool)->description(), "disk.raw (2 threads, read-only)");
+}
+
+TEST_F(AnImage, GivesSpaceBackOnDiscard) {
+  const UniqueFd file = dir_.make_file("disk.raw", 1 << 20);
+  const std::vector<char> bytes(1 << 20, 'x');
+  ASSERT_EQ(::pwrite(file.get(), bytes.data(), bytes.size(), 0), 1 << 20);
+  ASSERT_EQ(::fsync(file.get()), 0);
+  auto disk = open(dir_.path("disk.raw"));
+  ASSERT_TRUE(disk);
+  if (!(*disk)->geometry().can_discard) GTEST_SKIP() << "this file system makes no holes";
+  std::optional<int> result;
+  (*disk)->discard(0, 1 << 20, [&](int error) { result = error; });
+  (*disk)->submit();
+  while (!result) ASSERT_TRUE(loop_->run_once(std::chrono::seconds(1)));
+  struct stat info {};
+  ASSERT_EQ(::fstat(file.get(), &info), 0);
+  EXPECT_EQ(*result, 0);
+  EXPECT_LT(info.st_blocks, 16);
+  EXPECT_EQ(info.st_size, 1 << 20);
+}
+
+}  // namespace
+}  // namespace outboard::storage
