@@ -1,0 +1,27 @@
+#pragma once
+
+#include <memory>
+#include <vector>
+
+#include <outboard/memory/address_map.hpp>
+#include <outboard/vfio_user/protocol.hpp>
+
+namespace outboard::vfio_user {
+
+/// Makes the mapping that a DMA_MAP asks for: the client's file where one came and it is safe to map, the same file by
+/// system calls where it might shrink, `messages` where none came. Takes the descriptors over. EINVAL: malformed, more
+/// than one descriptor, or a file that is too short or none; EACCES: a file that does not allow what is asked.
+Result<memory::Mapping> mapping_for(Bytes request, std::vector<UniqueFd> fds,
+                                    std::shared_ptr<memory::MemoryPort> messages);
+
+/// What a DMA_UNMAP takes away.
+struct UnmapRequest {
+  spec::DmaUnmap echo;  ///< the reply is the request
+  bool all = false;
+  memory::IovaRange range;  ///< unless all
+};
+
+/// EINVAL: malformed; ENOTSUP: the dirty bitmap is asked for.
+Result<UnmapRequest> parse_unmap(Bytes request);
+
+}  // namespace outboard::vfio_user

@@ -1,0 +1,127 @@
+#include <outboard/vfio_user/irq_commands.hpp>
+
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <array>
+#include <bit>
+#include <string_view>
+
+namespace outboard::vfio_user {
+namespace {
+
+namespace flag = vfio_abi::irq_set_flag;
+
+struct IrqRequest {
+  pci::InterruptKind kind{};
+  std::uint32_t data = 0, action = 0;  // one bit each
+  std::uint32_t start = 0, count = 0;
+  pci::InterruptInfo info;
+  Bytes bools;  // one byte for each vector, with DATA_BOOL
+
+  bool disables() const { return data == flag::data_none && action == flag::action_trigger && count == 0 && start == 0; }
+};
+
+Error invalid(const char* why) { return Error(EINVAL, "SET_IRQS: " + std::string(why)); }
+
+Status check_range(const IrqRequest& request) {
+  // Turning off works for a kind that the function does not have, too.
+  if (request.disables()) return {};
+  if (request.count == 0) return invalid("no vectors are named");
+  if (!range_within(request.start, request.count, request.info.count)) return invalid("there are not so many vectors");
+  return {};
+}
+
+Status check_data(IrqRequest& request, Bytes rest, std::size_t fd_count) {
+  if (fd_count != 0 && (request.data != flag::data_eventfd || fd_count != request.count)) {
+    return invalid("the number of file descriptors is not that of the vectors");
+  }
+  if (request.data != flag::data_bool) return {};
+  if (rest.size() != request.count) return invalid("not one byte for each vector");
+  request.bools = rest;
+  return {};
+}
+
+Result<IrqRequest> parse(const pci::Function& function, Bytes payload, std::size_t fd_count) {
+  ByteReader reader(payload);
+  OUTBOARD_TRY(const auto set, reader.read<vfio_abi::IrqSet>());
+  if (set.argsz < sizeof set) return invalid("argsz is too small");
+  if ((set.flags & ~(flag::data_bits | flag::action_bits)) != 0) return invalid("unknown flags");
+  IrqRequest request{.data = set.flags & flag::data_bits,
+                     .action = set.flags & flag::action_bits,
+                     .start = set.start,
+                     .count = set.count};
+  if (!std::has_single_bit(request.data) || !std::has_single_bit(request.action)) {
+    return invalid("not exactly one kind of data and one action");
+  }
+  if (set.index >= pci::interrupt_kind_count) return invalid("there is no such interrupt index");
+  request.kind = static_cast<pci::InterruptKind>(set.index);
+  request.info = function.interrupts(request.kind);
+  OUTBOARD_CHECK(check_range(request));
+  OUTBOARD_CHECK(check_data(request, reader.rest(), fd_count));
+  if (request.action != flag::action_trigger && !request.info.maskable) {
+    return Error(ENOTTY, "SET_IRQS: these interrupts cannot be masked");
+  }
+  return request;
+}
+
+/// Writing to anything else may block whoever raises an interrupt (a file on a slow or hostile file system).
+bool is_eventfd(int fd) {
+  std::array<char, 32> target{};
+  const auto length = ::readlink(("/proc/self/fd/" + std::to_string(fd)).c_str(), target.data(), target.size());
+  if (length >= 0) return std::string_view(target.data(), static_cast<std::size_t>(length)) == "anon_inode:[eventfd]";
+  struct stat status{};  // without /proc: at least no file, device, pipe or socket
+  return ::fstat(fd, &status) == 0 && (status.st_mode & S_IFMT) == 0;
+}
+
+Result<std::vector<EventFd>> adopt_all(std::vector<UniqueFd> fds, std::uint32_t count) {
+  std::vector<EventFd> eventfds(count);
+  for (std::size_t i = 0; i < fds.size(); ++i) {
+    if (!is_eventfd(fds[i].get())) return invalid("a file descriptor is not an eventfd");
+    OUTBOARD_TRY(eventfds[i], EventFd::adopt(std::move(fds[i])));
+  }
+  return eventfds;
+}
+
+Status bind(pci::Function& function, const IrqRequest& request, std::vector<UniqueFd> fds) {
+  if (request.action == flag::action_mask || (request.action == flag::action_unmask && request.kind != pci::InterruptKind::intx)) {
+    return Error(ENOTTY, "SET_IRQS: an eventfd can trigger, or unmask INTx");
+  }
+  OUTBOARD_TRY(auto eventfds, adopt_all(std::move(fds), request.count));
+  if (request.action == flag::action_unmask) return function.bind_unmask(std::move(eventfds.front()));
+  return function.bind_interrupts(request.kind, request.start, std::move(eventfds));
+}
+
+Status act(pci::Function& function, const IrqRequest& request, std::uint32_t start, std::uint32_t count) {
+  if (request.action == flag::action_mask) return function.mask_interrupts(request.kind, start, count);
+  if (request.action == flag::action_unmask) return function.unmask_interrupts(request.kind, start, count);
+  return function.trigger_interrupts(request.kind, start, count);
+}
+
+/// DATA_BOOL: acts on each run of vectors whose byte is not 0.
+Status act_where_set(pci::Function& function, const IrqRequest& request) {
+  const auto set = [&request](std::uint32_t i) { return request.bools[i] != std::byte{0}; };
+  for (std::uint32_t i = 0; i < request.count;) {
+    if (!set(i)) {
+      ++i;
+      continue;
+    }
+    std::uint32_t run = 1;
+    while (i + run < request.count && set(i + run)) ++run;
+    OUTBOARD_CHECK(act(function, request, request.start + i, run));
+    i += run;
+  }
+  return {};
+}
+
+}  // namespace
+
+Status set_irqs(pci::Function& function, Bytes payload, std::vector<UniqueFd> fds) {
+  OUTBOARD_TRY(const IrqRequest request, parse(function, payload, fds.size()));
+  if (request.disables()) return function.disable_interrupts(request.kind);
+  if (request.data == flag::data_eventfd) return bind(function, request, std::move(fds));
+  if (request.data == flag::data_bool) return act_where_set(function, request);
+  return act(function, request, request.start, request.count);
+}
+
+}  // namespace outboard::vfio_user

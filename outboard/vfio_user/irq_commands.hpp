@@ -1,0 +1,15 @@
+#pragma once
+
+#include <vector>
+
+#include <outboard/pci/function.hpp>
+#include <outboard/vfio_user/protocol.hpp>
+
+namespace outboard::vfio_user {
+
+/// DEVICE_SET_IRQS on the server's side: every combination of data and action, checked whole before anything changes.
+/// Takes the descriptors over. EINVAL: malformed, out of range, or descriptors that do not fit. ENOTTY: masking what
+/// cannot be masked.
+Status set_irqs(pci::Function& function, Bytes request, std::vector<UniqueFd> fds);
+
+}  // namespace outboard::vfio_user

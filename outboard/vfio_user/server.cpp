@@ -1,0 +1,208 @@
+#include <outboard/vfio_user/server.hpp>
+
+#include <fcntl.h>
+#include <sys/socket.h>
+
+#include <algorithm>
+
+#include <outboard/base/reactor.hpp>
+#include <outboard/vfio_user/refusal.hpp>
+#include <outboard/vfio_user/session.hpp>
+
+namespace outboard::vfio_user {
+namespace {
+
+constexpr std::size_t least_transfer = 4096;  // all of configuration space in one read, as QEMU does
+constexpr std::size_t largest_transfer = std::size_t{64} << 20;
+constexpr int accepts_per_turn = 8;
+
+Session::Limits session_limits(const Server::Options& options) {
+  return {.max_data_transfer = std::clamp(options.max_data_transfer, least_transfer, largest_transfer),
+          .max_queued = std::max(std::size_t{8} << 20, 2 * options.max_data_transfer),
+          .stall_deadline = options.stall_deadline,
+          .slow_operation = options.slow_operation,
+          .dma_deadline = options.dma_deadline};
+}
+
+UniqueFd spare_descriptor() { return UniqueFd(::open("/dev/null", O_RDONLY | O_CLOEXEC)); }
+
+}  // namespace
+
+// In the order of construction: what is destroyed first depends on what is destroyed last.
+struct Server::State {
+  State(ListeningSocket bound, Options chosen) : options(std::move(chosen)), socket(std::move(bound)) {}
+  ~State() {
+    if (session) session->abandon();
+  }
+
+  Status start(pci::FunctionFactory factory);
+  void on_connection();
+  bool accept_one();
+  void serve(UniqueFd connection);
+  void refuse(UniqueFd connection);
+  void ended();
+  void listen_again();
+  void pause_listening();
+  int finish();
+
+  Options options;
+  ListeningSocket socket;
+  std::unique_ptr<Reactor> own;
+  Loop* loop = nullptr;
+  UniqueFd spare = spare_descriptor();  // to have one left to refuse a client with
+  std::unique_ptr<pci::Function> function;
+  std::optional<Refusals> refusals;
+  Registration watch;
+  bool listening = true;
+  std::shared_ptr<Session> session;
+  Peer client;
+};
+
+Status Server::State::start(pci::FunctionFactory factory) {
+  loop = options.loop;
+  if (loop == nullptr) {
+    OUTBOARD_TRY(own, Reactor::create({.clock = nullptr, .spin = options.spin}));
+    loop = own.get();
+  }
+  OUTBOARD_TRY(function, factory(*loop, options.log));
+  refusals.emplace(*loop, options.stall_deadline);
+  OUTBOARD_TRY(watch, loop->watch(socket.fd(), Ready::readable, [this](Ready) { on_connection(); }));
+  return {};
+}
+
+void Server::State::on_connection() {
+  for (int i = 0; i < accepts_per_turn; ++i) {
+    // A client that has left may have been followed by the next one before we were told: that one waits its turn.
+    if (session && (session->ending() || session->peer_hung_up())) return pause_listening();
+    if (!accept_one()) return;
+  }
+}
+
+bool Server::State::accept_one() {
+  UniqueFd connection(::accept4(socket.fd(), nullptr, nullptr, SOCK_CLOEXEC));
+  if (!connection) {
+    if (errno != EMFILE && errno != ENFILE) return false;
+    // Without this the connection would stay, and wake us again and again.
+    options.log.error("out of file descriptors: a client is turned away");
+    spare.reset();
+    connection.reset(::accept4(socket.fd(), nullptr, nullptr, SOCK_CLOEXEC));
+    const bool turned_away = connection.valid();
+    connection.reset();
+    spare = spare_descriptor();
+    return turned_away;
+  }
+  if (session) {
+    refuse(std::move(connection));
+  } else {
+    serve(std::move(connection));
+  }
+  return true;
+}
+
+void Server::State::serve(UniqueFd connection) {
+  client = peer_of(connection).value_or(Peer{});
+  session = std::make_shared<Session>(std::move(connection), *loop, *function, options.log, session_limits(options));
+  if (auto started = session->start([this] { ended(); }); !started) {
+    options.log.error("a client cannot be served: {}", started.error().message());
+    session->abandon();
+    session.reset();
+    return;
+  }
+  options.log.info("serving {}", client.describe());
+  socket.note_client(client);
+}
+
+void Server::State::refuse(UniqueFd connection) {
+  const Peer other = peer_of(connection).value_or(Peer{});
+  options.log.warning("{} is refused: {} is being served", other.describe(), client.describe());
+  refusals->add(std::move(connection));
+}
+
+void Server::State::ended() {
+  socket.note_client(std::nullopt);
+  session.reset();
+  listen_again();
+}
+
+void Server::State::pause_listening() {
+  if (std::exchange(listening, false)) [[maybe_unused]] const auto paused = loop->rewatch(watch, Ready::none);
+}
+
+void Server::State::listen_again() {
+  if (std::exchange(listening, true)) return;
+  if (auto watched = loop->rewatch(watch, Ready::readable); !watched) {
+    options.log.error("cannot wait for the next client: {}", watched.error().message());
+  }
+}
+
+/// After stop(): the function gets a limited time to let go of the client.
+int Server::State::finish() {
+  watch.reset();
+  if (!session) return 0;
+  session->end(Error(ECANCELED, "the server ends"));
+  bool in_time = true;
+  const Registration limit = loop->after(options.slow_operation, [&in_time] { in_time = false; });
+  while (session && in_time) {
+    if (auto turned = own->run_once(Duration(-1)); !turned) break;
+  }
+  if (session) options.log.error("the device did not let go of its client in time");
+  return 0;
+}
+
+Server::Server(std::unique_ptr<State> state) : state_(std::move(state)) {}
+Server::~Server() = default;
+Server::Server(Server&&) noexcept = default;
+Server& Server::operator=(Server&&) noexcept = default;
+
+Result<Server> Server::make(ListeningSocket socket, pci::FunctionFactory factory, Options options) {
+  auto state = std::make_unique<State>(std::move(socket), std::move(options));
+  OUTBOARD_CHECK(state->start(std::move(factory)));
+  return Server(std::move(state));
+}
+
+Result<Server> Server::listen(std::string path, pci::FunctionFactory factory, Options options) {
+  OUTBOARD_TRY(auto socket, ListeningSocket::bind(path, options.socket_mode));
+  return make(std::move(socket), std::move(factory), std::move(options));
+}
+
+Result<Server> Server::listen(std::string path, pci::FunctionFactory factory) {
+  return listen(std::move(path), std::move(factory), Options{});
+}
+
+Result<Server> Server::adopt(UniqueFd listening_socket, pci::FunctionFactory factory, Options options) {
+  OUTBOARD_TRY(auto socket, ListeningSocket::adopt(std::move(listening_socket)));
+  return make(std::move(socket), std::move(factory), std::move(options));
+}
+
+int Server::run() {
+  if (!state_->own) {
+    state_->options.log.error("the server runs on a loop of someone else's: run that one");
+    return 1;
+  }
+  if (auto done = state_->own->run(); !done) {
+    state_->options.log.error("the event loop cannot run: {}", done.error().message());
+    return 1;
+  }
+  return state_->finish();
+}
+
+void Server::stop() {
+  if (state_->own) state_->own->stop();
+}
+
+int Server::fd() const { return state_->own ? state_->own->fd() : -1; }
+
+Status Server::process() {
+  if (!state_->own) return {};
+  return state_->own->process();
+}
+
+pci::Function& Server::function() { return *state_->function; }
+Loop& Server::loop() { return *state_->loop; }
+
+std::optional<Peer> Server::client() const {
+  if (!state_->session || state_->session->ending()) return std::nullopt;
+  return state_->client;
+}
+
+}  // namespace outboard::vfio_user

@@ -1,0 +1,76 @@
+#pragma once
+
+#include <sys/types.h>
+
+#include <memory>
+#include <optional>
+#include <string>
+
+#include <outboard/base/log.hpp>
+#include <outboard/base/loop.hpp>
+#include <outboard/pci/function.hpp>
+#include <outboard/vfio_user/socket_path.hpp>
+
+namespace outboard::vfio_user {
+
+/// Serves one PCI function on one UNIX socket, to one client at a time; the next one is served when a client has left, on
+/// the state that the function is in then. A second one that connects meanwhile is refused at once (EBUSY).
+///
+/// Everything happens on one thread, that of the loop: either Options::loop, or a reactor of the server's own, which
+/// run() runs, or fd() and process() put into another event loop. Who may connect is decided by the permissions of the
+/// socket and its directory. Installs no signal handlers and logs only where it is told to.
+///
+/// What a client sends is never trusted: it can break its own connection and confuse its own device, no more.
+class Server {
+ public:
+  struct Options {
+    Loop* loop = nullptr;  ///< null: a reactor of its own
+    Log log;
+    /// How long the server's own reactor looks for work before it sleeps.
+    Duration spin{0};
+    /// Permissions of the socket: who may write may connect. By default what the umask leaves (0755: only its owner).
+    std::optional<mode_t> socket_mode;
+    /// Of one region access, in bytes; 4096...64 MiB.
+    std::size_t max_data_transfer = std::size_t{1} << 20;
+    /// A message that has begun must be complete, and what is sent be read, within this; else the connection ends.
+    Duration stall_deadline{std::chrono::seconds(30)};
+    /// An unmap or a reset that the function has not ended by then is answered ETIMEDOUT.
+    Duration slow_operation{std::chrono::seconds(2)};
+    /// A DMA message that the client has not answered by then has failed.
+    Duration dma_deadline{std::chrono::seconds(30)};
+  };
+
+  /// Listens at `path`; a socket that a dead server left is replaced, and the path is removed at the end if it is still
+  /// the server's. EADDRINUSE: a live server has it, or it is no socket. What making the function said otherwise.
+  static Result<Server> listen(std::string path, pci::FunctionFactory factory, Options options);
+  static Result<Server> listen(std::string path, pci::FunctionFactory factory);
+  /// Serves on a socket that listens already (socket activation); it is closed, not removed, at the end.
+  static Result<Server> adopt(UniqueFd listening_socket, pci::FunctionFactory factory, Options options);
+
+  ~Server();
+  Server(Server&&) noexcept;
+  Server& operator=(Server&&) noexcept;
+
+  /// Serves until stop(), then lets go of the client, giving the function slow_operation for it. Returns an exit status
+  /// for main: 0, or 1 (and a line in the log) when the loop could not run. Only with a reactor of the server's own.
+  int run();
+  /// Ends run(). Any thread, and from a signal handler. Nothing where Options::loop was given.
+  void stop();
+
+  /// For another event loop: readable when process() has something to do. -1 where Options::loop was given.
+  int fd() const;
+  Status process();
+
+  pci::Function& function();
+  Loop& loop();
+  /// Who is connected. Nobody while the last client's connection is being cleaned up.
+  std::optional<Peer> client() const;
+
+ private:
+  struct State;
+  explicit Server(std::unique_ptr<State> state);
+  static Result<Server> make(ListeningSocket socket, pci::FunctionFactory factory, Options options);
+  std::unique_ptr<State> state_;
+};
+
+}  // namespace outboard::vfio_user

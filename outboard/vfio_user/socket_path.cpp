@@ -1,0 +1,180 @@
+#include <outboard/vfio_user/socket_path.hpp>
+
+#include <fcntl.h>
+#include <sys/file.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include <array>
+#include <fstream>
+
+#include <fmt/format.h>
+
+namespace outboard::vfio_user {
+namespace {
+
+std::string lock_path(const std::string& path) { return path + ".lock"; }
+
+Result<sockaddr_un> address_of(const std::string& path) {
+  sockaddr_un address{};
+  address.sun_family = AF_UNIX;
+  if (path.empty() || path.size() >= sizeof address.sun_path) {
+    return Error(ENAMETOOLONG, fmt::format("a socket's path has 1 to {} characters", sizeof address.sun_path - 1)).on(path);
+  }
+  std::copy(path.begin(), path.end(), address.sun_path);
+  return address;
+}
+
+/// Whether the open file is still the one that has this name.
+bool still_named(const UniqueFd& file, const std::string& path) {
+  struct stat open_one {};
+  struct stat named {};
+  return ::fstat(file.get(), &open_one) == 0 && ::stat(path.c_str(), &named) == 0 && open_one.st_dev == named.st_dev &&
+         open_one.st_ino == named.st_ino;
+}
+
+Error in_use(const std::string& path) {
+  const auto client = noted_client(path);
+  return Error(EADDRINUSE, "the socket is in use by a live server" + (client ? ", which serves " + *client : ""))
+      .on(path)
+      .cure("end that server, or listen on another path");
+}
+
+Error cannot_create(const std::string& path) {
+  const int code = errno;
+  Error error = Error::from_errno("creating the socket").on(path);
+  if (code == ENOENT) return std::move(error).cure("create its directory first");
+  if (code == EACCES || code == EPERM) return std::move(error).cure("choose a directory that this user may write to");
+  return error;
+}
+
+/// The server's right to the path. A file that was unlinked between open and lock is no right: another try is made.
+Result<UniqueFd> take_lock(const std::string& path) {
+  const std::string name = lock_path(path);
+  for (int attempt = 0; attempt < 100; ++attempt) {
+    UniqueFd lock(::open(name.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0644));
+    if (!lock) return cannot_create(path);
+    if (::flock(lock.get(), LOCK_EX | LOCK_NB) != 0) {
+      if (errno == EWOULDBLOCK) return in_use(path);
+      return Error::from_errno("locking " + name);
+    }
+    if (still_named(lock, name)) return lock;
+  }
+  return in_use(path);
+}
+
+/// Looks at what lies at the path. The lock is ours, so it is no server of this kind that lives.
+Status remove_remains(const std::string& path, const sockaddr_un& address) {
+  struct stat status {};
+  if (::lstat(path.c_str(), &status) != 0) return {};
+  if (!S_ISSOCK(status.st_mode)) {
+    return Error(EADDRINUSE, "the path is taken by something that is no socket").on(path).cure("choose another path");
+  }
+  const UniqueFd probe(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
+  if (!probe) return Error::from_errno("creating a socket");
+  const int connected = ::connect(probe.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address);
+  if (connected == 0 || errno != ECONNREFUSED) return in_use(path);
+  if (::unlink(path.c_str()) != 0 && errno != ENOENT) return cannot_create(path);
+  return {};
+}
+
+}  // namespace
+
+std::string Peer::describe() const {
+  std::string name;
+  std::ifstream(fmt::format("/proc/{}/comm", pid)) >> name;
+  return fmt::format("process {}{} of user {}", pid, name.empty() ? "" : " (" + name + ")", uid);
+}
+
+Result<Peer> peer_of(const UniqueFd& socket) {
+  ucred credentials{};
+  socklen_t size = sizeof credentials;
+  if (::getsockopt(socket.get(), SOL_SOCKET, SO_PEERCRED, &credentials, &size) != 0) {
+    return Error::from_errno("asking who has connected");
+  }
+  return Peer{.pid = credentials.pid, .uid = credentials.uid, .gid = credentials.gid};
+}
+
+Result<ListeningSocket> ListeningSocket::bind(const std::string& path, std::optional<mode_t> mode) {
+  OUTBOARD_TRY(const sockaddr_un address, address_of(path));
+  ListeningSocket result;
+  OUTBOARD_TRY(result.lock_, take_lock(path));
+  OUTBOARD_CHECK(remove_remains(path, address));
+  result.socket_.reset(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
+  if (!result.socket_) return Error::from_errno("creating a socket");
+  // Before the bind, so that there is no moment in which more may connect than should.
+  if (mode) ::fchmod(result.socket_.get(), *mode);
+  if (::bind(result.socket_.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) != 0) {
+    if (errno == EADDRINUSE) return in_use(path);
+    return cannot_create(path);
+  }
+  result.path_ = path;
+  struct stat status {};
+  if (::stat(path.c_str(), &status) == 0) {
+    result.device_ = status.st_dev;
+    result.inode_ = status.st_ino;
+  }
+  if (mode && ::chmod(path.c_str(), *mode) != 0) return cannot_create(path);
+  if (::listen(result.socket_.get(), SOMAXCONN) != 0) return Error::from_errno("listening").on(path);
+  return result;
+}
+
+Result<ListeningSocket> ListeningSocket::adopt(UniqueFd socket) {
+  int listening = 0;
+  socklen_t size = sizeof listening;
+  if (::getsockopt(socket.get(), SOL_SOCKET, SO_ACCEPTCONN, &listening, &size) != 0 || listening == 0) {
+    return Error(EINVAL, fmt::format("file descriptor {} is not a listening socket", socket.get()))
+        .cure("pass a UNIX stream socket that listens, as socket activation does");
+  }
+  const int flags = ::fcntl(socket.get(), F_GETFL);
+  if (flags < 0 || ::fcntl(socket.get(), F_SETFL, flags | O_NONBLOCK) < 0 ||
+      ::fcntl(socket.get(), F_SETFD, FD_CLOEXEC) < 0) {
+    return Error::from_errno("setting up the listening socket");
+  }
+  ListeningSocket result;
+  result.socket_ = std::move(socket);
+  return result;
+}
+
+ListeningSocket::ListeningSocket(ListeningSocket&& other) noexcept
+    : socket_(std::move(other.socket_)),
+      lock_(std::move(other.lock_)),
+      path_(std::exchange(other.path_, {})),
+      device_(other.device_),
+      inode_(other.inode_) {}
+
+ListeningSocket::~ListeningSocket() {
+  if (!lock_) return;
+  struct stat status {};
+  const bool ours = !path_.empty() && ::lstat(path_.c_str(), &status) == 0 && status.st_dev == device_ &&
+                    status.st_ino == inode_;
+  if (ours) ::unlink(path_.c_str());
+  // Still under the lock: whoever opened the file before finds, once it has the lock, that the name is gone.
+  if (!path_.empty()) ::unlink(lock_path(path_).c_str());
+}
+
+void ListeningSocket::note_client(const std::optional<Peer>& client) const {
+  if (!lock_) return;
+  const std::string note = client ? client->describe() + "\n" : "";
+  // Only a help for people: nothing depends on it.
+  [[maybe_unused]] const int cut = ::ftruncate(lock_.get(), 0);
+  [[maybe_unused]] const auto written = ::pwrite(lock_.get(), note.data(), note.size(), 0);
+}
+
+std::optional<std::string> noted_client(const std::string& path) {
+  const UniqueFd file(::open(lock_path(path).c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK));
+  std::array<char, 128> text{};
+  const auto size = ::read(file.get(), text.data(), text.size());
+  if (size <= 0) return std::nullopt;
+  std::string note(text.data(), static_cast<std::size_t>(size));
+  note.resize(std::min(note.find('\n'), note.size()));
+  if (note.empty() || note.find_first_not_of("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789 ()_.:-/") !=
+                          std::string::npos) {
+    return std::nullopt;
+  }
+  return note;
+}
+
+}  // namespace outboard::vfio_user

@@ -1,0 +1,59 @@
+#pragma once
+
+#include <sys/types.h>
+
+#include <optional>
+#include <string>
+
+#include <outboard/base/fd.hpp>
+
+namespace outboard::vfio_user {
+
+/// Who is at the other end of a UNIX socket.
+struct Peer {
+  pid_t pid = 0;
+  uid_t uid = 0;
+  gid_t gid = 0;
+
+  /// "process 4711 (qemu-system-x86) of user 1000".
+  std::string describe() const;
+};
+
+Result<Peer> peer_of(const UniqueFd& socket);
+
+/// A listening socket at a path, and the right to it: a lock on PATH.lock is held as long as the socket lives, so two
+/// servers that start at once cannot take the path from each other, and the next one knows that this one has died. The
+/// lock file also says whom the server serves, for a client that is refused. Move-only.
+class ListeningSocket {
+ public:
+  /// EADDRINUSE: a live server has the path, or something that is no socket lies there. A dead server's socket is
+  /// replaced. `mode`: permissions of the socket (who may write may connect); by default those the umask leaves.
+  static Result<ListeningSocket> bind(const std::string& path, std::optional<mode_t> mode);
+  /// Takes over a socket that listens already; EINVAL when it is none.
+  static Result<ListeningSocket> adopt(UniqueFd socket);
+
+  /// Removes the path, if it is still ours.
+  ~ListeningSocket();
+  ListeningSocket(ListeningSocket&& other) noexcept;
+  ListeningSocket& operator=(ListeningSocket&&) = delete;
+
+  int fd() const { return socket_.get(); }
+  /// Empty when the socket was adopted.
+  const std::string& path() const { return path_; }
+  /// Leaves word whom the server serves now.
+  void note_client(const std::optional<Peer>& client) const;
+
+ private:
+  ListeningSocket() = default;
+
+  UniqueFd socket_;
+  UniqueFd lock_;
+  std::string path_;
+  dev_t device_ = 0;
+  ino_t inode_ = 0;
+};
+
+/// Whom the server at `path` serves, as it has noted; nothing where it notes nothing.
+std::optional<std::string> noted_client(const std::string& path);
+
+}  // namespace outboard::vfio_user
