@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <string>
 #include <string_view>
 #include <vector>
 
@@ -57,6 +58,9 @@ class Device {
   virtual ~Device() = default;
 
   virtual Identity identity() const = 0;
+
+  /// For people: what stands behind the device ("disk.raw, 64 MiB, io_uring"). May be empty.
+  virtual std::string description() const { return {}; }
 
   /// Once, before anything else. `host` outlives the device's use. An error keeps the device from being served.
   virtual Status attach(Host& /*host*/) { return {}; }
