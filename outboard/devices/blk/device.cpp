@@ -1,0 +1,174 @@
+#include <outboard/devices/blk/device.hpp>
+
+#include <algorithm>
+#include <bit>
+#include <cstring>
+
+#include <fmt/format.h>
+
+#include <outboard/devices/blk/disk.hpp>
+#include <outboard/devices/blk/lane.hpp>
+
+namespace outboard::blk {
+
+namespace {
+
+constexpr std::uint16_t smallest_queue = 4;  // a header, data, a status
+constexpr unsigned most_queues = 256;
+// Bounds of one range, in sectors: 2 GiB where the storage has a fast way, else what can be written in a moment.
+constexpr std::uint32_t fast_range = UINT32_C(1) << 22;
+constexpr std::uint32_t slow_range = UINT32_C(1) << 16;
+
+Status check(const Device::Options& options) {
+  if (options.queues == 0 || options.queues > most_queues)
+    return Error(EINVAL, fmt::format("queues is {}: it must be between 1 and {}", options.queues, most_queues));
+  if (!std::has_single_bit(options.queue_size) || options.queue_size < smallest_queue || options.queue_size > 32768)
+    return Error(EINVAL, fmt::format("queue-size is {}: it must be a power of two between 4 and 32768", options.queue_size));
+  if (options.id.size() > spec::id_size)
+    return Error(EINVAL, fmt::format("serial '{}' is longer than {} bytes", options.id, spec::id_size));
+  if (options.seg_max > options.queue_size - 2U)
+    return Error(EINVAL, fmt::format("seg_max is {}: the queue has room for {}", options.seg_max, options.queue_size - 2));
+  if (options.size_max != 0 && options.size_max < sector_size)
+    return Error(EINVAL, fmt::format("size_max is {}: it must hold a sector", options.size_max));
+  return {};
+}
+
+virtio::Features offered_features(const storage::Geometry& geometry, const Device::Options& options) {
+  // VIRTIO 1.4, 5.2.5.2: "Devices SHOULD always offer VIRTIO_BLK_F_FLUSH, and MUST offer it if they offer
+  // VIRTIO_BLK_F_CONFIG_WCE."
+  virtio::Features features{feature::seg_max, feature::blk_size, feature::flush, feature::topology, feature::config_wce};
+  if (options.size_max != 0) features.set(feature::size_max);
+  if (options.queues > 1) features.set(feature::mq);
+  if (geometry.read_only) features.set(feature::ro);
+  if (options.discard && !geometry.read_only) {
+    features.set(feature::write_zeroes);
+    if (geometry.can_discard) features.set(feature::discard);
+  }
+  return features;
+}
+
+/// What a driver reads, but for the two fields that change.
+spec::Config config_of(const storage::Geometry& geometry, const Device::Options& options, const Disk& disk) {
+  spec::Config config;
+  config.size_max = options.size_max;
+  config.seg_max = options.seg_max;
+  config.blk_size = geometry.logical_block;
+  const std::uint32_t physical = std::max(geometry.physical_block, geometry.logical_block);
+  config.physical_block_exp = static_cast<std::uint8_t>(std::countr_zero(physical) - std::countr_zero(geometry.logical_block));
+  config.min_io_size = static_cast<std::uint16_t>(std::min(physical / geometry.logical_block, 65535U));
+  config.opt_io_size = geometry.optimal_io / geometry.logical_block;
+  config.num_queues = static_cast<std::uint16_t>(options.queues);
+  const virtio::Features offered = offered_features(geometry, options);
+  if (offered.has(feature::discard)) {
+    config.max_discard_sectors = disk.max_discard_sectors;
+    config.max_discard_seg = Disk::max_segments;
+    config.discard_sector_alignment = physical / static_cast<std::uint32_t>(sector_size);
+  }
+  if (offered.has(feature::write_zeroes)) {
+    config.max_write_zeroes_sectors = disk.max_write_zeroes_sectors;
+    config.max_write_zeroes_seg = Disk::max_segments;
+    config.write_zeroes_may_unmap = geometry.can_unmap_zeroes ? 1 : 0;
+  }
+  return config;
+}
+
+}  // namespace
+
+Result<std::unique_ptr<Device>> Device::create(std::unique_ptr<storage::Backend> backend, const Options& options) {
+  OUTBOARD_CHECK(check(options));
+  return std::unique_ptr<Device>(new Device(std::move(backend), options));
+}
+
+Device::Device(std::unique_ptr<storage::Backend> backend, const Options& options)
+    : options_(options), backend_(std::move(backend)), disk_(std::make_unique<Disk>(*backend_)) {
+  if (options_.seg_max == 0) options_.seg_max = options_.queue_size - 2U;
+  std::ranges::copy(options_.id, disk_->id.begin());
+  disk_->max_discard_sectors = fast_range;
+  disk_->max_write_zeroes_sectors = backend_->geometry().can_write_zeroes ? fast_range : slow_range;
+  for (unsigned queue = 0; queue < options_.queues; ++queue) lanes_.push_back(std::make_unique<Lane>(*disk_, queue));
+}
+
+Device::~Device() = default;
+
+virtio::Identity Device::identity() const {
+  return {.device_id = device_id,
+          .features = offered_features(backend_->geometry(), options_),
+          .queue_sizes = std::vector<std::uint16_t>(options_.queues, options_.queue_size),
+          .config_size = spec::config_size};
+}
+
+std::string Device::description() const {
+  return fmt::format("{}, {} bytes", backend_->description(), backend_->geometry().capacity);
+}
+
+Status Device::attach(virtio::Host& host) {
+  host_ = &host;
+  disk_->host = &host;
+  return {};
+}
+
+bool Device::accept_features(const virtio::Features& accepted) {
+  disk_->discard = accepted.has(feature::discard);
+  disk_->write_zeroes = accepted.has(feature::write_zeroes);
+  // VIRTIO 1.4, 5.2.5.2: "If VIRTIO_BLK_F_CONFIG_WCE is negotiated but VIRTIO_BLK_F_FLUSH is not, the device MUST
+  // initialize writeback to 0." 5.2.6.2: a driver that accepted neither cannot flush, so every write is stable.
+  disk_->writeback = accepted.has(feature::flush);
+  return true;
+}
+
+void Device::read_config(std::uint32_t offset, MutableBytes into) {
+  spec::Config config = config_of(backend_->geometry(), options_, *disk_);
+  config.capacity = disk_->capacity.load(std::memory_order_relaxed);
+  config.writeback = disk_->writeback ? 1 : 0;
+  const Bytes bytes = as_bytes_of(config);
+  if (range_within(offset, into.size(), bytes.size())) std::ranges::copy(bytes.subspan(offset, into.size()), into.begin());
+}
+
+void Device::write_config(std::uint32_t offset, Bytes from) {
+  constexpr std::uint32_t field = offsetof(spec::Config, writeback);
+  const bool covered = offset <= field && field - offset < from.size();
+  // The only field a driver may write, and only if it negotiated that.
+  if (!covered || !host_->negotiated().has(feature::config_wce)) return;
+  const auto value = std::to_integer<std::uint8_t>(from[field - offset]);
+  if (value <= 1) disk_->writeback = value == 1;
+}
+
+Status Device::start_queue(unsigned /*queue*/, const virtio::QueueState& /*state*/) {
+  // A device that goes on with another's state (recovery, migration) has not seen FEATURES_OK.
+  const virtio::Features accepted = host_->negotiated();
+  disk_->discard = accepted.has(feature::discard);
+  disk_->write_zeroes = accepted.has(feature::write_zeroes);
+  return {};
+}
+
+/// Nothing is kept: what was handed over is with the storage and ends for itself.
+void Device::stop_queue(unsigned queue, virtio::StopMode /*mode*/, Completion done) {
+  Lane& lane = *lanes_[queue];
+  if (!lane.has_own_loop()) return done();
+  Loop& control = host_->control_loop();
+  host_->queue_loop(queue).post([&lane, &control, done = std::move(done)]() mutable {
+    lane.close();
+    control.post(std::move(done));
+  });
+}
+
+void Device::handle(virtio::Request request) {
+  Lane& lane = *lanes_[request.queue_index()];
+  lane.handle(std::move(request));
+}
+
+void Device::batch_end(unsigned queue) { lanes_[queue]->batch_end(); }
+
+void Device::reset() {
+  disk_->discard = false;
+  disk_->write_zeroes = false;
+  disk_->writeback = true;
+}
+
+void Device::capacity_changed() {
+  disk_->refresh();
+  // VIRTIO 1.4, 5.2.6.2: "When this happens, the device SHOULD trigger a configuration change notification."
+  if (host_ != nullptr) host_->config_changed(offsetof(spec::Config, capacity), sizeof(le64));
+}
+
+}  // namespace outboard::blk

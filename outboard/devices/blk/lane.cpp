@@ -1,0 +1,246 @@
+#include <outboard/devices/blk/lane.hpp>
+
+#include <algorithm>
+#include <span>
+
+namespace outboard::blk {
+
+namespace {
+
+const char* name_of(std::uint32_t type) {
+  switch (type) {
+    case spec::type::in: return "a read";
+    case spec::type::out: return "a write";
+    case spec::type::flush: return "a flush";
+    case spec::type::discard: return "a discard";
+    default: return "writing zeroes";
+  }
+}
+
+bool changes_disk(std::uint32_t type) {
+  return type == spec::type::out || type == spec::type::discard || type == spec::type::write_zeroes ||
+         type == spec::type::secure_erase;
+}
+
+}  // namespace
+
+void answer(virtio::Request request, std::uint8_t status) {
+  if (const std::uint64_t left = request.writable_left(); left > 1) {
+    if (const auto zeroed = request.write_zeros(left - 1); !zeroed) return request.violation(zeroed.error());
+  }
+  if (const auto written = request.write(status); !written) return request.violation(written.error());
+  request.complete();
+}
+
+void Lane::handle(virtio::Request request) {
+  if (request.writable_size() == 0)
+    return request.violation("5.2.6", "a block request has no writable byte for its status");
+  if (std::max(request.readable_size(), request.writable_size()) > Disk::max_data + sizeof(spec::RequestHeader) + 1)
+    return request.violation("outboard", "a block request has more data than this device takes");
+  const auto header = request.read<spec::RequestHeader>();
+  if (!header) return fail(std::move(request), header.error());
+
+  // VIRTIO 1.4, 5.2.6.2: "A device MUST set the status byte to VIRTIO_BLK_S_IOERR for a write request if the
+  // VIRTIO_BLK_F_RO feature if offered, and MUST NOT write any data." What was offered decides, not what was negotiated.
+  if (disk_.read_only && changes_disk(header->type)) return answer(std::move(request), spec::status::ioerr);
+  switch (header->type) {
+    case spec::type::in: return read(std::move(request), header->sector);
+    case spec::type::out: return write(std::move(request), header->sector);
+    case spec::type::flush: return flush(std::move(request));
+    case spec::type::get_id: return get_id(std::move(request));
+    case spec::type::discard:
+    case spec::type::write_zeroes: return ranges(std::move(request), header->type);
+    default: return answer(std::move(request), spec::status::unsupp);
+  }
+}
+
+/// A request that could not be read: too short is the driver's to know; memory that is not there leaves no way to answer.
+void Lane::fail(virtio::Request request, const Error& error) {
+  if (error.code() == EINVAL) return answer(std::move(request), spec::status::ioerr);
+  request.violation(error);
+}
+
+void Lane::read(virtio::Request request, std::uint64_t sector) {
+  const std::uint64_t data = request.writable_left() - 1;
+  // VIRTIO 1.4, 5.2.6.1: "A driver MUST NOT submit a request which would cause a read or write beyond capacity." "The
+  // length of data MUST be a multiple of 512 bytes for VIRTIO_BLK_T_IN and VIRTIO_BLK_T_OUT requests." Ours: IOERR.
+  const bool well_formed = request.readable_left() == 0 && data % sector_size == 0 && disk_.holds(sector, data / sector_size);
+  if (!well_formed) return answer(std::move(request), spec::status::ioerr);
+  if (data == 0) return answer(std::move(request), spec::status::ok);
+  const auto pieces = request.writable_pieces(data);
+  if (!pieces) return request.violation(pieces.error());
+  storage::Backend* storage = backend();
+  if (storage == nullptr) return answer(std::move(request), spec::status::ioerr);
+
+  Op& op = take(std::move(request), spec::type::in);
+  op.sector = sector;
+  op.data = data;
+  storage->read(sector * sector_size, *pieces, [this, &op](int error) { finish(op, error); });
+}
+
+void Lane::write(virtio::Request request, std::uint64_t sector) {
+  const std::uint64_t data = request.readable_left();
+  const bool well_formed =
+      request.writable_left() == 1 && data % sector_size == 0 && disk_.holds(sector, data / sector_size);
+  if (!well_formed) return answer(std::move(request), spec::status::ioerr);
+  if (data == 0) return answer(std::move(request), spec::status::ok);
+  const auto pieces = request.readable_pieces(data);
+  if (!pieces) return request.violation(pieces.error());
+  storage::Backend* storage = backend();
+  if (storage == nullptr) return answer(std::move(request), spec::status::ioerr);
+
+  Op& op = take(std::move(request), spec::type::out);
+  op.sector = sector;
+  storage->write(sector * sector_size, *pieces, [this, &op](int error) { write_done(op, error); });
+}
+
+/// Executed whether negotiated or not; the sector and any data mean nothing. It covers the completed writes of all queues.
+void Lane::flush(virtio::Request request) {
+  storage::Backend* storage = backend();
+  if (storage == nullptr) return answer(std::move(request), spec::status::ioerr);
+  Op& op = take(std::move(request), spec::type::flush);
+  op.sector = 0;
+  storage->flush([this, &op](int error) { finish(op, error); });
+}
+
+void Lane::get_id(virtio::Request request) {
+  const bool well_formed = request.readable_left() == 0 && request.writable_left() >= spec::id_size + 1;
+  if (!well_formed) return answer(std::move(request), spec::status::ioerr);
+  if (const auto written = request.write(disk_.id); !written) return request.violation(written.error());
+  answer(std::move(request), spec::status::ok);
+}
+
+void Lane::ranges(virtio::Request request, std::uint32_t type) {
+  const bool negotiated = (type == spec::type::discard ? disk_.discard : disk_.write_zeroes).load(std::memory_order_relaxed);
+  if (!negotiated) return answer(std::move(request), spec::status::unsupp);
+  if (backend() == nullptr) return answer(std::move(request), spec::status::ioerr);
+  Op& op = take(std::move(request), type);
+  const std::uint8_t status = check_ranges(op.request, op);
+  if (status != spec::status::ok) return answer(release(op), status);
+  next_range(op);
+}
+
+/// Takes the segments and checks all of them, before any is touched.
+std::uint8_t Lane::check_ranges(virtio::Request& request, Op& op) const {
+  if (request.writable_left() != 1) return spec::status::ioerr;
+  const std::uint64_t length = request.readable_left();
+  const std::uint64_t count = length / sizeof(spec::RangeSegment);
+  op.segment = 0;
+  op.segment_count = static_cast<std::size_t>(std::min<std::uint64_t>(count, Disk::max_segments));
+  if (op.segment_count == 0) return spec::status::ioerr;
+  const auto bytes = std::as_writable_bytes(std::span(op.segments).first(op.segment_count));
+  if (!request.read_bytes(bytes)) return spec::status::ioerr;
+  if (const std::uint8_t status = check_segments(op); status == spec::status::unsupp) return status;
+  if (length % sizeof(spec::RangeSegment) != 0 || count > Disk::max_segments) return spec::status::ioerr;
+  return check_segments(op);
+}
+
+std::uint8_t Lane::check_segments(const Op& op) const {
+  const auto segments = std::span(op.segments).first(op.segment_count);
+  const std::uint32_t known = op.type == spec::type::discard ? 0 : spec::RangeSegment::unmap;
+  // VIRTIO 1.4, 5.2.6.2: "The device MUST set the status byte to VIRTIO_BLK_S_UNSUPP for discard, secure erase and write
+  // zeroes commands if any unknown flag is set. Furthermore, the device MUST set the status byte to VIRTIO_BLK_S_UNSUPP
+  // for discard commands if the unmap flag is set."
+  const bool unknown = std::ranges::any_of(segments, [&](const auto& segment) { return (segment.flags & ~known) != 0; });
+  if (unknown) return spec::status::unsupp;
+  const std::uint32_t most = op.type == spec::type::discard ? disk_.max_discard_sectors : disk_.max_write_zeroes_sectors;
+  const bool good = std::ranges::all_of(segments, [&](const auto& segment) {
+    return segment.num_sectors <= most && disk_.holds(segment.sector, segment.num_sectors);
+  });
+  return good ? spec::status::ok : spec::status::ioerr;
+}
+
+void Lane::next_range(Op& op) {
+  const spec::RangeSegment& segment = op.segments[op.segment];
+  op.sector = segment.sector;
+  const std::uint64_t offset = segment.sector * sector_size;
+  const std::uint64_t length = segment.num_sectors * sector_size;
+  auto done = [this, &op](int error) { range_done(op, error); };
+  if (op.type == spec::type::discard) return backend_->discard(offset, length, done);
+  backend_->write_zeroes(offset, length, (segment.flags & spec::RangeSegment::unmap) != 0, done);
+}
+
+void Lane::range_done(Op& op, int error) {
+  if (error == 0 && ++op.segment < op.segment_count) {
+    next_range(op);
+    return backend_->submit();
+  }
+  if (op.type == spec::type::discard) return finish(op, error);
+  write_done(op, error);
+}
+
+void Lane::write_done(Op& op, int error) {
+  // VIRTIO 1.4, 5.2.6.2: "the device MUST ensure that stable writes are committed to it, before reporting completion of
+  // the write": those of a driver that cannot flush, and those with writeback 0 from submission to completion.
+  const bool flush = error == 0 && op.write_through && !disk_.writeback.load(std::memory_order_relaxed);
+  if (!flush) return finish(op, error);
+  backend_->flush([this, &op](int flush_error) { finish(op, flush_error); });
+  backend_->submit();
+}
+
+void Lane::finish(Op& op, int error) {
+  if (error != 0) disk_.failed(name_of(op.type), op.sector, error);
+  if (op.type == spec::type::in) op.request.pieces_written(error == 0 ? op.data : 0);
+  answer(release(op), error == 0 ? spec::status::ok : spec::status::ioerr);
+  if (closing_ && running_ == 0) {
+    // Not here: this is called by the very object that is to go.
+    disk_.host->queue_loop(queue_).post([old = std::move(own_)] {});
+    backend_ = nullptr;
+    closing_ = false;
+  }
+}
+
+void Lane::batch_end() {
+  if (backend_ != nullptr) backend_->submit();
+}
+
+Lane::Op& Lane::take(virtio::Request request, std::uint32_t type) {
+  if (free_ == nullptr) {
+    ops_.push_back(std::make_unique<Op>());
+    free_ = ops_.back().get();
+  }
+  Op& op = *free_;
+  free_ = op.next_free;
+  op.next_free = nullptr;
+  op.request = std::move(request);
+  op.type = type;
+  op.write_through = !disk_.writeback.load(std::memory_order_relaxed);
+  ++running_;
+  return op;
+}
+
+virtio::Request Lane::release(Op& op) {
+  virtio::Request request = std::move(op.request);
+  op.next_free = free_;
+  free_ = &op;
+  --running_;
+  return request;
+}
+
+bool Lane::has_own_loop() const { return &disk_.host->queue_loop(queue_) != &disk_.host->control_loop(); }
+
+/// Null, and said in the log: the queue has a loop of its own and the storage cannot be opened for it.
+storage::Backend* Lane::backend() {
+  closing_ = false;
+  if (backend_ != nullptr) return backend_;
+  if (!has_own_loop()) return backend_ = &disk_.primary;
+  auto shared = disk_.primary.share(disk_.host->queue_loop(queue_));
+  if (!shared) {
+    disk_.failed(shared.error().what().c_str(), 0, shared.error().code());
+    return nullptr;
+  }
+  own_ = std::move(*shared);
+  return backend_ = own_.get();
+}
+
+void Lane::close() {
+  if (!own_) return;
+  if (running_ != 0) {
+    closing_ = true;
+    return;
+  }
+  own_.reset();
+  backend_ = nullptr;
+}
+
+}  // namespace outboard::blk

@@ -1,0 +1,70 @@
+#pragma once
+
+#include <array>
+#include <memory>
+#include <vector>
+
+#include <outboard/devices/blk/disk.hpp>
+#include <outboard/virtio/request.hpp>
+
+namespace outboard::blk {
+
+/// The requests of one queue, on that queue's loop. No allocation for a request once there have been as many at a time.
+class Lane {
+ public:
+  Lane(Disk& disk, unsigned queue) : disk_(disk), queue_(queue) {}
+
+  void handle(virtio::Request request);
+  void batch_end();
+
+  /// Gives back storage of this queue's own loop, once nothing runs on it any more. On the queue's loop.
+  void close();
+  bool has_own_loop() const;
+
+ private:
+  /// A request that is with the storage.
+  struct Op {
+    virtio::Request request;
+    std::uint32_t type = 0;
+    bool write_through = false;
+    std::uint64_t sector = 0;
+    std::uint64_t data = 0;  ///< bytes of an IN
+    std::array<spec::RangeSegment, Disk::max_segments> segments;
+    std::size_t segment_count = 0;
+    std::size_t segment = 0;
+    Op* next_free = nullptr;
+  };
+
+  void read(virtio::Request request, std::uint64_t sector);
+  void write(virtio::Request request, std::uint64_t sector);
+  void flush(virtio::Request request);
+  void get_id(virtio::Request request);
+  void ranges(virtio::Request request, std::uint32_t type);
+  std::uint8_t check_ranges(virtio::Request& request, Op& op) const;
+  std::uint8_t check_segments(const Op& op) const;
+
+  void next_range(Op& op);
+  void range_done(Op& op, int error);
+  void write_done(Op& op, int error);
+  void finish(Op& op, int error);
+  void fail(virtio::Request request, const Error& error);
+
+  Op& take(virtio::Request request, std::uint32_t type);
+  virtio::Request release(Op& op);
+  storage::Backend* backend();
+
+  Disk& disk_;
+  unsigned queue_;
+  storage::Backend* backend_ = nullptr;
+  std::unique_ptr<storage::Backend> own_;  // where the queue has a loop of its own
+  bool closing_ = false;
+  std::size_t running_ = 0;
+  std::vector<std::unique_ptr<Op>> ops_;
+  Op* free_ = nullptr;
+};
+
+/// Completes a request with `status` in the very last writable byte. What was not written before it is zeroed: the used
+/// length counts from the first writable byte, so that telling the status tells the data too. Needs a writable byte.
+void answer(virtio::Request request, std::uint8_t status);
+
+}  // namespace outboard::blk

@@ -1,0 +1,78 @@
+#include <outboard/devices/blk/registration.hpp>
+
+#include <array>
+
+#include <outboard/devices/blk/device.hpp>
+#include <outboard/storage/null.hpp>
+#include <outboard/storage/ram.hpp>
+#include <outboard/storage/raw_file.hpp>
+
+namespace outboard::blk {
+
+namespace {
+
+constexpr std::array words = {
+    OptionHelp{"image", "FILE", "serve a raw image file or a block device"},
+    OptionHelp{"ram", "", "serve memory, empty at the start and gone at the end"},
+    OptionHelp{"null", "", "serve a disk that keeps nothing and reads zeros"},
+    OptionHelp{"size", "SIZE", "size of a ram or null disk: 64M, 1G"},
+    OptionHelp{"read-only", "", "refuse writes"},
+    OptionHelp{"queues", "N", "request queues, 1 to 256 (1)"},
+    OptionHelp{"queue-size", "N", "entries of a queue, a power of two (256)"},
+    OptionHelp{"serial", "TEXT", "serial number, at most 20 bytes"},
+    OptionHelp{"direct", "", "go past the page cache (image)"},
+    OptionHelp{"engine", "NAME", "auto, io_uring or pool (image)"},
+};
+
+constexpr std::array<std::string_view, 3> engines = {"auto", "io_uring", "pool"};
+
+Result<std::unique_ptr<storage::Backend>> open_image(OptionSet& set, bool read_only, Loop& loop, const Log& log) {
+  storage::RawFile::Options options{.read_only = read_only};
+  OUTBOARD_TRY(options.path, set.text("image", ""));
+  OUTBOARD_TRY(options.direct, set.flag("direct", false));
+  OUTBOARD_TRY(const auto engine, set.choice("engine", engines, "auto"));
+  if (engine == "io_uring") options.engine = storage::Engine::io_uring;
+  if (engine == "pool") options.engine = storage::Engine::pool;
+  OUTBOARD_TRY(std::unique_ptr<storage::Backend> file, storage::RawFile::open(loop, options, log));
+  return file;
+}
+
+/// The storage that the words name: exactly one of image, ram and null.
+Result<std::unique_ptr<storage::Backend>> open_storage(OptionSet& set, bool read_only, Loop& loop, const Log& log) {
+  OUTBOARD_TRY(const bool ram, set.flag("ram", false));
+  OUTBOARD_TRY(const bool null, set.flag("null", false));
+  const bool image = set.has("image");
+  if (image + ram + null != 1) {
+    return Error(EINVAL, image + ram + null == 0 ? "a disk needs something behind it" : "a disk has one thing behind it")
+        .cure("one of: image=FILE, ram with size=64M, null with size=1G");
+  }
+  if (image) return open_image(set, read_only, loop, log);
+  OUTBOARD_TRY(const auto size, set.size("size", 0));
+  if (ram) {
+    OUTBOARD_TRY(std::unique_ptr<storage::Backend> disk, storage::Ram::create(size, read_only));
+    return disk;
+  }
+  OUTBOARD_TRY(std::unique_ptr<storage::Backend> disk, storage::Null::create(size, read_only));
+  return disk;
+}
+
+Result<std::unique_ptr<virtio::Device>> make(OptionSet& set, Loop& loop, const Log& log) {
+  Device::Options options;
+  OUTBOARD_TRY(const auto queues, set.number("queues", 1, 1, 256));
+  OUTBOARD_TRY(const auto queue_size, set.number("queue-size", 256, 4, 32768));
+  OUTBOARD_TRY(options.id, set.text("serial", "outboard"));
+  OUTBOARD_TRY(const bool read_only, set.flag("read-only", false));
+  options.queues = static_cast<unsigned>(queues);
+  options.queue_size = static_cast<std::uint16_t>(queue_size);
+  OUTBOARD_TRY(auto disk, open_storage(set, read_only, loop, log));
+  OUTBOARD_CHECK(set.finish(words));
+  OUTBOARD_TRY(std::unique_ptr<virtio::Device> device, Device::create(std::move(disk), options));
+  return device;
+}
+
+}  // namespace
+
+constinit const virtio::DeviceType registration{
+    .name = "blk", .summary = "a disk: image file, block device, memory or nothing", .options = words, .make = make};
+
+}  // namespace outboard::blk
