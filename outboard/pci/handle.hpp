@@ -5,6 +5,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include <outboard/base/bytes.hpp>
@@ -150,7 +151,9 @@ class Handle {
   virtual Status read_region(unsigned region, std::uint64_t offset, MutableBytes into) = 0;
   virtual Status write_region(unsigned region, std::uint64_t offset, Bytes from) = 0;
   /// A posted write: ordered before what comes later, its failure is not reported here. Default: write_region.
-  virtual Status post_write(unsigned region, std::uint64_t offset, Bytes from) { return write_region(region, offset, from); }
+  virtual Status post_write(unsigned region, std::uint64_t offset, Bytes from) {
+    return write_region(region, offset, from);
+  }
   /// See Bar::window.
   virtual Result<Window> map_window(unsigned region, std::uint64_t offset, std::uint64_t length) = 0;
   /// Doorbells that an eventfd rings; empty where there are none. The descriptors are the handle's.
@@ -175,19 +178,23 @@ class Handle {
   ConfigView config() { return ConfigView(*this); }
   /// ENODEV when the function does not implement this BAR.
   Result<Bar> bar(unsigned index);
-  /// Standard and extended capabilities, in list order. A list that loops or points outside yields EPROTO.
+  /// Standard and extended capabilities, in list order. A list that loops or points outside yields EPROTO, a function
+  /// that reads as all-ones ENODEV.
   Result<std::vector<Capability>> capabilities();
   /// The first capability with this id, if there is one.
   Result<std::optional<Capability>> find_capability(std::uint16_t id, bool extended = false);
-  /// 0 when the function has no such capability.
+  /// 0 when the function has no such capability. Never more than can be enabled.
   Result<unsigned> msix_vector_count();
   Result<unsigned> msi_vector_count();
-  /// Enables `count` vectors, each with an eventfd of its own. ENOSPC: the function has fewer (nothing is enabled).
-  /// EBUSY: a set is enabled already.
+  /// Enables `count` (> 0) vectors, each with an eventfd of its own, and sets the enable bit of the kind in configuration
+  /// space (a back end that does that itself drops the write). ENOSPC: the function has fewer (nothing is enabled).
+  /// EBUSY: a set is enabled already. With any other error nothing is enabled either.
   Result<InterruptSet> enable_interrupts(InterruptKind kind, unsigned count);
   /// Lets the function do DMA and raise MSI; and decode memory.
   Status enable_bus_master();
   Status disable_bus_master();
+  /// Lets accesses to memory BARs through, without DMA. Needed after a reset, and before the first access to a BAR.
+  Status enable_memory();
 
  protected:
   friend class InterruptSet;
@@ -199,6 +206,15 @@ class Handle {
   }
 
  private:
+  Status set_command(std::uint16_t clear, std::uint16_t set);
+  Status set_message_control(std::uint16_t capability, std::uint16_t clear, std::uint16_t set);
+  Result<unsigned> usable_vectors(InterruptKind kind, unsigned advertised);
+  Status enable_in_config(InterruptKind kind, unsigned count);
+  Status disable_in_config(InterruptKind kind);
+  Status end_interrupts(InterruptKind kind);
+  Status append_standard_capabilities(std::vector<Capability>& list);
+  Status append_extended_capabilities(std::vector<Capability>& list);
+
   std::move_only_function<void(Event)> event_handler_;
   std::optional<InterruptKind> enabled_;
 };
@@ -206,7 +222,8 @@ class Handle {
 template <typename R>
 Result<R> ConfigView::read_at(ConfigOffset at) const {
   EndianInteger<typename R::value_type, std::endian::little> stored;
-  if (auto read = handle_->read_region(region::config, raw(at), as_writable_bytes_of(stored)); !read) return read.error();
+  if (auto read = handle_->read_region(region::config, raw(at), as_writable_bytes_of(stored)); !read)
+    return read.error();
   return R(stored);
 }
 
