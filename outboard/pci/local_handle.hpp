@@ -7,20 +7,28 @@
 
 namespace outboard::pci {
 
+class FunctionHost;
+
 /// A function in this process, driven without a socket. `start` gives the function a thread and a reactor of its own,
 /// and every call is carried there and waited for; `over` drives a function that the caller pumps (unit tests, benchmarks)
 /// and calls it directly.
+///
+/// A call from the function's own thread (or, for `over`, from inside `pump`) that would wait for itself fails with
+/// EDEADLK. A reset or an unmap that the function does not complete within 30 seconds fails with ETIMEDOUT.
+/// The handle must not be destroyed from the function's thread; when it is gone, so is the function.
 class LocalHandle final : public Handle {
  public:
   struct Options {
     Log log;
-    Duration spin{0};   ///< of the device's reactor
+    Duration spin{0};  ///< of the device's reactor
     std::string name = "local";
   };
 
   static Result<std::unique_ptr<LocalHandle>> start(FunctionFactory factory, Options options);
-  /// `pump` runs the function's loop until it is idle; called while a completion is awaited.
-  static Result<std::unique_ptr<LocalHandle>> over(std::unique_ptr<Function> function, Loop::Task pump, std::string name);
+  /// `pump` runs the function's loop until it is idle; called while a completion is awaited. What the loop watches
+  /// (a resample eventfd, doorbells) is served when the caller pumps.
+  static Result<std::unique_ptr<LocalHandle>> over(std::unique_ptr<Function> function, Loop::Task pump,
+                                                   std::string name);
   ~LocalHandle() override;
 
   std::string name() const override;
@@ -33,7 +41,7 @@ class LocalHandle final : public Handle {
   memory::DmaSpace& dma() override;
   Status reset() override;
   Status attach(Loop& loop) override;
-  bool gone() const override { return false; }
+  bool gone() const override { return false; }  ///< a function in this process stays
 
  protected:
   Status bind_interrupts(InterruptKind kind, std::uint32_t start, const std::vector<EventFd>& eventfds) override;
@@ -42,6 +50,7 @@ class LocalHandle final : public Handle {
 
  private:
   struct State;
+  static Result<std::unique_ptr<LocalHandle>> make(std::unique_ptr<FunctionHost> host, std::string name);
   explicit LocalHandle(std::unique_ptr<State> state);
   std::unique_ptr<State> state_;
 };

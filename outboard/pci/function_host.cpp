@@ -1,0 +1,174 @@
+#include <outboard/pci/function_host.hpp>
+
+#include <chrono>
+#include <condition_variable>
+#include <future>
+#include <mutex>
+#include <optional>
+#include <system_error>
+#include <thread>
+
+#include <outboard/base/reactor.hpp>
+
+namespace outboard::pci {
+
+namespace {
+
+constexpr auto completion_limit = std::chrono::seconds(30);
+
+Error would_wait_for_itself() { return Error(EDEADLK, "the call comes from inside the function that it waits for"); }
+Error ended() { return Error(ENODEV, "the function has ended"); }
+Error too_late() { return Error(ETIMEDOUT, "the function did not complete the call within 30 seconds"); }
+
+/// The outcome of something that ends on another thread. Shared with it, since the waiter may have given up.
+class Outcome {
+ public:
+  void set(Status status) {
+    const std::scoped_lock lock(mutex_);
+    status_ = std::move(status);
+    set_.notify_all();
+  }
+  std::optional<Status> wait_for(Duration limit) {
+    std::unique_lock lock(mutex_);
+    set_.wait_for(lock, limit, [this] { return status_.has_value(); });
+    return status_;
+  }
+  void wait() {
+    std::unique_lock lock(mutex_);
+    set_.wait(lock, [this] { return status_.has_value(); });
+  }
+  std::optional<Status> peek() {
+    const std::scoped_lock lock(mutex_);
+    return status_;
+  }
+
+ private:
+  std::mutex mutex_;
+  std::condition_variable set_;
+  std::optional<Status> status_;
+};
+
+class ThreadHost final : public FunctionHost {
+ public:
+  ~ThreadHost() override { ThreadHost::end(); }
+
+  Status begin(FunctionFactory factory, Log log, Duration spin) {
+    std::promise<Result<Reactor*>> made;
+    auto reactor = made.get_future();
+    try {
+      thread_ = std::thread([&made, spin] { serve(made, spin); });
+    } catch (const std::system_error& error) {
+      return Error(error.code().value(), "starting the function's thread");
+    }
+    auto served = reactor.get();
+    if (!served) {
+      thread_.join();
+      return served.error();
+    }
+    reactor_ = *served;
+    Status status;
+    carry([&] {
+      auto function = factory(*reactor_, std::move(log));
+      if (function) function_ = std::move(*function);
+      if (!function) status = function.error();
+    });
+    return status;
+  }
+
+  Status run(Call call) override {
+    if (!function_) return ended();
+    if (reactor_->in_loop_thread()) return would_wait_for_itself();
+    carry([&] { call(*function_); });
+    return {};
+  }
+
+  Status await(Start start) override {
+    const auto outcome = std::make_shared<Outcome>();
+    OUTBOARD_CHECK(run(
+        [&](Function& function) { start(function, [outcome](Status status) { outcome->set(std::move(status)); }); }));
+    const auto status = outcome->wait_for(completion_limit);
+    return status ? *status : Status(too_late());
+  }
+
+  void end() override {
+    if (reactor_ == nullptr) return;
+    carry([this] { function_.reset(); });
+    reactor_->stop();
+    thread_.join();
+    reactor_ = nullptr;
+  }
+
+ private:
+  static void serve(std::promise<Result<Reactor*>>& made, Duration spin) {
+    auto reactor = Reactor::create({.clock = nullptr, .spin = spin});
+    if (!reactor) return made.set_value(reactor.error());
+    made.set_value(reactor->get());
+    [[maybe_unused]] const Status ran = (*reactor)->run();
+  }
+
+  /// Runs `task` on the function's thread and waits until it has run.
+  template <typename Task>
+  void carry(Task task) {
+    Outcome done;
+    reactor_->post([&task, &done] {
+      task();
+      done.set({});
+    });
+    done.wait();
+  }
+
+  std::thread thread_;
+  Reactor* reactor_ = nullptr;          ///< lives on the thread
+  std::unique_ptr<Function> function_;  ///< touched on the thread only, but for whether it is there
+};
+
+class PumpedHost final : public FunctionHost {
+ public:
+  PumpedHost(std::unique_ptr<Function> function, Loop::Task pump)
+      : function_(std::move(function)), pump_(std::move(pump)) {}
+  ~PumpedHost() override { PumpedHost::end(); }
+
+  Status run(Call call) override {
+    if (!function_) return ended();
+    call(*function_);
+    return {};
+  }
+
+  Status await(Start start) override {
+    if (!function_) return ended();
+    if (pumping_) return would_wait_for_itself();
+    const auto outcome = std::make_shared<Outcome>();
+    start(*function_, [outcome](Status status) { outcome->set(std::move(status)); });
+    const auto give_up = std::chrono::steady_clock::now() + completion_limit;
+    while (true) {
+      if (auto status = outcome->peek()) return *status;
+      if (std::chrono::steady_clock::now() > give_up) return too_late();
+      pumping_ = true;
+      if (pump_) pump_();
+      pumping_ = false;
+      // Idle, and not complete: it is another thread's turn (back-end I/O), which ends in a post to the pumped loop.
+      if (!outcome->peek()) std::this_thread::yield();
+    }
+  }
+
+  void end() override { function_.reset(); }
+
+ private:
+  std::unique_ptr<Function> function_;
+  Loop::Task pump_;
+  bool pumping_ = false;
+};
+
+}  // namespace
+
+Result<std::unique_ptr<FunctionHost>> host_on_thread(FunctionFactory factory, Log log, Duration spin) {
+  auto host = std::make_unique<ThreadHost>();
+  OUTBOARD_CHECK(host->begin(std::move(factory), std::move(log), spin));
+  return host;
+}
+
+std::unique_ptr<FunctionHost> host_pumped(std::unique_ptr<Function> function, Loop::Task pump) {
+  return std::make_unique<PumpedHost>(std::move(function), std::move(pump));
+}
+
+}  // namespace outboard::pci
