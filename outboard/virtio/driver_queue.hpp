@@ -24,22 +24,29 @@ struct Element {
 class DriverQueue {
  public:
   struct Options {
-    std::uint16_t size = 256;          ///< at most the device's maximum; split: rounded down to a power of two
+    std::uint16_t size = 256;  ///< at most the device's maximum; split: rounded down to a power of two
     std::optional<unsigned> vector{};  ///< interrupt vector, if any
-    bool indirect = true;              ///< use indirect tables where negotiated and worth it
-    std::uint16_t max_elements = 64;   ///< longest chain the driver will submit through an indirect table
+    bool indirect = true;  ///< use indirect tables where negotiated and worth it
+    std::uint16_t max_elements =
+        64;  ///< longest chain the driver will submit through an indirect table, at most `size`
+    /// A chain up to this long goes into the ring itself as long as that leaves half of the ring free: one cache line less
+    /// for the device to fetch. 1 puts every longer one into a table.
+    std::uint16_t direct_elements = 4;
   };
 
   /// A buffer that the device has used.
   struct Used {
     void* cookie = nullptr;
-    std::uint32_t length = 0;    ///< never more than the writable bytes of the buffer
+    std::uint32_t length = 0;  ///< never more than the writable bytes of the buffer
   };
 
-  /// Allocates the rings from the transport's DmaSpace and enables the queue. `features`: what was negotiated.
-  static Result<DriverQueue> create(Transport& transport, unsigned index, const Features& features, const Options& options);
+  /// Allocates the rings from the transport's DmaSpace and enables the queue. `features`: what was negotiated. Interrupts
+  /// are not asked for until enable_interrupts(). ENOENT: the device has no such queue; or what the transport says.
+  static Result<DriverQueue> create(Transport& transport, unsigned index, const Features& features,
+                                    const Options& options);
   DriverQueue(DriverQueue&&) noexcept;
   DriverQueue& operator=(DriverQueue&&) noexcept;
+  /// Gives the memory of the rings back: the device must have been reset (or the queue), or never started.
   ~DriverQueue();
 
   std::uint16_t size() const;
@@ -48,7 +55,8 @@ class DriverQueue {
   bool has_room(std::size_t elements) const;
 
   /// Adds a buffer; the device does not see it before publish(). `cookie` comes back with it.
-  /// EAGAIN: no room now. EINVAL: no element, more than fits at all, or more than 2^32 bytes. EIO: the queue is broken.
+  /// EAGAIN: no room now. EINVAL: no element, an empty one, more than fits at all, or more than 2^32 bytes. EIO: the queue
+  /// is broken. Nothing is allocated, whatever the answer (but for EINVAL's).
   Status add(std::span<const Element> readable, std::span<const Element> writable, void* cookie);
   /// Makes what was added available, and tells the device if it wants to be told. Returns whether the doorbell was rung.
   bool publish();
@@ -62,7 +70,10 @@ class DriverQueue {
   void disable_interrupts();
 
   bool broken() const;
-  /// The cookies of all buffers still in flight, and empties the queue. After a device or queue reset only.
+  /// How often the device claimed to have written more than a buffer has room for. Such lengths are cut.
+  std::uint64_t clamped_lengths() const;
+  /// The cookies of all buffers still in flight, in the order they were added. After a device or queue reset only; the
+  /// queue is of no further use and counts as broken.
   std::vector<void*> take_in_flight();
 
  private:

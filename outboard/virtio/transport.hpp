@@ -3,9 +3,13 @@
 #include <cstdint>
 #include <memory>
 #include <optional>
+#include <span>
 #include <string>
 
+#include <unistd.h>
+
 #include <outboard/base/bytes.hpp>
+#include <outboard/base/endian.hpp>
 #include <outboard/base/fd.hpp>
 #include <outboard/base/loop.hpp>
 #include <outboard/memory/dma_space.hpp>
@@ -17,25 +21,66 @@ namespace outboard::virtio {
 /// mapped memory, an eventfd, or a register write.
 class Doorbell {
  public:
-  enum class Kind : std::uint8_t { none, memory, eventfd, call };
+  /// memory32: a register of 32 bits, for NOTIFICATION_DATA.
+  enum class Kind : std::uint8_t { none, memory, memory32, eventfd, call };
 
   Doorbell() = default;
-  static Doorbell memory(volatile std::uint16_t* at) { return {Kind::memory, at, -1, nullptr, nullptr}; }
-  static Doorbell eventfd(int fd) { return {Kind::eventfd, nullptr, fd, nullptr, nullptr}; }
-  static Doorbell call(void (*ring)(void*, std::uint32_t), void* context) { return {Kind::call, nullptr, -1, ring, context}; }
+  static Doorbell memory(volatile std::uint16_t* at) {
+    Doorbell bell(Kind::memory);
+    bell.at_ = at;
+    return bell;
+  }
+  static Doorbell memory32(volatile std::uint32_t* at) {
+    Doorbell bell(Kind::memory32);
+    bell.at_ = at;
+    return bell;
+  }
+  static Doorbell eventfd(int fd) {
+    Doorbell bell(Kind::eventfd);
+    bell.fd_ = fd;
+    return bell;
+  }
+  static Doorbell call(void (*function)(void*, std::uint32_t), void* context) {
+    Doorbell bell(Kind::call);
+    bell.function_ = function;
+    bell.at_ = context;
+    return bell;
+  }
 
   Kind kind() const { return kind_; }
-  /// `value` is what VIRTIO 1.4, 4.1.5.2 wants written (queue index, or notification data).
-  void ring(std::uint32_t value) const;
+  /// `value` is what VIRTIO 1.4, 4.1.5.2 wants written (queue index, or notification data). What was written to shared
+  /// memory before the last full fence is visible to whoever is woken.
+  void ring(std::uint32_t value) const {
+    switch (kind_) {
+      case Kind::none:
+        return;
+      case Kind::memory:
+        *static_cast<volatile std::uint16_t*>(at_) = le16(static_cast<std::uint16_t>(value)).stored();
+        return;
+      case Kind::memory32:
+        *static_cast<volatile std::uint32_t*>(at_) = le32(value).stored();
+        return;
+      case Kind::eventfd:
+        signal();
+        return;
+      case Kind::call:
+        function_(const_cast<void*>(at_), value);
+        return;
+    }
+  }
 
  private:
-  Doorbell(Kind kind, volatile std::uint16_t* at, int fd, void (*ring)(void*, std::uint32_t), void* context)
-      : kind_(kind), at_(at), fd_(fd), ring_(ring), context_(context) {}
+  explicit Doorbell(Kind kind) : kind_(kind) {}
+  void signal() const {
+    const std::uint64_t one = 1;
+    // It can fail when the counter is full, and then whoever waits for it is awake anyhow.
+    [[maybe_unused]] const auto written = ::write(fd_, &one, sizeof one);
+  }
+
   Kind kind_ = Kind::none;
-  volatile std::uint16_t* at_ = nullptr;
   int fd_ = -1;
-  void (*ring_)(void*, std::uint32_t) = nullptr;
-  void* context_ = nullptr;
+  volatile void* at_ = nullptr;  ///< the register, or the call's context
+  void (*function_)(void*, std::uint32_t) = nullptr;
 };
 
 /// What a driver says when it sets a queue up.
@@ -89,11 +134,20 @@ class Transport {
   virtual bool gone() const = 0;
 };
 
+/// A feature that makes sense only together with another (the device type's chapter has the list).
+struct FeatureDependency {
+  Feature feature;
+  Feature needs;
+};
+
 /// VIRTIO 1.4, 3.1.1: reset, ACKNOWLEDGE, DRIVER, features, FEATURES_OK and its read-back. `wanted` is what the driver
-/// implements; bits whose prerequisites are missing are dropped; VERSION_1 is added and required. Returns what was
-/// agreed. On failure FAILED has been set and the error says which set was refused.
-/// ENODEV: not a VIRTIO 1.x device.
-Result<Features> negotiate(Transport& transport, const Features& wanted);
+/// implements; what the device does not offer and what `dependencies` leaves without its prerequisite is dropped.
+/// VERSION_1 is added and required; ACCESS_PLATFORM and ORDER_PLATFORM are accepted wherever they are offered, since they
+/// concern the transport and not the driver. Returns what was agreed.
+/// On failure FAILED has been set and the error says which set was refused.
+/// ENODEV: not a VIRTIO 1.x device. EPROTO: the device refused the set.
+Result<Features> negotiate(Transport& transport, const Features& wanted,
+                           std::span<const FeatureDependency> dependencies = {});
 
 /// The last step: DRIVER_OK, and a look whether the device has accepted it (EIO when it needs a reset).
 Status start_device(Transport& transport);
