@@ -1,0 +1,105 @@
+#include <outboard/base/fd.hpp>
+
+#include <fcntl.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+#include <array>
+
+#include <gtest/gtest.h>
+
+#include <outboard/base/bytes.hpp>
+#include <outboard/base/log.hpp>
+#include <outboard/testing/temp_dir.hpp>
+
+namespace outboard {
+namespace {
+
+bool is_open(int fd) { return ::fcntl(fd, F_GETFD) >= 0; }
+
+TEST(UniqueFd, ClosesOnceAndOnlyWhatItHas) {
+  int number = -1;
+  {
+    UniqueFd first(::open("/dev/null", O_RDONLY | O_CLOEXEC));
+    number = first.get();
+    UniqueFd second = std::move(first);
+    EXPECT_FALSE(first.valid());  // NOLINT(bugprone-use-after-move): that is the point
+    EXPECT_TRUE(is_open(number));
+    second = std::move(second);
+    EXPECT_EQ(second.get(), number);
+  }
+  EXPECT_FALSE(is_open(number));
+}
+
+TEST(UniqueFd, ReleaseHandsTheDescriptorOver) {
+  UniqueFd fd(::open("/dev/null", O_RDONLY | O_CLOEXEC));
+  const UniqueFd other(fd.release());
+  EXPECT_FALSE(fd.valid());
+  EXPECT_TRUE(is_open(other.get()));
+}
+
+TEST(UniqueFd, DuplicateIsCloseOnExecAndKeepsTheFileOpen) {
+  UniqueFd fd(::open("/dev/null", O_RDONLY | O_CLOEXEC));
+  const auto copy = fd.duplicate();
+  ASSERT_TRUE(copy.has_value());
+  fd.reset();
+  EXPECT_EQ(::fcntl(copy->get(), F_GETFD) & FD_CLOEXEC, FD_CLOEXEC);
+  EXPECT_EQ(fd.duplicate().error().code(), EBADF);
+}
+
+TEST(EventFd, CountsUntilItIsDrained) {
+  const auto event = *EventFd::create();
+  EXPECT_EQ(event.drain(), 0U);
+  event.signal();
+  event.signal();
+  EXPECT_EQ(event.drain(), 2U);
+  EXPECT_EQ(event.drain(), 0U);
+}
+
+TEST(EventFd, Row49_SaturatedEventFdOfAPeerDropsTheEventInsteadOfBlocking) {
+  UniqueFd raw(::eventfd(0, EFD_CLOEXEC));  // blocking, as a peer may send it
+  const std::uint64_t most = UINT64_MAX - 1;
+  ASSERT_EQ(::write(raw.get(), &most, sizeof most), static_cast<ssize_t>(sizeof most));
+  const auto event = EventFd::adopt(std::move(raw));
+  ASSERT_TRUE(event.has_value());
+  event->signal();
+  EXPECT_EQ(event->drain(), most);
+}
+
+TEST(EventFd, Row49_FullPipeInPlaceOfAnEventFdDoesNotBlock) {
+  std::array<int, 2> ends{};
+  ASSERT_EQ(::pipe2(ends.data(), O_CLOEXEC), 0);
+  const UniqueFd out(ends[0]);
+  const auto event = EventFd::adopt(UniqueFd(ends[1]));
+  ASSERT_TRUE(event.has_value());
+  for (int i = 0; i < 10'000; ++i) event->signal();
+  EXPECT_EQ(event->drain(), 0U);
+}
+
+TEST(EventFd, WhatIsNoDescriptorIsNotAdopted) { EXPECT_EQ(EventFd::adopt(UniqueFd()).error().code(), EBADF); }
+
+TEST(Log, DefaultIsSilentAndNamesAreNested) {
+  Log().error("nobody hears {}", "this");
+  std::string seen;
+  const Log log([&](Level level, std::string_view line) {
+    EXPECT_EQ(level, Level::warning);
+    seen = line;
+  });
+  log.debug("below the threshold");
+  log.named("server").named("queue 1").warning("{} heads", 3);
+  EXPECT_EQ(seen, "server: queue 1: 3 heads");
+}
+
+TEST(TempDir, IsRemovedWithWhatIsInIt) {
+  std::string path;
+  {
+    const testing::TempDir dir;
+    path = dir.path("file");
+    EXPECT_TRUE(dir.make_file("file", 10).valid());
+    EXPECT_EQ(::access(path.c_str(), F_OK), 0);
+  }
+  EXPECT_NE(::access(path.c_str(), F_OK), 0);
+}
+
+}  // namespace
+}  // namespace outboard

@@ -1,0 +1,284 @@
+#include <outboard/memory/host_memory.hpp>
+
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <csignal>
+#include <cstdlib>
+#include <vector>
+
+#include <gtest/gtest.h>
+
+#include <outboard/memory/fault_guard.hpp>
+#include <outboard/testing/temp_dir.hpp>
+
+// "Row n" is a row of the list of hostile input to a vfio-user server: DMA_MAP with descriptors of all kinds.
+
+namespace outboard::memory {
+namespace {
+
+constexpr std::uint64_t page = 4096;
+
+/// Reads a byte whether or not the compiler sees a use for it.
+std::byte touch(std::byte* at) { return std::byte{*reinterpret_cast<volatile unsigned char*>(at)}; }
+
+int code_of(const auto& result) { return result ? 0 : result.error().code(); }
+
+UniqueFd reopen(const testing::TempDir& dir, const char* name, int flags) {
+  return UniqueFd(::open(dir.path(name).c_str(), flags | O_CLOEXEC));
+}
+
+TEST(HostMemory, MapsAFileThatCannotShrink) {
+  const UniqueFd fd = testing::make_sealed_memfd(4 * page);
+  const auto memory = HostMemory::map_file(fd, page, 2 * page, Access::read_write);
+  ASSERT_TRUE(memory.has_value()) << memory.error().message();
+  EXPECT_EQ((*memory)->size(), 2 * page);
+  (*memory)->data()[5] = std::byte{0x5a};
+  char seen = 0;
+  ASSERT_EQ(::pread(fd.get(), &seen, 1, page + 5), 1);
+  EXPECT_EQ(seen, 0x5a);
+  EXPECT_FALSE((*memory)->poisoned());
+}
+
+TEST(HostMemory, MappingOutlivesTheDescriptor) {
+  UniqueFd fd = testing::make_sealed_memfd(page);
+  const auto memory = *HostMemory::map_file(fd, 0, page, Access::read_write);
+  fd.reset();
+  memory->data()[0] = std::byte{1};
+  EXPECT_EQ(memory->data()[0], std::byte{1});
+}
+
+TEST(HostMemory, SizeNeedNotBeWholePages) {
+  const UniqueFd fd = testing::make_sealed_memfd(page + 100);
+  const auto memory = HostMemory::map_file(fd, 0, page + 100, Access::read_write);
+  ASSERT_TRUE(memory.has_value());
+  EXPECT_EQ((*memory)->size(), page + 100);
+}
+
+TEST(HostMemory, UnsealedFileIsRefusedWithoutAFaultGuard) {
+  // In a process of its own: the guard cannot be taken out again.
+  GTEST_FLAG_SET(death_test_style, "threadsafe");
+  EXPECT_EXIT(
+      {
+        const int without = code_of(HostMemory::map_file(testing::make_memfd(page), 0, page, Access::read_write));
+        const bool installed = install_fault_guard().has_value();
+        const int with = code_of(HostMemory::map_file(testing::make_memfd(page), 0, page, Access::read_write));
+        std::exit(without == ENOTSUP && installed && with == 0 ? 0 : 1);
+      },
+      ::testing::ExitedWithCode(0), "");
+}
+
+TEST(HostMemory, Row33_NeitherSocketNorPipeNorDirectoryNorDeviceIsMapped) {
+  std::array<int, 2> ends{};
+  ASSERT_EQ(::socketpair(AF_UNIX, SOCK_STREAM, 0, ends.data()), 0);
+  const UniqueFd left(ends[0]);
+  const UniqueFd right(ends[1]);
+  EXPECT_EQ(code_of(HostMemory::map_file(left, 0, page, Access::read_write)), EINVAL);
+  ASSERT_EQ(::pipe(ends.data()), 0);
+  const UniqueFd out(ends[0]);
+  const UniqueFd in(ends[1]);
+  EXPECT_EQ(code_of(HostMemory::map_file(out, 0, page, Access::read)), EINVAL);
+  const UniqueFd directory(::open("/", O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+  EXPECT_EQ(code_of(HostMemory::map_file(directory, 0, page, Access::read)), EINVAL);
+  const UniqueFd device(::open("/dev/zero", O_RDWR | O_CLOEXEC));
+  EXPECT_EQ(code_of(HostMemory::map_file(device, 0, page, Access::read_write)), EINVAL);
+  EXPECT_EQ(code_of(HostMemory::map_file(*EventFd::create()->fd().duplicate(), 0, page, Access::read_write)), EINVAL);
+  EXPECT_EQ(code_of(HostMemory::map_file(UniqueFd(), 0, page, Access::read)), EBADF);
+}
+
+TEST(HostMemory, Row33_ReadOnlyDescriptorIsForReadingOnly) {
+  ASSERT_TRUE(install_fault_guard().has_value());
+  const testing::TempDir dir;
+  dir.make_file("memory", page);
+  const UniqueFd read_only = reopen(dir, "memory", O_RDONLY);
+  EXPECT_EQ(code_of(HostMemory::map_file(read_only, 0, page, Access::read_write)), EACCES);
+  EXPECT_EQ(code_of(HostMemory::map_file(read_only, 0, page, Access::write)), EACCES);
+  EXPECT_EQ(code_of(HostMemory::map_file(read_only, 0, page, Access::read)), 0);
+  const UniqueFd write_only = reopen(dir, "memory", O_WRONLY);
+  EXPECT_EQ(code_of(HostMemory::map_file(write_only, 0, page, Access::write)), EACCES);
+  const UniqueFd path_only = reopen(dir, "memory", O_PATH);
+  EXPECT_NE(code_of(HostMemory::map_file(path_only, 0, page, Access::read)), 0);
+}
+
+TEST(HostMemory, Row34_NothingBeyondTheEndOfTheFileIsMapped) {
+  const UniqueFd fd = testing::make_sealed_memfd(4 * page);
+  const auto map = [&](std::uint64_t offset, std::uint64_t size) {
+    return code_of(HostMemory::map_file(fd, offset, size, Access::read_write));
+  };
+  EXPECT_EQ(map(0, 4 * page), 0);
+  EXPECT_EQ(map(0, 4 * page + 1), EINVAL);
+  EXPECT_EQ(map(3 * page, page + 1), EINVAL);
+  EXPECT_EQ(map(4 * page, 1), EINVAL);
+  EXPECT_EQ(map(5 * page, page), EINVAL);
+}
+
+TEST(HostMemory, Row34_OffsetThatWrapsIsRefused) {
+  const UniqueFd fd = testing::make_sealed_memfd(4 * page);
+  const auto map = [&](std::uint64_t offset, std::uint64_t size) {
+    return code_of(HostMemory::map_file(fd, offset, size, Access::read_write));
+  };
+  EXPECT_EQ(map(UINT64_MAX - page + 1, 2 * page), EINVAL);
+  EXPECT_EQ(map(page, UINT64_MAX - page + 1), EINVAL);
+  EXPECT_EQ(map(0, UINT64_MAX), EINVAL);
+  EXPECT_EQ(map(UINT64_C(1) << 63, page), EINVAL);
+}
+
+TEST(HostMemory, EmptyOrUnalignedPiecesAreRefused) {
+  const UniqueFd fd = testing::make_sealed_memfd(4 * page);
+  EXPECT_EQ(code_of(HostMemory::map_file(fd, 0, 0, Access::read_write)), EINVAL);
+  EXPECT_EQ(code_of(HostMemory::map_file(fd, 1, page, Access::read_write)), EINVAL);
+  EXPECT_EQ(code_of(HostMemory::map_file(fd, 512, page, Access::read_write)), EINVAL);
+}
+
+TEST(HostMemory, AnonymousMemoryIsZeroedAndRefusesNothingAndEverything) {
+  const auto memory = *HostMemory::anonymous(3 * page);
+  EXPECT_TRUE(std::all_of(memory->data(), memory->data() + 3 * page, [](std::byte b) { return b == std::byte{0}; }));
+  EXPECT_FALSE(memory->poisoned());
+  EXPECT_EQ(code_of(HostMemory::anonymous(0)), EINVAL);
+  EXPECT_EQ(code_of(HostMemory::anonymous(UINT64_MAX)), ENOMEM);
+}
+
+class FaultGuardTest : public ::testing::Test {
+ protected:
+  void SetUp() override { ASSERT_TRUE(install_fault_guard().has_value()); }
+
+  /// Maps two files, shrinks the first one under its mapping, and expects that only the first one suffers.
+  static void shrink_under_the_mapping(const UniqueFd& fd, const UniqueFd& other) {
+    const auto memory = *HostMemory::map_file(fd, 0, 4 * page, Access::read_write);
+    const auto bystander = *HostMemory::map_file(other, 0, 4 * page, Access::read_write);
+    std::fill_n(memory->data(), 4 * page, std::byte{0x11});
+    std::fill_n(bystander->data(), 4 * page, std::byte{0x22});
+    ASSERT_EQ(::ftruncate(fd.get(), page), 0);
+    EXPECT_FALSE(memory->poisoned()) << "nobody has touched it yet";
+
+    EXPECT_EQ(touch(memory->data() + 2 * page + 7), std::byte{0});
+    EXPECT_TRUE(memory->poisoned());
+    EXPECT_EQ(memory->data()[0], std::byte{0x11}) << "what the file still has stays";
+    memory->data()[3 * page] = std::byte{1};  // behind it all is replaced at once
+    EXPECT_EQ(memory->data()[3 * page], std::byte{1});
+
+    EXPECT_FALSE(bystander->poisoned());
+    EXPECT_EQ(bystander->data()[3 * page], std::byte{0x22});
+  }
+};
+
+TEST_F(FaultGuardTest, Row35_TruncatedMemoryFileBreaksItsMappingOnly) {
+  const UniqueFd fd = testing::make_memfd(4 * page);
+  const UniqueFd other = testing::make_memfd(4 * page);
+  shrink_under_the_mapping(fd, other);
+}
+
+TEST_F(FaultGuardTest, Row35_TruncatedRegularFileBreaksItsMappingOnly) {
+  const testing::TempDir dir;
+  const UniqueFd fd = dir.make_file("a", 4 * page);
+  const UniqueFd other = dir.make_file("b", 4 * page);
+  shrink_under_the_mapping(fd, other);
+}
+
+TEST_F(FaultGuardTest, Row35_WriteToATruncatedFileIsContainedToo) {
+  const UniqueFd fd = testing::make_memfd(2 * page);
+  const auto memory = *HostMemory::map_file(fd, 0, 2 * page, Access::read_write);
+  ASSERT_EQ(::ftruncate(fd.get(), 0), 0);
+  *reinterpret_cast<volatile unsigned char*>(memory->data() + 10) = 9;
+  EXPECT_TRUE(memory->poisoned());
+}
+
+TEST_F(FaultGuardTest, Row35_ReadOnlyMappingIsContainedToo) {
+  const UniqueFd fd = testing::make_memfd(2 * page);
+  const auto memory = *HostMemory::map_file(fd, page, page, Access::read);
+  ASSERT_EQ(::ftruncate(fd.get(), page), 0);
+  EXPECT_EQ(touch(memory->data() + page - 1), std::byte{0});
+  EXPECT_TRUE(memory->poisoned());
+}
+
+TEST_F(FaultGuardTest, TwoMappingsOfOneTruncatedFileArePoisonedByTheirOwnTouches) {
+  const UniqueFd fd = testing::make_memfd(2 * page);
+  const auto first = *HostMemory::map_file(fd, 0, 2 * page, Access::read_write);
+  const auto second = *HostMemory::map_file(fd, 0, 2 * page, Access::read_write);
+  ASSERT_EQ(::ftruncate(fd.get(), 0), 0);
+  touch(first->data());
+  EXPECT_TRUE(first->poisoned());
+  EXPECT_FALSE(second->poisoned());
+}
+
+TEST_F(FaultGuardTest, NewMappingInTheSlotOfAPoisonedOneIsClean) {
+  for (int round = 0; round < 600; ++round) {  // more than one block of the registry, were slots not used again
+    const UniqueFd fd = testing::make_memfd(page);
+    const auto memory = *HostMemory::map_file(fd, 0, page, Access::read_write);
+    ASSERT_FALSE(memory->poisoned());
+    ASSERT_EQ(::ftruncate(fd.get(), 0), 0);
+    touch(memory->data());
+    ASSERT_TRUE(memory->poisoned());
+  }
+}
+
+TEST_F(FaultGuardTest, FaultIsFoundAmongManyMappings) {
+  const UniqueFd quiet = testing::make_sealed_memfd(page);
+  std::vector<std::shared_ptr<HostMemory>> many;
+  for (int i = 0; i < 1000; ++i) many.push_back(*HostMemory::map_file(quiet, 0, page, Access::read_write));
+  const UniqueFd fd = testing::make_memfd(page);
+  const auto memory = *HostMemory::map_file(fd, 0, page, Access::read_write);
+  ASSERT_EQ(::ftruncate(fd.get(), 0), 0);
+  touch(memory->data());
+  EXPECT_TRUE(memory->poisoned());
+}
+
+/// Touches a file mapping that the library knows nothing of, after the file has gone.
+void touch_foreign_memory() {
+  const UniqueFd fd = testing::make_memfd(page);
+  auto* memory = static_cast<volatile char*>(::mmap(nullptr, page, PROT_READ, MAP_SHARED, fd.get(), 0));
+  if (::ftruncate(fd.get(), 0) != 0) std::exit(3);
+  [[maybe_unused]] const char seen = *memory;
+}
+
+/// Children of the tests below die on purpose; nobody wants their core files.
+void die_quietly() {
+  const rlimit none{0, 0};
+  ::setrlimit(RLIMIT_CORE, &none);
+}
+
+TEST(FaultGuardDeathTest, ForeignFaultStillEndsTheProcess) {
+  GTEST_FLAG_SET(death_test_style, "threadsafe");
+  EXPECT_EXIT(
+      {
+        die_quietly();
+        ::signal(SIGBUS, SIG_DFL);  // not the sanitizers' handler
+        if (!install_fault_guard()) std::exit(2);
+        touch_foreign_memory();
+      },
+      ::testing::KilledBySignal(SIGBUS), "");
+}
+
+TEST(FaultGuardDeathTest, SignalThatSomeoneSentStillEndsTheProcess) {
+  GTEST_FLAG_SET(death_test_style, "threadsafe");
+  EXPECT_EXIT(
+      {
+        die_quietly();
+        ::signal(SIGBUS, SIG_DFL);
+        if (!install_fault_guard()) std::exit(2);
+        ::raise(SIGBUS);
+      },
+      ::testing::KilledBySignal(SIGBUS), "");
+}
+
+TEST(FaultGuardDeathTest, ForeignFaultGoesToTheHandlerThatWasThereBefore) {
+  GTEST_FLAG_SET(death_test_style, "threadsafe");
+  EXPECT_EXIT(
+      {
+        struct sigaction before {};
+        before.sa_flags = SA_SIGINFO;
+        before.sa_sigaction = [](int, siginfo_t* info, void*) { ::_exit(info->si_addr != nullptr ? 42 : 1); };
+        ::sigaction(SIGBUS, &before, nullptr);
+        if (!install_fault_guard() || !install_fault_guard()) std::exit(2);
+        touch_foreign_memory();
+      },
+      ::testing::ExitedWithCode(42), "");
+}
+
+}  // namespace
+}  // namespace outboard::memory
