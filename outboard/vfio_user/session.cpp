@@ -120,6 +120,7 @@ void Session::update_interest() {
 
 void Session::update_stall_timer() {
   const bool waiting = !negotiated_ || channel_.partial() || channel_.queued() != 0;
+  if (!waiting) stall_timer_.reset();
   if (!waiting || stall_timer_.active() || ended_) return;
   stalled_consumed_ = channel_.consumed();
   stalled_sent_ = channel_.sent();

@@ -1,0 +1,459 @@
+#include <sys/resource.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+#include <outboard/testing/vfio_user_server_test.hpp>
+
+// Rows of the checklist in the vfio-user notes, section 7.3, that concern the connection as a whole.
+
+namespace outboard::vfio_user {
+namespace {
+
+using testing::joined;
+using testing::open_fds;
+using testing::PlainFunction;
+
+class ServerConnection : public testing::VfioUserServerTest {
+ protected:
+  static std::vector<std::byte> read_id() {
+    return joined(spec::RegionAccess{.offset = PlainFunction::id_at, .region = 0, .count = 4});
+  }
+  static std::vector<int> eventfds(int count) {
+    std::vector<int> fds;
+    for (int i = 0; i < count; ++i) fds.push_back(::eventfd(0, EFD_CLOEXEC));
+    return fds;
+  }
+  static void close_all(const std::vector<int>& fds) {
+    for (const int fd : fds) ::close(fd);
+  }
+  /// A first message that must be refused with EINVAL and end the connection.
+  void expect_refused(Peer& peer) {
+    pump();
+    const auto reply = peer.receive();
+    ASSERT_TRUE(reply);
+    EXPECT_EQ(reply->error(), EINVAL);
+    EXPECT_EQ(reply->header.msg_size, 16u);
+    EXPECT_TRUE(dropped_and_serving(peer));
+  }
+};
+
+TEST_F(ServerConnection, Row01_EofBetweenMessagesEndsTheConnectionInOrder) {
+  Peer peer = client();
+  ASSERT_TRUE(alive(peer));
+
+  peer.close();
+  pump();
+
+  EXPECT_FALSE(server_->client());
+  Peer next = client();
+  EXPECT_TRUE(alive(next));
+}
+
+TEST_F(ServerConnection, Row02_EofInsideAMessageDropsItAndItsDescriptors) {
+  const auto spare = ::eventfd(0, EFD_CLOEXEC);
+  serve();
+  const std::size_t before = open_fds();
+  for (const std::size_t sent : {3u, 16u, 20u}) {
+    Peer peer = client();
+    const auto bytes = peer.message(8, testing::pattern(20), {});
+    peer.send_bytes(Bytes(bytes).first(sent), {spare});
+    pump();
+    peer.close();
+    pump();
+    EXPECT_FALSE(server_->client());
+  }
+  EXPECT_EQ(open_fds(), before);
+  ::close(spare);
+}
+
+TEST_F(ServerConnection, Row03_HeaderByteByByteIsPutTogetherAndKeepsItsDescriptors) {
+  Peer peer = client();
+  enable(peer);
+  const int fd = ::eventfd(0, EFD_CLOEXEC);
+  const auto payload = joined(vfio_abi::IrqSet{.argsz = 20, .flags = 0x24, .index = 2, .start = 0, .count = 1});
+  const auto bytes = peer.message(8, payload, {.id = 77});
+  for (std::size_t i = 0; i < bytes.size(); ++i) {
+    ASSERT_TRUE(peer.send_bytes(Bytes(bytes).subspan(i, 1), i == 0 ? std::vector<int>{fd} : std::vector<int>{}));
+    pump();
+  }
+  const auto reply = peer.receive();
+  ASSERT_TRUE(reply);
+  EXPECT_EQ(reply->error(), 0);
+  EXPECT_EQ(reply->header.msg_id, 77);
+  function().interrupts().signal_msix(0);
+  std::uint64_t count = 0;
+  EXPECT_EQ(::read(fd, &count, sizeof count), 8);
+  ::close(fd);
+}
+
+TEST_F(ServerConnection, Row04_AMessageThatStallsEndsTheConnection) {
+  for (const std::size_t sent : {7u, 20u}) {
+    Peer peer = client();
+    const auto bytes = peer.message(9, read_id(), {});
+    peer.send_bytes(Bytes(bytes).first(sent));
+    pump();
+    loop_.advance(std::chrono::seconds(29));
+    EXPECT_FALSE(peer.closed());
+    loop_.advance(std::chrono::seconds(2));
+    EXPECT_TRUE(dropped_and_serving(peer));
+  }
+}
+
+TEST_F(ServerConnection, Row04_AClientThatNeverNegotiatesIsDropped) {
+  Peer peer = connect();
+  loop_.advance(std::chrono::seconds(31));
+  EXPECT_TRUE(dropped_and_serving(peer));
+}
+
+TEST_F(ServerConnection, Row04_AnIdleClientStays) {
+  Peer peer = client();
+  loop_.advance(std::chrono::hours(1));
+  EXPECT_TRUE(alive(peer));
+}
+
+TEST_F(ServerConnection, Row05_SizeBelowTheHeaderIsFatal) {
+  for (const std::uint32_t size : {0u, 1u, 15u}) {
+    Peer peer = client();
+    peer.send(Command::region_read, read_id(), {.size = size});
+    EXPECT_TRUE(dropped_and_serving(peer));
+  }
+}
+
+TEST_F(ServerConnection, Row06_SizeAboveTheLimitIsFatal) {
+  for (const std::uint32_t size : {0xffffffffu, 0x80000000u, (1u << 20) + 33}) {
+    Peer peer = client();
+    peer.send(Command::region_read, read_id(), {.size = size});
+    EXPECT_TRUE(dropped_and_serving(peer));
+  }
+}
+
+TEST_F(ServerConnection, Row07_TypeThatIsNeitherCommandNorReplyIsFatal) {
+  for (std::uint32_t type = 2; type < 16; ++type) {
+    Peer peer = client();
+    peer.send(Command::region_read, read_id(), {.flags = type});
+    EXPECT_TRUE(dropped_and_serving(peer));
+  }
+}
+
+TEST_F(ServerConnection, Row08_UnknownFlagsAndAnErrorFieldInACommandAreIgnored) {
+  Peer peer = client();
+  EXPECT_EQ(error_of(peer, Command::region_read, read_id(), {.flags = 0xffffffc0}), 0);
+  EXPECT_EQ(error_of(peer, Command::region_read, read_id(), {.flags = spec::flag::error, .error = 5}), 0);
+  EXPECT_EQ(error_of(peer, Command::region_read, read_id(), {.error = 22}), 0);
+}
+
+TEST_F(ServerConnection, Row09_MoreDescriptorsThanAdvertisedAreClosedAndTheCommandRefused) {
+  serve({.msix_vectors = 64});
+  Peer peer = client();
+  const auto payload = joined(vfio_abi::IrqSet{.argsz = 20, .flags = 0x24, .index = 2, .start = 0, .count = 17});
+  for (const int count : {17, 18, 200}) {
+    const auto fds = eventfds(count);
+    const std::size_t before = open_fds();
+    EXPECT_EQ(error_of(peer, Command::device_set_irqs, payload, {.fds = fds}), EINVAL);
+    EXPECT_EQ(open_fds(), before);
+    close_all(fds);
+  }
+  EXPECT_TRUE(alive(peer));
+}
+
+TEST_F(ServerConnection, Row09_AsManyDescriptorsAsAdvertisedAreTaken) {
+  serve({.msix_vectors = 64});
+  Peer peer = client();
+  const auto fds = eventfds(16);
+  const auto payload = joined(vfio_abi::IrqSet{.argsz = 20, .flags = 0x24, .index = 2, .start = 0, .count = 16});
+  EXPECT_EQ(error_of(peer, Command::device_set_irqs, payload, {.fds = fds}), 0);
+  close_all(fds);
+}
+
+TEST_F(ServerConnection, Row10_DescriptorsWithTheBodyAreClosedAndFatal) {
+  const auto fds = eventfds(1);
+  serve();
+  const std::size_t before = open_fds();
+  Peer peer = client();
+  const auto bytes = peer.message(8, testing::pattern(20), {});
+  peer.send_bytes(Bytes(bytes).first(20));
+  pump();
+  peer.send_bytes(Bytes(bytes).subspan(20), fds);
+  pump();
+  EXPECT_TRUE(peer.closed());
+  peer.close();
+  pump();
+  EXPECT_EQ(open_fds(), before);
+  close_all(fds);
+}
+
+TEST_F(ServerConnection, Row11_DescriptorsWithACommandThatTakesNoneAreClosedAndRefused) {
+  Peer peer = client();
+  const auto fds = eventfds(2);
+  const std::size_t before = open_fds();
+  for (const std::uint16_t command : {1, 3, 4, 5, 6, 7, 9, 10, 13, 15}) {
+    EXPECT_EQ(error_of(peer, command, testing::pattern(32), {.fds = fds}), EINVAL) << command;
+  }
+  EXPECT_EQ(open_fds(), before);
+  EXPECT_TRUE(alive(peer));
+  close_all(fds);
+}
+
+TEST_F(ServerConnection, Row12_NoDescriptorsLeftToReceiveWithRefusesTheCommand) {
+  Peer peer = client();
+  const auto fds = eventfds(2);
+  const std::size_t before = open_fds();
+  rlimit saved{};
+  ::getrlimit(RLIMIT_NOFILE, &saved);
+  const int probe = ::dup(0);
+  rlimit tight = saved;
+  tight.rlim_cur = static_cast<rlim_t>(probe) + 1;
+  ::close(probe);
+  ::setrlimit(RLIMIT_NOFILE, &tight);
+  const auto payload = joined(vfio_abi::IrqSet{.argsz = 20, .flags = 0x24, .index = 2, .start = 0, .count = 2});
+
+  const int error = error_of(peer, Command::device_set_irqs, payload, {.fds = fds});
+
+  ::setrlimit(RLIMIT_NOFILE, &saved);
+  EXPECT_EQ(error, EINVAL);
+  EXPECT_EQ(open_fds(), before);
+  EXPECT_TRUE(alive(peer));
+  close_all(fds);
+}
+
+TEST_F(ServerConnection, Row12_NoDescriptorsLeftToAcceptWithTurnsTheClientAway) {
+  Peer peer = client();
+  rlimit saved{};
+  ::getrlimit(RLIMIT_NOFILE, &saved);
+  const int probe = ::dup(0);
+  rlimit tight = saved;
+  tight.rlim_cur = static_cast<rlim_t>(probe) + 1;  // one more, which the next client's own end takes
+  ::close(probe);
+  ::setrlimit(RLIMIT_NOFILE, &tight);
+
+  Peer other = Peer::connect_to(path());
+  pump();
+  const bool turned_away = other.closed();
+
+  ::setrlimit(RLIMIT_NOFILE, &saved);
+  EXPECT_TRUE(turned_away);
+  EXPECT_TRUE(alive(peer));
+}
+
+TEST_F(ServerConnection, Row13_UnknownCommandsAreNotImplemented) {
+  Peer peer = client();
+  for (const std::uint16_t command : {0, 14, 19, 255, 65535}) {
+    EXPECT_EQ(error_of(peer, command, testing::pattern(100)), ENOSYS) << command;
+  }
+  EXPECT_TRUE(alive(peer));
+}
+
+TEST_F(ServerConnection, Row14_DmaCommandsFromAClientAreRefused) {
+  Peer peer = client();
+  EXPECT_EQ(error_of(peer, Command::dma_read, testing::pattern(16)), EINVAL);
+  EXPECT_EQ(error_of(peer, Command::dma_write, testing::pattern(20)), EINVAL);
+  EXPECT_TRUE(alive(peer));
+}
+
+TEST_F(ServerConnection, Row15_KnownCommandsThatAreNotOfferedAreNotSupported) {
+  Peer peer = client(R"({"capabilities":{"max_msg_fds":16}})");
+  for (const std::uint16_t command : {15, 16, 17, 18}) {
+    EXPECT_EQ(error_of(peer, command, testing::pattern(32)), ENOTSUP) << command;
+  }
+  EXPECT_TRUE(alive(peer));
+}
+
+TEST_F(ServerConnection, Row16_ACommandWithNoReplyThatFailsStaysUnanswered) {
+  Peer peer = client();
+  for (const std::uint16_t command : {0, 2, 3, 5, 8, 9, 10, 15, 16, 19}) {
+    EXPECT_EQ(error_of(peer, command, {}, {.flags = spec::flag::no_reply}), -1) << command;
+  }
+  EXPECT_TRUE(alive(peer));
+}
+
+TEST_F(ServerConnection, Row17_NoReplyOnACommandThatOnlyAsksSendsNothing) {
+  Peer peer = client();
+  EXPECT_EQ(error_of(peer, Command::region_read, read_id(), {.flags = spec::flag::no_reply}), -1);
+  EXPECT_EQ(error_of(peer, Command::device_get_info, joined(vfio_abi::DeviceInfo{.argsz = 16}),
+                     {.flags = spec::flag::no_reply}),
+            -1);
+  EXPECT_TRUE(alive(peer));
+}
+
+TEST_F(ServerConnection, Row19_AReplyThatAnswersNothingIsFatal) {
+  Peer peer = client();
+  peer.send(Command::dma_read, {}, {.flags = spec::flag::reply, .id = 3});
+  EXPECT_TRUE(dropped_and_serving(peer));
+  Peer early = connect();
+  early.send(Command::version, {}, {.flags = spec::flag::reply, .id = 3});
+  EXPECT_TRUE(dropped_and_serving(early));
+}
+
+TEST_F(ServerConnection, Row20_AnyCommandBeforeVersionIsRefusedAndEndsTheConnection) {
+  for (const std::uint16_t command : {2, 4, 9, 13, 200}) {
+    Peer peer = connect();
+    peer.send(command, testing::pattern(32), {});
+    expect_refused(peer);
+  }
+}
+
+TEST_F(ServerConnection, Row21_VersionTooShortOrWithDescriptorsIsRefused) {
+  Peer shorter = connect();
+  shorter.send(Command::version, testing::pattern(3));
+  expect_refused(shorter);
+  const auto fds = eventfds(1);
+  Peer with_fds = connect();
+  with_fds.send(Command::version, joined(spec::Version{}), {.fds = fds});
+  expect_refused(with_fds);
+  close_all(fds);
+}
+
+TEST_F(ServerConnection, Row21_VersionThatWantsNoReplyEndsTheConnectionUnanswered) {
+  Peer peer = connect();
+  peer.send(Command::version, joined(spec::Version{}), {.flags = spec::flag::no_reply});
+  pump();
+  EXPECT_FALSE(peer.receive());
+  EXPECT_TRUE(dropped_and_serving(peer));
+}
+
+TEST_F(ServerConnection, Row22_AnotherMajorVersionIsRefused) {
+  Peer peer = connect();
+  peer.send_version(usual_json, 1);
+  expect_refused(peer);
+}
+
+TEST_F(ServerConnection, Row23_AHigherMinorVersionIsAnsweredWithOurs) {
+  Peer peer = connect();
+  peer.send_version(usual_json, 0, 7);
+  pump();
+  const auto reply = peer.receive();
+  ASSERT_TRUE(reply);
+  EXPECT_EQ(reply->error(), 0);
+  EXPECT_EQ(reply->at<spec::Version>().minor, spec::version_minor);
+}
+
+TEST_F(ServerConnection, Row24_MalformedJsonIsRefused) {
+  Peer peer = connect();
+  peer.send(Command::version, joined(spec::Version{}, std::array<char, 2>{'{', '}'}));  // no NUL
+  expect_refused(peer);
+  Peer other = connect();
+  other.send_version(R"({"capabilities":)");
+  expect_refused(other);
+}
+
+TEST_F(ServerConnection, Row26_UnknownCapabilitiesAreIgnored) {
+  Peer peer = client(R"({"capabilities":{"max_msg_fds":4,"new_thing":{"a":[1,2.5,null]}},"other":[]})");
+  EXPECT_TRUE(alive(peer));
+}
+
+TEST_F(ServerConnection, Row27_AClientThatTakesNoDescriptorsIsSentNone) {
+  Peer peer = client(R"({"capabilities":{"max_msg_fds":0,"max_data_xfer_size":0}})");
+  const auto reply =
+      exchange(peer, Command::device_get_region_info, joined(vfio_abi::RegionInfo{.argsz = 4096, .index = 0}));
+  ASSERT_TRUE(reply);
+  EXPECT_EQ(reply->at<vfio_abi::RegionInfo>().flags, vfio_abi::region_flag::read | vfio_abi::region_flag::write);
+  EXPECT_TRUE(reply->fds.empty());
+}
+
+TEST_F(ServerConnection, Row28_ASecondVersionIsRefusedAndTheConnectionKept) {
+  Peer peer = client();
+  peer.send_version(usual_json);
+  pump();
+  const auto reply = peer.receive();
+  ASSERT_TRUE(reply);
+  EXPECT_EQ(reply->error(), EINVAL);
+  EXPECT_TRUE(alive(peer));
+}
+
+TEST_F(ServerConnection, Row64_AClientThatNeverReadsIsDroppedInTime) {
+  Peer peer = client();
+  const auto read_all = joined(spec::RegionAccess{.offset = 0, .region = 0, .count = PlainFunction::bar_size});
+  for (int i = 0; i < 40; ++i) {
+    peer.send(Command::region_read, read_all);
+    pump();
+  }
+  loop_.advance(std::chrono::seconds(61));
+  EXPECT_TRUE(dropped_and_serving(peer));
+}
+
+TEST_F(ServerConnection, Row66_AFloodOfCommandsIsHeldBackAndAnsweredInOrder) {
+  Peer peer = client();
+  const auto read_much = joined(spec::RegionAccess{.offset = 0, .region = 0, .count = 65536});
+  std::vector<std::uint16_t> sent;
+  while (sent.size() < 100) {
+    const auto bytes = peer.message(9, read_much, {.id = static_cast<std::uint16_t>(1000 + sent.size())});
+    if (!peer.send_bytes(bytes)) break;
+    sent.push_back(static_cast<std::uint16_t>(1000 + sent.size()));
+  }
+  ASSERT_GT(sent.size(), 20u);
+  for (const std::uint16_t id : sent) {
+    pump();
+    const auto reply = peer.receive();
+    ASSERT_TRUE(reply);
+    EXPECT_EQ(reply->header.msg_id, id);
+    EXPECT_EQ(reply->payload.size(), 16u + 65536);
+  }
+}
+
+TEST_F(ServerConnection, Row65_ASecondClientIsRefusedAtOnceAndTheFirstUndisturbed) {
+  Peer peer = client();
+  Peer second = connect();
+  second.send_version(usual_json);
+  pump();
+  const auto reply = second.receive();
+  ASSERT_TRUE(reply);
+  EXPECT_EQ(reply->error(), EBUSY);
+  EXPECT_EQ(reply->header.msg_size, 16u);
+  EXPECT_EQ(reply->header.command, 1);
+  EXPECT_TRUE(second.closed());
+  EXPECT_TRUE(alive(peer));
+}
+
+TEST_F(ServerConnection, Row65_AClientThatComesRightAfterAnotherLeftIsServed) {
+  Peer peer = client();
+  peer.close();
+  Peer next = Peer::connect_to(path());  // before the server has noticed
+  next.send_version(usual_json);
+  pump();
+  const auto reply = next.receive();
+  ASSERT_TRUE(reply);
+  EXPECT_EQ(reply->error(), 0);
+  EXPECT_TRUE(alive(next));
+}
+
+TEST_F(ServerConnection, Row85_AClientThatVanishesBeforeItsReplyHarmsNobody) {
+  Peer peer = client();
+  for (int i = 0; i < 10; ++i) peer.send(Command::region_read, read_id());
+  peer.close();
+  pump();
+  Peer next = client();
+  EXPECT_TRUE(alive(next));
+}
+
+TEST_F(ServerConnection, VersionReplyFitsTheBufferOfQemu) {
+  Peer peer = connect();
+  peer.send_version(
+      R"({"capabilities":{"pgsizes":4096,"max_msg_fds":16,"max_dma_maps":65535,"max_data_xfer_size":1048576,)"
+      R"("migration":{"pgsize":4096,"max_bitmap_size":268435456},"write_multiple":true}})");
+  pump();
+  const auto reply = peer.receive();
+  ASSERT_TRUE(reply);
+  EXPECT_EQ(reply->error(), 0);
+  EXPECT_LE(reply->header.msg_size, spec::longest_version_reply);
+  EXPECT_EQ(std::string(reinterpret_cast<const char*>(reply->payload.data()) + 4),
+            R"({"capabilities":{"max_msg_fds":16,"max_data_xfer_size":1048576,"write_multiple":true}})");
+}
+
+TEST_F(ServerConnection, PipelinedCommandsInOneSegmentAreAnsweredInOrder) {
+  Peer peer = client();
+  std::vector<std::byte> bytes;
+  for (std::uint16_t id = 10; id < 60; ++id) {
+    const auto one = peer.message(9, read_id(), {.id = id});
+    bytes.insert(bytes.end(), one.begin(), one.end());
+  }
+  peer.send_bytes(bytes);
+  pump();
+  for (std::uint16_t id = 10; id < 60; ++id) {
+    const auto reply = peer.receive();
+    ASSERT_TRUE(reply);
+    EXPECT_EQ(reply->header.msg_id, id);
+  }
+}
+
+}  // namespace
+}  // namespace outboard::vfio_user
