@@ -25,7 +25,8 @@ TEST(UniqueFd, ClosesOnceAndOnlyWhatItHas) {
     UniqueFd second = std::move(first);
     EXPECT_FALSE(first.valid());  // NOLINT(bugprone-use-after-move): that is the point
     EXPECT_TRUE(is_open(number));
-    second = std::move(second);
+    UniqueFd& itself = second;
+    second = std::move(itself);
     EXPECT_EQ(second.get(), number);
   }
   EXPECT_FALSE(is_open(number));

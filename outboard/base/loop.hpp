@@ -86,7 +86,9 @@ class Loop {
   /// queued when the loop is destroyed are destroyed without being run.
   virtual void post(Task task) = 0;
 
-  /// Whether the calling thread is the one that runs this loop now. True also while nobody runs it and the caller made it.
+  /// Whether the calling thread is the one that runs this loop now. True also while nobody runs it and the caller made it:
+  /// so who gives a loop a thread of its own waits until that thread runs it (until a posted task has run) before it
+  /// goes on with what lives on the loop, or both would hold it to be theirs.
   virtual bool in_loop_thread() const = 0;
 
   virtual const Clock& clock() const = 0;

@@ -6,6 +6,7 @@
 #include <atomic>
 #include <cstring>
 #include <deque>
+#include <future>
 #include <thread>
 #include <vector>
 
@@ -65,7 +66,10 @@ class Worker final : public MapUser {
  public:
   explicit Worker(AddressMap& map) : map_(map), snapshot_(map.current()) {
     poller_ = loop_->poll([this] { return work(); });
+    std::promise<void> running;
+    loop_->post([&] { running.set_value(); });
     thread_ = std::thread([this] { EXPECT_TRUE(loop_->run().has_value()); });
+    running.get_future().wait();
   }
   ~Worker() override {
     loop_->post([this] { poller_.reset(); });

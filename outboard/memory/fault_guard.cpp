@@ -1,6 +1,8 @@
 #include <outboard/memory/fault_guard.hpp>
 
 #include <sys/mman.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 #include <atomic>
 #include <cerrno>
@@ -25,9 +27,9 @@ bool repair(std::uintptr_t address) {
   slot->poison();
   const auto begin = reinterpret_cast<std::uintptr_t>(range.begin);
   const std::uint64_t skip = (address - begin) / range.page_size * range.page_size;
-  void* replaced = ::mmap(range.begin + skip, range.length - skip, range.protection,
-                          MAP_FIXED | MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-  return replaced != MAP_FAILED;
+  // The system call itself: the sanitizers' mmap() does more than a signal handler may.
+  return ::syscall(SYS_mmap, range.begin + skip, range.length - skip, range.protection,
+                   MAP_FIXED | MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0) != -1;
 }
 
 /// What would have happened without us.
