@@ -1,0 +1,98 @@
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <utility>
+#include <vector>
+
+#include <outboard/base/loop.hpp>
+#include <outboard/devices/blk/io.hpp>
+#include <outboard/devices/blk/limits.hpp>
+#include <outboard/memory/dma_space.hpp>
+#include <outboard/virtio/driver_queue.hpp>
+
+namespace outboard::blk {
+
+class DriverCore;
+
+/// One request queue of a Driver. All calls, and all completions, on the thread of its loop.
+class Queue {
+ public:
+  ~Queue();
+  Queue(const Queue&) = delete;
+  Queue& operator=(const Queue&) = delete;
+
+  unsigned index() const { return index_; }
+  Loop& loop() const { return loop_; }
+  /// Operations submitted and not done.
+  std::size_t in_flight() const { return in_flight_; }
+  /// Whether a completion of this queue is running.
+  bool delivering() const { return delivering_ != 0; }
+
+  /// Takes an operation; the device need not see it before publish(). There is no limit: what does not fit into the queue
+  /// waits its turn, and what is larger than the device takes at once is cut up. With an error `done` is not called.
+  /// EINVAL: not whole sectors, an empty element, beyond the capacity, or elements that the device's limits do not allow.
+  /// EROFS, ENOTSUP (discard where there is none), ENODEV (given up).
+  Status submit(Io& io);
+  /// Shows the device what was submitted. Not needed in a completion: the queue does it afterwards.
+  void publish();
+  /// Takes what the device has done; returns how many operations were completed. For a driver that polls; harmless else.
+  unsigned poll();
+
+ private:
+  friend class DriverCore;
+  struct Slot;
+
+  Queue(DriverCore& core, unsigned index, Loop& loop);
+
+  // DriverCore, while nothing else touches the queue.
+  Status build(const virtio::Features& features, const Limits& limits, std::optional<unsigned> vector);
+  void pause();
+  void resume();
+  void give_up(int error, bool keep_memory);
+  void interrupted();
+
+  Status check(Io& io) const;
+  bool issue(Io& io);
+  bool issue_part(Io& io);
+  bool send(Slot& slot);
+  std::size_t gather(const Slot& slot, std::vector<virtio::Element>& elements) const;
+  std::uint64_t plan(const Io& io, IoProgress::Place& end) const;
+  void issue_waiting();
+  Io* pop_waiting();
+  void remove_waiting(Io& io);
+  unsigned take_used();
+  void part_done(Slot& slot, std::uint32_t length);
+  int outcome(const Slot& slot, std::uint32_t length) const;
+  void part_ended(Slot& slot, int error);
+  void finish(Io& io);
+  void tick();
+  void arm_timer();
+  void protocol_error(const Error& error);
+
+  DriverCore& core_;
+  unsigned index_;
+  Loop& loop_;
+  Limits limits_;
+  std::uint32_t seg_max_ = 1;  // what both the device and the ring take
+  std::optional<virtio::DriverQueue> ring_;
+  memory::DmaBuffer slot_memory_;
+  std::vector<Slot> slots_;
+  Slot* free_ = nullptr;
+  std::vector<Slot*> resend_;
+  std::vector<virtio::Element> readable_, writable_;
+  Io* waiting_first_ = nullptr;
+  Io* waiting_last_ = nullptr;
+  std::size_t in_flight_ = 0;
+  bool paused_ = true;
+  int dead_ = 0;             // errno
+  unsigned delivering_ = 0;  // completions on the stack
+  unsigned idle_polls_ = 0;
+  std::uint64_t now_ = 0;    // ticks
+  Registration timer_;
+  Registration more_;
+  Registration watch_;
+};
+
+}  // namespace outboard::blk
