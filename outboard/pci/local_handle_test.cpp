@@ -1,0 +1,161 @@
+#include <outboard/pci/local_handle.hpp>
+
+#include <gtest/gtest.h>
+
+#include <outboard/pci/capability_ids.hpp>
+#include <outboard/testing/manual_loop.hpp>
+#include <outboard/testing/plain_function.hpp>
+
+namespace outboard::pci {
+namespace {
+
+using testing::PlainFunction;
+
+/// A handle over a function that the test pumps.
+class PumpedHandleTest : public ::testing::Test {
+ protected:
+  explicit PumpedHandleTest(PlainFunction::Options options = {.doorbell_fd = true}) {
+    auto made = PlainFunction::create(loop, Log(), options);
+    function = made->get();
+    handle = std::move(*LocalHandle::over(std::move(*made), [this] { pump(); }, "local:plain"));
+  }
+  virtual void pump() { loop.run_until_idle(); }
+  Bar bar() { return *handle->bar(0); }
+
+  testing::ManualLoop loop;
+  PlainFunction* function = nullptr;
+  std::unique_ptr<LocalHandle> handle;
+};
+
+TEST_F(PumpedHandleTest, RegistersAreReadAndWritten) {
+  ASSERT_TRUE(handle->enable_memory());
+  EXPECT_EQ(*bar().read<std::uint32_t>(PlainFunction::id_at), PlainFunction::id_value);
+  EXPECT_TRUE(bar().write<std::uint32_t>(PlainFunction::scratch_at, 9));
+  EXPECT_EQ(*bar().read<std::uint32_t>(PlainFunction::scratch_at), 9u);
+  EXPECT_EQ(handle->name(), "local:plain");
+}
+
+TEST_F(PumpedHandleTest, BoundsAreCheckedBeforeTheFunctionIsAsked) {
+  ASSERT_TRUE(handle->enable_memory());
+  std::byte bytes[8];
+  EXPECT_EQ(handle->read_region(0, PlainFunction::bar_size - 4, bytes).error().code(), EINVAL);
+  EXPECT_EQ(handle->write_region(0, UINT64_MAX, bytes).error().code(), EINVAL);
+  EXPECT_EQ(handle->read_region(1, 0, bytes).error().code(), EINVAL);
+  EXPECT_EQ(handle->read_region(region::config, 4092, bytes).error().code(), EINVAL);
+  EXPECT_EQ(handle->read_region(region::count, 0, bytes).error().code(), EINVAL);
+  EXPECT_EQ(handle->region(region::count).error().code(), EINVAL);
+  EXPECT_EQ(bar().read<std::uint32_t>(PlainFunction::bar_size).error().code(), EINVAL);
+}
+
+TEST_F(PumpedHandleTest, CapabilitiesAndVectorsAreFound) {
+  const auto list = handle->capabilities();
+  ASSERT_TRUE(list);
+  ASSERT_EQ(list->size(), 4u);
+  EXPECT_EQ((*list)[0].id, capability_id::power_management);
+  EXPECT_EQ((*list)[1].id, capability_id::express);
+  EXPECT_EQ((*list)[2].id, capability_id::msi);
+  EXPECT_EQ((*list)[3].id, capability_id::msix);
+  EXPECT_EQ(*handle->msix_vector_count(), 4u);
+  EXPECT_EQ(*handle->msi_vector_count(), 4u);
+}
+
+TEST_F(PumpedHandleTest, MsixReachesItsVector) {
+  ASSERT_TRUE(handle->enable_bus_master());
+  auto set = handle->enable_interrupts(InterruptKind::msix, 2);
+  ASSERT_TRUE(set);
+  EXPECT_TRUE(function->interrupts().msix_enabled());
+  ASSERT_TRUE(bar().write<std::uint32_t>(PlainFunction::signal_msix_at, 1));
+  EXPECT_EQ(set->vector(0).drain(), 0u);
+  EXPECT_EQ(set->vector(1).drain(), 1u);
+  set->reset();
+  EXPECT_FALSE(function->interrupts().msix_enabled());
+}
+
+TEST_F(PumpedHandleTest, MsiReachesItsVector) {
+  ASSERT_TRUE(handle->enable_bus_master());
+  const auto set = handle->enable_interrupts(InterruptKind::msi, 4);
+  ASSERT_TRUE(set);
+  ASSERT_TRUE(bar().write<std::uint32_t>(PlainFunction::signal_msi_at, 3));
+  EXPECT_EQ(set->vector(3).drain(), 1u);
+}
+
+TEST_F(PumpedHandleTest, IntxIsAcknowledgedByUnmask) {
+  ASSERT_TRUE(handle->enable_memory());
+  auto set = handle->enable_interrupts(InterruptKind::intx, 1);
+  ASSERT_TRUE(set);
+  ASSERT_TRUE(bar().write<std::uint32_t>(PlainFunction::intx_at, 1));
+  EXPECT_EQ(set->vector(0).drain(), 1u);
+  EXPECT_TRUE(set->unmask());
+  EXPECT_EQ(set->vector(0).drain(), 1u) << "still raised";
+  ASSERT_TRUE(bar().write<std::uint32_t>(PlainFunction::intx_at, 0));
+  EXPECT_TRUE(set->unmask());
+  EXPECT_EQ(set->vector(0).drain(), 0u);
+}
+
+TEST_F(PumpedHandleTest, AWindowIsTheMappedAreaAndNothingElse) {
+  const auto window = bar().window(PlainFunction::area_at + 0x100, 0x200);
+  ASSERT_TRUE(window) << window.error().message();
+  EXPECT_EQ(window->size(), 0x200u);
+  window->write<std::uint32_t>(4, 0xABCD);
+  EXPECT_EQ(function->area(0, 0)[0x104], std::byte{0xCD});
+  EXPECT_EQ(bar().window(0, 4).error().code(), ENOTSUP);
+  EXPECT_EQ(bar().window(PlainFunction::area_at - 4, 8).error().code(), ENOTSUP);
+  EXPECT_EQ(bar().window(PlainFunction::area_at, PlainFunction::area_size + 1).error().code(), ENOTSUP);
+}
+
+TEST_F(PumpedHandleTest, ADoorbellCanBeRungByItsEventfd) {
+  const auto doorbells = handle->io_eventfds(0);
+  ASSERT_TRUE(doorbells);
+  ASSERT_EQ(doorbells->size(), 1u);
+  EXPECT_EQ((*doorbells)[0].offset, PlainFunction::doorbell_at);
+  (*doorbells)[0].fd->signal();
+  loop.run_until_idle();
+  EXPECT_EQ(function->doorbell_count(), 1u);
+}
+
+TEST_F(PumpedHandleTest, TheFunctionReachesDmaBuffersAndOnlyThose) {
+  ASSERT_TRUE(handle->enable_bus_master());
+  auto buffer = handle->dma().allocate(4096);
+  ASSERT_TRUE(buffer);
+  EXPECT_NE(memory::raw(buffer->iova()), 0u);
+  buffer->bytes()[3] = std::byte{0x42};
+  const auto address = memory::raw(buffer->iova());
+  ASSERT_TRUE(bar().write<std::uint64_t>(PlainFunction::dma_address_at, address));
+  ASSERT_TRUE(bar().write<std::uint32_t>(PlainFunction::dma_length_at, 64));
+  ASSERT_TRUE(bar().write<std::uint32_t>(PlainFunction::dma_command_at, PlainFunction::dma_from_memory));
+  EXPECT_EQ(*bar().read<std::uint32_t>(PlainFunction::dma_status_at), PlainFunction::dma_done);
+  EXPECT_EQ(*bar().read<std::uint8_t>(PlainFunction::buffer_at + 3), 0x42);
+
+  ASSERT_TRUE(bar().write<std::uint64_t>(PlainFunction::dma_address_at, 0));
+  ASSERT_TRUE(bar().write<std::uint32_t>(PlainFunction::dma_command_at, PlainFunction::dma_from_memory));
+  EXPECT_EQ(*bar().read<std::uint32_t>(PlainFunction::dma_status_at), PlainFunction::dma_failed + EFAULT);
+}
+
+TEST_F(PumpedHandleTest, ResetReturnsTheFunctionToPowerOn) {
+  ASSERT_TRUE(handle->enable_bus_master());
+  ASSERT_TRUE(bar().write<std::uint32_t>(PlainFunction::scratch_at, 1));
+  ASSERT_TRUE(handle->reset());
+  EXPECT_EQ(function->resets(), 1u);
+  EXPECT_EQ(*bar().read<std::uint32_t>(PlainFunction::scratch_at), 0xFFFFFFFFu) << "memory is not decoded";
+  ASSERT_TRUE(handle->enable_memory());
+  EXPECT_EQ(*bar().read<std::uint32_t>(PlainFunction::scratch_at), 0u);
+}
+
+class SlowPumpedHandleTest : public PumpedHandleTest {
+ protected:
+  SlowPumpedHandleTest() : PumpedHandleTest({.slow_reset = true}) {}
+  void pump() override {
+    inner = handle->reset();
+    function->finish_reset();
+  }
+  Status inner;
+};
+
+TEST_F(SlowPumpedHandleTest, ACallFromInsideThePumpThatWouldWaitForItselfIsRefused) {
+  EXPECT_TRUE(handle->reset());
+  ASSERT_FALSE(inner);
+  EXPECT_EQ(inner.error().code(), EDEADLK);
+}
+
+}  // namespace
+}  // namespace outboard::pci

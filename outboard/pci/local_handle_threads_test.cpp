@@ -1,0 +1,154 @@
+#include <poll.h>
+
+#include <atomic>
+#include <thread>
+
+#include <gtest/gtest.h>
+
+#include <outboard/base/reactor.hpp>
+#include <outboard/pci/interrupts.hpp>
+#include <outboard/pci/local_handle.hpp>
+#include <outboard/testing/plain_function.hpp>
+
+namespace outboard::pci {
+namespace {
+
+using testing::PlainFunction;
+
+void wait_readable(const EventFd& fd) {
+  pollfd entry{.fd = fd.get(), .events = POLLIN, .revents = 0};
+  ASSERT_EQ(::poll(&entry, 1, 30'000), 1);
+}
+
+class ThreadHandleTest : public ::testing::Test {
+ protected:
+  void start(PlainFunction::Options options = {}) {
+    auto started = LocalHandle::start(PlainFunction::factory(options, &function), {});
+    ASSERT_TRUE(started) << started.error().message();
+    handle = std::move(*started);
+  }
+  PlainFunction* function = nullptr;
+  std::unique_ptr<LocalHandle> handle;
+};
+
+TEST_F(ThreadHandleTest, CallsAreCarriedToTheFunctionsThread) {
+  start();
+  ASSERT_TRUE(handle->enable_memory());
+  const auto bar = handle->bar(0);
+  ASSERT_TRUE(bar);
+  for (std::uint32_t i = 0; i < 200; ++i) {
+    ASSERT_TRUE(bar->write<std::uint32_t>(PlainFunction::scratch_at, i));
+    ASSERT_EQ(*bar->read<std::uint32_t>(PlainFunction::scratch_at), i);
+  }
+  EXPECT_TRUE(handle->reset());
+}
+
+TEST_F(ThreadHandleTest, InterruptsArriveFromTheFunctionsThread) {
+  start();
+  ASSERT_TRUE(handle->enable_bus_master());
+  const auto set = handle->enable_interrupts(InterruptKind::msix, 1);
+  ASSERT_TRUE(set);
+  ASSERT_TRUE(handle->bar(0)->write<std::uint32_t>(PlainFunction::signal_msix_at, 0));
+  wait_readable(set->vector(0));
+}
+
+TEST_F(ThreadHandleTest, DmaBuffersComeAndGo) {
+  start();
+  for (int i = 0; i < 20; ++i) {
+    auto buffer = handle->dma().allocate(UINT64_C(3) << 20);
+    ASSERT_TRUE(buffer) << buffer.error().message();
+  }
+}
+
+TEST_F(ThreadHandleTest, AFactoryThatFailsEndsTheThread) {
+  const auto started =
+      LocalHandle::start([](Loop&, Log) -> Result<std::unique_ptr<Function>> { return Error(ENOENT, "no image"); }, {});
+  ASSERT_FALSE(started);
+  EXPECT_EQ(started.error().code(), ENOENT);
+}
+
+/// A function whose register calls back into the handle that drives it.
+class CallsBack final : public Function {
+ public:
+  CallsBack(LocalHandle** handle, std::atomic<int>* seen) : handle_(handle), seen_(seen) {}
+  RegionInfo region(unsigned) const override { return {.size = 16, .readable = true, .writable = true, .areas = {}}; }
+  InterruptInfo interrupts(InterruptKind) const override { return {}; }
+  bool resettable() const override { return true; }
+  Status read_region(unsigned, std::uint64_t, MutableBytes) override {
+    std::byte byte[1];
+    *seen_ = (*handle_)->read_region(region::config, 0, byte).error().code();
+    *seen_ += (*handle_)->reset().error().code();
+    return {};
+  }
+  Status write_region(unsigned, std::uint64_t, Bytes) override { return {}; }
+  Status map(memory::Mapping) override { return {}; }
+  void unmap(memory::IovaRange, Completion done) override { done({}); }
+  void unmap_all(Completion done) override { done({}); }
+  Status bind_interrupts(InterruptKind, std::uint32_t, std::vector<EventFd>) override { return {}; }
+  Status bind_unmask(EventFd) override { return {}; }
+  Status disable_interrupts(InterruptKind) override { return {}; }
+  Status trigger_interrupts(InterruptKind, std::uint32_t, std::uint32_t) override { return {}; }
+  Status mask_interrupts(InterruptKind, std::uint32_t, std::uint32_t) override { return {}; }
+  Status unmask_interrupts(InterruptKind, std::uint32_t, std::uint32_t) override { return {}; }
+  void reset(Completion done) override { done({}); }
+  void release_client(Completion done) override { done({}); }
+
+ private:
+  LocalHandle** handle_;
+  std::atomic<int>* seen_;
+};
+
+TEST(ThreadHandle, ACallFromTheFunctionsOwnThreadIsRefused) {
+  LocalHandle* raw_handle = nullptr;
+  std::atomic<int> seen{0};
+  auto handle = LocalHandle::start(
+      [&](Loop&, Log) -> Result<std::unique_ptr<Function>> { return std::make_unique<CallsBack>(&raw_handle, &seen); },
+      {});
+  ASSERT_TRUE(handle);
+  raw_handle = handle->get();
+  std::byte byte[1];
+  ASSERT_TRUE((*handle)->read_region(0, 0, byte));
+  EXPECT_EQ(seen, EDEADLK + EDEADLK);
+}
+
+/// The rule behind MessageVectors: whatever the order of a signal and of binding and unbinding, nothing is lost.
+TEST(InterruptsRace, ASignalIsDeliveredOrPendingWhateverTheControlThreadDoes) {
+  constexpr std::uint64_t rounds = 3'000;
+  auto reactor = Reactor::create();
+  ASSERT_TRUE(reactor);
+  Interrupts interrupts(**reactor);
+  interrupts.set_counts(0, 0, 1);
+  interrupts.set_bus_master(true);
+  const EventFd fd = std::move(*EventFd::create());
+  const auto bind = [&](bool bound) {
+    std::vector<EventFd> list(1);
+    if (bound) list[0] = std::move(*EventFd::adopt(std::move(*fd.fd().duplicate())));
+    ASSERT_TRUE(interrupts.bind(InterruptKind::msix, 0, std::move(list)));
+  };
+  bind(false);
+
+  std::atomic<std::uint64_t> asked{0}, done{0};
+  std::thread queue([&] {
+    for (std::uint64_t round = 1; round <= rounds; ++round) {
+      while (asked.load() < round) std::this_thread::yield();
+      interrupts.signal_msix(0);
+      done.store(round);
+    }
+  });
+  for (std::uint64_t round = 1; round <= rounds; ++round) {
+    asked.store(round);
+    do {
+      bind(true);
+      interrupts.set_bus_master(false);
+      interrupts.set_bus_master(true);
+      bind(false);
+    } while (done.load() < round);
+    bind(true);
+    EXPECT_EQ(fd.drain(), 1u) << "round " << round;
+    bind(false);
+  }
+  queue.join();
+}
+
+}  // namespace
+}  // namespace outboard::pci
