@@ -48,6 +48,7 @@ class DeviceCore final : private Host {
   /// not well-formed (queue sizes, device ID).
   static Result<std::unique_ptr<DeviceCore>> create(Device& device, memory::AddressMap& memory, Loop& control,
                                                     TransportEvents& events, Options options);
+  /// Queues on loops of their own must have been stopped. Requests that the device still has do nothing any more.
   ~DeviceCore() override;
 
   const Identity& identity() const { return identity_; }
@@ -101,7 +102,7 @@ class DeviceCore final : private Host {
 
  private:
   struct State;
-  explicit DeviceCore(std::unique_ptr<State> state);
+  explicit DeviceCore(Identity identity);
 
   // Host
   void violation(std::string_view clause, std::string_view what) override;
@@ -113,7 +114,7 @@ class DeviceCore final : private Host {
 
   Identity identity_;
   Features offered_;
-  std::unique_ptr<State> state_;
+  std::shared_ptr<State> state_;  ///< shared with what is on its way between loops
 };
 
 }  // namespace outboard::virtio

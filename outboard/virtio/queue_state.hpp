@@ -13,11 +13,22 @@ enum class StopMode : std::uint8_t {
   discard,  ///< no answer is published any more; what is running ends for itself, its answer dropped
 };
 
+/// A descriptor as the driver wrote it, once it is the device's own.
+struct ChainDescriptor {
+  memory::Iova address{};
+  std::uint32_t length = 0;
+  std::uint16_t flags = 0;  ///< spec::descriptor::write, spec::descriptor::indirect
+  friend bool operator==(const ChainDescriptor&, const ChainDescriptor&) = default;
+};
+
 /// A buffer that was popped and not used yet.
 struct InFlight {
   std::uint16_t head = 0;              ///< split: descriptor index. Packed: slot in the ring where the chain starts
   std::uint16_t id = 0;                ///< packed: the buffer id
   std::uint16_t descriptors = 1;       ///< packed: ring slots the chain takes
+  /// Packed: the descriptors themselves. The slots they were in may have been overwritten by used descriptors of buffers
+  /// that were popped later and finished earlier. Split: empty; the driver leaves its table alone until a buffer is used.
+  std::vector<ChainDescriptor> chain{};
   friend bool operator==(const InFlight&, const InFlight&) = default;
 };
 

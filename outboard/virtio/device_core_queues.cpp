@@ -1,0 +1,255 @@
+#include <algorithm>
+#include <utility>
+
+#include <outboard/virtio/device_core_state.hpp>
+
+/// The queues of a device: registers, life cycle, and the state that one can be taken from and given to another.
+namespace outboard::virtio {
+
+void DeviceCore::State::on_loop(Queue& queue, Loop::Task task) {
+  if (queue.loop == &control) return task();
+  queue.loop->post(std::move(task));
+}
+
+/// Whether the driver may write the queue's registers now.
+bool DeviceCore::State::may_set_up(const Queue& queue) const {
+  if (!has(spec::status::features_ok) || stuck() || resetting || queue.enabled || queue.resetting) return false;
+  // VIRTIO 1.4, 2.6.1.2.1 (RING_RESET): a queue that was reset may be set up again while the device runs.
+  return !has(spec::status::driver_ok) || queue.was_reset;
+}
+
+bool DeviceCore::State::well_formed(const Queue& queue) const {
+  const bool packed = negotiated(Feature::ring_packed);
+  if (queue.size > queue.max_size || !legal_queue_size(packed, queue.size)) return false;
+  for (unsigned part = 0; part < ring_parts; ++part) {
+    const auto layout = ring_part(packed, RingPart{static_cast<std::uint8_t>(part)}, queue.size);
+    if (!legal_ring_address(queue.address[part], layout)) return false;
+  }
+  return true;
+}
+
+/// The state of a queue that nothing has been popped from.
+QueueState DeviceCore::State::fresh(const Queue& queue) const {
+  return {.size = queue.size,
+          .descriptors = queue.address[0],
+          .driver = queue.address[1],
+          .device = queue.address[2],
+          .enabled = true,
+          .in_flight = {}};
+}
+
+bool DeviceCore::State::ring_is_mapped(const QueueState& ring) const {
+  if (paused) return true;  // it cannot be looked at now; the queue is parked if it is not there later
+  const bool packed = negotiated(Feature::ring_packed);
+  if (locate_ring(*memory.current(), packed, ring)) return true;
+  // Memory that is only mapped when it is asked for.
+  const memory::Iova parts[] = {ring.descriptors, ring.driver, ring.device};
+  for (unsigned part = 0; part < ring_parts; ++part) {
+    const auto size = ring_part(packed, RingPart{static_cast<std::uint8_t>(part)}, ring.size).size;
+    memory.resolve({parts[part], size}, RingPart{static_cast<std::uint8_t>(part)} == RingPart::device
+                                            ? memory::Access::write
+                                            : memory::Access::read);
+  }
+  return locate_ring(*memory.current(), packed, ring).has_value();
+}
+
+void DeviceCore::State::enable_queue(unsigned index) {
+  Queue* found = queue(index);
+  if (found == nullptr || !may_set_up(*found)) return;
+  if (!well_formed(*found)) {
+    return break_device("2.7.1", fmt::format("queue {}: enabled with a ring that is not aligned or does not fit", index));
+  }
+  found->enabled = true;
+  found->was_reset = false;
+  if (!has(spec::status::driver_ok)) return;
+  const QueueState ring = fresh(*found);
+  if (!ring_is_mapped(ring)) {
+    const auto& rule = ring_rule::ring_unmapped;
+    return break_device(rule.clause, fmt::format("queue {}: {}", index, rule.what));
+  }
+  if (const Status started = launch(index, ring); !started) {
+    break_device("device", fmt::format("queue {}: {}", index, started.error().message()));
+  }
+}
+
+/// VIRTIO 1.4, 2.6.1.1.1: "The device MUST reset the queue when 1 is written to queue_reset", and reports 1 there until
+/// it has.
+void DeviceCore::State::reset_queue(unsigned index) {
+  Queue* found = queue(index);
+  if (found == nullptr || !negotiated(Feature::ring_reset) || resetting) return;
+  if (!found->enabled || found->resetting) return;
+  found->resetting = true;
+  if (!found->running && !found->stopping) return queue_was_reset(index);
+  stop_queue(index, StopMode::discard, [](const Result<QueueState>&) {});
+}
+
+/// VIRTIO 1.4, 4.1.4.3.1: both queue_reset and queue_enable read 0 then. The rest is as after a device reset.
+void DeviceCore::State::queue_was_reset(unsigned index) {
+  Queue& queue = queues[index];
+  queue.resetting = queue.enabled = false;
+  queue.was_reset = true;
+  queue.size = queue.max_size;
+  queue.address = {};
+  queue.saved.reset();
+}
+
+// Start and stop.
+
+namespace {
+
+Error inconsistent(std::string_view field) {
+  return Error(EINVAL, fmt::format("the queue's state is not consistent: {}", field));
+}
+
+Status check_split(const QueueState& state) {
+  const auto outstanding = static_cast<std::uint16_t>(state.next_avail - state.next_used);
+  if (outstanding > state.size) return inconsistent("next_avail is further ahead of next_used than the size allows");
+  if (outstanding != state.in_flight.size()) return inconsistent("in_flight does not fit next_avail and next_used");
+  std::vector<bool> seen(state.size);
+  for (const InFlight& buffer : state.in_flight) {
+    if (buffer.head >= state.size || seen[buffer.head]) return inconsistent("a head in in_flight");
+    seen[buffer.head] = true;
+  }
+  return {};
+}
+
+Status check_packed(const QueueState& state) {
+  if (state.next_avail >= state.size) return inconsistent("next_avail");
+  if (state.next_used >= state.size) return inconsistent("next_used");
+  std::uint32_t descriptors = 0;
+  for (const InFlight& buffer : state.in_flight) {
+    if (buffer.head >= state.size) return inconsistent("a head in in_flight");
+    if (buffer.descriptors == 0 || buffer.descriptors > state.size) return inconsistent("descriptors in in_flight");
+    if (buffer.chain.empty()) return inconsistent("a chain in in_flight");
+    descriptors += buffer.descriptors;
+    if (descriptors > state.size) return inconsistent("in_flight");
+  }
+  const PackedCursor avail{state.next_avail, state.avail_wrap};
+  const PackedCursor used{state.next_used, state.used_wrap};
+  if (used.plus(descriptors, state.size) != avail) return inconsistent("in_flight does not fit next_avail and next_used");
+  return {};
+}
+
+}  // namespace
+
+/// Row 68 of the hostile input: a state comes from another process, perhaps another machine.
+Status DeviceCore::State::check(const Queue& queue, const QueueState& state) const {
+  if (!has(spec::status::features_ok)) return Error(EINVAL, "features have not been negotiated");
+  const bool packed = negotiated(Feature::ring_packed);
+  if (state.size > queue.max_size || !legal_queue_size(packed, state.size)) return inconsistent("size");
+  const std::pair<memory::Iova, std::string_view> parts[] = {
+      {state.descriptors, "descriptors"}, {state.driver, "driver"}, {state.device, "device"}};
+  for (unsigned part = 0; part < ring_parts; ++part) {
+    const auto layout = ring_part(packed, RingPart{static_cast<std::uint8_t>(part)}, state.size);
+    if (!legal_ring_address(parts[part].first, layout)) return inconsistent(parts[part].second);
+  }
+  return packed ? check_packed(state) : check_split(state);
+}
+
+Status DeviceCore::State::launch(unsigned index, const QueueState& state) {
+  OUTBOARD_CHECK(device.start_queue(index, state));
+  run_engine(index, state);
+  return {};
+}
+
+void DeviceCore::State::run_engine(unsigned index, const QueueState& state) {
+  Queue& queue = queues[index];
+  queue.running = true;
+  const Features features = negotiated();
+  const DeviceQueue::Rules rules{.packed = features.has(Feature::ring_packed),
+                                 .event_idx = features.has(Feature::event_idx),
+                                 .indirect = features.has(Feature::indirect_desc),
+                                 .in_order = features.has(Feature::in_order),
+                                 .chain_limit = std::max<std::uint32_t>(state.size, core.identity().max_chain)};
+  on_loop(queue, [engine = queue.engine, state, rules, is_paused = paused] {
+    engine->set_paused(is_paused);
+    engine->start(state, rules);
+  });
+}
+
+void DeviceCore::State::stop_queue(unsigned index, StopMode mode, StopDone done) {
+  Queue& queue = queues[index];
+  if (!queue.running && !queue.stopping) {
+    QueueState state = queue.saved ? *queue.saved : fresh(queue);
+    state.enabled = queue.enabled;
+    return done(std::move(state));
+  }
+  queue.waiters.push_back(std::move(done));
+  if (queue.stopping) {
+    if (mode == StopMode::discard && queue.stop_mode == StopMode::drain) {
+      queue.stop_mode = mode;
+      on_loop(queue, [engine = queue.engine] { engine->quiesce(StopMode::discard); });
+    }
+    return;
+  }
+  queue.stopping = true;
+  queue.stop_mode = mode;
+  queue.deadline = control.after(options.stop_deadline, [this, index] { stop_is_late(index); });
+  stop_engine(index, mode);
+}
+
+/// The engine first, so that the device gets no request after it was told to stop; then the device; then the engine waits
+/// for the requests whose work is running.
+void DeviceCore::State::stop_engine(unsigned index, StopMode mode) {
+  const auto weak = weak_from_this();
+  Loop* const loop = queues[index].loop;
+  auto back = [weak, index, loop, home = &control](auto task) {
+    auto here = [weak, index, task = std::move(task)]() mutable {
+      if (const auto state = weak.lock()) task(*state, index);
+    };
+    if (loop == home) return here();
+    home->post(std::move(here));
+  };
+  auto finish = [back](State& state, unsigned at) {
+    DeviceQueue::Stopped stopped = [back](QueueState result) {
+      back([result = std::move(result)](State& owner, unsigned which) mutable { owner.stopped(which, std::move(result)); });
+    };
+    state.on_loop(state.queues[at], [engine = state.queues[at].engine, stopped = std::move(stopped)]() mutable {
+      engine->finish(std::move(stopped));
+    });
+  };
+  auto tell_device = [finish, mode](State& state, unsigned at) {
+    state.device.stop_queue(at, mode, [weak = state.weak_from_this(), at, finish] {
+      if (const auto alive = weak.lock()) finish(*alive, at);
+    });
+  };
+  on_loop(queues[index], [engine = queues[index].engine, mode, back, tell_device] {
+    engine->quiesce(mode);
+    back(tell_device);
+  });
+}
+
+void DeviceCore::State::stopped(unsigned index, QueueState state) {
+  Queue& queue = queues[index];
+  queue.running = queue.stopping = false;
+  queue.deadline.reset();
+  state.enabled = queue.enabled;
+  queue.saved = state;
+  if (queue.resetting) queue_was_reset(index);
+  for (StopDone& done : std::exchange(queue.waiters, {})) done(state);
+  if (resetting && quiet()) finish_reset();
+}
+
+/// The back end does not come back. Whoever waits is told; the queue goes on coming to rest.
+void DeviceCore::State::stop_is_late(unsigned index) {
+  Queue& queue = queues[index];
+  const Error late(ETIMEDOUT, fmt::format("queue {}: requests did not end in time", index));
+  break_device("outboard", late.message());
+  for (StopDone& done : std::exchange(queue.waiters, {})) done(late);
+  if (!resetting) return;
+  for (Done& done : std::exchange(reset_waiters, {})) done(late);
+}
+
+bool DeviceCore::State::quiet() const {
+  return std::ranges::none_of(queues, [](const Queue& queue) { return queue.running || queue.stopping; });
+}
+
+void DeviceCore::State::set_paused(bool value) {
+  if (paused == value) return;
+  paused = value;
+  for (Queue& queue : queues) {
+    on_loop(queue, [engine = queue.engine, value] { engine->set_paused(value); });
+  }
+}
+
+}  // namespace outboard::virtio

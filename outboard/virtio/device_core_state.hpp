@@ -1,0 +1,108 @@
+#pragma once
+
+#include <array>
+#include <atomic>
+#include <memory>
+#include <vector>
+
+#include <outboard/virtio/device_core.hpp>
+#include <outboard/virtio/device_queue.hpp>
+#include <outboard/virtio/ring.hpp>
+#include <outboard/virtio/spec.hpp>
+
+namespace outboard::virtio {
+
+/// What a DeviceCore consists of. Control loop, but for what says otherwise.
+struct DeviceCore::State final : QueueOwner, std::enable_shared_from_this<DeviceCore::State> {
+  using StopDone = std::move_only_function<void(Result<QueueState>)>;
+  using Done = std::move_only_function<void(Status)>;
+
+  /// A queue's registers, and its engine.
+  struct Queue {
+    std::uint16_t max_size = 0;
+    std::uint16_t size = 0;
+    std::array<memory::Iova, ring_parts> address{};
+    bool enabled = false;
+    bool was_reset = false;   ///< by queue_reset, and not enabled since: it may be set up again while the device runs
+    bool resetting = false;   ///< by queue_reset
+    bool running = false;     ///< the engine has been started, and has not come to rest since
+    bool stopping = false;
+    StopMode stop_mode = StopMode::drain;
+    std::shared_ptr<DeviceQueue> engine;
+    Loop* loop = nullptr;
+    std::vector<StopDone> waiters;
+    Registration deadline;
+    std::optional<QueueState> saved;  ///< of the last stop, or what start_queue() gave before DRIVER_OK
+  };
+
+  State(DeviceCore& core, Device& device_, memory::AddressMap& memory_, Loop& control_, TransportEvents& events_,
+        Options options_);
+
+  DeviceCore& core;
+  Device& device;
+  memory::AddressMap& memory;
+  Loop& control;
+  TransportEvents& events;
+  Options options;
+  Features offered;
+  Log log;
+  std::vector<Queue> queues;
+
+  std::uint8_t status = 0;
+  Features accepted;             ///< as the driver wrote it
+  bool accepted_beyond = false;  ///< it set a bit that has no number here
+  std::atomic<bool> broken{false};
+  bool paused = false;
+  bool resetting = false;
+  std::vector<Done> reset_waiters;
+  std::uint8_t generation = 0;
+  bool config_has_changed = false;
+
+  // Status: device_core_status.cpp
+  bool has(std::uint8_t bits) const { return (status & bits) == bits; }
+  bool live() const { return has(spec::status::driver_ok) && !stuck(); }
+  /// NEEDS_RESET or FAILED: nothing but a reset helps.
+  bool stuck() const { return (status & (spec::status::needs_reset | spec::status::failed)) != 0; }
+  Features negotiated() const { return has(spec::status::features_ok) ? accepted : Features{}; }
+  bool negotiated(Feature feature) const { return negotiated().has(feature); }
+  void write_status(std::uint8_t value);
+  void set_status(std::uint8_t value);
+  void add_features_ok();
+  bool acceptable() const;
+  void add_driver_ok();
+  bool activate();
+  void add_failed();
+  void start_reset(Done done);
+  void finish_reset();
+  void break_device(std::string_view clause, std::string_view what);
+  void show_broken();
+
+  // Queues: device_core_queues.cpp
+  Queue* queue(unsigned index) { return index < queues.size() ? &queues[index] : nullptr; }
+  const Queue* queue(unsigned index) const { return index < queues.size() ? &queues[index] : nullptr; }
+  bool may_set_up(const Queue& queue) const;
+  bool well_formed(const Queue& queue) const;
+  QueueState fresh(const Queue& queue) const;
+  bool ring_is_mapped(const QueueState& ring) const;
+  void enable_queue(unsigned index);
+  void reset_queue(unsigned index);
+  void queue_was_reset(unsigned index);
+  Status check(const Queue& queue, const QueueState& state) const;
+  Status launch(unsigned index, const QueueState& state);
+  void run_engine(unsigned index, const QueueState& state);
+  void stop_queue(unsigned index, StopMode mode, StopDone done);
+  void stop_engine(unsigned index, StopMode mode);
+  void stopped(unsigned index, QueueState state);
+  void stop_is_late(unsigned index);
+  bool quiet() const;
+  void set_paused(bool value);
+
+  /// Runs `task` on a queue's loop, at once where that is this one.
+  void on_loop(Queue& queue, Loop::Task task);
+
+  // QueueOwner, on the queue's loop
+  void queue_used(unsigned queue) override { events.notify_queue(queue); }
+  void queue_broken(unsigned queue, std::string_view clause, std::string_view what) override;
+};
+
+}  // namespace outboard::virtio

@@ -1,0 +1,144 @@
+#include <utility>
+
+#include <outboard/virtio/device_core_state.hpp>
+
+/// The device status field: VIRTIO 1.4, 2.1, 2.2, 2.4 and 3.1.
+namespace outboard::virtio {
+
+namespace {
+namespace bit = spec::status;
+}
+
+void DeviceCore::State::set_status(std::uint8_t value) {
+  // Log first, answer second: a crash between the two must not lose the transition.
+  if (options.journal != nullptr && value != status) options.journal->status_changing(value);
+  status = value;
+}
+
+void DeviceCore::State::write_status(std::uint8_t value) {
+  if (resetting) return;
+  if (value == 0) return start_reset([](const Status&) {});
+  if (has(bit::failed)) return;
+  // VIRTIO 1.4, 2.1.1: "The driver MUST NOT clear a device status bit." What is set stays set; NEEDS_RESET is not the
+  // driver's to write. Firmware sets several bits at once: they count in the order in which a driver has to set them.
+  const std::uint8_t added = static_cast<std::uint8_t>(value & ~status & ~bit::needs_reset);
+  if (added == 0) return;
+  const std::uint8_t plain = added & (bit::acknowledge | bit::driver);
+  if (plain != 0) set_status(status | plain);
+  if ((added & bit::features_ok) != 0) add_features_ok();
+  if ((added & bit::driver_ok) != 0) add_driver_ok();
+  // SUSPEND is not offered. VIRTIO 1.4, 3.4.2: the device ignores it then.
+  if ((added & bit::failed) != 0) add_failed();
+}
+
+/// VIRTIO 1.4, 2.2.2: "The device SHOULD accept any valid subset of features the driver accepts, otherwise it MUST fail to
+/// set the FEATURES_OK device status bit when the driver writes it."
+void DeviceCore::State::add_features_ok() {
+  if (!has(bit::driver) || stuck()) return;
+  if (acceptable() && device.accept_features(accepted)) set_status(status | bit::features_ok);
+}
+
+bool DeviceCore::State::acceptable() const {
+  if (accepted_beyond || !offered.contains(accepted)) return false;
+  // 6.1: "A driver MUST accept VIRTIO_F_VERSION_1 if it is offered." Without it this is not a driver for this device.
+  if (!accepted.has(Feature::version_1)) return false;
+  // 6.1: "A driver MUST accept VIRTIO_F_ACCESS_PLATFORM if it is offered"; its addresses mean nothing here otherwise.
+  return !offered.has(Feature::access_platform) || accepted.has(Feature::access_platform);
+}
+
+void DeviceCore::State::add_driver_ok() {
+  if (!has(bit::features_ok) || stuck()) return;
+  if (!activate()) {
+    // 2.1.2: DRIVER_OK is not set, so nobody is notified; reading the status back tells.
+    break_device(ring_rule::ring_unmapped.clause, "the device could not be started");
+  }
+}
+
+/// Starts every enabled queue. DRIVER_OK is set before the first request is delivered, and not at all if one cannot start.
+bool DeviceCore::State::activate() {
+  std::vector<std::pair<unsigned, QueueState>> starting;
+  for (unsigned index = 0; index < queues.size(); ++index) {
+    Queue& queue = queues[index];
+    if (!queue.enabled) continue;
+    QueueState ring = queue.saved ? *std::exchange(queue.saved, {}) : fresh(queue);
+    if (!ring_is_mapped(ring)) {
+      log.warning("queue {}: its ring is in no memory that was given to the device", index);
+      return false;
+    }
+    starting.emplace_back(index, std::move(ring));
+  }
+  for (const auto& [index, ring] : starting) {
+    if (const Status started = device.start_queue(index, ring); !started) {
+      log.error("queue {}: {}", index, started.error().message());
+      return false;
+    }
+  }
+  set_status(status | bit::driver_ok);
+  for (const auto& [index, ring] : starting) run_engine(index, ring);
+  return true;
+}
+
+void DeviceCore::State::add_failed() {
+  for (Queue& queue : queues) queue.engine->halt();
+  set_status(status | bit::failed);
+}
+
+// Reset.
+
+/// VIRTIO 1.4, 2.4.1: "A device MUST reinitialize device status to 0 after receiving a reset", and after it does "MUST NOT
+/// send notifications" or touch a queue: so it does when the queues have come to rest.
+void DeviceCore::State::start_reset(Done done) {
+  reset_waiters.push_back(std::move(done));
+  if (std::exchange(resetting, true)) return;
+  for (unsigned index = 0; index < queues.size(); ++index) {
+    // What a queue does not finish in time is heard of by stop_is_late().
+    stop_queue(index, StopMode::discard, [](const Result<QueueState>&) {});
+  }
+  if (resetting && quiet()) finish_reset();
+}
+
+void DeviceCore::State::finish_reset() {
+  device.reset();
+  accepted = {};
+  accepted_beyond = false;
+  config_has_changed = false;
+  for (Queue& queue : queues) {
+    queue.size = queue.max_size;
+    queue.address = {};
+    queue.enabled = queue.was_reset = queue.resetting = false;
+    queue.saved.reset();
+    queue.engine->clear_halt();
+  }
+  broken.store(false, std::memory_order_release);
+  set_status(0);
+  resetting = false;
+  for (Done& done : std::exchange(reset_waiters, {})) done({});
+}
+
+// Broken.
+
+void DeviceCore::State::queue_broken(unsigned queue, std::string_view clause, std::string_view what) {
+  if (broken.load(std::memory_order_relaxed)) return;
+  break_device(clause, fmt::format("queue {}: {}", queue, what));
+}
+
+/// Any thread. One violation is told once: telling it for every kick would be another way to attack.
+void DeviceCore::State::break_device(std::string_view clause, std::string_view what) {
+  if (broken.exchange(true, std::memory_order_acq_rel)) return;
+  for (Queue& queue : queues) queue.engine->halt();
+  log.error("broken until it is reset: {} ({})", what, clause);
+  if (control.in_loop_thread()) return show_broken();
+  control.post([weak = weak_from_this()] {
+    if (const auto state = weak.lock()) state->show_broken();
+  });
+}
+
+/// VIRTIO 1.4, 2.1.2: "If DRIVER_OK is set, after it sets DEVICE_NEEDS_RESET, the device MUST send a device configuration
+/// change notification to the driver."
+void DeviceCore::State::show_broken() {
+  if (!broken.load(std::memory_order_acquire) || has(bit::needs_reset)) return;  // a reset was faster
+  set_status(status | bit::needs_reset);
+  if (has(bit::driver_ok)) events.notify_config();
+}
+
+}  // namespace outboard::virtio

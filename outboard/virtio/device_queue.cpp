@@ -1,0 +1,456 @@
+#include <outboard/virtio/device_queue.hpp>
+
+#include <algorithm>
+#include <cstddef>
+#include <utility>
+
+namespace outboard::virtio {
+namespace {
+
+/// Something that only this thread has, and that is cheap to find.
+const void* this_thread() {
+  static thread_local const char mark = 0;
+  return &mark;
+}
+
+}  // namespace
+
+DeviceQueue::DeviceQueue(const Environment& environment) : env_(environment), view_(*environment.memory) {}
+
+DeviceQueue::~DeviceQueue() = default;
+
+void DeviceQueue::start(const QueueState& state, const Rules& rules) {
+  packed_ = rules.packed;
+  in_order_ = rules.in_order;
+  flags_suppress_ = !rules.event_idx;
+  setup_ = state;
+  replays_ = std::exchange(setup_.in_flight, {});
+  next_replay_ = 0;
+  const DeviceRingRules ring_rules{.size = state.size,
+                                   .event_idx = rules.event_idx,
+                                   .indirect = rules.indirect,
+                                   .in_order = rules.in_order,
+                                   .chain_limit = rules.chain_limit};
+  if (packed_) {
+    packed_ring_.start(ring_rules, state);
+  } else {
+    split_.start(ring_rules, state);
+  }
+  if (slot_count_ < state.size) slots_ = std::make_unique<RequestSlot[]>(slot_count_ = state.size);
+  free_.clear();
+  for (std::uint32_t slot = slot_count_; slot-- > 0;) {
+    slots_[slot].state = RequestSlot::State::free;
+    free_.push_back(static_cast<std::uint16_t>(slot));
+  }
+  batch_.clear();
+  batch_.reserve(state.size);
+  waiting_.clear();
+  order_.assign(in_order_ ? state.size : 0, 0);
+  order_first_ = order_count_ = 0;
+  spilled_ = 0;
+  bounced_ = 0;
+  stalled_ = false;
+  phase_ = Phase::running;
+  refresh_memory();
+  if (env_.poll) poller_ = env_.loop->poll([this] { return process(); });
+  kick();  // VIRTIO 1.4, 2.1.2 lets buffers be there before DRIVER_OK; nobody will kick for them again
+}
+
+void DeviceQueue::update_serving() { serving_ = phase_ == Phase::running && bound_ && !paused_; }
+
+bool DeviceQueue::can_publish() const {
+  const bool wanted = phase_ == Phase::running || (phase_ == Phase::stopping && stop_mode_ == StopMode::drain);
+  return wanted && bound_ && !paused_ && !halted_.load(std::memory_order_relaxed);
+}
+
+void DeviceQueue::kick() {
+  if (kicked_.exchange(true, std::memory_order_acq_rel)) return;
+  env_.loop->post([self = shared_from_this()] {
+    self->kicked_.store(false, std::memory_order_release);
+    if (!self->abandoned_.load(std::memory_order_relaxed)) self->process();
+  });
+}
+
+bool DeviceQueue::process() {
+  if (in_pass_ || phase_ != Phase::running) return false;
+  in_pass_ = true;
+  pass_thread_.store(this_thread(), std::memory_order_relaxed);
+  loop_thread_.store(this_thread(), std::memory_order_relaxed);
+  const bool found = pass();
+  pass_thread_.store(nullptr, std::memory_order_relaxed);
+  in_pass_ = false;
+  if (stopped_) finish_if_quiet();
+  return found;
+}
+
+bool DeviceQueue::pass() {
+  if (view_.stale() || view_.generation() != bound_generation_) refresh_memory();
+  if (!can_run()) return false;
+  if (ring_poisoned()) {
+    break_queue(ring_rule::poisoned);
+    return false;
+  }
+  return packed_ ? run_ring(packed_ring_) : run_ring(split_);
+}
+
+template <typename Ring>
+bool DeviceQueue::run_ring(Ring& ring) {
+  if (flags_suppress_ && !env_.poll) ring.suppress();
+  bool found = false;
+  // Bounded, so that a driver that goes on adding buffers cannot keep this thread from its other queues.
+  unsigned budget = setup_.size;
+  while (true) {
+    const unsigned taken = drain(ring, budget);
+    budget -= taken;
+    found |= taken != 0;
+    if (taken != 0) env_.device->batch_end(env_.index);
+    if (!settle(ring, budget != 0)) return found;
+  }
+}
+
+template <typename Ring>
+unsigned DeviceQueue::drain(Ring& ring, unsigned budget) {
+  unsigned taken = 0;
+  while (taken < budget && next_replay_ < replays_.size() && can_run() && !stalled_) {
+    if (!take(ring, &replays_[next_replay_])) return taken;
+    ++taken;
+  }
+  while (taken < budget && can_run() && !stalled_) {
+    if (ring.exhausted()) {
+      if (const auto* rule = ring.look()) {
+        break_queue(*rule);
+        return taken;
+      }
+      if (ring.exhausted()) return taken;
+    }
+    if (!take(ring, nullptr)) return taken;
+    ++taken;
+  }
+  return taken;
+}
+
+/// Takes the next buffer, or, again, one that was in flight before. False: not now, or never.
+template <typename Ring>
+bool DeviceQueue::take(Ring& ring, const InFlight* again) {
+  RequestSlot& slot = slots_[free_.back()];  // there is one: the ring has checked that no more is popped than it has room for
+  for (unsigned attempt = 0;; ++attempt) {
+    const RingRule* rule = again != nullptr ? ring.parse_again(*again, slot, view_) : ring.parse(slot, view_);
+    if (rule == nullptr) rule = resolve(slot);
+    if (view_.generation() != bound_generation_ && attempt < map_attempts) [[unlikely]] {
+      // The map has changed meanwhile. What was found on the old one does not count.
+      refresh_memory();
+      if (!can_run()) return false;
+      continue;
+    }
+    if (rule != nullptr) [[unlikely]] {
+      if (!hold_for_map(*rule)) break_queue(*rule);
+      return false;
+    }
+    break;
+  }
+  if ((slot.chain.spilled() | (slot.bounce ? 1U : 0U)) != 0) [[unlikely]] {
+    if (!has_room_for(slot)) return false;
+    spilled_ += slot.chain.spilled();
+  }
+  free_.pop_back();
+  if (again != nullptr) {
+    ring.commit_again(slot);
+    slot.replayed = true;
+    ++next_replay_;
+  } else {
+    ring.commit(slot);
+    ring.prefetch();
+  }
+  slot.order = ++pops_;
+  slot.rewind();
+  if (env_.journal != nullptr) [[unlikely]] journal_popped(ring.in_flight(slot));
+  if (in_order_) {
+    order_[(order_first_ + order_count_++) % order_.size()] = index_of(slot);
+  }
+  if (slot.bounce) [[unlikely]] {
+    fetch(slot);
+  } else {
+    deliver(slot);
+  }
+  return true;
+}
+
+void DeviceQueue::deliver(RequestSlot& slot) {
+  slot.state = RequestSlot::State::delivered;
+  ++tokens_;
+  env_.device->handle(Request(*this, index_of(slot)));
+}
+
+/// The end of a pass: publishes what was answered in it, and asks to be kicked. One full fence serves both. Returns
+/// whether there is more to take.
+template <typename Ring>
+bool DeviceQueue::settle(Ring& ring, bool budget_left) {
+  if (!can_run()) {
+    if (!batch_.empty() && can_publish()) notify(ring);
+    return false;
+  }
+  const bool arm = budget_left && !stalled_ && !env_.poll;
+  const bool published = !batch_.empty();
+  if (published) publish(ring);
+  if (arm) ring.arm();
+  if (published || arm) memory::full_fence();  // S7, P5
+  if (published && ring.wants_notification()) env_.owner->queue_used(env_.index);
+  if (!budget_left) {
+    kick();  // the others' turn first
+    return false;
+  }
+  if (!arm || !can_run()) return false;
+  if (const auto* rule = ring.look()) {
+    break_queue(*rule);
+    return false;
+  }
+  if (ring.exhausted()) return false;
+  if (flags_suppress_) ring.suppress();
+  return true;
+}
+
+template <typename Ring>
+void DeviceQueue::publish(Ring& ring) {
+  ring.fill(batch_);
+  if (env_.journal != nullptr) [[unlikely]] {
+    journal_batch();
+    env_.journal->publishing(env_.index, journal_batch_, ring.next_used(), ring.used_wrap());
+    ring.expose();
+    env_.journal->published(env_.index, journal_batch_, ring.next_used(), ring.used_wrap());
+  } else {
+    ring.expose();
+  }
+  batch_.clear();
+}
+
+/// Publishes outside a pass.
+template <typename Ring>
+void DeviceQueue::notify(Ring& ring) {
+  publish(ring);
+  memory::full_fence();  // S7, P5
+  if (ring.wants_notification()) env_.owner->queue_used(env_.index);
+}
+
+void DeviceQueue::flush() {
+  if (in_pass_ || batch_.empty() || !can_publish()) return;
+  if (packed_) {
+    notify(packed_ring_);
+  } else {
+    notify(split_);
+  }
+}
+
+void DeviceQueue::schedule_flush() {
+  if (in_pass_ || flush_scheduled_ || (poller_.active() && phase_ == Phase::running)) return;
+  flush_scheduled_ = true;
+  env_.loop->post([self = shared_from_this()] {
+    self->flush_scheduled_ = false;
+    if (!self->abandoned_.load(std::memory_order_relaxed)) self->flush();
+  });
+}
+
+void DeviceQueue::journal_popped(const InFlight& buffer) {
+  std::vector<spec::PackedDescriptor> descriptors;
+  for (const ChainDescriptor& descriptor : buffer.chain) {
+    descriptors.push_back({.addr = raw(descriptor.address), .len = descriptor.length, .id = buffer.id, .flags = descriptor.flags});
+  }
+  env_.journal->popped(env_.index, buffer, std::as_bytes(std::span(descriptors)));
+}
+
+void DeviceQueue::journal_batch() {
+  journal_batch_.clear();
+  for (const UsedBuffer& used : batch_) {
+    const InFlight buffer{.head = used.head, .id = used.id, .descriptors = used.ring_count, .chain = {}};
+    journal_batch_.push_back({buffer, used.length});
+  }
+}
+
+void DeviceQueue::break_queue(const RingRule& rule) { env_.owner->queue_broken(env_.index, rule.clause, rule.what); }
+
+void DeviceQueue::set_paused(bool paused) {
+  if (paused == paused_) return;
+  if (paused) flush();
+  paused_ = paused;
+  update_serving();
+  if (paused) return;
+  if (phase_ != Phase::idle && bound_) ring_is_back();
+  if (phase_ == Phase::running) kick();
+}
+
+// Answers.
+
+void DeviceQueue::answer(std::uint16_t slot, Answer answer) {
+  const void* here = this_thread();
+  if (pass_thread_.load(std::memory_order_relaxed) == here) [[likely]] return answer_here(slot, answer);
+  if (loop_thread_.load(std::memory_order_relaxed) == here && env_.loop->in_loop_thread()) return answer_here(slot, answer);
+  answer_elsewhere(slot, answer);
+}
+
+void DeviceQueue::answer_here(std::uint16_t index, Answer answer) {
+  RequestSlot& slot = slots_[index];
+  if (pinned_ != 0) unpin(slot);
+  if (answer == Answer::complete) [[likely]] {
+    completed(slot);
+  } else {
+    slot.state = RequestSlot::State::given_up;
+    if (answer == Answer::drop && phase_ == Phase::running && !halted_.load(std::memory_order_relaxed)) {
+      break_queue(ring_rule::dropped);
+    }
+  }
+  token_returned();
+}
+
+void DeviceQueue::answer_elsewhere(std::uint16_t slot, Answer answer) {
+  std::shared_ptr<DeviceQueue> last;  // destroys this, after the lock is gone
+  const std::lock_guard lock(remote_mutex_);
+  if (abandoned_.load(std::memory_order_relaxed)) {
+    if (--tokens_ == 0) last = std::move(self_);
+    return;
+  }
+  remote_.push_back({slot, answer});
+  if (remote_.size() == 1) {
+    env_.loop->post([self = shared_from_this()] { self->take_remote_answers(); });
+  }
+}
+
+void DeviceQueue::take_remote_answers() {
+  std::vector<Remote> answers;
+  {
+    const std::lock_guard lock(remote_mutex_);
+    if (abandoned_.load(std::memory_order_relaxed)) return;  // they have been counted there
+    answers.swap(remote_);
+  }
+  for (const Remote& remote : answers) answer_here(remote.slot, remote.answer);
+  flush();
+}
+
+void DeviceQueue::completed(RequestSlot& slot) {
+  const bool dropped = phase_ != Phase::running && stop_mode_ == StopMode::discard;
+  if (dropped || halted_.load(std::memory_order_relaxed)) [[unlikely]] {
+    slot.state = RequestSlot::State::given_up;
+  } else if (slot.bounce && slot.write.done != 0) [[unlikely]] {
+    write_back(slot);
+  } else {
+    give_back(slot);
+  }
+}
+
+void DeviceQueue::give_back(RequestSlot& slot) {
+  slot.used_length = slot.written_length();
+  if (in_order_) {
+    slot.state = RequestSlot::State::done;
+    give_back_in_order();
+  } else if (!bound_ || paused_) [[unlikely]] {
+    slot.state = RequestSlot::State::done;
+    waiting_.push_back(index_of(slot));
+  } else {
+    put_in_batch(slot);
+  }
+  schedule_flush();
+}
+
+/// VIRTIO 1.4, 2.7.9 and 6: with IN_ORDER buffers are used in the order in which they were made available, so an answer
+/// waits for those before it.
+void DeviceQueue::give_back_in_order() {
+  if (!bound_ || paused_) return;
+  while (order_count_ != 0) {
+    RequestSlot& slot = slots_[order_[order_first_]];
+    if (slot.state != RequestSlot::State::done) return;
+    order_first_ = (order_first_ + 1) % static_cast<std::uint32_t>(order_.size());
+    --order_count_;
+    put_in_batch(slot);
+  }
+}
+
+void DeviceQueue::put_in_batch(RequestSlot& slot) {
+  batch_.push_back({.head = slot.head,
+                    .id = slot.id,
+                    .ring_count = slot.ring_count,
+                    .filled = slot.write.done == slot.chain.writable_bytes(),
+                    .length = slot.used_length});
+  free_slot(slot);
+}
+
+void DeviceQueue::free_slot(RequestSlot& slot) {
+  slot.state = RequestSlot::State::free;
+  if ((slot.chain.spilled() | (slot.bounce ? 1U : 0U)) != 0) [[unlikely]] {
+    spilled_ -= slot.chain.spilled();
+    if (slot.bounce) bounced_ -= slot.bounce->bytes.size();
+    slot.bounce.reset();
+    slot.chain.trim();
+  }
+  free_.push_back(index_of(slot));
+}
+
+void DeviceQueue::token_returned() {
+  --tokens_;
+  if (stalled_) [[unlikely]] {
+    stalled_ = false;  // it may have been this one's memory that was wanted
+    kick();
+  }
+  if (phase_ == Phase::stopping) [[unlikely]] finish_if_quiet();
+}
+
+// Stopping.
+
+void DeviceQueue::quiesce(StopMode mode) {
+  if (phase_ == Phase::idle) return;
+  flush();  // what was answered before the stop is answered
+  phase_ = Phase::stopping;
+  stop_mode_ = mode;
+  update_serving();
+  poller_.reset();
+  hold_timer_.reset();
+}
+
+void DeviceQueue::finish(Stopped stopped) {
+  stopped_ = std::move(stopped);
+  finish_if_quiet();
+}
+
+void DeviceQueue::finish_if_quiet() {
+  if (!stopped_ || in_pass_ || tokens_ != 0 || transfers_ != 0) return;
+  flush();
+  QueueState state = capture();
+  phase_ = Phase::idle;
+  unbind_ring();
+  for (std::uint32_t slot = 0; slot < slot_count_; ++slot) slots_[slot].bounce.reset();
+  std::exchange(stopped_, nullptr)(std::move(state));
+}
+
+QueueState DeviceQueue::capture() const {
+  QueueState state = setup_;
+  if (phase_ == Phase::idle) return state;
+  std::vector<const RequestSlot*> held;
+  for (std::uint32_t slot = 0; slot < slot_count_; ++slot) {
+    if (slots_[slot].state != RequestSlot::State::free) held.push_back(&slots_[slot]);
+  }
+  std::ranges::sort(held, {}, &RequestSlot::order);
+  if (packed_) {
+    packed_ring_.save(state);
+    for (const RequestSlot* slot : held) state.in_flight.push_back(packed_ring_.in_flight(*slot));
+  } else {
+    split_.save(state);
+    for (const RequestSlot* slot : held) state.in_flight.push_back(split_.in_flight(*slot));
+  }
+  const auto rest = replays_.begin() + static_cast<std::ptrdiff_t>(next_replay_);
+  state.in_flight.insert(state.in_flight.end(), rest, replays_.end());
+  return state;
+}
+
+void DeviceQueue::abandon() {
+  poller_.reset();
+  hold_timer_.reset();
+  unmaps_.clear();
+  phase_ = Phase::idle;
+  stopped_ = nullptr;
+  const std::lock_guard lock(remote_mutex_);
+  abandoned_.store(true, std::memory_order_relaxed);
+  pass_thread_.store(nullptr, std::memory_order_relaxed);
+  loop_thread_.store(nullptr, std::memory_order_relaxed);
+  tokens_ -= static_cast<std::uint32_t>(remote_.size());
+  remote_.clear();
+  if (tokens_ != 0) self_ = shared_from_this();
+}
+
+}  // namespace outboard::virtio

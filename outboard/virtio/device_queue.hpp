@@ -1,0 +1,258 @@
+#pragma once
+
+#include <array>
+#include <atomic>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <span>
+#include <vector>
+
+#include <outboard/virtio/device.hpp>
+#include <outboard/virtio/journal.hpp>
+#include <outboard/virtio/packed_device_ring.hpp>
+#include <outboard/virtio/split_device_ring.hpp>
+
+namespace outboard::virtio {
+
+/// What a queue needs of the device core that runs it. Calls come on the queue's loop.
+class QueueOwner {
+ public:
+  virtual ~QueueOwner() = default;
+  /// The driver wants to be told that there are used buffers.
+  virtual void queue_used(unsigned queue) = 0;
+  /// Somebody broke a rule: the device is broken until it is reset.
+  virtual void queue_broken(unsigned queue, std::string_view clause, std::string_view what) = 0;
+};
+
+/// Where the parts of a ring are, if each of them is contiguous in host memory that the device may use as a ring needs it.
+std::optional<RingPointers> locate_ring(const memory::Snapshot& snapshot, bool packed, const QueueState& ring);
+
+/// The engine of one virtqueue on the device's side: takes buffers out of a split or packed ring, hands them to the device
+/// as Requests, and gives back what is answered, in batches. Keeps up with a memory map that changes under it.
+///
+/// Everything comes on the queue's loop, but for kick(), halt(), and the answers of Requests, which may come from any thread. Lives
+/// until the last token of it has returned, whoever else has let go of it: held by shared_ptr.
+///
+/// States: idle (no ring), running, stopping (nothing is popped any more, tokens are out), then idle again. Running and
+/// parked: the ring's memory is away; and paused: the transport forbids DMA. In neither is anything popped or published.
+class DeviceQueue final : public memory::MapUser, public std::enable_shared_from_this<DeviceQueue> {
+ public:
+  struct Environment {
+    unsigned index = 0;
+    Device* device = nullptr;
+    QueueOwner* owner = nullptr;
+    memory::AddressMap* memory = nullptr;
+    Loop* loop = nullptr;     ///< the queue's
+    Loop* control = nullptr;  ///< where memory ports live
+    Journal* journal = nullptr;
+    bool poll = false;
+    Log log{};
+  };
+  struct Rules {
+    bool packed = false;
+    bool event_idx = false;
+    bool indirect = false;
+    bool in_order = false;
+    std::uint32_t chain_limit = 0;
+  };
+  using Stopped = std::move_only_function<void(QueueState)>;
+
+  static constexpr std::uint64_t max_bounce = UINT64_C(1) << 20;         ///< bytes of one request that are copied by messages
+  static constexpr std::uint64_t max_queue_bounce = UINT64_C(8) << 20;   ///< of all requests of a queue
+  static constexpr std::uint32_t max_spilled = 1U << 18;                 ///< elements of long chains that a queue holds at once
+  /// How long after an unmap a buffer may be in no mapping before that counts as the driver's fault: a client that
+  /// rearranges its memory unmaps all of it and maps it again in pieces.
+  static constexpr Duration remap_grace = std::chrono::seconds(1);
+
+  explicit DeviceQueue(const Environment& environment);
+  ~DeviceQueue() override;
+
+  /// Begins to serve the ring that `state` describes; the caller has checked that it is consistent. Buffers in flight are
+  /// delivered again, first. Then looks at the ring, on the next turn of the loop.
+  void start(const QueueState& state, const Rules& rules);
+
+  /// Stops popping. The device is then told to give up what it keeps; finish() when it has.
+  void quiesce(StopMode mode);
+  /// `stopped` comes when no token is out any more, with all that another queue needs to go on.
+  void finish(Stopped stopped);
+
+  /// Nobody runs this queue any more: the device, the loops and the owner may go away. Tokens that are still out do
+  /// nothing when they return. Any thread, while no other uses the queue.
+  void abandon();
+
+  void set_paused(bool paused);
+  /// From now on nothing is popped or published. Any thread.
+  void halt() { halted_.store(true, std::memory_order_seq_cst); }
+  /// Undoes halt(), for a queue that is idle.
+  void clear_halt() { halted_.store(false, std::memory_order_seq_cst); }
+
+  /// There may be new buffers. Any thread; kicks that come before the queue has looked are one.
+  void kick();
+  /// Takes what is there, at most the queue's size, and hands it to the device. Returns whether there was something.
+  bool process();
+
+  // MapUser
+  Loop& map_loop() override { return *env_.loop; }
+  void map_changed(memory::IovaRange removed, Loop::Task released) override;
+
+  bool parked() const { return !bound_; }
+  unsigned index() const { return env_.index; }
+  std::uint32_t tokens_out() const { return tokens_; }
+
+  // What a Request does.
+  RequestSlot& slot(std::uint16_t slot) { return slots_[slot]; }
+  const RequestSlot& slot(std::uint16_t slot) const { return slots_[slot]; }
+  Status copy_in(RequestSlot& slot, MutableBytes into);  ///< these: as the calls of Request
+  Status skip_in(RequestSlot& slot, std::uint64_t length);
+  Status copy_out(RequestSlot& slot, Bytes from);
+  Status zero_out(RequestSlot& slot, std::uint64_t length);
+  Result<std::span<const iovec>> pieces_in(RequestSlot& slot, std::uint64_t length);
+  Result<std::span<const iovec>> pieces_out(RequestSlot& slot, std::uint64_t length);
+  void pieces_written(RequestSlot& slot, std::uint64_t length);
+  void unpin(RequestSlot& slot);
+  enum class Answer : std::uint8_t { complete, drop, violation };
+  void answer(std::uint16_t slot, Answer answer);
+  void violation(std::string_view clause, std::string_view what) {
+    if (!abandoned_.load(std::memory_order_relaxed)) env_.owner->queue_broken(env_.index, clause, what);
+  }
+
+ private:
+  enum class Phase : std::uint8_t { idle, running, stopping };
+  struct Waiting {
+    memory::IovaRange removed;
+    Loop::Task released;
+  };
+  struct Remote {
+    std::uint16_t slot;
+    Answer answer;
+  };
+
+  /// Once more, how many times a buffer is taken when the map changes while it is.
+  static constexpr unsigned map_attempts = 4;
+
+  bool can_run() const { return serving_ && !halted_.load(std::memory_order_relaxed); }
+  void update_serving();
+
+  // Passes: device_queue.cpp
+  bool pass();
+  template <typename Ring>
+  bool run_ring(Ring& ring);
+  template <typename Ring>
+  unsigned drain(Ring& ring, unsigned budget);
+  template <typename Ring>
+  bool take(Ring& ring, const InFlight* again);
+  template <typename Ring>
+  bool settle(Ring& ring, bool budget_left);
+  template <typename Ring>
+  void publish(Ring& ring);
+  template <typename Ring>
+  void notify(Ring& ring);
+  bool can_publish() const;
+  void journal_popped(const InFlight& buffer);
+  void journal_batch();
+  void flush();
+  void schedule_flush();
+  void break_queue(const RingRule& rule);
+
+  // Slots
+  std::uint16_t index_of(const RequestSlot& slot) const { return static_cast<std::uint16_t>(&slot - slots_.get()); }
+  void deliver(RequestSlot& slot);
+  void free_slot(RequestSlot& slot);
+  void answer_here(std::uint16_t slot, Answer answer);
+  void answer_elsewhere(std::uint16_t slot, Answer answer);
+  void take_remote_answers();
+  void completed(RequestSlot& slot);
+  void put_in_batch(RequestSlot& slot);
+  void give_back(RequestSlot& slot);
+  void give_back_in_order();
+  void token_returned();
+
+  // Memory: device_queue_memory.cpp
+  void refresh_memory();
+  void bind_ring();
+  void unbind_ring();
+  void ring_is_back();
+  bool ring_poisoned() const;
+  const RingRule* resolve(RequestSlot& slot);
+  const RingRule* resolve_element(RequestSlot& slot, std::uint32_t index);
+  bool has_room_for(const RequestSlot& slot) const;
+  bool hold_for_map(const RingRule& rule);
+  template <typename Each>
+  Status walk(RequestSlot& slot, ChainCursor& cursor, std::uint64_t length, Each&& each);
+  template <typename Each>
+  Status walk_pieces(memory::IovaRange range, memory::Access access, Each&& each);
+  void pin(RequestSlot& slot, memory::Access access);
+  bool pinned(memory::IovaRange range) const;
+  void release_unmaps();
+
+  // Memory reachable only by messages: device_queue_bounce.cpp
+  void fetch(RequestSlot& slot);
+  void write_back(RequestSlot& slot);
+  void transfer_next(RequestSlot& slot, memory::Access access);
+  void transferred(RequestSlot& slot, memory::Access access, const Status& status);
+  void fetched(RequestSlot& slot);
+
+  // Stopping: device_queue.cpp
+  void finish_if_quiet();
+  QueueState capture() const;
+
+  Environment env_;
+  std::atomic<bool> halted_{false};
+  std::atomic<bool> kicked_{false};
+  bool serving_ = false;  ///< running, bound, not paused
+  bool packed_ = false;
+  bool in_order_ = false;
+  bool in_pass_ = false;
+  bool bound_ = false;
+  bool paused_ = false;
+  bool flush_scheduled_ = false;
+  bool flags_suppress_ = false;  ///< kicks are suppressed by a flag, not by an index that stands still
+  bool stalled_ = false;  ///< something else than a kick has to happen before the next buffer can be taken
+  Phase phase_ = Phase::idle;
+  StopMode stop_mode_ = StopMode::drain;
+
+  SplitDeviceRing split_;
+  PackedDeviceRing packed_ring_;
+  MemoryView view_;
+  std::vector<UsedBuffer> batch_;  ///< answered and not published; the ring is bound while there are any
+
+  std::unique_ptr<RequestSlot[]> slots_;
+  std::uint32_t slot_count_ = 0;
+  std::vector<std::uint16_t> free_;
+  std::vector<std::uint16_t> order_;  ///< IN_ORDER: slots in the order they were popped, a ring buffer
+  std::uint32_t order_first_ = 0;
+  std::uint32_t order_count_ = 0;
+  std::vector<std::uint16_t> waiting_;  ///< answered while the ring was away
+  std::uint64_t pops_ = 0;
+  std::uint32_t tokens_ = 0;
+  std::uint32_t transfers_ = 0;
+  std::uint32_t pinned_ = 0;
+  std::uint32_t spilled_ = 0;
+  std::uint64_t bounced_ = 0;
+  bool is_fetching_ = false;  ///< one request is on its way in; those behind it wait, to be delivered in order
+
+  QueueState setup_;               ///< as given to start()
+  std::vector<InFlight> replays_;  ///< still to be delivered again
+  std::size_t next_replay_ = 0;
+  std::uint64_t bound_generation_ = 0;
+  std::array<std::shared_ptr<memory::HostMemory>, ring_parts> ring_memory_;
+  std::vector<Waiting> unmaps_;
+  TimePoint unmapped_at_{};  ///< when memory was last taken away
+  Registration hold_timer_;
+  Registration poller_;
+  Stopped stopped_;
+  std::vector<Journal::Completion> journal_batch_;
+
+  // Answers from other threads, and the end of the queue.
+  std::atomic<const void*> pass_thread_{nullptr};  ///< who is in process() now
+  std::atomic<const void*> loop_thread_{nullptr};  ///< who was last
+  std::mutex remote_mutex_;
+  std::vector<Remote> remote_;  ///< guarded
+  std::atomic<bool> abandoned_{false};
+  std::shared_ptr<DeviceQueue> self_;  ///< guarded: keeps an abandoned queue until its last token returns
+};
+
+}  // namespace outboard::virtio

@@ -1,0 +1,379 @@
+#include <algorithm>
+#include <cstring>
+#include <utility>
+
+#include <outboard/virtio/device_queue.hpp>
+#include <outboard/virtio/indirect_table.hpp>
+
+/// What a DeviceQueue does about memory: where its ring is, where a request's elements are, and who may take them away.
+namespace outboard::virtio {
+
+using memory::Access;
+using memory::Iova;
+using memory::IovaRange;
+using memory::Lookup;
+
+namespace {
+
+/// What the device does to a part of a ring.
+Access part_access(bool packed, RingPart part) {
+  if (part == RingPart::device) return Access::write;
+  return packed && part == RingPart::descriptors ? Access::read_write : Access::read;
+}
+
+struct Part {
+  IovaRange range;
+  Access access;
+};
+
+std::array<Part, ring_parts> parts_of(bool packed, const QueueState& ring) {
+  const auto part = [&](RingPart which, Iova at) {
+    return Part{{at, ring_part(packed, which, ring.size).size}, part_access(packed, which)};
+  };
+  return {part(RingPart::descriptors, ring.descriptors), part(RingPart::driver, ring.driver),
+          part(RingPart::device, ring.device)};
+}
+
+}  // namespace
+
+std::optional<RingPointers> locate_ring(const memory::Snapshot& snapshot, bool packed, const QueueState& ring) {
+  const auto parts = parts_of(packed, ring);
+  std::array<std::byte*, ring_parts> at{};
+  for (std::size_t i = 0; i < ring_parts; ++i) {
+    at[i] = snapshot.contiguous(parts[i].range, parts[i].access);
+    if (at[i] == nullptr) return std::nullopt;
+    // The I/O address was checked; memory that lies askew behind it cannot be accessed as a ring has to be.
+    const std::size_t needed = std::min<std::size_t>(ring_part(packed, RingPart{static_cast<std::uint8_t>(i)}, ring.size).alignment,
+                                                     alignof(std::uint64_t));
+    if (reinterpret_cast<std::uintptr_t>(at[i]) % needed != 0) return std::nullopt;
+  }
+  return RingPointers{at[0], at[1], at[2]};
+}
+
+void DeviceQueue::refresh_memory() {
+  // The old ring is there until it is let go of; what is in the batch could not be published again in another.
+  if (!batch_.empty() && can_publish()) {
+    if (packed_) {
+      notify(packed_ring_);
+    } else {
+      notify(split_);
+    }
+  }
+  view_.refresh();
+  bind_ring();
+}
+
+void DeviceQueue::bind_ring() {
+  auto found = locate_ring(view_.snapshot(), packed_, setup_);
+  if (!found) {
+    for (const Part& part : parts_of(packed_, setup_)) view_.look_again(part.range, part.access);
+    found = locate_ring(view_.snapshot(), packed_, setup_);
+  }
+  bound_generation_ = view_.generation();
+  if (!found) return unbind_ring();
+  const auto parts = parts_of(packed_, setup_);
+  for (std::size_t i = 0; i < ring_parts; ++i) ring_memory_[i] = view_.snapshot().find(parts[i].range.start)->memory;
+  const bool was_away = !bound_;
+  bound_ = true;
+  if (packed_) {
+    packed_ring_.bind(*found);
+  } else {
+    split_.bind(*found);
+  }
+  update_serving();
+  if (was_away && !paused_) ring_is_back();
+}
+
+/// Parked: nothing is popped or published, and answers wait.
+void DeviceQueue::unbind_ring() {
+  bound_ = false;
+  update_serving();
+  ring_memory_ = {};
+}
+
+void DeviceQueue::ring_is_back() {
+  if (packed_) {
+    packed_ring_.suppress();
+  } else {
+    split_.suppress();
+  }
+  for (const std::uint16_t slot : std::exchange(waiting_, {})) put_in_batch(slots_[slot]);
+  if (in_order_) give_back_in_order();
+  if (!batch_.empty()) schedule_flush();
+}
+
+bool DeviceQueue::ring_poisoned() const {
+  return ring_memory_[0]->poisoned() || ring_memory_[1]->poisoned() || ring_memory_[2]->poisoned();
+}
+
+void DeviceQueue::map_changed(IovaRange removed, Loop::Task released) {
+  if (removed.size != 0) unmapped_at_ = env_.loop->clock().now();
+  if (phase_ == Phase::idle) {
+    view_.refresh();
+  } else {
+    refresh_memory();
+  }
+  if (removed.size == 0 || !pinned(removed)) {
+    released();
+  } else {
+    unmaps_.push_back({removed, std::move(released)});
+  }
+  stalled_ = false;
+  if (phase_ == Phase::running) kick();
+}
+
+/// A client that rearranges its memory takes all of it away and gives it back in pieces, while the driver, who knows
+/// nothing of it, goes on. A hole that is found in such a time is looked at again before it counts as the driver's fault.
+bool DeviceQueue::hold_for_map(const RingRule& rule) {
+  if (&rule != &ring_rule::unmapped || unmapped_at_ == TimePoint{}) return false;
+  const Duration since = env_.loop->clock().now() - unmapped_at_;
+  if (since >= remap_grace) return false;
+  stalled_ = true;
+  hold_timer_ = env_.loop->after(remap_grace - since, [this] {
+    stalled_ = false;
+    process();
+  });
+  return true;
+}
+
+/// Finds the memory of every element. Null, or the rule that one of them breaks: nothing of the buffer is touched then.
+const RingRule* DeviceQueue::resolve(RequestSlot& slot) {
+  const std::uint32_t readable = slot.chain.readable_count();
+  const std::uint32_t count = slot.chain.count();
+  slot.generation = view_.generation();
+  if (slot.bounce) [[unlikely]] slot.bounce.reset();  // of an attempt that came to nothing
+  for (std::uint32_t i = 0; i < count; ++i) {
+    ChainElement& element = slot.chain[i];
+    if (element.length == 0) continue;  // its address means nothing
+    element.host = view_.host(element.address, element.length, i < readable ? Access::read : Access::write);
+    if (element.host != nullptr) [[likely]] continue;
+    if (const auto* rule = resolve_element(slot, i)) return rule;
+  }
+  return nullptr;
+}
+
+const RingRule* DeviceQueue::resolve_element(RequestSlot& slot, std::uint32_t index) {
+  const ChainElement& element = slot.chain[index];
+  const Lookup found = view_.look_again({element.address, element.length}, slot.chain.access(index));
+  if (found != Lookup::remote) return rule_of(found);
+  if (slot.chain.readable_bytes() + slot.chain.writable_bytes() > max_bounce) return &ring_rule::bounce_too_large;
+  if (!slot.bounce) slot.bounce = std::make_unique<Bounce>();
+  return nullptr;
+}
+
+/// Whether the queue may hold this buffer too. A buffer that does not fit waits until others have been answered.
+bool DeviceQueue::has_room_for(const RequestSlot& slot) const {
+  if (tokens_ == 0 && transfers_ == 0) return true;
+  const std::uint64_t bounce = slot.bounce ? slot.chain.readable_bytes() + slot.chain.writable_bytes() : 0;
+  return slot.chain.spilled() <= max_spilled - std::min(spilled_, max_spilled) && bounce <= max_queue_bounce - bounced_;
+}
+
+// The bytes of a request.
+
+namespace {
+
+Error no_memory() { return Error(EFAULT, "the driver's buffer is not (or no longer) in memory that the device may access"); }
+Error too_few(std::uint64_t wanted, std::uint64_t left, const char* part) {
+  return Error(EINVAL, "the buffer is too small: " + std::to_string(wanted) + " bytes wanted, " + std::to_string(left) +
+                           " " + part + " left");
+}
+
+/// Moves a cursor `size` bytes on inside its element.
+void step(ChainCursor& cursor, std::uint64_t size) {
+  cursor.offset += static_cast<std::uint32_t>(size);
+  cursor.done += size;
+}
+
+}  // namespace
+
+/// Calls `each(std::byte*, size)` for the next `length` bytes of a part and moves the cursor on; the caller has checked that
+/// so many are left.
+template <typename Each>
+Status DeviceQueue::walk(RequestSlot& slot, ChainCursor& cursor, std::uint64_t length, Each&& each) {
+  const bool writable = &cursor == &slot.write;
+  const Access access = writable ? Access::write : Access::read;
+  if (slot.bounce) {
+    each(slot.bounce->bytes.data() + (writable ? slot.chain.readable_bytes() : 0) + cursor.done, length);
+    cursor.done += length;
+    return {};
+  }
+  while (length != 0) {
+    const ChainElement& element = slot.chain[cursor.element];
+    const std::uint64_t size = std::min<std::uint64_t>(length, element.length - cursor.offset);
+    if (size == 0) {
+      cursor = {cursor.element + 1, 0, cursor.done};
+      continue;
+    }
+    std::byte* host = slot.generation == view_.generation() ? element.host : nullptr;
+    if (host == nullptr) host = view_.host(element.address, element.length, access);
+    if (host != nullptr) [[likely]] {
+      each(host + cursor.offset, size);
+    } else {
+      OUTBOARD_CHECK(walk_pieces({element.address + cursor.offset, size}, access, each));
+    }
+    if (view_.poisoned(element.address)) [[unlikely]] {
+      break_queue(ring_rule::poisoned);
+      return no_memory();
+    }
+    step(cursor, size);
+    length -= size;
+  }
+  return {};
+}
+
+/// The same for a range that is in no single mapping. Nothing is touched when some of it is not there.
+template <typename Each>
+Status DeviceQueue::walk_pieces(IovaRange range, Access access, Each&& each) {
+  if (view_.look_again(range, access) != Lookup::ok) return no_memory();
+  view_.translate(range, access, [&](const memory::Segment& segment) { each(segment.data, segment.size); });
+  return {};
+}
+
+Status DeviceQueue::copy_in(RequestSlot& slot, MutableBytes into) {
+  const std::uint64_t left = slot.chain.readable_bytes() - slot.read.done;
+  if (into.size() > left) return too_few(into.size(), left, "readable");
+  std::byte* to = into.data();
+  const Status status = walk(slot, slot.read, into.size(), [&](const std::byte* from, std::uint64_t size) {
+    std::memcpy(to, from, size);
+    to += size;
+  });
+  std::atomic_signal_fence(std::memory_order_seq_cst);  // the copy is what counts: shared bytes are not read again for it
+  return status;
+}
+
+Status DeviceQueue::skip_in(RequestSlot& slot, std::uint64_t length) {
+  const std::uint64_t left = slot.chain.readable_bytes() - slot.read.done;
+  if (length > left) return too_few(length, left, "readable");
+  if (slot.bounce) {
+    slot.read.done += length;
+    return {};
+  }
+  while (length != 0) {
+    const std::uint64_t size = std::min<std::uint64_t>(length, slot.chain[slot.read.element].length - slot.read.offset);
+    if (size == 0) slot.read = {slot.read.element + 1, 0, slot.read.done};
+    step(slot.read, size);
+    length -= size;
+  }
+  return {};
+}
+
+Status DeviceQueue::copy_out(RequestSlot& slot, Bytes from) {
+  const std::uint64_t left = slot.chain.writable_bytes() - slot.write.done;
+  if (from.size() > left) return too_few(from.size(), left, "writable");
+  const std::byte* bytes = from.data();
+  return walk(slot, slot.write, from.size(), [&](std::byte* to, std::uint64_t size) {
+    std::memcpy(to, bytes, size);
+    bytes += size;
+  });
+}
+
+Status DeviceQueue::zero_out(RequestSlot& slot, std::uint64_t length) {
+  const std::uint64_t left = slot.chain.writable_bytes() - slot.write.done;
+  if (length > left) return too_few(length, left, "writable");
+  return walk(slot, slot.write, length, [](std::byte* to, std::uint64_t size) { std::memset(to, 0, size); });
+}
+
+namespace {
+
+/// Adds a piece, to the last one where it goes on from there.
+void add_piece(std::vector<iovec>& pieces, std::byte* at, std::uint64_t size) {
+  if (!pieces.empty()) {
+    iovec& last = pieces.back();
+    if (static_cast<std::byte*>(last.iov_base) + last.iov_len == at) {
+      last.iov_len += size;
+      return;
+    }
+  }
+  pieces.push_back({at, size});
+}
+
+}  // namespace
+
+Result<std::span<const iovec>> DeviceQueue::pieces_in(RequestSlot& slot, std::uint64_t length) {
+  const std::uint64_t left = slot.chain.readable_bytes() - slot.read.done;
+  if (length > left) return too_few(length, left, "readable");
+  auto& pieces = slot.readable_pieces;
+  pieces.clear();
+  OUTBOARD_CHECK(walk(slot, slot.read, length, [&](std::byte* at, std::uint64_t size) { add_piece(pieces, at, size); }));
+  pin(slot, Access::read);
+  return std::span<const iovec>(pieces);
+}
+
+Result<std::span<const iovec>> DeviceQueue::pieces_out(RequestSlot& slot, std::uint64_t length) {
+  const std::uint64_t left = slot.chain.writable_bytes() - slot.write.done;
+  if (length > left) return too_few(length, left, "writable");
+  auto& pieces = slot.writable_pieces;
+  pieces.clear();
+  const ChainCursor start = slot.write;
+  const Status status =
+      walk(slot, slot.write, length, [&](std::byte* at, std::uint64_t size) { add_piece(pieces, at, size); });
+  slot.write = start;  // nothing has been written yet
+  if (!status) return status.error();
+  slot.pieces_left = length;
+  pin(slot, Access::write);
+  return std::span<const iovec>(pieces);
+}
+
+void DeviceQueue::pieces_written(RequestSlot& slot, std::uint64_t length) {
+  length = std::min(length, slot.pieces_left);
+  slot.pieces_left -= length;
+  if (slot.bounce) {
+    slot.write.done += length;
+    return;
+  }
+  while (length != 0) {
+    const std::uint64_t size = std::min<std::uint64_t>(length, slot.chain[slot.write.element].length - slot.write.offset);
+    if (size == 0) slot.write = {slot.write.element + 1, 0, slot.write.done};
+    step(slot.write, size);
+    length -= size;
+  }
+}
+
+// Pins.
+
+void DeviceQueue::pin(RequestSlot& slot, Access access) {
+  if (slot.bounce) return;  // what is handed out is ours
+  auto& pin = slot.pins[access == Access::write ? 1 : 0];
+  if (pin != nullptr) {
+    view_.unpin(pin);
+    --pinned_;
+  }
+  pin = view_.pin();
+  ++pinned_;
+}
+
+void DeviceQueue::unpin(RequestSlot& slot) {
+  bool any = false;
+  for (auto& pin : slot.pins) {
+    if (pin == nullptr) continue;
+    view_.unpin(std::exchange(pin, nullptr));
+    --pinned_;
+    any = true;
+  }
+  if (any && !unmaps_.empty()) release_unmaps();
+}
+
+bool DeviceQueue::pinned(IovaRange range) const {
+  if (pinned_ == 0) return false;
+  for (std::uint32_t i = 0; i < slot_count_; ++i) {
+    const RequestSlot& slot = slots_[i];
+    if (slot.pins[0] == nullptr && slot.pins[1] == nullptr) continue;
+    for (std::uint32_t e = 0; e < slot.chain.count(); ++e) {
+      const bool in_use = slot.pins[slot.chain.access(e) == Access::write ? 1 : 0] != nullptr;
+      if (in_use && slot.chain[e].length != 0 && range.overlaps({slot.chain[e].address, slot.chain[e].length})) return true;
+    }
+  }
+  return false;
+}
+
+void DeviceQueue::release_unmaps() {
+  std::vector<Loop::Task> released;
+  std::erase_if(unmaps_, [&](Waiting& waiting) {
+    if (pinned(waiting.removed)) return false;
+    released.push_back(std::move(waiting.released));
+    return true;
+  });
+  for (Loop::Task& task : released) task();
+}
+
+}  // namespace outboard::virtio

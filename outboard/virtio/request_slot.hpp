@@ -1,0 +1,168 @@
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <limits>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include <sys/uio.h>
+
+#include <outboard/virtio/memory_view.hpp>
+#include <outboard/virtio/ring_rule.hpp>
+
+namespace outboard::virtio {
+
+/// A descriptor of a buffer, copied out of the ring and checked as far as that goes without its memory.
+struct ChainElement {
+  memory::Iova address{};
+  std::byte* host = nullptr;  ///< where it is, when that is one piece; for the slot's generation of the map only
+  std::uint32_t length = 0;
+};
+
+/// The elements of one buffer: the readable ones, then the writable ones. Keeps its storage from one use to the next.
+class Chain {
+ public:
+  static constexpr std::uint64_t max_bytes = UINT64_C(1) << 32;
+
+  Chain() = default;
+  Chain(const Chain&) = delete;
+  Chain& operator=(const Chain&) = delete;
+
+  void clear() {
+    count_ = readable_ = 0;
+    readable_bytes_ = writable_bytes_ = 0;
+  }
+
+  /// Null, or the rule that the element breaks. `limit`: the longest chain there may be, in elements.
+  const RingRule* add(std::uint64_t address, std::uint32_t length, bool writable, std::uint32_t limit) {
+    if (count_ >= limit) return &ring_rule::chain_too_long;
+    if (writable) {
+      writable_bytes_ += length;
+    } else {
+      // VIRTIO 1.4, 2.7.4.2 and 2.8.17: "The driver MUST place any device-writable descriptor elements after any
+      // device-readable descriptor elements."
+      if (readable_ != count_) return &ring_rule::readable_after_writable;
+      readable_bytes_ += length;
+      ++readable_;
+    }
+    // VIRTIO 1.4, 2.7.5.2: "Drivers MUST NOT add a descriptor chain longer than 2^32 bytes in total".
+    if (readable_bytes_ + writable_bytes_ > max_bytes) return &ring_rule::buffer_too_large;
+    if (length > 1 && address + (length - 1) < address) return &ring_rule::address_wraps;
+    if (count_ == capacity_) grow();
+    elements_[count_++] = {memory::Iova{address}, nullptr, length};
+    return nullptr;
+  }
+
+  std::uint32_t count() const { return count_; }
+  std::uint32_t readable_count() const { return readable_; }
+  std::uint64_t readable_bytes() const { return readable_bytes_; }
+  std::uint64_t writable_bytes() const { return writable_bytes_; }
+  ChainElement& operator[](std::uint32_t index) { return elements_[index]; }
+  const ChainElement& operator[](std::uint32_t index) const { return elements_[index]; }
+  std::span<ChainElement> elements() { return {elements_, count_}; }
+  std::span<const ChainElement> elements() const { return {elements_, count_}; }
+  memory::Access access(std::uint32_t index) const {
+    return index < readable_ ? memory::Access::read : memory::Access::write;
+  }
+
+  /// Elements that do not fit inline: what a hostile driver could make us hold.
+  std::uint32_t spilled() const { return spill_.empty() ? 0 : count_; }
+  /// Gives back storage that only an unusually long chain needed.
+  void trim() {
+    if (spill_.size() > keep) release();
+  }
+
+ private:
+  static constexpr std::uint32_t inline_count = 4;
+  static constexpr std::uint32_t keep = 256;
+
+  void grow();
+  void release();
+
+  std::uint32_t count_ = 0;
+  std::uint32_t readable_ = 0;
+  std::uint32_t capacity_ = inline_count;
+  std::uint64_t readable_bytes_ = 0;
+  std::uint64_t writable_bytes_ = 0;
+  ChainElement* elements_ = inline_.data();
+  std::array<ChainElement, inline_count> inline_;
+  std::vector<ChainElement> spill_;
+};
+
+/// A place in a part (readable or writable) of a chain.
+struct ChainCursor {
+  std::uint32_t element = 0;
+  std::uint32_t offset = 0;
+  std::uint64_t done = 0;  ///< bytes before this place
+};
+
+/// The whole of a buffer in memory of our own, where the driver's is reachable only by messages.
+struct Bounce {
+  std::vector<std::byte> bytes;  ///< the readable part, then the writable one
+  std::uint32_t element = 0;     ///< being transferred
+  std::uint64_t at = 0;          ///< in bytes: where that element is
+};
+
+/// One buffer on its way through the device.
+struct RequestSlot {
+  enum class State : std::uint8_t {
+    free,
+    delivered,    ///< a token is out
+    transferring, ///< being fetched or written back
+    done,         ///< answered, and waiting for its turn or for the ring's memory
+    given_up,     ///< the token has gone without an answer that counts; the buffer stays in flight
+  };
+
+  State state = State::free;
+  bool replayed = false;
+  bool indirect = false;   ///< packed: the chain was one indirect descriptor, `table`
+  std::uint16_t head = 0;  ///< split: descriptor index. Packed: first slot in the ring
+  std::uint16_t id = 0;    ///< what the used entry will name
+  std::uint16_t ring_count = 1;  ///< descriptors in the ring
+  std::uint32_t used_length = 0;
+  std::uint64_t order = 0;      ///< counts up with each pop
+  std::uint64_t generation = 0; ///< of the map that `host` in the elements is good for
+  ChainCursor read;
+  ChainCursor write;
+  std::array<MemoryView::Epoch*, 2> pins{};  ///< of the readable and of the writable pieces
+  Chain chain;
+  ChainElement table;
+  std::unique_ptr<Bounce> bounce;
+  std::vector<iovec> readable_pieces;
+  std::vector<iovec> writable_pieces;
+  std::uint64_t pieces_left = 0;  ///< writable bytes handed out as pieces and not reported yet
+
+  void begin(std::uint16_t at, std::uint16_t buffer_id) {
+    head = at;
+    id = buffer_id;
+    ring_count = 1;
+    indirect = false;
+    replayed = false;
+    chain.clear();
+  }
+  /// Sets the cursors to the start of their parts.
+  void rewind() {
+    read = {};
+    write = {chain.readable_count(), 0, 0};
+    pieces_left = 0;
+  }
+  /// VIRTIO 1.4, 2.7.8.2: "The device MUST write at least len bytes to descriptor, beginning at the first device-writable
+  /// buffer, prior to updating the used idx." Never more than was written, then; and 32 bits are all there are.
+  std::uint32_t written_length() const {
+    constexpr std::uint64_t most = std::numeric_limits<std::uint32_t>::max();
+    return static_cast<std::uint32_t>(write.done < most ? write.done : most);
+  }
+};
+
+/// An answered buffer, as the ring needs it.
+struct UsedBuffer {
+  std::uint16_t head = 0;
+  std::uint16_t id = 0;
+  std::uint16_t ring_count = 1;
+  bool filled = false;  ///< every writable byte was written
+  std::uint32_t length = 0;
+};
+
+}  // namespace outboard::virtio
