@@ -21,6 +21,7 @@ class FakeTransport final : public virtio::Transport {
     virtio::QueueSetup setup;
     bool enabled = false;
     std::vector<std::uint32_t> rings;  ///< values written to the doorbell
+    std::vector<unsigned> refuses_vectors;
   };
 
   explicit FakeTransport(unsigned queues = 1) : queues(queues) {}
@@ -77,6 +78,8 @@ class FakeTransport final : public virtio::Transport {
     return index < queues.size() ? queues[index].max_size : std::uint16_t{0};
   }
   Result<virtio::Doorbell> setup_queue(unsigned index, const virtio::QueueSetup& setup) override {
+    if (setup.vector && std::ranges::count(queue(index).refuses_vectors, *setup.vector) != 0)
+      return Error(ENOSPC, "NO_VECTOR");
     queue(index).setup = setup;
     queue(index).enabled = true;
     contexts_[index] = {this, index};

@@ -40,6 +40,16 @@ std::uint16_t choose_size(bool packed, std::uint16_t device_max, std::uint16_t w
   return packed ? size : std::bit_floor(size);
 }
 
+/// Sets the queue up with the vector asked for, else with one that is shared, else with none (reference 7.3, row 23).
+Result<Doorbell> set_up(Transport& transport, unsigned index, QueueSetup setup, std::optional<unsigned>& got) {
+  while (true) {
+    auto doorbell = transport.setup_queue(index, setup);
+    got = setup.vector;
+    if (doorbell || doorbell.error().code() != ENOSPC || !setup.vector) return doorbell;
+    setup.vector = *setup.vector != 0 ? std::optional(0U) : std::nullopt;
+  }
+}
+
 }  // namespace
 
 struct DriverQueue::State {
@@ -53,6 +63,7 @@ struct DriverQueue::State {
   std::uint16_t direct_elements = 0;
   bool notification_data = false;
   bool broken = false;
+  std::optional<unsigned> vector;
 
   // Made once, so that being full costs no allocation.
   Error full{EAGAIN, "the queue is full"};
@@ -128,11 +139,12 @@ Result<DriverQueue> DriverQueue::create(Transport& transport, unsigned index, co
   } else {
     state->split.emplace(layout);
   }
-  OUTBOARD_TRY(state->doorbell, transport.setup_queue(index, {.size = size,
-                                                              .descriptors = state->rings.iova(),
-                                                              .driver = state->rings.iova() + parts.driver,
-                                                              .device = state->rings.iova() + parts.device,
-                                                              .vector = options.vector}));
+  const QueueSetup setup{.size = size,
+                         .descriptors = state->rings.iova(),
+                         .driver = state->rings.iova() + parts.driver,
+                         .device = state->rings.iova() + parts.device,
+                         .vector = options.vector};
+  OUTBOARD_TRY(state->doorbell, set_up(transport, index, setup, state->vector));
   return DriverQueue(std::move(state));
 }
 
@@ -144,6 +156,7 @@ DriverQueue::~DriverQueue() = default;
 std::uint16_t DriverQueue::size() const { return state_->size; }
 unsigned DriverQueue::index() const { return state_->index; }
 std::uint16_t DriverQueue::in_flight() const { return state_->buffers().in_flight(); }
+std::optional<unsigned> DriverQueue::vector() const { return state_->vector; }
 bool DriverQueue::broken() const { return state_->broken; }
 std::uint64_t DriverQueue::clamped_lengths() const { return state_->buffers().clamped(); }
 
@@ -181,7 +194,7 @@ bool DriverQueue::publish() {
   State& s = *state_;
   if (s.broken) return false;
   if (!s.ring([](auto& ring) { return ring.publish(); })) return false;
-  // Row DS5: after the fence in publish(), so what the device fetches when it is told is there.
+  // Row S13, P13: after the fence in publish(), so what the device fetches when it is told is there.
   std::uint32_t value = s.index;
   if (s.notification_data) value |= std::uint32_t{s.ring([](auto& ring) { return ring.position(); })} << 16;
   s.doorbell.ring(value);

@@ -25,7 +25,7 @@ class DriverQueue {
  public:
   struct Options {
     std::uint16_t size = 256;  ///< at most the device's maximum; split: rounded down to a power of two
-    std::optional<unsigned> vector{};  ///< interrupt vector, if any
+    std::optional<unsigned> vector{};  ///< interrupt vector, if any; see vector()
     bool indirect = true;  ///< use indirect tables where negotiated and worth it
     std::uint16_t max_elements =
         64;  ///< longest chain the driver will submit through an indirect table, at most `size`
@@ -51,6 +51,9 @@ class DriverQueue {
 
   std::uint16_t size() const;
   unsigned index() const;
+  /// The vector that the device has tied to the queue: the one asked for; or vector 0, shared, where that was refused; or
+  /// none, and then the driver polls.
+  std::optional<unsigned> vector() const;
   std::uint16_t in_flight() const;  ///< buffers
   bool has_room(std::size_t elements) const;
 

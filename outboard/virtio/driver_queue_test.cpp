@@ -434,6 +434,20 @@ TEST_P(EitherRing, AQueueThatIsNotThereIsAnError) {
   EXPECT_EQ(queue.error().code(), ENOENT);
 }
 
+// Reference 7.3, row 23.
+TEST_P(EitherRing, ARefusedVectorIsSharedThenDoneWithout) {
+  FakeTransport transport;
+  const auto create = [&] {
+    return DriverQueue::create(transport, 0, Features{Feature::version_1}, {.vector = 3}).value();
+  };
+  EXPECT_EQ(create().vector(), 3U);
+  transport.queue(0).refuses_vectors = {3};
+  EXPECT_EQ(create().vector(), 0U);
+  EXPECT_EQ(transport.queue(0).setup.vector, 0U);
+  transport.queue(0).refuses_vectors = {0, 3};
+  EXPECT_EQ(create().vector(), std::nullopt);
+}
+
 TEST_P(EitherRing, AfterAResetTheCookiesComeBackInOrder) {
   Rig r = rig();
   for (std::uintptr_t i = 1; i <= 4; ++i) r.submit(1, 0, i);

@@ -77,11 +77,11 @@ void PackedDriverRing::add_indirect(const DriverChain& chain, std::uint16_t id) 
 bool PackedDriverRing::publish() {
   if (batch_count_ == 0) return false;
   buffers_.publish();
-  // Row DP1. VIRTIO 1.4, 2.8.21.1.1: "The driver MUST perform a suitable memory barrier before the flags update". Pairs
+  // Row P11. VIRTIO 1.4, 2.8.21.1.1: "The driver MUST perform a suitable memory barrier before the flags update". Pairs
   // with the device's acquire of the flags of its next slot.
   memory::Shared<le16>(slot_at(batch_slot_) + offsetof(Descriptor, flags))
       .store(batch_flags_, std::memory_order_release);
-  // Row DP2. 2.8.21.3.1: "The driver MUST perform a suitable memory barrier before reading the Device Event Suppression
+  // Row P12. 2.8.21.3.1: "The driver MUST perform a suitable memory barrier before reading the Device Event Suppression
   // structure". Pairs with the fence with which the device arms.
   memory::full_fence();
   const bool wanted = device_wants_notification();
@@ -98,7 +98,7 @@ bool PackedDriverRing::device_wants_notification() const {
 }
 
 std::uint16_t PackedDriverRing::load_flags(std::uint16_t slot) const {
-  // Row DP3. Pairs with the device's release of these flags: id, length and payload are read after them.
+  // Row P14. Pairs with the device's release of these flags: id, length and payload are read after them.
   return memory::Shared<le16>(slot_at(slot) + offsetof(Descriptor, flags)).load(std::memory_order_acquire);
 }
 
@@ -122,7 +122,7 @@ Taken PackedDriverRing::take(DriverQueue::Used& used) {
 }
 
 bool PackedDriverRing::arm() {
-  // Row DP4: off_wrap before flags; then the fence that pairs with the device's between its used flags and its look at
+  // Row P16: off_wrap before flags; then the fence that pairs with the device's between its used flags and its look at
   // this structure. VIRTIO 1.4, 2.8.22.
   if (layout_.event_idx) {
     driver_off_wrap_.store(next_used_.off_wrap(), relaxed);

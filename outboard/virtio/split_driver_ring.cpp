@@ -49,7 +49,7 @@ void SplitDriverRing::add(const DriverChain& chain) {
   free_ = static_cast<std::uint16_t>(free_ - count);
   buffers_.add(head, count, last, chain.writable_bytes, chain.cookie);
 
-  // Row DS2: published, with the descriptors, by the store of idx.
+  // Row S17: published, with the descriptors, by the store of idx.
   memory::Shared<le16>(layout_.driver + spec::avail::ring + spec::avail::entry_size * (next_avail_ & mask_))
       .store(head, relaxed);
   ++next_avail_;
@@ -89,10 +89,10 @@ bool SplitDriverRing::publish() {
   if (!buffers_.has_unpublished()) return false;
   const std::uint16_t before = std::exchange(published_, next_avail_);
   buffers_.publish();
-  // Row DS3. VIRTIO 1.4, 2.7.13.3.1: "The driver MUST perform a suitable memory barrier before the idx update to ensure
+  // Row S11. VIRTIO 1.4, 2.7.13.3.1: "The driver MUST perform a suitable memory barrier before the idx update to ensure
   // the device sees the most up-to-date copy." Pairs with the device's acquire of avail.idx.
   avail_idx_.store(next_avail_, std::memory_order_release);
-  // Row DS4. 2.7.13.4.1: "The driver MUST perform a suitable memory barrier before reading flags or avail_event."
+  // Row S12. 2.7.13.4.1: "The driver MUST perform a suitable memory barrier before reading flags or avail_event."
   // Pairs with the fence with which the device arms: one of the two sees what the other has written.
   memory::full_fence();
   if (layout_.event_idx) return need_event(avail_event_.load(relaxed), next_avail_, before);
@@ -101,7 +101,7 @@ bool SplitDriverRing::publish() {
 
 /// Whether something is used; false too where the index makes no sense, which leaves used_seen_ != next_used_ false.
 bool SplitDriverRing::read_used_index() {
-  // Row DS6. Pairs with the device's release of used.idx: entries and payload up to it are read after it.
+  // Row S14. Pairs with the device's release of used.idx: entries and payload up to it are read after it.
   used_seen_ = used_idx_.load(std::memory_order_acquire);
   // Backwards is a jump too: by nearly 2^16.
   return static_cast<std::uint16_t>(used_seen_ - next_used_) <= buffers_.available();
@@ -114,7 +114,7 @@ Taken SplitDriverRing::take(DriverQueue::Used& used) {
     if (used_seen_ == next_used_) return Taken::none;
   }
   if (!buffers_.used()) {
-    // Row DS7: read once, then checked, then used.
+    // Row S15: read once, then checked, then used.
     std::byte* at = layout_.device + spec::used::ring + spec::used::entry_size * (next_used_ & mask_);
     const std::uint32_t id = memory::Shared<le32>(at + offsetof(spec::UsedElement, id)).load(relaxed);
     const std::uint32_t length = memory::Shared<le32>(at + offsetof(spec::UsedElement, len)).load(relaxed);
@@ -132,7 +132,7 @@ Taken SplitDriverRing::take(DriverQueue::Used& used) {
 }
 
 bool SplitDriverRing::arm() {
-  // Row DS8, and the fence that pairs with the device's between used.idx and used_event: whatever is used after the
+  // Row S16, and the fence that pairs with the device's between used.idx and used_event: whatever is used after the
   // second look is announced. VIRTIO 1.4, 2.7.14.
   if (layout_.event_idx) {
     used_event_.store(next_used_, std::memory_order_release);

@@ -116,16 +116,19 @@ class Transport {
   virtual Result<std::uint16_t> queue_count() = 0;
   /// 0: no such queue.
   virtual Result<std::uint16_t> queue_max_size(unsigned queue) = 0;
-  /// Programs and enables a queue; size must be what the device then reads back (EPROTO otherwise).
+  /// Programs and enables a queue; size must be what the device then reads back (EPROTO otherwise). ENOSPC: the device
+  /// refuses the vector (NO_VECTOR reads back); another one, or none, may do. EBUSY: the queue is enabled.
   virtual Result<Doorbell> setup_queue(unsigned queue, const QueueSetup& setup) = 0;
   /// RING_RESET: waits until the queue is reset and disabled.
   virtual Status reset_queue(unsigned queue) = 0;
 
   /// Interrupt vectors: enabled once, before queues are set up. 0 when there are none: the driver polls.
   virtual Result<unsigned> enable_vectors(unsigned wanted) = 0;
+  /// index < what enable_vectors returned.
   virtual const EventFd& vector(unsigned index) const = 0;
   virtual Status set_config_vector(std::optional<unsigned> vector) = 0;
-  /// INTx only: takes the ISR status (which deasserts the line) and unmasks it. Bits as VIRTIO 1.4, 4.1.4.5.
+  /// INTx: takes the ISR status (which deasserts the line) and unmasks it. Bits as VIRTIO 1.4, 4.1.4.5. With vectors of
+  /// its own for each event there is nothing to take: both bits are set, since one vector may stand for both.
   virtual Result<std::uint8_t> acknowledge_interrupt() = 0;
 
   virtual memory::DmaSpace& dma() = 0;
