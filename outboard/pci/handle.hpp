@@ -53,6 +53,8 @@ class Window {
 
   std::uint64_t size() const { return size_; }
   explicit operator bool() const { return at_ != nullptr; }
+  /// For whoever has to keep one register's address (a doorbell).
+  volatile std::byte* data() const { return at_; }
 
   /// A little-endian register at a naturally aligned offset < size().
   template <typename T>

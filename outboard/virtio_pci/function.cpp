@@ -247,6 +247,11 @@ void Function::write_bar(unsigned bar, std::uint64_t offset, Bytes from) {
     core_->write_config(static_cast<std::uint32_t>(offset - device_at), from);
 }
 
+void Function::area_written(unsigned bar, std::uint64_t offset, Bytes from) {
+  // A client that has not mapped the doorbells.
+  if (bar == registers_bar && offset >= notify_at) write_notify(offset - notify_at, from);
+}
+
 void Function::write_notify(std::uint64_t offset, Bytes from) {
   // What is written is a hint that is not needed: the address selects the queue (multiplier != 0).
   if (offset % notify_multiplier != 0 || (from.size() != 2 && from.size() != 4)) return;

@@ -68,6 +68,7 @@ class Function final : public pci::EmulatedFunction, private virtio::TransportEv
  protected:
   void read_bar(unsigned bar, std::uint64_t offset, MutableBytes into) override;
   void write_bar(unsigned bar, std::uint64_t offset, Bytes from) override;
+  void area_written(unsigned bar, std::uint64_t offset, Bytes from) override;
   void reset_device(Loop::Task done) override;
   void bus_master_changed(bool on) override;
 
