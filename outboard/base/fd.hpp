@@ -38,8 +38,8 @@ class EventFd {
  public:
   EventFd() = default;
   static Result<EventFd> create();
-  /// Takes over a descriptor that a peer sent and makes it non-blocking. It need not be an eventfd: signal() and drain()
-  /// then fail quietly. EBADF/EINVAL when it cannot be made non-blocking.
+  /// Takes over a descriptor that a peer sent and makes it non-blocking. It need not be an eventfd: signal() and
+  /// drain() then fail quietly. EBADF/EINVAL when it cannot be made non-blocking.
   static Result<EventFd> adopt(UniqueFd fd);
 
   int get() const { return fd_.get(); }

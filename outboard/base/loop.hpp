@@ -73,7 +73,8 @@ class Loop {
   /// The descriptor stays the caller's and must outlive the registration. EPERM for a file that cannot be polled,
   /// EEXIST when the descriptor is being watched already, EBADF.
   [[nodiscard]] virtual Result<Registration> watch(int fd, Ready interest, Watcher watcher) = 0;
-  /// Changes what a watch waits for; Ready::none keeps it registered but silent, a hangup included. ENOENT when it ended.
+  /// Changes what a watch waits for; Ready::none keeps it registered but silent, a hangup included. ENOENT when it
+  /// ended.
   virtual Status rewatch(const Registration& watch, Ready interest) = 0;
 
   /// Runs `task` once, `delay` from now by the loop's clock.
@@ -86,9 +87,9 @@ class Loop {
   /// queued when the loop is destroyed are destroyed without being run.
   virtual void post(Task task) = 0;
 
-  /// Whether the calling thread is the one that runs this loop now. True also while nobody runs it and the caller made it:
-  /// so who gives a loop a thread of its own waits until that thread runs it (until a posted task has run) before it
-  /// goes on with what lives on the loop, or both would hold it to be theirs.
+  /// Whether the calling thread is the one that runs this loop now. True also while nobody runs it and the caller made
+  /// it: so who gives a loop a thread of its own waits until that thread runs it (until a posted task has run) before
+  /// it goes on with what lives on the loop, or both would hold it to be theirs.
   virtual bool in_loop_thread() const = 0;
 
   virtual const Clock& clock() const = 0;

@@ -19,7 +19,8 @@ namespace outboard {
 namespace {
 
 constexpr Duration for_ever = Duration::max();
-/// While pollers keep the loop awake, descriptors are looked at this often: a system call a pass would be most of the pass.
+/// While pollers keep the loop awake, descriptors are looked at this often: a system call a pass would be most of the
+/// pass.
 constexpr Duration busy_look_interval = std::chrono::microseconds(20);
 constexpr unsigned busy_passes_per_clock_read = 16;
 
@@ -41,7 +42,8 @@ Ready ready_bits(std::uint32_t events) {
 
 timespec to_timespec(Duration duration) {
   const auto seconds = std::chrono::duration_cast<std::chrono::seconds>(duration);
-  return {.tv_sec = static_cast<std::time_t>(seconds.count()), .tv_nsec = static_cast<long>((duration - seconds).count())};
+  return {.tv_sec = static_cast<std::time_t>(seconds.count()),
+          .tv_nsec = static_cast<long>((duration - seconds).count())};
 }
 
 /// A moment `delay` after `now`, or the last one there is.
@@ -88,14 +90,14 @@ struct Reactor::State {
   std::map<TimerKey, std::uint64_t> timers;
   std::uint64_t next_timer = 0;
   TimePoint armed_deadline = TimePoint::max();  ///< what the timerfd is set to
-  std::vector<std::uint64_t> pollers;           ///< 0: ended, to be swept
+  std::vector<std::uint64_t> pollers;  ///< 0: ended, to be swept
   unsigned busy_passes = 0;
   TimePoint last_look{};
   std::array<epoll_event, 64> events{};
 
   std::mutex mutex;
   std::vector<Task> posted;  ///< guarded by mutex
-  std::vector<Task> taken;   ///< being run; swapped with `posted`, so that neither allocates in the steady state
+  std::vector<Task> taken;  ///< being run; swapped with `posted`, so that neither allocates in the steady state
   std::atomic<bool> has_posted{false};
   /// Nobody is going to look at `posted` before something makes fd() readable. True while the loop sleeps and while
   /// nobody runs it; the poster who finds it so takes it back and writes the eventfd.
@@ -122,7 +124,10 @@ struct Reactor::State {
 class RunningScope {
  public:
   RunningScope(std::atomic<bool>& running, std::atomic<std::thread::id>& owner, std::thread::id creator)
-      : running_(running), owner_(owner), creator_(creator), entered_(!running.exchange(true, std::memory_order_acquire)) {
+      : running_(running),
+        owner_(owner),
+        creator_(creator),
+        entered_(!running.exchange(true, std::memory_order_acquire)) {
     if (entered_) owner_.store(std::this_thread::get_id(), std::memory_order_relaxed);
   }
   ~RunningScope() {
@@ -160,7 +165,8 @@ bool Reactor::State::run_posted() {
 bool Reactor::State::run_timers() {
   if (timers.empty()) return false;
   const TimePoint now = clock.now();
-  const std::uint64_t end = next_timer;  // one that a callback adds waits for the next pass, so it cannot starve the rest
+  const std::uint64_t end =
+      next_timer;  // one that a callback adds waits for the next pass, so it cannot starve the rest
   bool ran = false;
   while (!timers.empty()) {
     const auto first = timers.begin();
@@ -188,7 +194,8 @@ bool Reactor::State::run_pollers() {
 }
 
 bool Reactor::State::due_work() const {
-  return has_posted.load(std::memory_order_relaxed) || (!timers.empty() && timers.begin()->first.deadline <= clock.now());
+  return has_posted.load(std::memory_order_relaxed) ||
+         (!timers.empty() && timers.begin()->first.deadline <= clock.now());
 }
 
 /// Whether a pass of the busy loop should ask the kernel about descriptors.
@@ -308,7 +315,8 @@ Result<std::unique_ptr<Reactor>> Reactor::create(Options options) {
 }
 
 Reactor::~Reactor() {
-  // What tasks and callbacks own may post, or end other registrations, when it goes: so all goes while the loop is whole.
+  // What tasks and callbacks own may post, or end other registrations, when it goes: so all goes while the loop is
+  // whole.
   while (state_->has_posted.load(std::memory_order_relaxed) || state_->entries.any() != 0) {
     std::vector<Task> dropped;
     {
@@ -372,7 +380,8 @@ int Reactor::fd() const { return state_->epoll.get(); }
 Result<Registration> Reactor::watch(int fd, Ready interest, Watcher watcher) {
   const std::uint64_t id = state_->entries.add(std::make_unique<Entry>(Watch{fd, interest, std::move(watcher)}));
   auto added = state_->change(EPOLL_CTL_ADD, fd, interest, id);
-  // epoll reports a hangup to whoever is registered: silence is not being registered. Added first to learn what is wrong.
+  // epoll reports a hangup to whoever is registered: silence is not being registered. Added first to learn what is
+  // wrong.
   if (added && interest == Ready::none) added = state_->change(EPOLL_CTL_DEL, fd, interest, id);
   if (!added) {
     state_->entries.remove(id);

@@ -23,8 +23,8 @@ class Reactor final : public Loop {
 
   /// Serves events until stop(); returns at once when stop() has been called before. EDEADLK from inside a callback.
   Status run();
-  /// Ends run() after the pass in progress, for good. Any thread, and from a signal handler. run_once() and process() go on
-  /// working, so that what is in flight can be finished; a run_once() that sleeps returns.
+  /// Ends run() after the pass in progress, for good. Any thread, and from a signal handler. run_once() and process()
+  /// go on working, so that what is in flight can be finished; a run_once() that sleeps returns.
   void stop();
   bool stopped() const;
   /// Waits at most `timeout` (negative: for ever; always real time) for something to do and does it. Returns whether

@@ -230,7 +230,9 @@ TEST_F(ReactorTest, TaskLeftOverIsDestroyedWithoutBeingRun) {
 TEST_F(ReactorTest, TaskLeftOverMayPostAndEndRegistrationsWhenItIsDestroyed) {
   struct PostsWhenDestroyed {
     Loop& loop;
-    ~PostsWhenDestroyed() { loop.post([] {}); }
+    ~PostsWhenDestroyed() {
+      loop.post([] {});
+    }
   };
   loop->post([registration = loop->after(1s, [] {}), poster = std::make_unique<PostsWhenDestroyed>(*loop)] {});
   loop.reset();
@@ -371,7 +373,8 @@ TEST_F(ReactorTest, PollerMayEndItselfAndStartAnother) {
 TEST_F(ReactorTest, RunningTheLoopFromItsOwnCallbackIsEdeadlk) {
   int refused = 0;
   loop->post([&] {
-    for (const int code : {loop->run().error().code(), loop->run_once(0ns).error().code(), loop->process().error().code()}) {
+    for (const int code :
+         {loop->run().error().code(), loop->run_once(0ns).error().code(), loop->process().error().code()}) {
       refused += code == EDEADLK ? 1 : 0;
     }
   });
@@ -400,9 +403,9 @@ Reactor* interrupted_loop = nullptr;  // a signal handler has no other way to it
 
 TEST_F(ReactorTest, StopMayComeFromASignalHandler) {
   interrupted_loop = loop.get();
-  struct sigaction action {};
+  struct sigaction action{};
   action.sa_handler = [](int) { interrupted_loop->stop(); };
-  struct sigaction before {};
+  struct sigaction before{};
   ASSERT_EQ(::sigaction(SIGUSR1, &action, &before), 0);
   loop->post([] { ::raise(SIGUSR1); });
   EXPECT_TRUE(loop->run().has_value());

@@ -6,7 +6,8 @@ namespace outboard {
 
 Error::Error(int code, std::string what) : Error(Detail{code > 0 ? code : EIO, std::move(what), {}, {}}) {
   if (detail_->what.empty()) {
-    detail_ = std::make_shared<const Detail>(Detail{detail_->code, std::generic_category().message(detail_->code), {}, {}});
+    detail_ =
+        std::make_shared<const Detail>(Detail{detail_->code, std::generic_category().message(detail_->code), {}, {}});
   }
 }
 

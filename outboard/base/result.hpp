@@ -65,10 +65,11 @@ using Status = Result<void>;
 #define OUTBOARD_CONCAT(a, b) OUTBOARD_CONCAT_(a, b)
 
 /// `OUTBOARD_TRY(auto fd, open(path));` declares fd, or returns the error of open.
-#define OUTBOARD_TRY(declaration, expression) OUTBOARD_TRY_(declaration, expression, OUTBOARD_CONCAT(outboard_try_, __LINE__))
-#define OUTBOARD_TRY_(declaration, expression, temporary)                      \
-  auto temporary = (expression);                                               \
-  if (!temporary) return ::std::unexpected(::std::move(temporary).error());    \
+#define OUTBOARD_TRY(declaration, expression) \
+  OUTBOARD_TRY_(declaration, expression, OUTBOARD_CONCAT(outboard_try_, __LINE__))
+#define OUTBOARD_TRY_(declaration, expression, temporary)                   \
+  auto temporary = (expression);                                            \
+  if (!temporary) return ::std::unexpected(::std::move(temporary).error()); \
   declaration = ::std::move(*temporary)
 
 /// `OUTBOARD_CHECK(write(x));` returns the error of an expression whose value is not needed.

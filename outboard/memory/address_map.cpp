@@ -194,7 +194,7 @@ void AddressMap::remove_user(MapUser& user) {
   const auto core = core_;
   const auto found = std::ranges::find(core->members, &user, &Core::Member::user);
   if (found == core->members.end()) return;
-  const auto member = *found;
+  const auto member = std::move(*found);
   core->members.erase(found);
   {
     const std::lock_guard lock(member->mutex);

@@ -50,8 +50,8 @@ class Snapshot {
   /// Calls `each(Segment)` for the consecutive pieces of host memory behind the range, in order. A range that goes from
   /// one mapping on into an adjacent one is legal (VIRTIO says nothing against it). Stops at the first byte that is not
   /// plainly accessible and says why; pieces before it have been given out.
-  /// `hint`: where the last lookup ended, in this or another snapshot; makes the common case one compare. Opaque; starts
-  /// as 0; may be null.
+  /// `hint`: where the last lookup ended, in this or another snapshot; makes the common case one compare. Opaque;
+  /// starts as 0; may be null.
   template <typename Each>
   Lookup translate(IovaRange range, Access access, std::size_t* hint, Each&& each) const;
 
@@ -107,9 +107,9 @@ class MapUser {
   virtual Loop& map_loop() = 0;
 
   /// Runs on map_loop(). The map has changed; `removed` is what is gone (size 0: nothing was removed). The user takes
-  /// the new snapshot for whatever it does next and calls `released` once it has no access running on the removed range:
-  /// a copy has always ended (this is the same thread), back-end I/O on it may take a while. `released` is called exactly
-  /// once, from this thread, possibly from inside this call.
+  /// the new snapshot for whatever it does next and calls `released` once it has no access running on the removed
+  /// range: a copy has always ended (this is the same thread), back-end I/O on it may take a while. `released` is
+  /// called exactly once, from this thread, possibly from inside this call.
   virtual void map_changed(IovaRange removed, Loop::Task released) = 0;
 };
 
@@ -147,13 +147,14 @@ class AddressMap {
   /// Changes whenever current() does; one load tells a user whether its snapshot is still the newest.
   std::uint64_t generation() const { return generation_.load(std::memory_order_acquire); }
 
-  /// Control loop. The user is told of every change from now on; remove it before it goes away. A removed user is waited
-  /// for no longer; a call of map_changed() that is running on another thread has returned when remove_user() does.
+  /// Control loop. The user is told of every change from now on; remove it before it goes away. A removed user is
+  /// waited for no longer; a call of map_changed() that is running on another thread has returned when remove_user()
+  /// does.
   void add_user(MapUser& user);
   void remove_user(MapUser& user);
 
-  /// Asked on a miss (VDUSE learns its mappings that way). Returns true when it has published a snapshot with the address.
-  /// Any thread that translates; must not call back into the user. Set it before anyone translates.
+  /// Asked on a miss (VDUSE learns its mappings that way). Returns true when it has published a snapshot with the
+  /// address. Any thread that translates; must not call back into the user. Set it before anyone translates.
   using Resolver = std::function<bool(IovaRange, Access)>;
   void set_resolver(Resolver resolver) { resolver_ = std::move(resolver); }
   bool resolve(IovaRange range, Access access) const { return resolver_ && resolver_(range, access); }

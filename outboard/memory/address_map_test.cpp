@@ -77,8 +77,12 @@ TEST_F(AddressMapTest, RangesThatAreNoneAreRefused) {
 
 TEST_F(AddressMapTest, Row30_OverlappingOrIdenticalMappingIsRefusedAndTheOldOneStays) {
   ASSERT_EQ(map(0x3000, 2 * page), 0);
-  for (const auto& [start, size] : std::vector<std::pair<std::uint64_t, std::uint64_t>>{
-           {0x3000, 2 * page}, {0x3000, page}, {0x4000, page}, {0x2000, 2 * page}, {0x4000, 2 * page}, {0x2000, 4 * page}}) {
+  for (const auto& [start, size] : std::vector<std::pair<std::uint64_t, std::uint64_t>>{{0x3000, 2 * page},
+                                                                                        {0x3000, page},
+                                                                                        {0x4000, page},
+                                                                                        {0x2000, 2 * page},
+                                                                                        {0x4000, 2 * page},
+                                                                                        {0x2000, 4 * page}}) {
     EXPECT_EQ(map(start, size), EEXIST) << std::hex << start;
   }
   EXPECT_EQ(count(), 1U);

@@ -45,9 +45,8 @@ TEST(AddressMapThreads, ReadersAlwaysFindAWholeMap) {
         newest = snapshot->generation();
         EXPECT_NE(snapshot->find(Iova{0x10000}), nullptr);
         EXPECT_LE(snapshot->mapping_count(), 2U);
-        const auto seen = snapshot->translate({Iova{0x10010}, 64}, Access::read, &hint, [](Segment segment) {
-          EXPECT_EQ(segment.data[0], std::byte{0});
-        });
+        const auto seen = snapshot->translate({Iova{0x10010}, 64}, Access::read, &hint,
+                                              [](Segment segment) { EXPECT_EQ(segment.data[0], std::byte{0}); });
         EXPECT_EQ(seen, Lookup::ok);
       }
     });
@@ -96,9 +95,8 @@ class Worker final : public MapUser {
       held_.front()();
       held_.pop_front();
     }
-    snapshot_->translate({Iova{0x1000}, 8}, Access::write, nullptr, [](Segment segment) {
-      std::memset(segment.data, 0x77, segment.size);
-    });
+    snapshot_->translate({Iova{0x1000}, 8}, Access::write, nullptr,
+                         [](Segment segment) { std::memset(segment.data, 0x77, segment.size); });
     return true;
   }
 

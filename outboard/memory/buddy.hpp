@@ -24,7 +24,7 @@ class Buddy {
 
  private:
   static unsigned order_of(std::uint64_t size);
-  std::vector<std::set<std::uint64_t>> free_;    ///< by order: blocks of smallest << order bytes
+  std::vector<std::set<std::uint64_t>> free_;  ///< by order: blocks of smallest << order bytes
   std::map<std::uint64_t, unsigned> allocated_;  ///< offset to order
 };
 

@@ -122,7 +122,8 @@ Result<DmaBuffer> DmaPool::State::own_arena(DmaPool& pool, std::uint64_t size, c
   return DmaBuffer(pool, arena->memory.bytes().first(size), arena->range.start);
 }
 
-std::optional<DmaBuffer> DmaPool::State::carve(DmaPool& pool, Arena& arena, std::uint64_t size, const Options& options) {
+std::optional<DmaBuffer> DmaPool::State::carve(DmaPool& pool, Arena& arena, std::uint64_t size,
+                                               const Options& options) {
   if (!arena.blocks || arena.range.last() > options.highest) return std::nullopt;
   const auto offset = arena.blocks->allocate(std::max(size, options.alignment));  // aligned to its own size
   if (!offset) return std::nullopt;
@@ -160,7 +161,8 @@ DmaPool::DmaPool(DmaMapper& mapper, Config config) {
 
 DmaPool::~DmaPool() {
   while (!state_->arenas.empty()) state_->remove_arena(state_->arenas.begin());
-  for (const auto& [start, size] : state_->foreign) [[maybe_unused]] const auto ignored = state_->mapper.unmap({start, size});
+  for (const auto& [start, size] : state_->foreign) [[maybe_unused]]
+    const auto ignored = state_->mapper.unmap({start, size});
 }
 
 Result<DmaBuffer> DmaPool::allocate(std::uint64_t size, const Options& options) {

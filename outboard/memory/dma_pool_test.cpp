@@ -24,7 +24,9 @@ int code_of(const auto& result) { return result ? 0 : result.error().code(); }
 class DmaPoolTest : public ::testing::Test {
  protected:
   /// What the device finds at a buffer's address.
-  std::byte* as_device(const DmaBuffer& buffer) { return map_.current()->contiguous(buffer.range(), Access::read_write); }
+  std::byte* as_device(const DmaBuffer& buffer) {
+    return map_.current()->contiguous(buffer.range(), Access::read_write);
+  }
 
   testing::ManualLoop loop_;
   AddressMap map_{loop_};

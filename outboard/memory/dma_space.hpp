@@ -89,8 +89,8 @@ class DmaMapper {
   virtual DmaSpace::Limits limits() const = 0;
 };
 
-/// A DmaSpace over any DmaMapper: arenas of shared memory files, carved into buffers by size class, so that an allocation
-/// in the steady state maps nothing. The mapper must outlive it. An arena whose unmap fails is not reused.
+/// A DmaSpace over any DmaMapper: arenas of shared memory files, carved into buffers by size class, so that an
+/// allocation in the steady state maps nothing. The mapper must outlive it. An arena whose unmap fails is not reused.
 class DmaPool final : public DmaSpace {
  public:
   struct Config {

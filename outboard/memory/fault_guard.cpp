@@ -15,7 +15,7 @@ namespace outboard::memory {
 namespace {
 
 std::atomic<FaultRegistry*> registry{nullptr};  ///< set before the handler is, so that it makes nothing itself
-struct sigaction previous {};                   ///< written before the handler is installed, then only read
+struct sigaction previous{};                   ///< written before the handler is installed, then only read
 
 /// Puts zeroed memory where the file's pages are gone: from the page that was hit to the end of the mapping, because a
 /// file is truncated from its end. Async-signal-safe.
@@ -38,7 +38,7 @@ void pass_on(int signal, siginfo_t* info, void* context) {
   if (previous.sa_handler != SIG_DFL && previous.sa_handler != SIG_IGN) return previous.sa_handler(signal);
   const bool sent = info->si_code <= 0;  // by kill() and the like, not by the processor
   if (sent && previous.sa_handler == SIG_IGN) return;
-  struct sigaction standard {};
+  struct sigaction standard{};
   standard.sa_handler = SIG_DFL;
   ::sigaction(signal, &standard, nullptr);
   // A fault happens again when this returns, and ends the process with the core file that it should have.
@@ -63,7 +63,7 @@ Status install_fault_guard() {
   if (installed.load(std::memory_order_relaxed)) return {};
   registry.store(&FaultRegistry::instance(), std::memory_order_release);
   if (::sigaction(SIGBUS, nullptr, &previous) < 0) return Error::from_errno("reading the SIGBUS handler");
-  struct sigaction action {};
+  struct sigaction action{};
   action.sa_sigaction = on_sigbus;
   action.sa_flags = SA_SIGINFO | SA_ONSTACK | SA_RESTART;
   sigemptyset(&action.sa_mask);

@@ -4,10 +4,11 @@
 
 namespace outboard::memory {
 
-/// Installs, once for the process, a SIGBUS handler that turns a touch of a truncated file into an error of that mapping:
-/// the page range of the HostMemory that was hit is replaced by zeroed memory and the object is poisoned. A fault that is
-/// not in a HostMemory goes on to the handler that was there before. Not installed by any constructor: it is for the
-/// command, and for an application that wants it. Any thread; later calls do nothing. The handler cannot be taken out.
+/// Installs, once for the process, a SIGBUS handler that turns a touch of a truncated file into an error of that
+/// mapping: the page range of the HostMemory that was hit is replaced by zeroed memory and the object is poisoned. A
+/// fault that is not in a HostMemory goes on to the handler that was there before. Not installed by any constructor: it
+/// is for the command, and for an application that wants it. Any thread; later calls do nothing. The handler cannot be
+/// taken out.
 Status install_fault_guard();
 
 /// Whether install_fault_guard() has succeeded in this process.

@@ -23,12 +23,13 @@ struct FileFacts {
 
 Result<FileFacts> examine(int fd) {
   FileFacts facts;
-  // The seal first: it cannot be taken off again, so the size that is read after it is the least the file will ever have.
+  // The seal first: it cannot be taken off again, so the size that is read after it is the least the file will ever
+  // have.
   const int seals = ::fcntl(fd, F_GET_SEALS);
-  struct stat info {};
+  struct stat info{};
   if (::fstat(fd, &info) < 0) return Error::from_errno("examining a memory file");
   if (!S_ISREG(info.st_mode)) return Error(EINVAL, "the descriptor is neither a regular file nor a memory file");
-  struct statfs system {};
+  struct statfs system{};
   if (::fstatfs(fd, &system) < 0) return Error::from_errno("examining a memory file");
   const bool huge = static_cast<std::uint64_t>(system.f_type) == HUGETLBFS_MAGIC;
   facts.size = static_cast<std::uint64_t>(info.st_size);
@@ -53,8 +54,9 @@ Status check_range(const FileFacts& file, std::uint64_t offset, std::uint64_t si
   if (size == 0) return Error(EINVAL, "mapping no bytes of a memory file");
   if (offset % small_page != 0) return Error(EINVAL, "the offset in the memory file is not page-aligned");
   if (!range_within(offset, size, file.size)) {
-    return Error(EINVAL, "the memory file has " + std::to_string(file.size) + " bytes; mapping " + std::to_string(size) +
-                             " at offset " + std::to_string(offset) + " would go beyond its end");
+    return Error(EINVAL, "the memory file has " + std::to_string(file.size) + " bytes; mapping " +
+                             std::to_string(size) + " at offset " + std::to_string(offset) +
+                             " would go beyond its end");
   }
   return {};
 }

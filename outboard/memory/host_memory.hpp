@@ -11,18 +11,18 @@ namespace outboard::memory {
 
 class FaultSlot;
 
-/// Memory of this process that stands behind a range of I/O addresses: a mapping of a file that a client sent, anonymous
-/// memory, or bytes that someone else owns. Reference counted (by shared_ptr): it is unmapped when the last snapshot, pin
-/// or buffer that names it is gone. The bytes may be written by another process at any time. Any thread.
+/// Memory of this process that stands behind a range of I/O addresses: a mapping of a file that a client sent,
+/// anonymous memory, or bytes that someone else owns. Reference counted (by shared_ptr): it is unmapped when the last
+/// snapshot, pin or buffer that names it is gone. The bytes may be written by another process at any time. Any thread.
 class HostMemory {
  public:
   /// Maps [offset, offset + size) of `fd`, shared. The descriptor may be closed afterwards. `access` is the device's.
   ///
   /// EINVAL: not a regular file or memory file; size 0; offset not page-aligned; offset + size wraps or goes beyond the
   /// file as it is now (never is more mapped than the file has). EACCES: the descriptor is read-only and writing was
-  /// asked for, or write-only. ENOTSUP: pages could vanish under us (the file carries no F_SEAL_SHRINK, or is made of huge
-  /// pages, which may run out) and no fault guard is installed; the caller then falls back to reading and writing it by
-  /// system call (FilePort). Else what the system said.
+  /// asked for, or write-only. ENOTSUP: pages could vanish under us (the file carries no F_SEAL_SHRINK, or is made of
+  /// huge pages, which may run out) and no fault guard is installed; the caller then falls back to reading and writing
+  /// it by system call (FilePort). Else what the system said.
   static Result<std::shared_ptr<HostMemory>> map_file(const UniqueFd& fd, std::uint64_t offset, std::uint64_t size,
                                                       Access access);
   /// Zeroed anonymous memory, page-aligned. EINVAL: size 0; ENOMEM.
@@ -46,7 +46,7 @@ class HostMemory {
 
   std::byte* data_;
   std::uint64_t size_;
-  MutableBytes mapped_;        ///< what is unmapped in the end: whole pages around data_; empty when borrowed
+  MutableBytes mapped_;  ///< what is unmapped in the end: whole pages around data_; empty when borrowed
   FaultSlot* slot_ = nullptr;  ///< set for files
   const std::atomic<bool>* poison_ = nullptr;  ///< the slot's mark
 };

@@ -270,7 +270,7 @@ TEST(FaultGuardDeathTest, ForeignFaultGoesToTheHandlerThatWasThereBefore) {
   GTEST_FLAG_SET(death_test_style, "threadsafe");
   EXPECT_EXIT(
       {
-        struct sigaction before {};
+        struct sigaction before{};
         before.sa_flags = SA_SIGINFO;
         before.sa_sigaction = [](int, siginfo_t* info, void*) { ::_exit(info->si_addr != nullptr ? 42 : 1); };
         ::sigaction(SIGBUS, &before, nullptr);

@@ -8,8 +8,8 @@
 
 namespace outboard::memory {
 
-/// An I/O virtual address: what a driver puts into a ring and a device asks its address map about. A type of its own, so
-/// that it cannot be mistaken for a host address, an offset or a length.
+/// An I/O virtual address: what a driver puts into a ring and a device asks its address map about. A type of its own,
+/// so that it cannot be mistaken for a host address, an offset or a length.
 enum class Iova : std::uint64_t {};
 
 constexpr std::uint64_t raw(Iova iova) { return static_cast<std::uint64_t>(iova); }

@@ -42,8 +42,8 @@ Result<IovaRange> IovaAllocator::allocate(std::uint64_t size, std::uint64_t alig
       start = align_up(taken.last() + 1, alignment);
     }
   }
-  return Error(ENOSPC, "no " + std::to_string(size) + " bytes of I/O addresses are free up to " +
-                           std::to_string(raw(highest)));
+  return Error(ENOSPC,
+               "no " + std::to_string(size) + " bytes of I/O addresses are free up to " + std::to_string(raw(highest)));
 }
 
 }  // namespace outboard::memory

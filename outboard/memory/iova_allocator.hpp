@@ -19,8 +19,8 @@ class IovaAllocator {
   void release(IovaRange range) { used_.erase(range.start); }
 
  private:
-  std::vector<IovaRange> valid_;            ///< sorted
-  std::map<Iova, std::uint64_t> used_;      ///< start to size
+  std::vector<IovaRange> valid_;  ///< sorted
+  std::map<Iova, std::uint64_t> used_;  ///< start to size
 };
 
 }  // namespace outboard::memory

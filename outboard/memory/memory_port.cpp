@@ -13,7 +13,7 @@ namespace {
 Result<off_t> place_in_file(int fd, Iova start, std::uint64_t offset, Iova address, std::uint64_t length) {
   if (address < start) return Error(EFAULT, "the address lies before the window");
   const auto place = checked_add(offset, raw(address) - raw(start));
-  struct stat info {};
+  struct stat info{};
   if (::fstat(fd, &info) < 0) return Error::from_errno("examining a memory file");
   if (!place || !range_within(*place, length, static_cast<std::uint64_t>(info.st_size))) {
     return Error(EFAULT, "the memory file has become too short");

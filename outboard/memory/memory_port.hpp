@@ -8,9 +8,9 @@
 
 namespace outboard::memory {
 
-/// A way to memory that is not mapped here: messages to the client, or system calls on its file. One transfer is at most
-/// max_transfer() bytes. Called on the device's control loop; completions come on the same loop, exactly once, possibly
-/// from inside the call. `into`/`from` must stay valid until then.
+/// A way to memory that is not mapped here: messages to the client, or system calls on its file. One transfer is at
+/// most max_transfer() bytes. Called on the device's control loop; completions come on the same loop, exactly once,
+/// possibly from inside the call. `into`/`from` must stay valid until then.
 class MemoryPort {
  public:
   using Completion = std::move_only_function<void(Status)>;

@@ -10,7 +10,8 @@ std::size_t Snapshot::index_of(Iova iova) const {
   if (after == chunks_.begin()) return nowhere;
   const auto chunk = std::prev(after);
   const Chunk& mappings = *chunk->chunk;
-  const auto place = std::prev(std::ranges::upper_bound(mappings, iova, {}, [](const Mapping& m) { return m.range.start; }));
+  const auto place =
+      std::prev(std::ranges::upper_bound(mappings, iova, {}, [](const Mapping& m) { return m.range.start; }));
   if (place->range.last() < iova) return nowhere;
   return static_cast<std::size_t>(chunk - chunks_.begin()) * chunk_capacity +
          static_cast<std::size_t>(place - mappings.begin());
@@ -103,7 +104,9 @@ std::size_t SnapshotEditor::remove(IovaRange range) {
   std::size_t first = chunk_for(range.start);
   std::size_t last = chunk_for(range.last()) + 1;
   // Small neighbours are taken along, so that a map that was full of holes does not stay a long table of short chunks.
-  const auto small = [&](std::size_t chunk) { return next_.chunks_[chunk].chunk->size() <= Snapshot::chunk_capacity / 4; };
+  const auto small = [&](std::size_t chunk) {
+    return next_.chunks_[chunk].chunk->size() <= Snapshot::chunk_capacity / 4;
+  };
   if (first > 0 && small(first - 1)) --first;
   if (last < next_.chunks_.size() && small(last)) ++last;
   Chunk kept;
@@ -111,7 +114,8 @@ std::size_t SnapshotEditor::remove(IovaRange range) {
   for (std::size_t chunk = first; chunk < last; ++chunk) {
     const Chunk& mappings = *next_.chunks_[chunk].chunk;
     before += mappings.size();
-    std::ranges::copy_if(mappings, std::back_inserter(kept), [&](const Mapping& m) { return !range.contains(m.range); });
+    std::ranges::copy_if(mappings, std::back_inserter(kept),
+                         [&](const Mapping& m) { return !range.contains(m.range); });
   }
   const std::size_t removed = before - kept.size();
   if (removed == 0) return 0;

@@ -63,8 +63,9 @@ class PortTransfer : public std::enable_shared_from_this<PortTransfer<Direction>
     }
     calling_ = true;
     answer_.reset();
-    Direction::start(port, range_.start + moved_, ours_.subspan(moved_, piece),
-                     [self = this->shared_from_this(), piece](Status status) { self->answered(piece, std::move(status)); });
+    Direction::start(
+        port, range_.start + moved_, ours_.subspan(moved_, piece),
+        [self = this->shared_from_this(), piece](Status status) { self->answered(piece, std::move(status)); });
     calling_ = false;
     if (!answer_) return false;
     if (answer_->has_value()) return true;
@@ -83,9 +84,7 @@ class PortTransfer : public std::enable_shared_from_this<PortTransfer<Direction>
     }
   }
 
-  void finish(Status status) {
-    std::exchange(done_, nullptr)(std::move(status));
-  }
+  void finish(Status status) { std::exchange(done_, nullptr)(std::move(status)); }
 
   std::shared_ptr<const Snapshot> snapshot_;
   IovaRange range_;
@@ -128,7 +127,8 @@ void transfer_memory(std::shared_ptr<const Snapshot> snapshot, IovaRange range, 
 
 }  // namespace
 
-void read_memory(std::shared_ptr<const Snapshot> snapshot, IovaRange range, MutableBytes into, TransferCompletion done) {
+void read_memory(std::shared_ptr<const Snapshot> snapshot, IovaRange range, MutableBytes into,
+                 TransferCompletion done) {
   transfer_memory<Reading>(std::move(snapshot), range, into, std::move(done));
 }
 

@@ -13,9 +13,9 @@ inline constexpr std::uint64_t max_port_transfer = UINT64_C(64) << 10;
 
 using TransferCompletion = std::move_only_function<void(Status)>;
 
-/// Reads `range`, as the device, into `into`, which has the same size and must stay until `done`. What is mapped here is
-/// copied before the call returns; the rest comes through the mappings' ports, one message at a time and each of at most
-/// max_port_transfer bytes. `done` comes exactly once, from inside the call when no port made it wait.
+/// Reads `range`, as the device, into `into`, which has the same size and must stay until `done`. What is mapped here
+/// is copied before the call returns; the rest comes through the mappings' ports, one message at a time and each of at
+/// most max_port_transfer bytes. `done` comes exactly once, from inside the call when no port made it wait.
 ///
 /// Call it on the device's control loop, where ports live; from any thread when check() of the snapshot says ok.
 ///

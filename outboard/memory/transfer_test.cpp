@@ -23,7 +23,9 @@ constexpr std::uint64_t page = 4096;
 struct FakePort final : MemoryPort {
   FakePort(Iova from, std::uint64_t size) : start(from), bytes(size) {}
   void read(Iova address, MutableBytes into, Completion done) override {
-    serve(into.size(), [this, address, into] { std::copy_n(place(address), into.size(), into.begin()); }, std::move(done));
+    serve(
+        into.size(), [this, address, into] { std::copy_n(place(address), into.size(), into.begin()); },
+        std::move(done));
   }
   void write(Iova address, Bytes from, Completion done) override {
     serve(from.size(), [this, address, from] { std::ranges::copy(from, place(address)); }, std::move(done));

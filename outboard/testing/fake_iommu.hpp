@@ -11,9 +11,9 @@
 
 namespace outboard::testing {
 
-/// A DmaMapper that puts a driver's memory straight into the address map of a device in this process, and refuses what a
-/// real one refuses: what is not whole pages (EINVAL), lies outside the valid ranges (EINVAL), overlaps (EEXIST), is too
-/// much (ENOSPC), or was not mapped in exactly that way (unmap, ENOENT). On the map's control loop's thread.
+/// A DmaMapper that puts a driver's memory straight into the address map of a device in this process, and refuses what
+/// a real one refuses: what is not whole pages (EINVAL), lies outside the valid ranges (EINVAL), overlaps (EEXIST), is
+/// too much (ENOSPC), or was not mapped in exactly that way (unmap, ENOENT). On the map's control loop's thread.
 class FakeIommu final : public memory::DmaMapper {
  public:
   static memory::DmaSpace::Limits default_limits() {

@@ -35,7 +35,8 @@ struct PollerEntry {
 using Entry = std::variant<Watch, Timer, PollerEntry>;
 
 short poll_bits(Ready interest) {
-  return static_cast<short>((has(interest, Ready::readable) ? POLLIN : 0) | (has(interest, Ready::writable) ? POLLOUT : 0));
+  return static_cast<short>((has(interest, Ready::readable) ? POLLIN : 0) |
+                            (has(interest, Ready::writable) ? POLLOUT : 0));
 }
 
 Ready ready_bits(short events) {
@@ -188,7 +189,8 @@ bool ManualLoop::run_once() { return state_->pass(0); }
 bool ManualLoop::run_until_idle() {
   int passes = 0;
   while (state_->pass(0)) {
-    if (++passes == most_passes) throw std::runtime_error("ManualLoop never becomes idle: is a descriptor not drained?");
+    if (++passes == most_passes)
+      throw std::runtime_error("ManualLoop never becomes idle: is a descriptor not drained?");
   }
   return passes != 0;
 }
@@ -217,7 +219,7 @@ FakeClock& ManualLoop::fake_clock() { return state_->clock; }
 std::size_t ManualLoop::registrations() const { return state_->entries.size(); }
 
 Result<Registration> ManualLoop::watch(int fd, Ready interest, Watcher watcher) {
-  struct stat info {};
+  struct stat info{};
   if (::fstat(fd, &info) < 0) return Error::from_errno("watching file descriptor " + std::to_string(fd));
   // poll(2) takes them and always says ready; epoll refuses them.
   if (S_ISREG(info.st_mode) || S_ISDIR(info.st_mode)) return Error(EPERM, "a file cannot be watched");
@@ -241,7 +243,9 @@ Registration ManualLoop::after(Duration delay, Task task) {
   return Registration(*this, state_->add(Timer{deadline, std::move(task)}));
 }
 
-Registration ManualLoop::poll(Poller poller) { return Registration(*this, state_->add(PollerEntry{std::move(poller)})); }
+Registration ManualLoop::poll(Poller poller) {
+  return Registration(*this, state_->add(PollerEntry{std::move(poller)}));
+}
 
 void ManualLoop::post(Task task) {
   const std::lock_guard lock(state_->mutex);
