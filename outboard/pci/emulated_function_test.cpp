@@ -307,9 +307,9 @@ class PlainFunctionTest : public ::testing::Test {
   std::uint32_t reg(std::uint64_t offset) { return read<std::uint32_t>(function(), 0, offset); }
   void set_reg(std::uint64_t offset, std::uint32_t value) { write<std::uint32_t>(function(), 0, offset, value); }
   void start() { set_command(function(), memory_on | bus_master_on); }
-  Status bind(InterruptKind kind, unsigned vector, const EventFd& fd) {
+  Status bind(InterruptKind kind, unsigned vector, const EventFd& line) {
     std::vector<EventFd> list;
-    list.push_back(std::move(*EventFd::adopt(std::move(*fd.fd().duplicate()))));
+    list.push_back(std::move(*EventFd::adopt(std::move(*line.fd().duplicate()))));
     return function().bind_interrupts(kind, vector, std::move(list));
   }
   void set_power_state(std::uint16_t state) {
