@@ -1,11 +1,8 @@
 #include <outboard/vfio_user/irq_commands.hpp>
 
-#include <sys/stat.h>
-#include <unistd.h>
-
-#include <array>
 #include <bit>
-#include <string_view>
+
+#include <outboard/vfio_user/received_eventfd.hpp>
 
 namespace outboard::vfio_user {
 namespace {
@@ -65,20 +62,10 @@ Result<IrqRequest> parse(const pci::Function& function, Bytes payload, std::size
   return request;
 }
 
-/// Writing to anything else may block whoever raises an interrupt (a file on a slow or hostile file system).
-bool is_eventfd(int fd) {
-  std::array<char, 32> target{};
-  const auto length = ::readlink(("/proc/self/fd/" + std::to_string(fd)).c_str(), target.data(), target.size());
-  if (length >= 0) return std::string_view(target.data(), static_cast<std::size_t>(length)) == "anon_inode:[eventfd]";
-  struct stat status{};  // without /proc: at least no file, device, pipe or socket
-  return ::fstat(fd, &status) == 0 && (status.st_mode & S_IFMT) == 0;
-}
-
 Result<std::vector<EventFd>> adopt_all(std::vector<UniqueFd> fds, std::uint32_t count) {
   std::vector<EventFd> eventfds(count);
   for (std::size_t i = 0; i < fds.size(); ++i) {
-    if (!is_eventfd(fds[i].get())) return invalid("a file descriptor is not an eventfd");
-    OUTBOARD_TRY(eventfds[i], EventFd::adopt(std::move(fds[i])));
+    OUTBOARD_TRY(eventfds[i], adopt_eventfd(std::move(fds[i])));
   }
   return eventfds;
 }

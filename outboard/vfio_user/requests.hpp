@@ -1,0 +1,102 @@
+#pragma once
+
+#include <functional>
+#include <optional>
+#include <span>
+#include <vector>
+
+#include <outboard/base/loop.hpp>
+#include <outboard/vfio_user/channel.hpp>
+
+namespace outboard::vfio_user {
+
+/// What a client asks of its server: several requests may be on their way at once, each is completed exactly once, with
+/// its reply, with ETIMEDOUT, or with what ended the connection. While a call waits, commands from the server are served.
+/// One thread. Real time only: it waits in the kernel.
+class Requests {
+ public:
+  struct Reply {
+    Bytes payload;  ///< until the completion returns
+    std::vector<UniqueFd> fds;
+  };
+  using Completion = std::move_only_function<void(Result<Reply>)>;
+  /// Serves one command of the server's. An error ends the connection. Must not wait.
+  using Server = std::move_only_function<Status(const Message&, Channel&)>;
+
+  struct Request {
+    spec::Command command{};
+    Bytes head, tail;  ///< the payload, in two pieces; only for the call
+    std::span<const int> fds{};
+    std::size_t min_reply = 0, max_reply = 0;  ///< payload bytes
+    bool reply_has_fds = false;
+    std::optional<Duration> timeout{};  ///< instead of the usual one
+  };
+  struct Options {
+    Channel::Limits channel;
+    Duration timeout{std::chrono::seconds(5)};
+    Duration spin{0};  ///< how long a wait looks for the reply before it sleeps
+    std::size_t max_abandoned = 256;
+  };
+
+  /// `broken` is called once, when the connection has ended and every request has been completed.
+  Requests(UniqueFd socket, const Options& options, Server server, std::move_only_function<void()> broken);
+  ~Requests();
+
+  int fd() const { return channel_.fd(); }
+  /// Registers the request, then sends it.
+  void start(const Request& request, Completion done);
+  /// A command that is not answered. What the socket does not take is kept; with too much of that, waits.
+  Status post(spec::Command command, Bytes head, Bytes tail);
+  /// Waits until a completion has set `done`; deadlines see to it that one does.
+  void wait(const bool& done);
+  /// Serves what has come, without waiting.
+  void process();
+  /// Something waits for the socket to take it.
+  bool wants_write() const { return channel_.queued() != 0; }
+
+  /// What ended the connection. ECONNRESET: the server closed it; EPROTO: it sent what it must not.
+  const std::optional<Error>& broken() const { return error_; }
+  std::size_t in_flight() const { return pending_.size(); }
+
+ private:
+  struct Pending {
+    std::uint16_t id = 0;
+    spec::Command command{};
+    std::size_t min_reply = 0, max_reply = 0;
+    bool reply_has_fds = false;
+    TimePoint deadline{};
+    Completion done;
+  };
+  struct Abandoned {
+    std::uint16_t id;
+    spec::Command command;
+  };
+
+  std::uint16_t new_id();
+  Status send(spec::Command command, std::uint16_t id, std::uint32_t flags, Bytes head, Bytes tail,
+              std::span<const int> fds);
+  bool dispatch_one();
+  Status dispatch(Message message);
+  Status complete(Message message);
+  Status drop_late(const Message& message);
+  static Result<Reply> check(const Pending& pending, Message message);
+  void wait_for_socket();
+  bool receive(Channel::Wait wait);
+  bool receive_spinning();
+  void poll_socket(Duration limit);
+  void expire();
+  TimePoint next_deadline() const;
+  void fail(const Error& error);
+
+  Options options_;
+  Channel channel_;
+  Server server_;
+  std::move_only_function<void()> on_broken_;
+  std::optional<Error> error_;
+  std::vector<Pending> pending_;
+  std::vector<Abandoned> abandoned_;
+  std::uint16_t next_id_ = 1;
+  std::vector<std::byte> scratch_;
+};
+
+}  // namespace outboard::vfio_user
