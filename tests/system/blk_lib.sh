@@ -95,14 +95,15 @@ function_can_be_reset() {
   dd "if=/dev/$name" bs=4k skip=9 count=16 iflag=direct | cmp - /tmp/pattern
 }
 
+# By path: the shell would run its own blkdiscard, which cannot write zeroes.
 discard_and_write_zeroes() {
   local name
   name=$(disk "$1")
   [ "$(cat "/sys/block/$name/queue/discard_max_bytes")" -gt 0 ]
   [ "$(cat "/sys/block/$name/queue/write_zeroes_max_bytes")" -gt 0 ]
   dd if=/dev/urandom "of=/dev/$name" bs=64k count=16 oflag=direct
-  blkdiscard -o 0 -l 524288 "/dev/$name"
-  blkdiscard -z -o 524288 -l 524288 "/dev/$name"
+  /bin/blkdiscard -o 0 -l 524288 "/dev/$name"
+  /bin/blkdiscard -z -o 524288 -l 524288 "/dev/$name"
   echo 3 >/proc/sys/vm/drop_caches
   dd "if=/dev/$name" bs=64k skip=8 count=8 iflag=direct | cmp -n 524288 - /dev/zero
 }
