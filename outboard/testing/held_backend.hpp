@@ -1,0 +1,97 @@
+#pragma once
+
+#include <cstring>
+#include <functional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include <outboard/storage/backend.hpp>
+
+namespace outboard::testing {
+
+/// A storage back end in the test's hands: keeps its bytes in memory, notes what it is asked, fails what it is told to
+/// fail, and, while `hold` is set, completes nothing before release().
+class HeldBackend final : public storage::Backend {
+ public:
+  struct Call {
+    char kind = 0;  ///< r, w, f, d, z, or u for z with may_unmap
+    std::uint64_t offset = 0;
+    std::uint64_t length = 0;
+    friend bool operator==(const Call&, const Call&) = default;
+  };
+
+  explicit HeldBackend(std::uint64_t size) : bytes(size) { shape.capacity = size; shape.can_discard = shape.can_unmap_zeroes = true; }
+
+  storage::Geometry shape{};
+  std::vector<std::byte> bytes;
+  std::vector<Call> calls;
+  unsigned submits = 0;
+  bool hold = false;
+  /// 0, or what an operation ends with. A read that fails has filled half of its pieces.
+  std::function<int(const Call&)> fails = [](const Call&) { return 0; };
+
+  /// Completes what is held, oldest first; returns how many.
+  std::size_t release() {
+    auto now = std::exchange(held_, {});
+    for (auto& [done, error] : now) done(error);
+    return now.size();
+  }
+  std::size_t held() const { return held_.size(); }
+
+  const storage::Geometry& geometry() const override { return shape; }
+  std::string description() const override { return "held"; }
+  void read(std::uint64_t offset, std::span<const iovec> pieces, Completion done) override {
+    const Call call{'r', offset, length_of(pieces)};
+    const int error = note(call);
+    copy(offset, pieces, error == 0 ? call.length : call.length / 2, false);
+    end(error, std::move(done));
+  }
+  void write(std::uint64_t offset, std::span<const iovec> pieces, Completion done) override {
+    const Call call{'w', offset, length_of(pieces)};
+    const int error = note(call);
+    if (error == 0) copy(offset, pieces, call.length, true);
+    end(error, std::move(done));
+  }
+  void flush(Completion done) override { end(note({'f', 0, 0}), std::move(done)); }
+  void discard(std::uint64_t offset, std::uint64_t length, Completion done) override {
+    end(note({'d', offset, length}), std::move(done));
+  }
+  void write_zeroes(std::uint64_t offset, std::uint64_t length, bool may_unmap, Completion done) override {
+    const int error = note({may_unmap ? 'u' : 'z', offset, length});
+    if (error == 0) std::memset(bytes.data() + offset, 0, length);
+    end(error, std::move(done));
+  }
+  Result<std::unique_ptr<storage::Backend>> share(Loop&) const override { return Error(ENOTSUP, "held by a test"); }
+  void submit() override { ++submits; }
+
+ private:
+  static std::uint64_t length_of(std::span<const iovec> pieces) {
+    std::uint64_t length = 0;
+    for (const auto& piece : pieces) length += piece.iov_len;
+    return length;
+  }
+  void copy(std::uint64_t offset, std::span<const iovec> pieces, std::uint64_t length, bool to_disk) {
+    for (const auto& piece : pieces) {
+      const std::uint64_t size = std::min<std::uint64_t>(piece.iov_len, length);
+      if (size != 0) {
+        void* disk = bytes.data() + offset;
+        to_disk ? std::memcpy(disk, piece.iov_base, size) : std::memcpy(piece.iov_base, disk, size);
+      }
+      offset += size;
+      length -= size;
+    }
+  }
+  int note(const Call& call) {
+    calls.push_back(call);
+    return fails(call);
+  }
+  void end(int error, Completion done) {
+    if (!hold) return done(error);
+    held_.emplace_back(std::move(done), error);
+  }
+
+  std::vector<std::pair<Completion, int>> held_;
+};
+
+}  // namespace outboard::testing
