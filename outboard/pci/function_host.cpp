@@ -53,7 +53,7 @@ class ThreadHost final : public FunctionHost {
   ~ThreadHost() override { ThreadHost::end(); }
 
   Status begin(FunctionFactory factory, Log log, Duration spin) {
-    std::promise<Result<Reactor*>> made;
+    std::promise<Result<std::unique_ptr<Reactor>>> made;
     auto reactor = made.get_future();
     try {
       thread_ = std::thread([&made, spin] { serve(made, spin); });
@@ -65,7 +65,7 @@ class ThreadHost final : public FunctionHost {
       thread_.join();
       return served.error();
     }
-    reactor_ = *served;
+    reactor_ = std::move(*served);
     Status status;
     carry([&] {
       auto function = factory(*reactor_, std::move(log));
@@ -91,19 +91,23 @@ class ThreadHost final : public FunctionHost {
   }
 
   void end() override {
-    if (reactor_ == nullptr) return;
+    if (!reactor_) return;
     carry([this] { function_.reset(); });
     reactor_->stop();
     thread_.join();
-    reactor_ = nullptr;
+    reactor_.reset();
   }
 
  private:
-  static void serve(std::promise<Result<Reactor*>>& made, Duration spin) {
+  /// The reactor is made on its thread, so that nobody else is ever taken to be in it, and given to the host, which
+  /// destroys it when the thread has ended: a thread that destroyed it by itself would do so under a post() or stop()
+  /// that has woken it and has not returned yet.
+  static void serve(std::promise<Result<std::unique_ptr<Reactor>>>& made, Duration spin) {
     auto reactor = Reactor::create({.clock = nullptr, .spin = spin});
-    if (!reactor) return made.set_value(reactor.error());
-    made.set_value(reactor->get());
-    [[maybe_unused]] const Status ran = (*reactor)->run();
+    Reactor* const running = reactor ? reactor->get() : nullptr;
+    made.set_value(std::move(reactor));  // begin() keeps `made` until this thread has done more
+    if (running == nullptr) return;
+    [[maybe_unused]] const Status ran = running->run();
   }
 
   /// Runs `task` on the function's thread and waits until it has run.
@@ -118,7 +122,7 @@ class ThreadHost final : public FunctionHost {
   }
 
   std::thread thread_;
-  Reactor* reactor_ = nullptr;          ///< lives on the thread
+  std::unique_ptr<Reactor> reactor_;  ///< outlives the thread
   std::unique_ptr<Function> function_;  ///< touched on the thread only, but for whether it is there
 };
 
