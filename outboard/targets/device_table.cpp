@@ -1,0 +1,18 @@
+#include <outboard/targets/device_table.hpp>
+
+#include <algorithm>
+
+#include <fmt/format.h>
+
+namespace outboard::targets {
+
+Result<const virtio::DeviceType*> find_device(std::string_view name) {
+  const auto table = device_table();
+  const auto found = std::ranges::find(table, name, &DeviceEntry::name);
+  if (found != table.end()) return found->type;
+  std::string known;
+  for (const auto& entry : table) known += fmt::format("{}{}", known.empty() ? "" : ", ", entry.name);
+  return Error(EINVAL, fmt::format("there is no device '{}'", name)).cure("there are: " + known);
+}
+
+}  // namespace outboard::targets

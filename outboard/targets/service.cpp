@@ -1,0 +1,63 @@
+#include <outboard/targets/service.hpp>
+
+#include <array>
+
+#include <fmt/format.h>
+
+#include <outboard/targets/target.hpp>
+#include <outboard/targets/transport_words.hpp>
+#include <outboard/vfio_user/server.hpp>
+
+namespace outboard::targets {
+
+namespace {
+
+constexpr std::array<OptionHelp, 1> schemes{{
+    {"vfio-user", "PATH", "on a UNIX socket, for QEMU and for other clients"},
+}};
+
+class VfioUserService final : public Service {
+ public:
+  VfioUserService(vfio_user::Server server, std::string where, std::shared_ptr<const std::string> description)
+      : server_(std::move(server)), where_(std::move(where)), description_(std::move(description)) {}
+
+  std::string where() const override { return where_; }
+  std::string description() const override { return *description_; }
+  Loop& loop() override { return server_.loop(); }
+  Status run() override {
+    if (server_.run() != 0) return Error(EIO, "the server could not run").on(where_).cure("-v shows why");
+    return {};
+  }
+  void stop() override { server_.stop(); }
+
+ private:
+  vfio_user::Server server_;
+  std::string where_;
+  std::shared_ptr<const std::string> description_;
+};
+
+}  // namespace
+
+std::span<const OptionHelp> listener_schemes() { return schemes; }
+
+Result<std::unique_ptr<Service>> serve(const virtio::DeviceType& type, OptionSet words, std::string_view listener,
+                                       ServeOptions options) {
+  std::string path;
+  if (!options.socket) {
+    OUTBOARD_TRY(const auto address, parse_address(listener, "listener", schemes));
+    path = address.rest;
+  }
+  OUTBOARD_TRY(auto plan, plan_function(type, std::move(words)));
+  vfio_user::Server::Options server_options;
+  server_options.log = options.log;
+  server_options.spin = plan.spin;
+  std::string where =
+      path.empty() ? fmt::format("vfio-user on file descriptor {}", options.socket.get()) : std::string(listener);
+  OUTBOARD_TRY(auto server, path.empty() ? vfio_user::Server::adopt(std::move(options.socket), std::move(plan.factory),
+                                                                    std::move(server_options))
+                                         : vfio_user::Server::listen(std::move(path), std::move(plan.factory),
+                                                                     std::move(server_options)));
+  return std::make_unique<VfioUserService>(std::move(server), std::move(where), std::move(plan.description));
+}
+
+}  // namespace outboard::targets

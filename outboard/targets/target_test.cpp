@@ -1,0 +1,173 @@
+#include <outboard/targets/target.hpp>
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <array>
+#include <vector>
+
+#include <outboard/targets/device_table.hpp>
+#include <outboard/targets/service.hpp>
+#include <outboard/targets/transport_words.hpp>
+#include <outboard/testing/temp_dir.hpp>
+
+namespace outboard::targets {
+namespace {
+
+using ::testing::HasSubstr;
+
+std::string message_of(std::string_view target) {
+  auto handle = open(target);
+  return handle ? "opened" : handle.error().message() + " | " + handle.error().cure();
+}
+
+TEST(Targets, AWordWithoutASchemeIsNoTarget) {
+  EXPECT_THAT(message_of("disk.raw"), HasSubstr("'disk.raw' is not a target"));
+  EXPECT_THAT(message_of("disk.raw"), HasSubstr("vfio-user:PATH"));
+  EXPECT_THAT(message_of("disk.raw"), HasSubstr("local:DEVICE"));
+}
+
+TEST(Targets, AnUnknownSchemeIsNamed) {
+  EXPECT_THAT(message_of("vfoi-user:/run/blk.sock"), HasSubstr("'vfoi-user' is not a kind of target"));
+}
+
+TEST(Targets, APathThatIsMissingIsAskedFor) { EXPECT_THAT(message_of("vfio-user:"), HasSubstr("PATH is missing")); }
+
+TEST(Targets, AnUnknownDeviceIsNamedAndTheKnownOnesListed) {
+  EXPECT_THAT(message_of("local:disk,ram"), HasSubstr("there is no device 'disk' | there are: "));
+  EXPECT_THAT(message_of("local:disk,ram"), HasSubstr("blk"));
+}
+
+TEST(Targets, AnUnknownWordIsNamedAndTheKnownOnesListed) {
+  const std::string message = message_of("local:blk,null,size=1M,pakced");
+  EXPECT_THAT(message, HasSubstr("'pakced'"));
+  EXPECT_THAT(message, HasSubstr("image"));
+  EXPECT_THAT(message, HasSubstr("packed"));
+}
+
+TEST(Targets, AWordThatIsGivenTwiceIsRefused) {
+  EXPECT_THAT(message_of("local:blk,null,size=1M,size=2M"), HasSubstr("'size' is given twice"));
+}
+
+TEST(Targets, ALocalDeviceIsDriven) {
+  auto handle = open("local:blk,null,size=1M,packed,queues=2");
+  ASSERT_TRUE(handle) << handle.error().message();
+  EXPECT_EQ((*handle)->name(), "local:blk,null,size=1M,packed,queues=2");
+  const auto vectors = (*handle)->msix_vector_count();
+  ASSERT_TRUE(vectors) << vectors.error().message();
+  EXPECT_EQ(*vectors, 3u);
+}
+
+TEST(Targets, ACommaInAValueIsDoubled) {
+  const outboard::testing::TempDir dir;
+  dir.make_file("a,b.raw", 1 << 20);
+  EXPECT_EQ(message_of("local:blk,image=" + dir.path("a,,b.raw")), "opened");
+  EXPECT_THAT(message_of("local:blk,image=" + dir.path("a,b.raw")), HasSubstr("there is no such image"));
+}
+
+TEST(Targets, AServerThatIsNotThereIsAnError) {
+  const outboard::testing::TempDir dir;
+  const auto handle = open("vfio-user:" + dir.path("no.sock"));
+  ASSERT_FALSE(handle);
+  EXPECT_EQ(handle.error().code(), ENOENT);
+  EXPECT_THAT(handle.error().message(), HasSubstr(dir.path("no.sock")));
+}
+
+TEST(Targets, EveryDeviceOfTheTableHasItsOwnName) {
+  for (const auto& entry : device_table()) EXPECT_EQ(entry.name, entry.type->name);
+}
+
+// Waiting for a server that is starting. Time is what was paused, so nothing sleeps here.
+struct Attempts {
+  std::vector<int> codes;  ///< one for each attempt; 0: it succeeds; the last one goes on
+  std::size_t made = 0;
+  std::vector<Duration> pauses;
+
+  Status run(Duration wait, bool go_on = true) {
+    return retry_while_starting(
+        wait,
+        [&](Duration time) {
+          pauses.push_back(time);
+          return go_on;
+        },
+        [&]() -> Status {
+          const int code = codes[std::min(made++, codes.size() - 1)];
+          if (code == 0) return {};
+          return Error(code);
+        });
+  }
+};
+
+constexpr Duration second = std::chrono::seconds(1);
+
+TEST(WaitForServer, WithoutWaitingThereIsOneAttempt) {
+  Attempts attempts{.codes = {ENOENT}};
+  EXPECT_EQ(attempts.run(Duration{0}).error().code(), ENOENT);
+  EXPECT_EQ(attempts.made, 1u);
+}
+
+TEST(WaitForServer, ItIsTriedAgainUntilItListens) {
+  Attempts attempts{.codes = {ENOENT, ECONNREFUSED, 0}};
+  EXPECT_TRUE(attempts.run(second));
+  EXPECT_EQ(attempts.made, 3u);
+}
+
+TEST(WaitForServer, AnotherFailureIsFinal) {
+  Attempts attempts{.codes = {ENOENT, EACCES, 0}};
+  EXPECT_EQ(attempts.run(second).error().code(), EACCES);
+  EXPECT_EQ(attempts.made, 2u);
+}
+
+TEST(WaitForServer, ABusyServerIsNotWaitedFor) {
+  Attempts attempts{.codes = {EBUSY}};
+  EXPECT_EQ(attempts.run(second).error().code(), EBUSY);
+}
+
+TEST(WaitForServer, PausesGrowAreBoundedAndSumToTheWait) {
+  Attempts attempts{.codes = {ENOENT}};
+  EXPECT_EQ(attempts.run(3 * second).error().code(), ENOENT);
+  Duration sum{0};
+  for (const Duration pause : attempts.pauses) {
+    EXPECT_LE(pause, std::chrono::milliseconds(250));
+    sum += pause;
+  }
+  EXPECT_EQ(sum, 3 * second);
+  EXPECT_LT(attempts.pauses.front(), attempts.pauses[3]);
+}
+
+TEST(WaitForServer, ItCanBeInterrupted) {
+  Attempts attempts{.codes = {ENOENT}};
+  EXPECT_EQ(attempts.run(second, false).error().code(), ECANCELED);
+}
+
+TEST(Listeners, AnUnknownSchemeIsNamed) {
+  OptionSet words;
+  ASSERT_TRUE(words.set("null", std::nullopt));
+  const auto type = find_device("blk");
+  ASSERT_TRUE(type);
+  const auto service = serve(**type, words, "tcp:1234", {});
+  ASSERT_FALSE(service);
+  EXPECT_THAT(service.error().message(), HasSubstr("'tcp' is not a kind of listener"));
+}
+
+TEST(TransportWords, AreTakenOutAndUnderstood) {
+  auto words = OptionSet::parse("packed,poll,vectors=5,spin=20,image=x");
+  ASSERT_TRUE(words);
+  const auto options = take_transport_words(*words);
+  ASSERT_TRUE(options) << options.error().message();
+  EXPECT_TRUE(options->function.core.packed);
+  EXPECT_TRUE(options->function.core.poll && options->function.shared_doorbells);
+  EXPECT_EQ(options->function.vectors, 5u);
+  EXPECT_EQ(options->spin, std::chrono::microseconds(20));
+  EXPECT_FALSE(words->has("packed"));
+  EXPECT_TRUE(words->has("image"));
+}
+
+TEST(TransportWords, AValueOutOfRangeIsRefused) {
+  auto words = OptionSet::parse("vectors=1");
+  ASSERT_TRUE(words);
+  EXPECT_EQ(take_transport_words(*words).error().code(), ERANGE);
+}
+
+}  // namespace
+}  // namespace outboard::targets

@@ -1,0 +1,60 @@
+#include <outboard/targets/transport_words.hpp>
+
+#include <array>
+
+namespace outboard::targets {
+
+namespace {
+
+constexpr std::array<OptionHelp, 5> words_of_transport{{
+    {"packed", "", "offer packed rings"},
+    {"in-order", "", "offer to use buffers in order"},
+    {"vectors", "N", "entries of the MSI-X table (default: one for each queue and one more)"},
+    {"poll", "", "never sleep: look at the rings all the time, with doorbells in shared memory"},
+    {"spin", "USEC", "look for work for so long before sleeping (microseconds)"},
+}};
+
+constexpr std::uint64_t max_spin_us = 1'000'000;
+
+/// An unknown word is as likely a misspelt one of ours: list them too.
+Error with_our_words(const Error& error) {
+  if (!error.cure().starts_with("it takes")) return error;
+  std::string cure = error.cure();
+  for (const auto& word : words_of_transport) cure += ", " + std::string(word.name);
+  return Error(error).cure(std::move(cure));
+}
+
+}  // namespace
+
+std::span<const OptionHelp> transport_words() { return words_of_transport; }
+
+Result<TransportOptions> take_transport_words(OptionSet& words) {
+  TransportOptions options;
+  auto& core = options.function.core;
+  OUTBOARD_TRY(core.packed, words.flag("packed", false));
+  OUTBOARD_TRY(core.in_order, words.flag("in-order", false));
+  OUTBOARD_TRY(core.poll, words.flag("poll", false));
+  OUTBOARD_TRY(const auto vectors, words.number("vectors", 0, 2, virtio_pci::spec::max_vectors));
+  OUTBOARD_TRY(const auto spin, words.number("spin", 0, 0, max_spin_us));
+  options.function.vectors = static_cast<unsigned>(vectors);
+  options.function.shared_doorbells = core.poll;
+  options.spin = std::chrono::microseconds(spin);
+  for (const auto& word : words_of_transport) words.take(word.name);
+  return options;
+}
+
+Result<FunctionPlan> plan_function(const virtio::DeviceType& type, OptionSet words) {
+  OUTBOARD_TRY(auto transport, take_transport_words(words));
+  const auto description = std::make_shared<std::string>();
+  auto make = [&type, words = std::move(words), description](
+                  Loop& loop, const Log& log) mutable -> Result<std::unique_ptr<virtio::Device>> {
+    auto device = type.make(words, loop, log);
+    if (!device) return with_our_words(device.error());
+    *description = (*device)->description();
+    return device;
+  };
+  return FunctionPlan{virtio_pci::Function::factory(std::move(make), std::move(transport.function)), transport.spin,
+                      description};
+}
+
+}  // namespace outboard::targets

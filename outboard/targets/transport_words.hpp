@@ -1,0 +1,40 @@
+#pragma once
+
+#include <memory>
+#include <span>
+#include <string>
+
+#include <outboard/base/loop.hpp>
+#include <outboard/base/options.hpp>
+#include <outboard/base/result.hpp>
+#include <outboard/pci/function.hpp>
+#include <outboard/virtio/device_type.hpp>
+#include <outboard/virtio_pci/function.hpp>
+
+namespace outboard::targets {
+
+/// The words that are not the device's own but say how it is put behind PCI and run; the same for every device, on the
+/// command line of `serve` and in `local:`.
+std::span<const OptionHelp> transport_words();
+
+struct TransportOptions {
+  virtio_pci::Function::Options function;
+  Duration spin{0};   ///< how long the device's loop looks for work before it sleeps
+};
+
+/// Takes the transport's words out of `words`; what is left is the device's. EINVAL, ERANGE: the error names the word.
+Result<TransportOptions> take_transport_words(OptionSet& words);
+
+/// A function of a device type, still to be made: on the loop that it will live on.
+struct FunctionPlan {
+  pci::FunctionFactory factory;
+  Duration spin{0};
+  /// What Device::description() said, once the function has been made; written by the thread that makes it.
+  std::shared_ptr<const std::string> description;
+};
+
+/// `words` as typed. Those of the transport are looked at here, those of the device when it is made; what neither knows
+/// is refused then.
+Result<FunctionPlan> plan_function(const virtio::DeviceType& type, OptionSet words);
+
+}  // namespace outboard::targets
