@@ -1,0 +1,74 @@
+#include <tools/outboard/command.hpp>
+
+#include <unistd.h>
+
+#include <fmt/format.h>
+
+#include <outboard/base/options.hpp>
+#include <outboard/targets/target.hpp>
+
+namespace outboard::command {
+
+namespace {
+
+/// No call of the library returns it, so it tells a usage error from the others.
+constexpr int usage_code = EBADRQC;
+
+}  // namespace
+
+CLI::App* add_verb(CLI::App& parent, Plan& plan, std::string name, const std::string& summary,
+                   const std::string& example, std::function<Result<Exit>(Context&)> run) {
+  CLI::App* verb = parent.add_subcommand(std::move(name), summary);
+  verb->footer("Example:\n  " + example + "\n");
+  verb->add_flag("-v,--verbose", plan.verbosity, "say what happens, on stderr; -vv: everything");
+  verb->final_callback([&plan, run = std::move(run)] { plan.action = run; });
+  return verb;
+}
+
+void TargetArguments::add_to(CLI::App& verb) {
+  verb.add_option("TARGET", target, "vfio-user:PATH, or local:DEVICE,WORD=VALUE,...")->required();
+  verb.add_option("--wait", wait_seconds, "keep trying for so long while the server is starting")
+      ->type_name("SECONDS")
+      ->check(CLI::Range(0.0, 86400.0));
+}
+
+Result<std::unique_ptr<pci::Handle>> TargetArguments::open(Context& context) const {
+  targets::OpenOptions options;
+  options.log = context.log;
+  options.wait = std::chrono::duration_cast<Duration>(std::chrono::duration<double>(wait_seconds));
+  options.pause = [&stop = context.stop](Duration time) { return stop.pause(time); };
+  return targets::open(target, std::move(options));
+}
+
+void print_error(const Error& error) {
+  std::string text = "outboard: " + error.message() + "\n";
+  if (!error.cure().empty()) text += "  " + error.cure() + "\n";
+  std::fputs(text.c_str(), stderr);
+}
+
+Status print(std::string_view text) {
+  while (!text.empty()) {
+    const ssize_t written = ::write(STDOUT_FILENO, text.data(), text.size());
+    if (written < 0 && errno == EINTR) continue;
+    if (written < 0) return Error::from_errno("writing").on("standard output");
+    text.remove_prefix(static_cast<std::size_t>(written));
+  }
+  return {};
+}
+
+Error usage_error(std::string what, std::string cure) {
+  return Error(usage_code, std::move(what)).cure(std::move(cure));
+}
+
+bool is_usage_error(const Error& error) { return error.code() == usage_code; }
+
+CLI::Option* add_size(CLI::App& verb, const std::string& name, std::uint64_t& into, const std::string& help) {
+  const auto take = [&into](const std::string& text) {
+    const auto size = parse_size(text);
+    if (!size) throw CLI::ValidationError(size.error().what());
+    into = *size;
+  };
+  return verb.add_option_function<std::string>(name, take, help)->type_name("SIZE");
+}
+
+}  // namespace outboard::command

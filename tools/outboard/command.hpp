@@ -1,0 +1,67 @@
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+
+#include <CLI/CLI.hpp>
+
+#include <outboard/base/log.hpp>
+#include <outboard/base/result.hpp>
+#include <outboard/pci/handle.hpp>
+#include <tools/outboard/stop_signal.hpp>
+
+namespace outboard::command {
+
+/// What the shell is told.
+enum class Exit : int { done = 0, failed = 1, usage = 2 };
+
+/// What a verb is run with.
+struct Context {
+  Log log;            ///< to stderr: warnings, and more with -v and -vv
+  StopSignal& stop;   ///< Ctrl-C and SIGTERM
+};
+
+/// Where the verbs of the command line leave what is to be done, once it has been read.
+struct Plan {
+  std::function<Result<Exit>(Context&)> action;
+  int verbosity = 0;
+};
+
+/// Adds a verb: its help, an example at the foot of it, and -v. `run` is kept until the command line has been read.
+CLI::App* add_verb(CLI::App& parent, Plan& plan, std::string name, const std::string& summary,
+                   const std::string& example, std::function<Result<Exit>(Context&)> run);
+
+// One for each file of verbs. The options of a verb live as long as the functions that they leave in the plan.
+void add_serve(CLI::App& app, Plan& plan);
+void add_show(CLI::App& app, Plan& plan);
+void add_lspci(CLI::App& app, Plan& plan);
+void add_blk(CLI::App& app, Plan& plan);
+void add_reset(CLI::App& app, Plan& plan);
+void add_doctor(CLI::App& app, Plan& plan);
+
+/// The argument TARGET and the option --wait, which most verbs have.
+struct TargetArguments {
+  std::string target;
+  double wait_seconds = 0;
+
+  void add_to(CLI::App& verb);
+  Result<std::unique_ptr<pci::Handle>> open(Context& context) const;
+};
+
+/// `outboard: THING: WHAT` and, indented, the cure; on stderr.
+void print_error(const Error& error);
+
+/// Writes all of `text` to stdout. EPIPE when nobody reads it any more.
+Status print(std::string_view text);
+
+/// Something that the words on the command line do not allow; exit status 2.
+Error usage_error(std::string what, std::string cure = {});
+bool is_usage_error(const Error& error);
+
+/// A CLI11 check and conversion for sizes such as 64M.
+CLI::Option* add_size(CLI::App& verb, const std::string& name, std::uint64_t& into, const std::string& help);
+
+}  // namespace outboard::command

@@ -1,0 +1,85 @@
+#include <tools/outboard/disk_session.hpp>
+
+#include <fmt/format.h>
+
+#include <outboard/base/options.hpp>
+#include <outboard/virtio_pci/transport.hpp>
+#include <tools/outboard/text.hpp>
+
+namespace outboard::command {
+
+Result<std::unique_ptr<DiskSession>> DiskSession::open(const TargetArguments& target, Context& context,
+                                                       blk::Driver::Options options) {
+  std::unique_ptr<DiskSession> session(new DiskSession(context.stop));
+  OUTBOARD_TRY(session->reactor_, Reactor::create());
+  OUTBOARD_TRY(session->handle_, target.open(context));
+  options.loop = session->reactor_.get();
+  options.log = context.log;
+  OUTBOARD_TRY(auto transport, virtio_pci::Transport::open(*session->handle_));
+  auto driver = blk::Driver::start(std::move(transport), options);
+  if (!driver) {
+    const Error& error = driver.error();
+    return error.subject().empty() ? Error(error).on(target.target) : error;
+  }
+  session->driver_.emplace(std::move(*driver));
+  return session;
+}
+
+Status DiskSession::pump(Duration most) {
+  if (stop_.requested()) return StopSignal::interrupted();
+  return pump_regardless(most);
+}
+
+Status DiskSession::pump_regardless(Duration most) {
+  OUTBOARD_CHECK(reactor_->run_once(most));
+  return {};
+}
+
+Status DiskSession::process() { return reactor_->process(); }
+
+Status DiskSession::run(blk::Io& io) {
+  bool done = false;
+  io.context = &done;
+  io.done = [](blk::Io& ended) { *static_cast<bool*>(ended.context) = true; };
+  blk::Queue& queue = driver_->queue(0);
+  OUTBOARD_CHECK(queue.submit(io));
+  queue.publish();
+  // The driver's own deadline bounds the wait.
+  while (!done) {
+    auto pumped = pump_regardless();
+    if (!pumped) abandon();
+    if (!pumped) return pumped;
+  }
+  if (io.error != 0) return Error(io.error);
+  return {};
+}
+
+Status DiskSession::flush() {
+  if (!driver_->limits().flush) return {};
+  blk::Io io;
+  io.kind = blk::Io::Kind::flush;
+  if (auto done = run(io); !done) return Error(done.error()).while_doing("flushing the disk");
+  return {};
+}
+
+Status DiskSession::check_range(std::uint64_t offset, std::uint64_t length) const {
+  if (range_within(offset, length, capacity())) return {};
+  return Error(EINVAL,
+               fmt::format("{} bytes at {} are not on the disk, which has {} bytes", length, offset, capacity()))
+      .cure("sizes take K, M, G and T; without --length it is the rest of the disk");
+}
+
+void RangeArguments::add_to(CLI::App& verb, const std::string& default_length) {
+  add_size(verb, "--offset", offset, "where to begin, in bytes (512, 64K, 1G; default 0)");
+  verb.add_option_function<std::string>(
+          "--length",
+          [this](const std::string& text) {
+            const auto size = parse_size(text);
+            if (!size) throw CLI::ValidationError(size.error().what());
+            length = *size;
+          },
+          "how many bytes (default: " + default_length + ")")
+      ->type_name("SIZE");
+}
+
+}  // namespace outboard::command

@@ -1,0 +1,64 @@
+#pragma once
+
+#include <memory>
+#include <optional>
+#include <vector>
+
+#include <outboard/base/reactor.hpp>
+#include <outboard/devices/blk/driver.hpp>
+#include <outboard/pci/handle.hpp>
+#include <tools/outboard/command.hpp>
+
+namespace outboard::command {
+
+/// A disk that is being driven: the function, a loop, and the driver on it. One thread.
+class DiskSession {
+ public:
+  static Result<std::unique_ptr<DiskSession>> open(const TargetArguments& target, Context& context,
+                                                   blk::Driver::Options options);
+
+  blk::Driver& driver() { return *driver_; }
+  pci::Handle& handle() { return *handle_; }
+  std::uint64_t capacity() const { return driver_->capacity(); }
+  std::uint32_t block_size() const { return driver_->limits().block_size; }
+  const StopSignal& stop() const { return stop_; }
+
+  /// Waits, at most `most`, until something is done on the loop, and does it.
+  Status pump(Duration most = std::chrono::milliseconds(100));
+  /// The same whether or not somebody wants us to end: for what is in flight.
+  Status pump_regardless(Duration most = std::chrono::milliseconds(100));
+  /// Readable when process() has something to do.
+  int loop_fd() const { return reactor_->fd(); }
+  /// Does what can be done now.
+  Status process();
+
+  /// Gives the disk up: what is in flight ends with ECANCELED, from inside this call. For when the loop fails, while what
+  /// was submitted is still there. The driver cannot be used afterwards.
+  void abandon() { driver_.reset(); }
+
+  /// Submits on the first queue and waits for the end of it, Ctrl-C or not.
+  Status run(blk::Io& io);
+  Status flush();
+
+  /// Whole sectors, one after the other. EINVAL when [offset, offset + length) is not on the disk.
+  Status check_range(std::uint64_t offset, std::uint64_t length) const;
+
+ private:
+  explicit DiskSession(const StopSignal& stop) : stop_(stop) {}
+
+  // In this order: the driver is destroyed first, the loop last.
+  const StopSignal& stop_;
+  std::unique_ptr<Reactor> reactor_;
+  std::unique_ptr<pci::Handle> handle_;
+  std::optional<blk::Driver> driver_;
+};
+
+/// The range of the disk that a verb is about.
+struct RangeArguments {
+  std::uint64_t offset = 0;
+  std::optional<std::uint64_t> length;
+
+  void add_to(CLI::App& verb, const std::string& default_length);
+};
+
+}  // namespace outboard::command

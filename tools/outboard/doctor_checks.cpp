@@ -1,0 +1,151 @@
+#include <fcntl.h>
+#include <linux/io_uring.h>
+#include <sys/mman.h>
+#include <sys/resource.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <cstring>
+#include <filesystem>
+#include <fstream>
+#include <system_error>
+
+#include <fmt/format.h>
+
+#include <outboard/base/fd.hpp>
+#include <tools/outboard/doctor.hpp>
+#include <tools/outboard/text.hpp>
+
+namespace outboard::command {
+
+namespace {
+
+using State = Finding::State;
+
+/// A device node that has to be there and that we have to be allowed to open.
+Finding device_node(const std::string& root, std::string name, std::string use, const char* path, std::string cure) {
+  const std::string full = root + path;
+  const UniqueFd fd(open(full.c_str(), O_RDWR | O_CLOEXEC | O_NONBLOCK));
+  if (fd) return {std::move(name), std::move(use), State::ok, path, {}};
+  if (errno == EACCES || errno == EPERM)
+    return {std::move(name), std::move(use), State::denied, fmt::format("{} may not be opened", path),
+            fmt::format("run as root, or give this user the right to it: ls -l {}", path)};
+  if (errno == EBUSY) return {std::move(name), std::move(use), State::ok, fmt::format("{} (in use)", path), {}};
+  return {std::move(name), std::move(use), State::missing, fmt::format("there is no {}", path), std::move(cure)};
+}
+
+Finding io_uring() {
+  Finding finding{"io_uring", "disk images without a system call for each request", State::ok, "works", {}};
+  io_uring_params params{};
+  const UniqueFd ring(static_cast<int>(syscall(SYS_io_uring_setup, 1, &params)));
+  if (ring) return finding;
+  finding.detail = fmt::format("{}; a pool of threads is used in its place", std::strerror(errno));
+  finding.state = errno == ENOSYS ? State::missing : State::denied;
+  finding.cure = errno == ENOSYS
+                     ? "a kernel with CONFIG_IO_URING"
+                     : "sysctl -w kernel.io_uring_disabled=0; in a container: --security-opt seccomp=unconfined";
+  return finding;
+}
+
+Finding shared_memory() {
+  Finding finding{
+      "shared memory", "memory that a device in another process can reach", State::ok, "memory files with seals", {}};
+  const UniqueFd fd(static_cast<int>(memfd_create("outboard-doctor", MFD_CLOEXEC | MFD_ALLOW_SEALING)));
+  if (fd && ftruncate(fd.get(), 4096) == 0 && fcntl(fd.get(), F_ADD_SEALS, F_SEAL_SHRINK) == 0) return finding;
+  finding.state = State::missing;
+  finding.detail = fmt::format("memory files: {}", std::strerror(errno));
+  finding.cure = "a kernel with CONFIG_MEMFD_CREATE";
+  return finding;
+}
+
+Finding iommu(const std::string& root) {
+  const Finding finding{"IOMMU", "real devices that can only reach the memory they were given", State::ok, {}, {}};
+  std::error_code error;
+  std::size_t groups = 0;
+  for (const auto& entry : std::filesystem::directory_iterator(root + "/sys/kernel/iommu_groups", error))
+    groups += entry.is_directory() ? 1 : 0;
+  Finding result = finding;
+  result.detail = fmt::format("{} group{}", groups, groups == 1 ? "" : "s");
+  if (groups > 0) return result;
+  result.state = State::missing;
+  result.detail = "no groups in /sys/kernel/iommu_groups";
+  result.cure = "switch VT-d or AMD-Vi on in the firmware; boot with intel_iommu=on or amd_iommu=on";
+  return result;
+}
+
+/// A number of /proc/meminfo.
+std::uint64_t memory_figure(const std::string& root, const std::string& name) {
+  std::ifstream file(root + "/proc/meminfo");
+  std::string word;
+  std::uint64_t value = 0;
+  while (file >> word) {
+    if (word == name + ":" && file >> value) return value;
+  }
+  return 0;
+}
+
+Finding hugepages(const std::string& root) {
+  Finding finding{"hugepages", "fewer translations for large guests and buffers", State::ok, {}, {}};
+  const auto total = memory_figure(root, "HugePages_Total"), free = memory_figure(root, "HugePages_Free");
+  finding.detail =
+      fmt::format("{} of {} free, {} each", free, total, size_text(memory_figure(root, "Hugepagesize") * 1024));
+  if (total > 0) return finding;
+  finding.state = State::missing;
+  finding.detail = "none are set aside";
+  finding.cure = "sysctl -w vm.nr_hugepages=512";
+  return finding;
+}
+
+Finding limit(std::string name, std::string use, decltype(RLIMIT_NOFILE) resource, std::uint64_t wanted, bool bytes,
+              std::string cure) {
+  rlimit values{};
+  getrlimit(resource, &values);
+  const auto text = [&](rlim_t value) {
+    return value == RLIM_INFINITY ? std::string("unlimited") : bytes ? size_text(value) : std::to_string(value);
+  };
+  Finding finding{std::move(name), std::move(use), State::ok, text(values.rlim_cur), {}};
+  if (values.rlim_cur >= wanted) return finding;
+  finding.state = State::low;
+  finding.detail =
+      fmt::format("{} (at most {}; {} is comfortable)", text(values.rlim_cur), text(values.rlim_max), text(wanted));
+  finding.cure = std::move(cure);
+  return finding;
+}
+
+}  // namespace
+
+const char* name_of(Finding::State state) {
+  switch (state) {
+    case State::ok:
+      return "ok";
+    case State::missing:
+      return "missing";
+    case State::denied:
+      return "denied";
+    case State::low:
+      return "low";
+  }
+  return "";
+}
+
+std::vector<Finding> examine(const std::string& root) {
+  static constexpr std::uint64_t comfortable_files = 1024, comfortable_locked = UINT64_C(64) << 20;
+  return {
+      shared_memory(),
+      io_uring(),
+      device_node(root, "KVM", "guests at full speed", "/dev/kvm",
+                  "switch virtualisation on in the firmware, then: modprobe kvm_intel (or kvm_amd)"),
+      iommu(root),
+      device_node(root, "VFIO", "drivers for real PCI devices", "/dev/vfio/vfio", "modprobe vfio-pci"),
+      device_node(root, "iommufd", "the newer interface to the same", "/dev/iommu", "modprobe iommufd"),
+      device_node(root, "VDUSE", "devices for this kernel and its containers", "/dev/vduse/control",
+                  "modprobe vduse && modprobe virtio_vdpa"),
+      hugepages(root),
+      limit("locked memory", "DMA buffers of real devices", RLIMIT_MEMLOCK, comfortable_locked, true,
+            "ulimit -l unlimited; for good: a memlock line in /etc/security/limits.conf"),
+      limit("open files", "one for each queue, vector and memory region", RLIMIT_NOFILE, comfortable_files, false,
+            "ulimit -n 65536"),
+  };
+}
+
+}  // namespace outboard::command

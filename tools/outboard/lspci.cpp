@@ -1,0 +1,46 @@
+#include <fmt/format.h>
+
+#include <tools/outboard/command.hpp>
+#include <tools/outboard/lspci_text.hpp>
+
+namespace outboard::command {
+
+namespace {
+
+struct LspciArguments {
+  TargetArguments target;
+  int hex = 0;
+  bool dump = false;
+};
+
+/// How much of it -x, -xxx and -xxxx show, as with lspci.
+std::size_t hex_length(int level) { return level >= 4 ? 4096 : level >= 2 ? 256 : 64; }
+
+Result<Exit> lspci(const LspciArguments& arguments, Context& context) {
+  OUTBOARD_TRY(const auto handle, arguments.target.open(context));
+  OUTBOARD_TRY(const auto image, ConfigImage::of(*handle));
+  const PciNames names = PciNames::load();
+  std::string text;
+  if (arguments.dump) {
+    text = lspci_headline(image, names) + "\n" + lspci_hex(image, image.size());
+  } else {
+    text = lspci_text(image, names);
+    if (arguments.hex > 0) text += lspci_hex(image, hex_length(arguments.hex));
+  }
+  OUTBOARD_CHECK(print(text + "\n"));
+  return Exit::done;
+}
+
+}  // namespace
+
+void add_lspci(CLI::App& app, Plan& plan) {
+  const auto arguments = std::make_shared<LspciArguments>();
+  CLI::App* verb = add_verb(app, plan, "lspci", "print a function as `lspci -vvv` would",
+                            "outboard lspci local:blk,ram,size=64M --dump | lspci -vvv -F /dev/stdin",
+                            [arguments](Context& context) { return lspci(*arguments, context); });
+  arguments->target.add_to(*verb);
+  auto* hex = verb->add_flag("-x", arguments->hex, "and the first bytes in hexadecimal: 64; -xxx 256, -xxxx all 4096");
+  verb->add_flag("--dump", arguments->dump, "only the bytes, all of them, as `lspci -F` reads them")->excludes(hex);
+}
+
+}  // namespace outboard::command

@@ -1,0 +1,89 @@
+#include <spdlog/sinks/stdout_color_sinks.h>
+#include <spdlog/spdlog.h>
+
+#include <csignal>
+
+#include <outboard/memory/fault_guard.hpp>
+#include <tools/outboard/command.hpp>
+
+namespace outboard::command {
+
+namespace {
+
+/// The library's log on stderr, with the time and the level in front.
+Log stderr_log(int verbosity) {
+  auto logger = std::make_shared<spdlog::logger>("outboard", std::make_shared<spdlog::sinks::stderr_color_sink_mt>());
+  logger->set_pattern("%H:%M:%S.%e %^%l%$ %v");
+  logger->set_level(spdlog::level::debug);
+  const auto sink = [logger](Level level, std::string_view line) {
+    static constexpr std::array levels{spdlog::level::debug, spdlog::level::info, spdlog::level::warn,
+                                       spdlog::level::err};
+    logger->log(levels[static_cast<std::size_t>(level)], "{}", line);
+  };
+  return Log(sink, verbosity >= 2 ? Level::debug : verbosity == 1 ? Level::info : Level::warning);
+}
+
+Result<Exit> run(const Plan& plan) {
+  OUTBOARD_TRY(const auto stop, StopSignal::create());
+  OUTBOARD_CHECK(memory::install_fault_guard());
+  Context context{stderr_log(plan.verbosity), *stop};
+  return plan.action(context);
+}
+
+void describe(CLI::App& app, Plan& plan) {
+  app.name("outboard");
+  app.require_subcommand(0, 1);
+  app.set_version_flag("--version", "outboard " OUTBOARD_VERSION, "print the version");
+  app.set_help_flag("-h,--help", "print this help; after a verb, its own");
+  app.footer(
+      "A TARGET is what is driven: vfio-user:PATH, or local:blk,image=disk.raw (a device made in this process).\n"
+      "A LISTENER is where a device is served: vfio-user:PATH.\n"
+      "`outboard VERB --help` explains a verb. Exit status: 0 done, 1 failed, 2 wrong usage.\n");
+  add_serve(app, plan);
+  add_show(app, plan);
+  add_lspci(app, plan);
+  add_blk(app, plan);
+  add_reset(app, plan);
+  add_doctor(app, plan);
+  app.add_subcommand("help", "print this help")->silent();
+}
+
+int fail(const Error& error) {
+  // Whoever read our output has gone, and has no use for a message either.
+  if (error.code() != EPIPE) print_error(error);
+  return static_cast<int>(is_usage_error(error) ? Exit::usage : Exit::failed);
+}
+
+/// The verb that the words got to, for a hint at its help.
+std::string verb_of(const CLI::App& app) {
+  std::string name = app.get_name();
+  for (const CLI::App* verb : app.get_subcommands()) name += " " + verb_of(*verb);
+  return name;
+}
+
+int main(int argc, char** argv) {
+  std::signal(SIGPIPE, SIG_IGN);
+  CLI::App app("PCI and virtio devices, and their drivers, outside the kernel and outside the VMM");
+  Plan plan;
+  describe(app, plan);
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::Success& wanted) {  // --help, --version
+    return app.exit(wanted);
+  } catch (const CLI::ParseError& error) {
+    return fail(usage_error(error.what(), verb_of(app) + " --help"));
+  }
+  if (app.got_subcommand("help")) {
+    const auto printed = print(app.help());
+    return printed ? 0 : fail(printed.error());
+  }
+  if (!plan.action) return fail(usage_error("what is to be done?", "outboard --help lists the verbs"));
+  const auto done = run(plan);
+  return done ? static_cast<int>(*done) : fail(done.error());
+}
+
+}  // namespace
+
+}  // namespace outboard::command
+
+int main(int argc, char** argv) { return outboard::command::main(argc, argv); }

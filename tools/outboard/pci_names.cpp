@@ -1,0 +1,148 @@
+#include <tools/outboard/pci_names.hpp>
+
+#include <array>
+#include <charconv>
+#include <fstream>
+#include <iterator>
+#include <utility>
+
+#include <fmt/format.h>
+
+namespace outboard::command {
+
+namespace {
+
+/// VIRTIO 1.4, 4.1.2 and chapter 5: the PCI device id is 0x1040 and the virtio device id.
+constexpr std::uint16_t virtio_vendor = 0x1AF4, virtio_first = 0x1040;
+constexpr std::array<std::pair<unsigned, std::string_view>, 15> virtio_devices{{{1, "network device"},
+                                                                                {2, "block device"},
+                                                                                {3, "console"},
+                                                                                {4, "RNG"},
+                                                                                {5, "memory balloon"},
+                                                                                {8, "SCSI"},
+                                                                                {9, "filesystem"},
+                                                                                {16, "GPU"},
+                                                                                {18, "input"},
+                                                                                {19, "socket"},
+                                                                                {20, "crypto device"},
+                                                                                {23, "IOMMU"},
+                                                                                {24, "memory device"},
+                                                                                {25, "sound device"},
+                                                                                {63, "example device"}}};
+
+/// The hexadecimal number of `digits` digits that `text` starts with; it is taken off, with the blanks behind it.
+std::optional<std::uint32_t> take_number(std::string_view& text, std::size_t digits) {
+  std::uint32_t value = 0;
+  if (text.size() < digits) return std::nullopt;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + digits, value, 16);
+  if (error != std::errc{} || end != text.data() + digits) return std::nullopt;
+  text.remove_prefix(digits);
+  while (text.starts_with(' ')) text.remove_prefix(1);
+  return value;
+}
+
+}  // namespace
+
+PciNames PciNames::load(std::initializer_list<const char*> files) {
+  PciNames names;
+  names.add_built_in();
+  for (const char* path : files) {
+    std::ifstream file(path, std::ios::binary);
+    if (!file) continue;
+    names.read_file(std::string(std::istreambuf_iterator<char>(file), {}));
+    break;
+  }
+  return names;
+}
+
+void PciNames::add_built_in() {
+  add(Kind::vendor, virtio_vendor, "Red Hat, Inc.");
+  for (const auto& [id, name] : virtio_devices)
+    add(Kind::device, std::uint64_t{virtio_vendor} << 16 | (virtio_first + id), fmt::format("Virtio 1.0 {}", name));
+  add(Kind::base_class, 0x01, "Mass storage controller");
+  add(Kind::base_class, 0x02, "Network controller");
+  add(Kind::subclass, 0x0100, "SCSI storage controller");
+  add(Kind::subclass, 0x0180, "Mass storage controller");
+  add(Kind::subclass, 0x0200, "Ethernet controller");
+  add(Kind::subclass, 0x00FF, "Unclassified device");
+}
+
+void PciNames::read_file(const std::string& text) {
+  std::string_view rest = text;
+  while (!rest.empty()) {
+    const std::size_t end = std::min(rest.find('\n'), rest.size());
+    read_line(rest.substr(0, end));
+    rest.remove_prefix(std::min(end + 1, rest.size()));
+  }
+}
+
+// Numbers at the left margin are vendors, or classes behind a C; one tab in, devices or subclasses; two tabs in,
+// subsystems or programming interfaces.
+void PciNames::read_line(std::string_view line) {
+  if (line.empty() || line[0] == '#') return;
+  if (line.starts_with("\t\t")) {
+    line.remove_prefix(2);
+    if (in_classes_) {
+      if (const auto id = take_number(line, 2)) add(Kind::interface, middle_ << 8 | *id, line);
+    } else if (outer_ == virtio_vendor) {
+      const auto vendor = take_number(line, 4), device = take_number(line, 4);
+      if (vendor && device) add(Kind::subsystem, std::uint64_t{middle_ & 0xFFF} << 32 | *vendor << 16 | *device, line);
+    }
+  } else if (line[0] == '\t') {
+    line.remove_prefix(1);
+    const auto id = take_number(line, in_classes_ ? 2 : 4);
+    if (!id) return;
+    middle_ = outer_ << (in_classes_ ? 8 : 16) | *id;
+    add(in_classes_ ? Kind::subclass : Kind::device, middle_, line);
+  } else {
+    in_classes_ = line.starts_with("C ");
+    if (in_classes_) line.remove_prefix(2);
+    const auto id = take_number(line, in_classes_ ? 2 : 4);
+    outer_ = id.value_or(0);
+    if (id) add(in_classes_ ? Kind::base_class : Kind::vendor, *id, line);
+  }
+}
+
+void PciNames::add(Kind kind, std::uint64_t numbers, std::string_view name) {
+  names_.insert_or_assign(key(kind, numbers), std::string(name));
+}
+
+const std::string* PciNames::find(Kind kind, std::uint64_t numbers) const {
+  const auto found = names_.find(key(kind, numbers));
+  return found == names_.end() ? nullptr : &found->second;
+}
+
+std::string PciNames::device(std::uint16_t vendor, std::uint16_t device) const {
+  const auto* vendor_name = find(Kind::vendor, vendor);
+  const auto* device_name = find(Kind::device, std::uint64_t{vendor} << 16 | device);
+  if (vendor_name == nullptr) return fmt::format("Device {:04x}:{:04x}", vendor, device);
+  return fmt::format("{} {}", *vendor_name,
+                     device_name != nullptr ? *device_name : fmt::format("Device {:04x}", device));
+}
+
+std::string PciNames::subsystem(std::uint16_t vendor, std::uint16_t device, std::uint16_t subsystem_vendor,
+                                std::uint16_t subsystem) const {
+  const auto* vendor_name = find(Kind::vendor, subsystem_vendor);
+  if (vendor_name == nullptr) return fmt::format("Device {:04x}:{:04x}", subsystem_vendor, subsystem);
+  const std::string* name = nullptr;
+  if (vendor == virtio_vendor)
+    name =
+        find(Kind::subsystem, std::uint64_t{device & 0xFFFu} << 32 | std::uint64_t{subsystem_vendor} << 16 | subsystem);
+  if (name == nullptr && vendor == subsystem_vendor && device == subsystem)
+    name = find(Kind::device, std::uint64_t{vendor} << 16 | device);
+  return fmt::format("{} {}", *vendor_name, name != nullptr ? *name : fmt::format("Device {:04x}", subsystem));
+}
+
+std::string PciNames::device_class(std::uint16_t base_and_subclass) const {
+  if (const auto* name = find(Kind::subclass, base_and_subclass)) return *name;
+  if (const auto* name = find(Kind::base_class, base_and_subclass >> 8))
+    return fmt::format("{} [{:04x}]", *name, base_and_subclass);
+  return fmt::format("Class [{:04x}]", base_and_subclass);
+}
+
+std::optional<std::string> PciNames::interface(std::uint32_t class_code) const {
+  const auto* name = find(Kind::interface, class_code);
+  return name == nullptr ? std::nullopt : std::optional(*name);
+}
+
+}  // namespace outboard::command

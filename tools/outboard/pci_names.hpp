@@ -1,0 +1,45 @@
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <optional>
+#include <string>
+#include <string_view>
+
+namespace outboard::command {
+
+/// The names behind PCI numbers: those of virtio devices and the classes they have, and, where it is installed, all of
+/// pci.ids.
+class PciNames {
+ public:
+  /// The built-in names, and those of the first of these files that can be read.
+  static PciNames load(std::initializer_list<const char*> files = {"/usr/share/misc/pci.ids",
+                                                                   "/usr/share/hwdata/pci.ids"});
+
+  /// As lspci prints them: the name, or "Device 1042" and the like in its place.
+  std::string device(std::uint16_t vendor, std::uint16_t device) const;
+  std::string subsystem(std::uint16_t vendor, std::uint16_t device, std::uint16_t subsystem_vendor,
+                        std::uint16_t subsystem) const;
+  std::string device_class(std::uint16_t base_and_subclass) const;
+  /// Nothing where the interface has no name.
+  std::optional<std::string> interface(std::uint32_t class_code) const;
+
+ private:
+  enum class Kind : std::uint8_t { vendor, device, subsystem, base_class, subclass, interface };
+  static std::uint64_t key(Kind kind, std::uint64_t numbers) {
+    return static_cast<std::uint64_t>(kind) << 60 | numbers;
+  }
+  const std::string* find(Kind kind, std::uint64_t numbers) const;
+  void add(Kind kind, std::uint64_t numbers, std::string_view name);
+  void add_built_in();
+  void read_file(const std::string& text);
+  void read_line(std::string_view line);
+
+  // What the lines above in the file were about. The numbers of a subsystem are too many bits for a key: it is
+  // kept only for devices of the vendors we name ourselves (see read_line).
+  std::uint32_t outer_ = 0, middle_ = 0;
+  bool in_classes_ = false;
+  std::map<std::uint64_t, std::string> names_;
+};
+
+}  // namespace outboard::command

@@ -1,0 +1,48 @@
+#include <tools/outboard/progress.hpp>
+
+#include <unistd.h>
+
+#include <cstdio>
+
+#include <fmt/format.h>
+
+#include <tools/outboard/text.hpp>
+
+namespace outboard::command {
+
+namespace {
+
+constexpr Duration patience = std::chrono::seconds(1), pace = std::chrono::milliseconds(200);
+
+}  // namespace
+
+Progress::Progress(std::string what, std::uint64_t total)
+    : what_(std::move(what)),
+      total_(total),
+      terminal_(isatty(STDERR_FILENO) == 1),
+      began_(Clock::system().now()),
+      next_(began_ + patience) {}
+
+Progress::~Progress() {
+  if (shown_) std::fputs("\r\033[K", stderr);
+}
+
+void Progress::at(std::uint64_t bytes) {
+  if (!terminal_) return;
+  if (const TimePoint now = Clock::system().now(); now >= next_) show(bytes, now);
+}
+
+void Progress::show(std::uint64_t bytes, TimePoint now) {
+  const double seconds = std::chrono::duration<double>(now - began_).count();
+  const std::string share =
+      total_ == 0 ? ""
+                  : fmt::format("{:3.0f}% of {}, ", 100.0 * static_cast<double>(bytes) / static_cast<double>(total_),
+                                size_text(total_));
+  fmt::print(stderr, "\r\033[K{}: {}{}, {}", what_, share, size_text(bytes),
+             rate_text(static_cast<double>(bytes) / seconds));
+  std::fflush(stderr);
+  shown_ = true;
+  next_ = now + pace;
+}
+
+}  // namespace outboard::command

@@ -1,0 +1,126 @@
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <charconv>
+#include <cstdlib>
+
+#include <fmt/format.h>
+
+#include <outboard/targets/device_table.hpp>
+#include <outboard/targets/service.hpp>
+#include <outboard/targets/transport_words.hpp>
+#include <tools/outboard/command.hpp>
+
+namespace outboard::command {
+
+namespace {
+
+struct ServeArguments {
+  const virtio::DeviceType* type = nullptr;
+  OptionSet words;
+  std::string listener;
+  int fd = -1;
+  int ready_fd = -1;
+};
+
+/// sd_listen_fds(3): the service manager passes sockets from descriptor 3 on, to the process that LISTEN_PID names.
+Result<UniqueFd> activated_socket() {
+  static constexpr int first = 3;
+  const char* pid = std::getenv("LISTEN_PID");
+  const char* count = std::getenv("LISTEN_FDS");
+  if (pid == nullptr || count == nullptr || std::string_view(pid) != std::to_string(getpid())) return UniqueFd();
+  if (std::string_view(count) != "1")
+    return Error(EINVAL, fmt::format("the service manager passes {} sockets", count)).on("LISTEN_FDS").cure("pass one");
+  unsetenv("LISTEN_PID");
+  unsetenv("LISTEN_FDS");
+  return UniqueFd(first);
+}
+
+Result<UniqueFd> given_socket(const ServeArguments& arguments) {
+  if (arguments.fd >= 0) {
+    if (fcntl(arguments.fd, F_GETFD) < 0)
+      return Error(EBADF, "file descriptor is not open").on(fmt::format("--fd {}", arguments.fd));
+    return UniqueFd(arguments.fd);
+  }
+  if (!arguments.listener.empty()) return UniqueFd();
+  return activated_socket();
+}
+
+/// For whoever started us: a line on stdout, and on the descriptor that was asked for.
+Status tell_ready(const ServeArguments& arguments, const targets::Service& service) {
+  const std::string what = service.description();
+  OUTBOARD_CHECK(print(
+      fmt::format("serving {}{}{} on {}\n", arguments.type->name, what.empty() ? "" : " ", what, service.where())));
+  if (arguments.ready_fd < 0) return {};
+  const UniqueFd ready(arguments.ready_fd);
+  if (write(ready.get(), "ready\n", 6) != 6)
+    return Error::from_errno("writing").on(fmt::format("--ready-fd {}", arguments.ready_fd));
+  return {};
+}
+
+Result<Exit> serve(const ServeArguments& arguments, Context& context) {
+  OUTBOARD_TRY(auto socket, given_socket(arguments));
+  if (!socket && arguments.listener.empty())
+    return usage_error("where is the device to be served?",
+                       fmt::format("outboard serve {} --listen vfio-user:PATH", arguments.type->name));
+  targets::ServeOptions options{context.log, std::move(socket)};
+  OUTBOARD_TRY(const auto service,
+               targets::serve(*arguments.type, arguments.words, arguments.listener, std::move(options)));
+  OUTBOARD_TRY(const auto watch,
+               service->loop().watch(context.stop.fd(), Ready::readable, [&](Ready) { service->stop(); }));
+  OUTBOARD_CHECK(tell_ready(arguments, *service));
+  OUTBOARD_CHECK(service->run());
+  return Exit::done;
+}
+
+/// A word of the device becomes an option of the command line.
+void add_word(CLI::App& verb, const OptionHelp& word, ServeArguments& arguments, const std::string& group) {
+  const std::string name(word.name), summary(word.summary);
+  const auto set = [&arguments, name](std::optional<std::string> value) {
+    if (auto done = arguments.words.set(name, std::move(value)); !done)
+      throw CLI::ValidationError(done.error().message());
+  };
+  CLI::Option* option = nullptr;
+  if (word.value.empty()) {
+    option = verb.add_flag_callback("--" + name, [set] { set(std::nullopt); }, summary);
+  } else {
+    option = verb.add_option_function<std::string>("--" + name, set, summary)->type_name(std::string(word.value));
+  }
+  option->group(group);
+}
+
+void add_device(CLI::App& serve_verb, Plan& plan, const virtio::DeviceType& type) {
+  const auto arguments = std::make_shared<ServeArguments>();
+  arguments->type = &type;
+  const std::string name(type.name);
+  const std::string words = type.name == "blk" ? " --image disk.raw" : "";
+  CLI::App* verb = add_verb(serve_verb, plan, name, std::string(type.summary),
+                            fmt::format("outboard serve {}{} --listen vfio-user:/run/{}.sock", name, words, name),
+                            [arguments](Context& context) { return serve(*arguments, context); });
+  for (const auto& word : type.options) add_word(*verb, word, *arguments, "The device");
+  for (const auto& word : targets::transport_words()) add_word(*verb, word, *arguments, "How it is run");
+  auto* listen =
+      verb->add_option("--listen", arguments->listener, "where to serve it: vfio-user:PATH")->type_name("LISTENER");
+  auto* fd = verb->add_option("--fd", arguments->fd, "serve it, as vfio-user, on this socket, which listens already")
+                 ->type_name("N")
+                 ->check(CLI::Range(0, 1 << 20));
+  fd->excludes(listen);
+  verb->add_option("--ready-fd", arguments->ready_fd, "write a line to this descriptor when clients can connect")
+      ->type_name("N")
+      ->check(CLI::Range(0, 1 << 20));
+  for (const char* option : {"--listen", "--fd", "--ready-fd"}) verb->get_option(option)->group("Where");
+}
+
+}  // namespace
+
+void add_serve(CLI::App& app, Plan& plan) {
+  CLI::App* verb = app.add_subcommand("serve", "serve a device until SIGTERM or Ctrl-C");
+  verb->require_subcommand(1);
+  verb->footer(
+      "Without --listen and --fd the socket comes from a service manager (LISTEN_FDS). A second client is refused while one\n"
+      "is connected. SIGTERM and Ctrl-C finish what is in flight and remove the socket; a second one ends at once.\n\n"
+      "Example:\n  outboard serve blk --image disk.raw --listen vfio-user:/run/blk.sock\n");
+  for (const auto& entry : targets::device_table()) add_device(*verb, plan, *entry.type);
+}
+
+}  // namespace outboard::command
