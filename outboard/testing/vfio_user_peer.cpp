@@ -1,12 +1,12 @@
 #include <outboard/testing/vfio_user_peer.hpp>
 
-#include <dirent.h>
 #include <poll.h>
 #include <sys/socket.h>
 #include <sys/un.h>
 
 #include <algorithm>
 #include <array>
+#include <filesystem>
 #include <stdexcept>
 
 namespace outboard::testing {
@@ -19,13 +19,21 @@ std::vector<std::byte> pattern(std::size_t size, unsigned first) {
   return bytes;
 }
 
-std::size_t open_fds() {
-  DIR* const directory = ::opendir("/proc/self/fd");
-  if (directory == nullptr) throw std::runtime_error("no /proc");
-  std::size_t count = 0;
-  while (::readdir(directory) != nullptr) ++count;
-  ::closedir(directory);
-  return count;
+namespace {
+std::vector<std::string> fd_targets() {
+  std::vector<std::string> targets;
+  for (const auto& entry : std::filesystem::directory_iterator("/proc/self/fd")) {
+    std::error_code gone;
+    targets.push_back(std::filesystem::read_symlink(entry.path(), gone).string());
+  }
+  return targets;
+}
+}  // namespace
+
+std::size_t open_fds() { return fd_targets().size(); }
+
+std::size_t open_eventfds() {
+  return static_cast<std::size_t>(std::ranges::count(fd_targets(), "anon_inode:[eventfd]"));
 }
 
 VfioUserPeer::VfioUserPeer(UniqueFd socket) : socket_(std::move(socket)) {}

@@ -26,6 +26,8 @@ std::vector<std::byte> pattern(std::size_t size, unsigned first = 1);
 
 /// How many descriptors this process has open.
 std::size_t open_fds();
+/// How many of them are eventfds.
+std::size_t open_eventfds();
 
 /// One end of a vfio-user connection in the hands of a test: sends whatever the test wants, and takes apart what comes.
 /// Failures of the socket itself fail the test by an exception. Calls never wait, but for receive_within().

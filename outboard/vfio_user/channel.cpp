@@ -218,7 +218,16 @@ Status Channel::flush() {
 }
 
 void Channel::close() {
+  drop_waiting();
   socket_.reset();
+}
+
+void Channel::shut_down() {
+  drop_waiting();
+  ::shutdown(socket_.get(), SHUT_RDWR);
+}
+
+void Channel::drop_waiting() {
   arrivals_.clear();
   front_fds_.clear();
   queue_.clear();

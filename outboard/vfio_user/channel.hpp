@@ -68,6 +68,8 @@ class Channel {
 
   /// Closes the socket and every descriptor that waits.
   void close();
+  /// Ends the connection, and closes every descriptor that waits; the socket stays, and is readable from then on.
+  void shut_down();
 
  private:
   struct Arrival {
@@ -84,6 +86,7 @@ class Channel {
   void make_room();
   Status claim_fds();
   Result<std::size_t> write_some(Bytes head, Bytes tail, std::span<const int> fds);
+  void drop_waiting();
   Status keep(Bytes head, Bytes tail, std::size_t done, std::span<const int> fds);
 
   UniqueFd socket_;

@@ -252,7 +252,7 @@ void Requests::expire() {
 void Requests::fail(const Error& error) {
   if (error_) return;
   error_ = as_connection_error(error);
-  ::shutdown(channel_.fd(), SHUT_RDWR);
+  channel_.shut_down();
   for (Pending& pending : std::exchange(pending_, {})) pending.done(*error_);
   if (on_broken_) on_broken_();
 }
