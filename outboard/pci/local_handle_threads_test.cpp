@@ -1,12 +1,9 @@
 #include <poll.h>
 
 #include <atomic>
-#include <thread>
 
 #include <gtest/gtest.h>
 
-#include <outboard/base/reactor.hpp>
-#include <outboard/pci/interrupts.hpp>
 #include <outboard/pci/local_handle.hpp>
 #include <outboard/testing/plain_function.hpp>
 
@@ -109,46 +106,6 @@ TEST(ThreadHandle, ACallFromTheFunctionsOwnThreadIsRefused) {
   std::byte byte[1];
   ASSERT_TRUE((*handle)->read_region(0, 0, byte));
   EXPECT_EQ(seen, EDEADLK + EDEADLK);
-}
-
-/// The rule behind MessageVectors: whatever the order of a signal and of binding and unbinding, nothing is lost.
-TEST(InterruptsRace, ASignalIsDeliveredOrPendingWhateverTheControlThreadDoes) {
-  constexpr std::uint64_t rounds = 1000;
-  auto reactor = Reactor::create();
-  ASSERT_TRUE(reactor);
-  Interrupts interrupts(**reactor);
-  interrupts.set_counts(0, 0, 1);
-  interrupts.set_bus_master(true);
-  const EventFd fd = std::move(*EventFd::create());
-  const auto bind = [&](bool bound) {
-    std::vector<EventFd> list(1);
-    if (bound) list[0] = std::move(*EventFd::adopt(std::move(*fd.fd().duplicate())));
-    ASSERT_TRUE(interrupts.bind(InterruptKind::msix, 0, std::move(list)));
-  };
-  bind(false);
-
-  std::atomic<std::uint64_t> asked{0}, done{0};
-  std::thread queue([&] {
-    for (std::uint64_t round = 1; round <= rounds; ++round) {
-      while (asked.load() < round) std::this_thread::yield();
-      interrupts.signal_msix(0);
-      done.store(round);
-    }
-  });
-  for (std::uint64_t round = 1; round <= rounds; ++round) {
-    asked.store(round);
-    do {
-      bind(true);
-      interrupts.set_bus_master(false);
-      interrupts.set_bus_master(true);
-      bind(false);
-      std::this_thread::yield();
-    } while (done.load() < round);
-    bind(true);
-    EXPECT_EQ(fd.drain(), 1u) << "round " << round;
-    bind(false);
-  }
-  queue.join();
 }
 
 }  // namespace
