@@ -24,23 +24,28 @@ class FakeTransport final : public virtio::Transport {
     std::vector<unsigned> refuses_vectors;
   };
 
-  explicit FakeTransport(unsigned queues = 1) : queues(queues) {}
+  explicit FakeTransport(unsigned count = 1) : queues(count) {}
 
+  std::uint32_t type = 63;  ///< device ID
   virtio::Features offered{virtio::Feature::version_1};
   virtio::Features accepted{};
   bool takes_features = true;
   bool takes_driver_ok = true;
+  bool resets = true;    ///< false: a reset never ends
+  bool has_gone = false;
   std::vector<std::uint8_t> statuses;  ///< as written
   std::uint8_t current_status = 0;
   std::vector<Queue> queues;
   std::vector<std::byte> config;
+  std::vector<EventFd> vectors;  ///< what enable_vectors has to give
+  std::optional<unsigned> config_vector;
   std::function<void(unsigned queue)> on_ring;  ///< called for each doorbell
   PlainDma space;
 
   Queue& queue(unsigned index) { return queues.at(index); }
 
   std::string name() const override { return "fake"; }
-  std::uint32_t device_id() const override { return 63; }
+  std::uint32_t device_id() const override { return type; }
   Result<virtio::Features> device_features() override { return offered; }
   Status write_driver_features(const virtio::Features& features) override {
     accepted = features;
@@ -58,6 +63,7 @@ class FakeTransport final : public virtio::Transport {
   }
   Status reset() override {
     statuses.push_back(0);
+    if (!resets) return Error(ETIMEDOUT, "the device does not come to rest").on(name());
     current_status = 0;
     for (auto& queue : queues) queue.enabled = false;
     return {};
@@ -89,13 +95,18 @@ class FakeTransport final : public virtio::Transport {
     queue(index).enabled = false;
     return {};
   }
-  Result<unsigned> enable_vectors(unsigned) override { return 0U; }
-  const EventFd& vector(unsigned) const override { return no_event_; }
-  Status set_config_vector(std::optional<unsigned>) override { return {}; }
+  Result<unsigned> enable_vectors(unsigned wanted) override {
+    return std::min(wanted, static_cast<unsigned>(vectors.size()));
+  }
+  const EventFd& vector(unsigned index) const override { return vectors.at(index); }
+  Status set_config_vector(std::optional<unsigned> vector) override {
+    config_vector = vector;
+    return {};
+  }
   Result<std::uint8_t> acknowledge_interrupt() override { return std::uint8_t{0}; }
   memory::DmaSpace& dma() override { return space; }
   Status attach(Loop&) override { return {}; }
-  bool gone() const override { return false; }
+  bool gone() const override { return has_gone; }
 
  private:
   struct Context {
@@ -109,7 +120,6 @@ class FakeTransport final : public virtio::Transport {
   }
 
   std::map<unsigned, Context> contexts_;
-  EventFd no_event_;
 };
 
 }  // namespace outboard::testing

@@ -77,7 +77,7 @@ Status DriverCore::prepare() {
   OUTBOARD_CHECK(build_queues());
   OUTBOARD_CHECK(watch_vectors());
   OUTBOARD_CHECK(virtio::start_device(transport_));
-  for (auto& queue : queues_) on_loop(queue->loop(), [&queue = *queue] { queue.resume(); });
+  resume(0);
   return {};
 }
 
@@ -99,33 +99,44 @@ Status DriverCore::read_config() {
 }
 
 /// Vector 0 is the configuration's where there are two or more; the queues share the others.
-std::optional<unsigned> DriverCore::vector_of(unsigned queue) const {
+std::optional<unsigned> DriverCore::wanted_vector(unsigned queue) const {
   if (vectors_ == 0) return std::nullopt;
   return vectors_ == 1 ? 0 : 1 + queue % (vectors_ - 1);
 }
 
 Status DriverCore::build_queues() {
   if (vectors_ != 0) {
-    OUTBOARD_CHECK(transport_.set_config_vector(0));
+    auto set = transport_.set_config_vector(0);
+    // reference 7.3, row 23: a device without a vector to spare. Its status is then looked at when something seems wrong.
+    if (!set && set.error().code() == ENOSPC) set = transport_.set_config_vector(std::nullopt);
+    if (!set) return set;
   }
-  for (auto& queue : queues_) OUTBOARD_CHECK(queue->build(features_, limits_, vector_of(queue->index())));
+  for (auto& queue : queues_)
+    OUTBOARD_CHECK(queue->build(features_, limits_, wanted_vector(queue->index())));
   return {};
 }
 
 Status DriverCore::watch_vectors() {
   if (vectors_ == 0) return {};
   OUTBOARD_TRY(config_watch_, control_->watch(transport_.vector(0).get(), Ready::readable, [this](Ready) { vector_fired(0); }));
-  for (unsigned vector = 1; vector < vectors_ && vector <= queues_.size(); ++vector) watch_queue_vector(vector);
+  for (unsigned vector = 1; vector < vectors_; ++vector) watch_queue_vector(vector);
   return {};
 }
 
-/// On the loop of the first queue that has the vector.
+/// The first queue that the device has tied to a vector: on its loop the vector is watched. Null: none.
+Queue* DriverCore::first_with(unsigned vector) const {
+  const auto first = std::ranges::find(queues_, std::optional(vector), [](const auto& queue) { return queue->vector(); });
+  return first == queues_.end() ? nullptr : first->get();
+}
+
 void DriverCore::watch_queue_vector(unsigned vector) {
-  Queue& first = *queues_[vector - 1];
-  on_loop(first.loop(), [this, vector, &first] {
-    auto watch = first.loop().watch(transport_.vector(vector).get(), Ready::readable, [this, vector](Ready) { vector_fired(vector); });
+  Queue* first = first_with(vector);
+  if (first == nullptr) return;
+  on_loop(first->loop(), [this, vector, first] {
+    auto watch =
+        first->loop().watch(transport_.vector(vector).get(), Ready::readable, [this, vector](Ready) { vector_fired(vector); });
     if (watch) {
-      first.watch_ = std::move(*watch);
+      first->watch_ = std::move(*watch);
     } else {
       report(watch.error());
     }
@@ -134,15 +145,14 @@ void DriverCore::watch_queue_vector(unsigned vector) {
 
 void DriverCore::vector_fired(unsigned vector) {
   transport_.vector(vector).drain();
-  if (vectors_ == 1) {  // INTx, or a single vector for everything
-    const auto isr = transport_.acknowledge_interrupt();
+  if (vector == 0) {
+    // A vector that stands for everything (INTx among them) says what it was in the ISR status.
+    const auto isr = vectors_ == 1 ? transport_.acknowledge_interrupt() : Result<std::uint8_t>(2);
     if (isr && (*isr & 2) != 0) config_changed();
-  } else if (vector == 0) {
-    return config_changed();
   }
-  Loop* here = vectors_ == 1 ? control_ : &queues_[vector - 1]->loop();
+  Loop* here = vector == 0 ? control_ : &first_with(vector)->loop();
   for (auto& queue : queues_) {
-    if (vector_of(queue->index()) != vector) continue;
+    if (queue->vector() != vector) continue;
     if (&queue->loop() == here) {
       queue->interrupted();
     } else {
@@ -193,6 +203,7 @@ void DriverCore::on_loop(Loop& loop, std::move_only_function<void()> task) {
 void DriverCore::recover(const Error& reason) {
   if (recovering_ || dead() != 0) return;
   recovering_ = true;
+  reason_ = reason.code() == ETIMEDOUT ? ETIMEDOUT : EIO;
   options_.log.warning("{}: {}; resetting the device", transport_.name(), reason.message());
   pausing_ = queues_.size();
   for (auto& queue : queues_) {
@@ -229,14 +240,23 @@ void DriverCore::restart() {
   }
   ++recovered_;
   recovering_ = false;
-  for (auto& queue : queues_) on_loop(queue->loop(), [&queue = *queue] { queue.resume(); });
+  resume(reason_);
+}
+
+void DriverCore::resume(int reason) {
+  for (auto& queue : queues_) on_loop(queue->loop(), [&queue = *queue, reason] { queue.resume(reason); });
 }
 
 Status DriverCore::bring_back() {
   const virtio::Features before = features_;
   OUTBOARD_CHECK(agree());
   if (features_ != before) return Error(EPROTO, "the device offers other features than before").on(transport_.name());
+  std::vector<std::optional<unsigned>> vectors;
+  for (const auto& queue : queues_) vectors.push_back(queue->vector());
   OUTBOARD_CHECK(build_queues());
+  const auto now = [](const auto& queue) { return queue->vector(); };
+  if (!std::ranges::equal(queues_, vectors, {}, now))
+    return Error(EPROTO, "the device ties its queues to other vectors than before").on(transport_.name());
   return virtio::start_device(transport_);
 }
 
@@ -262,6 +282,7 @@ void DriverCore::stop_queues(std::move_only_function<void()> done) {
       queue.pause();
       queue.watch_.reset();
       queue.timer_.reset();
+      queue.poller_.reset();
       control_->post([left, shared] {
         if (--*left == 0) (*shared)();
       });

@@ -48,7 +48,8 @@ class DriverCore : public std::enable_shared_from_this<DriverCore> {
   Status read_config();
   Status build_queues();
   Status watch_vectors();
-  std::optional<unsigned> vector_of(unsigned queue) const;
+  std::optional<unsigned> wanted_vector(unsigned queue) const;
+  Queue* first_with(unsigned vector) const;
   void watch_queue_vector(unsigned vector);
   void vector_fired(unsigned vector);
   void config_changed();
@@ -57,6 +58,7 @@ class DriverCore : public std::enable_shared_from_this<DriverCore> {
   void paused();
   void restart();
   Status bring_back();
+  void resume(int reason);
   bool may_recover();
   void give_up(int error, const Error& reason, bool keep_memory);
   void on_loop(Loop& loop, std::move_only_function<void()> task);
@@ -74,6 +76,7 @@ class DriverCore : public std::enable_shared_from_this<DriverCore> {
   std::vector<std::unique_ptr<Queue>> queues_;
   Registration config_watch_;
   bool recovering_ = false;
+  int reason_ = 0;  // of the recovery, as an errno value
   std::size_t pausing_ = 0;
   std::atomic<unsigned> recovered_{0};
   std::deque<TimePoint> recent_;

@@ -69,6 +69,7 @@ Status Queue::build(const virtio::Features& features, const Limits& limits, std:
                                                        .max_elements = elements}));
   if (ring.size() < 3) return Error(EPROTO, "a queue of less than 3 entries holds no request").on("queue " + std::to_string(index_));
   ring_.emplace(std::move(ring));
+  vector_ = ring_->vector();
   seg_max_ = std::min<std::uint32_t>(elements, ring_->size()) - 2;
   ring_->disable_interrupts();
   if (!slots_.empty()) return {};
@@ -311,7 +312,7 @@ unsigned Queue::take_used() {
 void Queue::interrupted() {
   if (paused_ || delivering_ != 0) return;
   poll();
-  if (paused_ || core_.options().poll) return;
+  if (paused_ || !vector_) return;
   // True: more came between the last look and arming. Another pass of the loop deals with it, so that others get theirs.
   if (ring_->enable_interrupts()) {
     more_ = loop_.after(Duration(0), [this] {
@@ -398,8 +399,9 @@ void Queue::pause() {
   more_.reset();
 }
 
-/// The device is back, with a new ring: what was in flight goes out again. Everything a disk does can be done twice.
-void Queue::resume() {
+/// The device is there (again), with a new ring: what was in flight goes out again. Everything a disk does can be done
+/// twice. What has been sent too often ends with `reason`.
+void Queue::resume(int reason) {
   if (dead_ != 0) return;
   resend_.clear();
   std::vector<Slot*> given_up;
@@ -408,8 +410,9 @@ void Queue::resume() {
     slot.since = now_;
     (slot.io->error == 0 && ++slot.attempts <= most_attempts ? resend_ : given_up).push_back(&slot);
   }
-  for (Slot* slot : given_up) part_ended(*slot, ETIMEDOUT);  // still paused: what its caller submits now waits
+  for (Slot* slot : given_up) part_ended(*slot, reason);  // still paused: what its caller submits now waits
   paused_ = false;
+  if (!vector_ && !core_.options().poll && !poller_.active()) poller_ = loop_.poll([this] { return poll() != 0; });
   issue_waiting();
   publish();
   interrupted();
@@ -420,6 +423,7 @@ void Queue::give_up(int error, bool keep_memory) {
   dead_ = error;
   more_.reset();
   timer_.reset();
+  poller_.reset();
   for (Slot& slot : slots_) {
     if (slot.io != nullptr) part_ended(slot, error);
   }

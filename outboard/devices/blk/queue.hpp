@@ -49,9 +49,11 @@ class Queue {
   // DriverCore, while nothing else touches the queue.
   Status build(const virtio::Features& features, const Limits& limits, std::optional<unsigned> vector);
   void pause();
-  void resume();
+  void resume(int reason);
   void give_up(int error, bool keep_memory);
   void interrupted();
+  /// What tells that something was used; none: it is polled.
+  std::optional<unsigned> vector() const { return vector_; }
 
   Status check(Io& io) const;
   bool issue(Io& io);
@@ -90,9 +92,11 @@ class Queue {
   unsigned delivering_ = 0;  // completions on the stack
   unsigned idle_polls_ = 0;
   std::uint64_t now_ = 0;    // ticks
+  std::optional<unsigned> vector_;
   Registration timer_;
   Registration more_;
   Registration watch_;
+  Registration poller_;  // where the device has no vector for the queue
 };
 
 }  // namespace outboard::blk
