@@ -1,0 +1,242 @@
+#include <gtest/gtest.h>
+#include <sys/eventfd.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <outboard/testing/vfio_user_peer.hpp>
+#include <outboard/vfio_user/channel.hpp>
+
+namespace outboard::vfio_user {
+namespace {
+
+using testing::joined;
+using testing::open_fds;
+using testing::pattern;
+using testing::VfioUserPeer;
+
+class ChannelTest : public ::testing::Test {
+ protected:
+  ChannelTest() : ChannelTest(VfioUserPeer::pair()) {}
+
+  /// The next message, reading as often as that takes; nothing when no whole one has come.
+  Result<std::optional<Message>> next() {
+    while (true) {
+      OUTBOARD_TRY(const bool ready, channel_.ready());
+      if (ready) return channel_.take();
+      OUTBOARD_TRY(const auto received, channel_.receive(Channel::Wait::no));
+      if (received != Channel::Received::data) return std::nullopt;
+    }
+  }
+  std::optional<Message> expect_message() {
+    auto message = next();
+    EXPECT_TRUE(message && *message);
+    return message ? std::move(*message) : std::nullopt;
+  }
+  int make_fd() {
+    made_.emplace_back(::eventfd(0, EFD_CLOEXEC));
+    return made_.back().get();
+  }
+
+  VfioUserPeer peer_;
+  Channel channel_;
+  std::vector<UniqueFd> made_;
+
+ private:
+  explicit ChannelTest(std::pair<VfioUserPeer, UniqueFd> ends)
+      : peer_(std::move(ends.first)),
+        channel_(std::move(ends.second), {.max_message = 100000, .max_fds = 4, .max_queued = 1 << 20}) {}
+};
+
+TEST_F(ChannelTest, TakesManyMessagesFromOneRead) {
+  std::vector<std::byte> bytes;
+  for (std::uint16_t id = 0; id < 20; ++id) {
+    const auto one = peer_.message(9, pattern(id), {.id = id});
+    bytes.insert(bytes.end(), one.begin(), one.end());
+  }
+  peer_.send_bytes(bytes);
+  ASSERT_EQ(channel_.receive(Channel::Wait::no).value(), Channel::Received::data);
+  for (std::uint16_t id = 0; id < 20; ++id) {
+    ASSERT_TRUE(channel_.ready().value());
+    const Message message = channel_.take();
+    EXPECT_EQ(message.header.msg_id, id);
+    EXPECT_TRUE(std::ranges::equal(message.payload, pattern(id)));
+  }
+  EXPECT_FALSE(channel_.ready().value());
+  EXPECT_FALSE(channel_.partial());
+}
+
+TEST_F(ChannelTest, Row03_AnyChunkingGivesTheSameMessages) {
+  for (std::size_t chunk = 1; chunk < 70; chunk += 3) {
+    std::vector<std::byte> bytes;
+    for (std::uint16_t id = 0; id < 3; ++id) {
+      const auto one = peer_.message(9, pattern(10u * id), {.id = id});
+      bytes.insert(bytes.end(), one.begin(), one.end());
+    }
+    std::vector<std::uint16_t> ids;
+    for (std::size_t at = 0; at < bytes.size(); at += chunk) {
+      peer_.send_bytes(Bytes(bytes).subspan(at, std::min(chunk, bytes.size() - at)));
+      while (true) {
+        auto message = next();
+        ASSERT_TRUE(message);
+        if (!*message) break;
+        ids.push_back((*message)->header.msg_id);
+        EXPECT_TRUE(std::ranges::equal((*message)->payload, pattern(10u * (*message)->header.msg_id)));
+      }
+    }
+    EXPECT_EQ(ids, (std::vector<std::uint16_t>{0, 1, 2}));
+  }
+}
+
+TEST_F(ChannelTest, AMessageLongerThanTheBufferIsPutTogether) {
+  peer_.send(std::uint16_t{9}, pattern(90000), {});
+  peer_.send(std::uint16_t{9}, pattern(3), {});
+  EXPECT_EQ(expect_message()->payload.size(), 90000u);
+  EXPECT_EQ(expect_message()->payload.size(), 3u);
+}
+
+TEST_F(ChannelTest, DescriptorsBelongToTheLastMessageBegunInARead) {
+  peer_.send(std::uint16_t{1}, pattern(5), {.id = 1});
+  peer_.send(std::uint16_t{2}, pattern(5), {.id = 2});
+  peer_.send(std::uint16_t{3}, pattern(5), {.id = 3, .fds = {make_fd(), make_fd()}});
+  peer_.send(std::uint16_t{4}, pattern(5), {.id = 4, .fds = {make_fd()}});
+  peer_.send(std::uint16_t{5}, pattern(5), {.id = 5});
+  EXPECT_EQ(expect_message()->fds.size(), 0u);
+  EXPECT_EQ(expect_message()->fds.size(), 0u);
+  EXPECT_EQ(expect_message()->fds.size(), 2u);
+  EXPECT_EQ(expect_message()->fds.size(), 1u);
+  EXPECT_EQ(expect_message()->fds.size(), 0u);
+}
+
+TEST_F(ChannelTest, DescriptorsOfALongMessageComeWithIt) {
+  const auto bytes = peer_.message(2, pattern(80000), {.id = 7});
+  peer_.send(std::uint16_t{1}, pattern(5), {.id = 6});
+  peer_.send_bytes(Bytes(bytes).first(30000), {make_fd()});
+  EXPECT_EQ(expect_message()->header.msg_id, 6);
+  EXPECT_FALSE(next().value());
+  peer_.send_bytes(Bytes(bytes).subspan(30000));
+  peer_.send(std::uint16_t{3}, pattern(5), {.id = 8, .fds = {make_fd(), make_fd()}});
+  const auto message = expect_message();
+  EXPECT_EQ(message->header.msg_id, 7);
+  EXPECT_EQ(message->fds.size(), 1u);
+  EXPECT_EQ(expect_message()->fds.size(), 2u);
+}
+
+TEST_F(ChannelTest, WhatNobodyTakesIsClosed) {
+  const int fd = make_fd();
+  const std::size_t before = open_fds();
+  peer_.send(std::uint16_t{1}, {}, {.fds = {fd, fd}});
+  expect_message();
+  EXPECT_EQ(open_fds(), before);
+  peer_.send(std::uint16_t{1}, pattern(10), {.size = 50, .fds = {fd, fd}});
+  EXPECT_FALSE(next().value());
+  EXPECT_EQ(open_fds(), before + 2);
+  channel_.close();
+  EXPECT_EQ(open_fds(), before - 1);  // the socket, too
+}
+
+TEST_F(ChannelTest, Row02_EofInsideAMessageIsAnError) {
+  peer_.send_bytes(Bytes(pattern(5)));
+  peer_.close();
+  const auto message = next();
+  ASSERT_FALSE(message);
+  EXPECT_EQ(message.error().code(), ECONNRESET);
+}
+
+TEST_F(ChannelTest, Row01_EofBetweenMessagesIsTheEnd) {
+  peer_.send(std::uint16_t{1}, pattern(5), {});
+  peer_.close();
+  expect_message();
+  EXPECT_EQ(channel_.receive(Channel::Wait::no).value(), Channel::Received::end);
+}
+
+TEST_F(ChannelTest, Row05And06And07_AHeaderThatIsNoneIsRefusedAsSoonAsItIsThere) {
+  const VfioUserPeer::Shape shapes[] = {{.size = 0}, {.size = 15}, {.size = 100001}, {.size = UINT32_MAX},
+                                        {.flags = 2}, {.flags = 0x1f}};
+  for (const auto& shape : shapes) {
+    auto [peer, socket] = VfioUserPeer::pair();
+    Channel channel(std::move(socket), {.max_message = 100000, .max_fds = 4});
+    peer.send(std::uint16_t{9}, {}, shape);
+    ASSERT_TRUE(channel.receive(Channel::Wait::no));
+    EXPECT_EQ(channel.ready().error().code(), EPROTO);
+  }
+}
+
+TEST_F(ChannelTest, Row09_TooManyDescriptorsAreAllClosedAndSaidToBeLost) {
+  for (const std::size_t count : {5u, 6u, 100u}) {
+    std::vector<int> fds(count, make_fd());
+    const std::size_t before = open_fds();
+    peer_.send(std::uint16_t{1}, pattern(5), {.fds = fds});
+    const auto message = expect_message();
+    EXPECT_TRUE(message->fds_lost);
+    EXPECT_TRUE(message->fds.empty());
+    EXPECT_EQ(open_fds(), before);
+  }
+  peer_.send(std::uint16_t{1}, pattern(5), {.fds = {made_[0].get()}});
+  EXPECT_FALSE(expect_message()->fds_lost);
+}
+
+TEST_F(ChannelTest, Row10_DescriptorsInTheMiddleOfAMessageAreAnErrorAtOnce) {
+  const auto bytes = peer_.message(2, pattern(50), {});
+  for (const std::size_t first : {16u, 20u, 65u}) {
+    auto [peer, socket] = VfioUserPeer::pair();
+    Channel channel(std::move(socket), {.max_message = 100000, .max_fds = 4});
+    peer.send_bytes(Bytes(bytes).first(first));
+    ASSERT_TRUE(channel.receive(Channel::Wait::no));
+    ASSERT_FALSE(channel.ready().value());
+    peer.send_bytes(Bytes(bytes).subspan(first, 1), {make_fd()});
+    ASSERT_TRUE(channel.receive(Channel::Wait::no));
+    EXPECT_EQ(channel.ready().error().code(), EPROTO);
+  }
+}
+
+TEST_F(ChannelTest, WhatTheSocketDoesNotTakeIsKeptAndSentLaterWithItsDescriptors) {
+  const int size = 4096;
+  ::setsockopt(channel_.fd(), SOL_SOCKET, SO_SNDBUF, &size, sizeof size);
+  const int fd = make_fd();
+  for (std::uint16_t id = 0; id < 100; ++id) {
+    const spec::Header header{.msg_id = id, .command = 1, .msg_size = 16 + 3000, .flags = 0, .error = 0};
+    const int fds[] = {fd};
+    ASSERT_TRUE(channel_.send(as_bytes_of(header), pattern(3000, id), id % 10 == 0 ? std::span<const int>(fds)
+                                                                                 : std::span<const int>{}));
+  }
+  EXPECT_GT(channel_.queued(), 0u);
+  for (std::uint16_t id = 0; id < 100; ++id) {
+    auto message = peer_.receive();
+    while (!message) {
+      ASSERT_TRUE(channel_.flush());
+      message = peer_.receive();
+    }
+    EXPECT_EQ(message->header.msg_id, id);
+    EXPECT_TRUE(std::ranges::equal(message->payload, pattern(3000, id)));
+    EXPECT_EQ(message->fds.size(), id % 10 == 0 ? 1u : 0u);
+  }
+  EXPECT_EQ(channel_.queued(), 0u);
+}
+
+TEST_F(ChannelTest, Row64_WhatIsKeptHasABound) {
+  const std::size_t before = open_fds();
+  Status status;
+  int sent = 0;
+  const int fds[] = {channel_.fd()};
+  for (; sent < 1000 && status; ++sent) {
+    const spec::Header header{.msg_id = 1, .command = 1, .msg_size = 16 + 50000, .flags = 0, .error = 0};
+    status = channel_.send(as_bytes_of(header), pattern(50000), fds);
+  }
+  ASSERT_FALSE(status);
+  EXPECT_EQ(status.error().code(), ENOBUFS);
+  EXPECT_LE(channel_.queued(), std::size_t{1} << 20);
+  channel_.close();
+  peer_.close();
+  EXPECT_EQ(open_fds(), before - 2);
+}
+
+TEST_F(ChannelTest, Row85_SendingToAPeerThatIsGoneIsAnErrorNotASignal) {
+  peer_.close();
+  const spec::Header header{.msg_id = 1, .command = 1, .msg_size = 16, .flags = 0, .error = 0};
+  const auto sent = channel_.send(as_bytes_of(header));
+  ASSERT_FALSE(sent);
+  EXPECT_EQ(sent.error().code(), EPIPE);
+}
+
+}  // namespace
+}  // namespace outboard::vfio_user

@@ -1,0 +1,190 @@
+#include <fcntl.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include <outboard/testing/vfio_user_server_test.hpp>
+#include <outboard/vfio_user/client.hpp>
+
+// The socket: who has it, what is left of it, who may use it.
+
+namespace outboard::vfio_user {
+namespace {
+
+using testing::PlainFunction;
+
+class ServerSocket : public testing::VfioUserServerTest {
+ protected:
+  Result<Server> another() { return Server::listen(path(), PlainFunction::factory({}), {.loop = &loop_}); }
+  bool exists(const std::string& what) const { return ::access(what.c_str(), F_OK) == 0; }
+  /// A socket at the path with nobody behind it, as a server that was killed leaves it.
+  void leave_dead_socket() const {
+    const UniqueFd socket = listening();
+  }
+  UniqueFd listening() const {
+    UniqueFd socket(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
+    sockaddr_un address{};
+    address.sun_family = AF_UNIX;
+    path().copy(address.sun_path, sizeof address.sun_path - 1);
+    EXPECT_EQ(::bind(socket.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address), 0);
+    EXPECT_EQ(::listen(socket.get(), 1), 0);
+    return socket;
+  }
+};
+
+TEST_F(ServerSocket, IsRemovedAtTheEnd) {
+  serve();
+  EXPECT_TRUE(exists(path()));
+  server_.reset();
+  EXPECT_FALSE(exists(path()));
+  EXPECT_FALSE(exists(path() + ".lock"));
+}
+
+TEST_F(ServerSocket, OfALiveServerIsRefused) {
+  serve();
+  const auto second = another();
+  ASSERT_FALSE(second);
+  EXPECT_EQ(second.error().code(), EADDRINUSE);
+  EXPECT_EQ(second.error().subject(), path());
+  EXPECT_FALSE(second.error().cure().empty());
+  Peer peer = client();
+  EXPECT_TRUE(alive(peer));
+}
+
+TEST_F(ServerSocket, OfAnotherLiveServerIsRefused) {
+  const UniqueFd other = listening();
+  EXPECT_EQ(another().error().code(), EADDRINUSE);
+  EXPECT_TRUE(exists(path()));
+}
+
+TEST_F(ServerSocket, OfADeadServerIsReplaced) {
+  leave_dead_socket();
+  ASSERT_TRUE(exists(path()));
+  Peer peer = client();
+  EXPECT_TRUE(alive(peer));
+}
+
+TEST_F(ServerSocket, LeftWithItsLockFileByADeadServerIsReplaced) {
+  leave_dead_socket();
+  dir_.make_file("s.lock", 10);
+  Peer peer = client();
+  EXPECT_TRUE(alive(peer));
+}
+
+TEST_F(ServerSocket, ThatIsSomethingElseIsLeftAlone) {
+  dir_.make_file("s", 10);
+  EXPECT_EQ(another().error().code(), EADDRINUSE);
+  EXPECT_TRUE(exists(path()));
+}
+
+TEST_F(ServerSocket, ThatSomeoneElsePutInOurPlaceIsNotRemoved) {
+  serve();
+  ASSERT_EQ(::unlink(path().c_str()), 0);
+  const UniqueFd other = listening();
+  server_.reset();
+  EXPECT_TRUE(exists(path()));
+}
+
+TEST_F(ServerSocket, InADirectoryThatIsNotThereSaysSo) {
+  const auto server = Server::listen(dir_.path("no/s"), PlainFunction::factory({}), {.loop = &loop_});
+  ASSERT_FALSE(server);
+  EXPECT_EQ(server.error().code(), ENOENT);
+  EXPECT_FALSE(server.error().cure().empty());
+}
+
+TEST_F(ServerSocket, WithAPathTooLongSaysSo) {
+  const auto server =
+      Server::listen(dir_.path(std::string(200, 'x')), PlainFunction::factory({}), {.loop = &loop_});
+  EXPECT_EQ(server.error().code(), ENAMETOOLONG);
+  EXPECT_EQ(Client::connect(std::string(200, 'x')).error().code(), ENAMETOOLONG);
+}
+
+TEST_F(ServerSocket, HasThePermissionsThatWereAskedFor) {
+  server_options_.socket_mode = 0660;
+  serve();
+  struct stat status {};
+  ASSERT_EQ(::stat(path().c_str(), &status), 0);
+  EXPECT_EQ(status.st_mode & 0777, 0660u);
+}
+
+TEST_F(ServerSocket, IsNotLeftWhenTheFunctionCannotBeMade) {
+  const auto server = Server::listen(
+      path(), [](Loop&, Log) -> Result<std::unique_ptr<pci::Function>> { return Error(ENODEV, "no such disk"); },
+      {.loop = &loop_});
+  EXPECT_EQ(server.error().code(), ENODEV);
+  EXPECT_FALSE(exists(path()));
+}
+
+TEST_F(ServerSocket, ThatListensAlreadyIsAdopted) {
+  auto server = Server::adopt(listening(), PlainFunction::factory({}, &function_), {.loop = &loop_});
+  ASSERT_TRUE(server) << server.error().message();
+  server_.emplace(std::move(*server));
+  Peer peer = client();
+  EXPECT_TRUE(alive(peer));
+  server_.reset();
+  EXPECT_TRUE(exists(path()));  // it is somebody else's
+}
+
+TEST_F(ServerSocket, ThatDoesNotListenIsNotAdopted) {
+  UniqueFd socket(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  EXPECT_EQ(Server::adopt(std::move(socket), PlainFunction::factory({}), {.loop = &loop_}).error().code(), EINVAL);
+  EXPECT_EQ(Server::adopt(dir_.make_file("f", 1), PlainFunction::factory({}), {.loop = &loop_}).error().code(), EINVAL);
+}
+
+TEST_F(ServerSocket, TellsWhoIsConnected) {
+  serve();
+  EXPECT_FALSE(server_->client());
+  Peer peer = client();
+  ASSERT_TRUE(server_->client());
+  EXPECT_EQ(server_->client()->pid, ::getpid());
+  EXPECT_EQ(server_->client()->uid, ::getuid());
+  ASSERT_TRUE(noted_client(path()));
+  peer.close();
+  pump();
+  EXPECT_FALSE(server_->client());
+  EXPECT_FALSE(noted_client(path()));
+}
+
+TEST_F(ServerSocket, RunsInSomeoneElsesLoopByItsDescriptor) {
+  auto server = Server::listen(path(), PlainFunction::factory({}, &function_));
+  ASSERT_TRUE(server);
+  EXPECT_GE(server->fd(), 0);
+  Peer peer = Peer::connect_to(path());
+  peer.send_version(usual_json);
+  std::optional<Message> reply;
+  const auto watch = loop_.watch(server->fd(), Ready::readable, [&](Ready) { EXPECT_TRUE(server->process()); });
+  loop_.run_until([&] { return (reply = peer.receive()).has_value(); });
+  EXPECT_EQ(reply->error(), 0);
+}
+
+TEST_F(ServerSocket, OnALoopOfSomeoneElseIsNotRun) {
+  serve();
+  EXPECT_EQ(server_->run(), 1);
+  EXPECT_EQ(server_->fd(), -1);
+}
+
+// What a client says about a socket that it cannot use.
+
+TEST_F(ServerSocket, WhereNobodyIsSaysHowToStartAServer) {
+  const auto client = Client::connect(path());
+  ASSERT_FALSE(client);
+  EXPECT_EQ(client.error().code(), ENOENT);
+  EXPECT_EQ(client.error().subject(), "vfio-user:" + path());
+  EXPECT_FALSE(client.error().cure().empty());
+}
+
+TEST_F(ServerSocket, OfADeadServerIsToldApart) {
+  leave_dead_socket();
+  EXPECT_EQ(Client::connect(path()).error().code(), ECONNREFUSED);
+  dir_.make_file("file", 1);
+  EXPECT_EQ(Client::connect(dir_.path("file")).error().code(), ECONNREFUSED);
+}
+
+TEST_F(ServerSocket, OfAServerThatDoesNotAnswerIsToldApart) {
+  const UniqueFd other = listening();
+  EXPECT_EQ(Client::connect(path(), {.timeout = std::chrono::milliseconds(20)}).error().code(), ETIMEDOUT);
+}
+
+}  // namespace
+}  // namespace outboard::vfio_user
