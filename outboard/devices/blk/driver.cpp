@@ -70,14 +70,18 @@ Status Driver::run(Io& io) {
   Queue& queue = *core_->queues()[0];
   if (reactor == nullptr || &queue.loop() != reactor)
     return Error(ENOTSUP, "the driver runs on a loop of the caller's").cure("use the asynchronous calls of its queues");
-  // Before anything is started, since what is started has to be waited for. EDEADLK: somewhere below us the loop runs.
+  // Before anything is started, since what is started has to be waited for.
+  const bool nested = std::ranges::any_of(core_->queues(), [&](const auto& each) {
+    return &each->loop() == reactor && each->delivering();
+  });
+  if (nested) return Error(EDEADLK, "called from inside a completion");
+  // EDEADLK: somewhere below us the loop runs.
   OUTBOARD_TRY(const bool did, reactor->run_once(Duration(0)));
   static_cast<void>(did);
   bool ended = false;
   io.context = &ended;
   io.done = [](Io& done) { *static_cast<bool*>(done.context) = true; };
   const bool poll = core_->options().poll;
-  if (poll && queue.delivering()) return Error(EDEADLK, "called from inside a completion");
   OUTBOARD_CHECK(queue.submit(io));
   queue.publish();
   for (unsigned round = 1; !ended; ++round) {
