@@ -5,16 +5,6 @@
 #include <utility>
 
 namespace outboard::virtio {
-namespace {
-
-/// Something that only this thread has, and that is cheap to find.
-const void* this_thread() {
-  static thread_local const char mark = 0;
-  return &mark;
-}
-
-}  // namespace
-
 DeviceQueue::DeviceQueue(const Environment& environment) : env_(environment), view_(*environment.memory) {}
 
 DeviceQueue::~DeviceQueue() = default;
@@ -37,15 +27,18 @@ void DeviceQueue::start(const QueueState& state, const Rules& rules) {
     split_.start(ring_rules, state);
   }
   if (slot_count_ < state.size) slots_ = std::make_unique<RequestSlot[]>(slot_count_ = state.size);
-  free_.clear();
-  for (std::uint32_t slot = slot_count_; slot-- > 0;) {
+  free_.resize(slot_count_);
+  free_count_ = slot_count_;
+  for (std::uint32_t slot = 0; slot < slot_count_; ++slot) {
+    slots_[slot].queue = this;
     slots_[slot].state = RequestSlot::State::free;
-    free_.push_back(static_cast<std::uint16_t>(slot));
+    slots_[slot].bounce.reset();
+    free_[slot] = &slots_[slot];
   }
-  batch_.clear();
-  batch_.reserve(state.size);
+  batch_.resize(state.size);
+  batched_ = 0;
   waiting_.clear();
-  order_.assign(in_order_ ? state.size : 0, 0);
+  order_.assign(in_order_ ? state.size : 0, nullptr);
   order_first_ = order_count_ = 0;
   spilled_ = 0;
   bounced_ = 0;
@@ -56,7 +49,15 @@ void DeviceQueue::start(const QueueState& state, const Rules& rules) {
   kick();  // VIRTIO 1.4, 2.1.2 lets buffers be there before DRIVER_OK; nobody will kick for them again
 }
 
-void DeviceQueue::update_serving() { serving_ = phase_ == Phase::running && bound_ && !paused_; }
+void DeviceQueue::update_serving() {
+  serving_ = phase_ == Phase::running && bound_ && !paused_;
+  update_plain_thread();
+}
+
+void DeviceQueue::update_plain_thread() {
+  const bool plain = in_pass_ && serving_ && !in_order_ && !stalled_;
+  plain_thread_.store(plain ? this_thread() : nullptr, std::memory_order_relaxed);
+}
 
 bool DeviceQueue::can_publish() const {
   const bool wanted = phase_ == Phase::running || (phase_ == Phase::stopping && stop_mode_ == StopMode::drain);
@@ -76,9 +77,11 @@ bool DeviceQueue::process() {
   in_pass_ = true;
   pass_thread_.store(this_thread(), std::memory_order_relaxed);
   loop_thread_.store(this_thread(), std::memory_order_relaxed);
+  update_plain_thread();
   const bool found = pass();
-  pass_thread_.store(nullptr, std::memory_order_relaxed);
   in_pass_ = false;
+  plain_thread_.store(nullptr, std::memory_order_relaxed);
+  pass_thread_.store(nullptr, std::memory_order_relaxed);
   if (stopped_) finish_if_quiet();
   return found;
 }
@@ -112,7 +115,7 @@ template <typename Ring>
 unsigned DeviceQueue::drain(Ring& ring, unsigned budget) {
   unsigned taken = 0;
   while (taken < budget && next_replay_ < replays_.size() && can_run() && !stalled_) {
-    if (!take(ring, &replays_[next_replay_])) return taken;
+    if (!take<true>(ring)) return taken;
     ++taken;
   }
   while (taken < budget && can_run() && !stalled_) {
@@ -123,51 +126,43 @@ unsigned DeviceQueue::drain(Ring& ring, unsigned budget) {
       }
       if (ring.exhausted()) return taken;
     }
-    if (!take(ring, nullptr)) return taken;
+    if (!take<false>(ring)) return taken;
     ++taken;
   }
   return taken;
 }
 
+template <bool again, typename Ring>
+[[gnu::always_inline]] inline const RingRule* DeviceQueue::parse(Ring& ring, RequestSlot& slot) {
+  if constexpr (again) return ring.parse_again(replays_[next_replay_], slot, view_);
+  return ring.parse(slot, view_);
+}
+
 /// Takes the next buffer, or, again, one that was in flight before. False: not now, or never.
-template <typename Ring>
-bool DeviceQueue::take(Ring& ring, const InFlight* again) {
-  RequestSlot& slot = slots_[free_.back()];  // there is one: the ring has checked that no more is popped than it has room for
-  for (unsigned attempt = 0;; ++attempt) {
-    const RingRule* rule = again != nullptr ? ring.parse_again(*again, slot, view_) : ring.parse(slot, view_);
-    if (rule == nullptr) rule = resolve(slot);
-    if (view_.generation() != bound_generation_ && attempt < map_attempts) [[unlikely]] {
-      // The map has changed meanwhile. What was found on the old one does not count.
-      refresh_memory();
-      if (!can_run()) return false;
-      continue;
-    }
-    if (rule != nullptr) [[unlikely]] {
-      if (!hold_for_map(*rule)) break_queue(*rule);
-      return false;
-    }
-    break;
+template <bool again, typename Ring>
+bool DeviceQueue::take(Ring& ring) {
+  RequestSlot& slot = *free_[free_count_ - 1];  // there is one: the ring has checked that it has room for what is popped
+  const RingRule* rule = parse<again>(ring, slot);
+  slot.plain = true;
+  if (rule != nullptr || slot.chain.unresolved() || slot.chain.is_long() || view_.generation() != bound_generation_)
+      [[unlikely]] {
+    if (!take_slowly<again>(ring, slot, rule)) return false;
   }
-  if ((slot.chain.spilled() | (slot.bounce ? 1U : 0U)) != 0) [[unlikely]] {
-    if (!has_room_for(slot)) return false;
-    spilled_ += slot.chain.spilled();
-  }
-  free_.pop_back();
-  if (again != nullptr) {
+  --free_count_;
+  if constexpr (again) {
     ring.commit_again(slot);
-    slot.replayed = true;
     ++next_replay_;
   } else {
     ring.commit(slot);
     ring.prefetch();
   }
+  slot.replayed = again;
   slot.order = ++pops_;
+  slot.generation = bound_generation_;
   slot.rewind();
   if (env_.journal != nullptr) [[unlikely]] journal_popped(ring.in_flight(slot));
-  if (in_order_) {
-    order_[(order_first_ + order_count_++) % order_.size()] = index_of(slot);
-  }
-  if (slot.bounce) [[unlikely]] {
+  if (in_order_) order_[(order_first_ + order_count_++) % order_.size()] = &slot;
+  if (!slot.plain && slot.bounce) [[unlikely]] {
     fetch(slot);
   } else {
     deliver(slot);
@@ -175,10 +170,28 @@ bool DeviceQueue::take(Ring& ring, const InFlight* again) {
   return true;
 }
 
-void DeviceQueue::deliver(RequestSlot& slot) {
-  slot.state = RequestSlot::State::delivered;
-  ++tokens_;
-  env_.device->handle(Request(*this, index_of(slot)));
+/// The rest of taking a buffer that is not a matter of a few compares: `rule` is what parsing it said.
+template <bool again, typename Ring>
+[[gnu::noinline]] bool DeviceQueue::take_slowly(Ring& ring, RequestSlot& slot, const RingRule* rule) {
+  for (unsigned attempt = 0;; ++attempt) {
+    if (rule == nullptr && slot.chain.unresolved()) rule = resolve(slot);
+    if (view_.generation() == bound_generation_ || attempt == map_attempts) break;
+    // The map has changed meanwhile. What was found on the old one does not count.
+    refresh_memory();
+    if (!can_run()) return false;
+    rule = parse<again>(ring, slot);
+  }
+  if (rule != nullptr) {
+    if (!hold_for_map(*rule)) break_queue(*rule);
+    return false;
+  }
+  slot.plain = !slot.chain.is_long() && !slot.bounce;
+  if (!has_room_for(slot)) {
+    stall();
+    return false;
+  }
+  spilled_ += slot.chain.spilled();
+  return true;
 }
 
 /// The end of a pass: publishes what was answered in it, and asks to be kicked. One full fence serves both. Returns
@@ -186,11 +199,11 @@ void DeviceQueue::deliver(RequestSlot& slot) {
 template <typename Ring>
 bool DeviceQueue::settle(Ring& ring, bool budget_left) {
   if (!can_run()) {
-    if (!batch_.empty() && can_publish()) notify(ring);
+    if (batched_ != 0 && can_publish()) notify(ring);
     return false;
   }
   const bool arm = budget_left && !stalled_ && !env_.poll;
-  const bool published = !batch_.empty();
+  const bool published = batched_ != 0;
   if (published) publish(ring);
   if (arm) ring.arm();
   if (published || arm) memory::full_fence();  // S7, P5
@@ -211,7 +224,7 @@ bool DeviceQueue::settle(Ring& ring, bool budget_left) {
 
 template <typename Ring>
 void DeviceQueue::publish(Ring& ring) {
-  ring.fill(batch_);
+  ring.fill({batch_.data(), batched_});
   if (env_.journal != nullptr) [[unlikely]] {
     journal_batch();
     env_.journal->publishing(env_.index, journal_batch_, ring.next_used(), ring.used_wrap());
@@ -220,7 +233,7 @@ void DeviceQueue::publish(Ring& ring) {
   } else {
     ring.expose();
   }
-  batch_.clear();
+  batched_ = 0;
 }
 
 /// Publishes outside a pass.
@@ -232,7 +245,7 @@ void DeviceQueue::notify(Ring& ring) {
 }
 
 void DeviceQueue::flush() {
-  if (in_pass_ || batch_.empty() || !can_publish()) return;
+  if (in_pass_ || batched_ == 0 || !can_publish()) return;
   if (packed_) {
     notify(packed_ring_);
   } else {
@@ -259,7 +272,7 @@ void DeviceQueue::journal_popped(const InFlight& buffer) {
 
 void DeviceQueue::journal_batch() {
   journal_batch_.clear();
-  for (const UsedBuffer& used : batch_) {
+  for (const UsedBuffer& used : std::span(batch_).first(batched_)) {
     const InFlight buffer{.head = used.head, .id = used.id, .descriptors = used.ring_count, .chain = {}};
     journal_batch_.push_back({buffer, used.length});
   }
@@ -279,15 +292,14 @@ void DeviceQueue::set_paused(bool paused) {
 
 // Answers.
 
-void DeviceQueue::answer(std::uint16_t slot, Answer answer) {
+void DeviceQueue::answer(RequestSlot& slot, Answer answer) {
   const void* here = this_thread();
-  if (pass_thread_.load(std::memory_order_relaxed) == here) [[likely]] return answer_here(slot, answer);
+  if (pass_thread_.load(std::memory_order_relaxed) == here) return answer_here(slot, answer);
   if (loop_thread_.load(std::memory_order_relaxed) == here && env_.loop->in_loop_thread()) return answer_here(slot, answer);
   answer_elsewhere(slot, answer);
 }
 
-void DeviceQueue::answer_here(std::uint16_t index, Answer answer) {
-  RequestSlot& slot = slots_[index];
+void DeviceQueue::answer_here(RequestSlot& slot, Answer answer) {
   if (pinned_ != 0) unpin(slot);
   if (answer == Answer::complete) [[likely]] {
     completed(slot);
@@ -300,14 +312,14 @@ void DeviceQueue::answer_here(std::uint16_t index, Answer answer) {
   token_returned();
 }
 
-void DeviceQueue::answer_elsewhere(std::uint16_t slot, Answer answer) {
+void DeviceQueue::answer_elsewhere(RequestSlot& slot, Answer answer) {
   std::shared_ptr<DeviceQueue> last;  // destroys this, after the lock is gone
   const std::lock_guard lock(remote_mutex_);
   if (abandoned_.load(std::memory_order_relaxed)) {
     if (--tokens_ == 0) last = std::move(self_);
     return;
   }
-  remote_.push_back({slot, answer});
+  remote_.push_back({&slot, answer});
   if (remote_.size() == 1) {
     env_.loop->post([self = shared_from_this()] { self->take_remote_answers(); });
   }
@@ -320,7 +332,7 @@ void DeviceQueue::take_remote_answers() {
     if (abandoned_.load(std::memory_order_relaxed)) return;  // they have been counted there
     answers.swap(remote_);
   }
-  for (const Remote& remote : answers) answer_here(remote.slot, remote.answer);
+  for (const Remote& remote : answers) answer_here(*remote.slot, remote.answer);
   flush();
 }
 
@@ -336,13 +348,12 @@ void DeviceQueue::completed(RequestSlot& slot) {
 }
 
 void DeviceQueue::give_back(RequestSlot& slot) {
-  slot.used_length = slot.written_length();
   if (in_order_) {
     slot.state = RequestSlot::State::done;
     give_back_in_order();
   } else if (!bound_ || paused_) [[unlikely]] {
     slot.state = RequestSlot::State::done;
-    waiting_.push_back(index_of(slot));
+    waiting_.push_back(&slot);
   } else {
     put_in_batch(slot);
   }
@@ -354,7 +365,7 @@ void DeviceQueue::give_back(RequestSlot& slot) {
 void DeviceQueue::give_back_in_order() {
   if (!bound_ || paused_) return;
   while (order_count_ != 0) {
-    RequestSlot& slot = slots_[order_[order_first_]];
+    RequestSlot& slot = *order_[order_first_];
     if (slot.state != RequestSlot::State::done) return;
     order_first_ = (order_first_ + 1) % static_cast<std::uint32_t>(order_.size());
     --order_count_;
@@ -363,29 +374,25 @@ void DeviceQueue::give_back_in_order() {
 }
 
 void DeviceQueue::put_in_batch(RequestSlot& slot) {
-  batch_.push_back({.head = slot.head,
-                    .id = slot.id,
-                    .ring_count = slot.ring_count,
-                    .filled = slot.write.done == slot.chain.writable_bytes(),
-                    .length = slot.used_length});
+  batch_[batched_++] = slot.used();
   free_slot(slot);
 }
 
 void DeviceQueue::free_slot(RequestSlot& slot) {
   slot.state = RequestSlot::State::free;
-  if ((slot.chain.spilled() | (slot.bounce ? 1U : 0U)) != 0) [[unlikely]] {
+  if (!slot.plain) {
     spilled_ -= slot.chain.spilled();
     if (slot.bounce) bounced_ -= slot.bounce->bytes.size();
     slot.bounce.reset();
     slot.chain.trim();
   }
-  free_.push_back(index_of(slot));
+  free_[free_count_++] = &slot;
 }
 
 void DeviceQueue::token_returned() {
   --tokens_;
   if (stalled_) [[unlikely]] {
-    stalled_ = false;  // it may have been this one's memory that was wanted
+    stalled_ = false;  // it may have been this one's room that was wanted
     kick();
   }
   if (phase_ == Phase::stopping) [[unlikely]] finish_if_quiet();
@@ -446,6 +453,7 @@ void DeviceQueue::abandon() {
   stopped_ = nullptr;
   const std::lock_guard lock(remote_mutex_);
   abandoned_.store(true, std::memory_order_relaxed);
+  plain_thread_.store(nullptr, std::memory_order_relaxed);
   pass_thread_.store(nullptr, std::memory_order_relaxed);
   loop_thread_.store(nullptr, std::memory_order_relaxed);
   tokens_ -= static_cast<std::uint32_t>(remote_.size());

@@ -103,8 +103,6 @@ class DeviceQueue final : public memory::MapUser, public std::enable_shared_from
   std::uint32_t tokens_out() const { return tokens_; }
 
   // What a Request does.
-  RequestSlot& slot(std::uint16_t slot) { return slots_[slot]; }
-  const RequestSlot& slot(std::uint16_t slot) const { return slots_[slot]; }
   Status copy_in(RequestSlot& slot, MutableBytes into);  ///< these: as the calls of Request
   Status skip_in(RequestSlot& slot, std::uint64_t length);
   Status copy_out(RequestSlot& slot, Bytes from);
@@ -114,7 +112,17 @@ class DeviceQueue final : public memory::MapUser, public std::enable_shared_from
   void pieces_written(RequestSlot& slot, std::uint64_t length);
   void unpin(RequestSlot& slot);
   enum class Answer : std::uint8_t { complete, drop, violation };
-  void answer(std::uint16_t slot, Answer answer);
+  void answer(RequestSlot& slot, Answer answer);
+  /// answer(slot, Answer::complete), in the shortest way where nothing is special.
+  void complete(RequestSlot& slot) {
+    if (plain_thread_.load(std::memory_order_relaxed) != this_thread() || !slot.plain) [[unlikely]] {
+      return answer(slot, Answer::complete);
+    }
+    batch_[batched_++] = slot.used();
+    slot.state = RequestSlot::State::free;
+    free_[free_count_++] = &slot;
+    --tokens_;
+  }
   void violation(std::string_view clause, std::string_view what) {
     if (!abandoned_.load(std::memory_order_relaxed)) env_.owner->queue_broken(env_.index, clause, what);
   }
@@ -126,15 +134,22 @@ class DeviceQueue final : public memory::MapUser, public std::enable_shared_from
     Loop::Task released;
   };
   struct Remote {
-    std::uint16_t slot;
+    RequestSlot* slot;
     Answer answer;
   };
 
   /// Once more, how many times a buffer is taken when the map changes while it is.
   static constexpr unsigned map_attempts = 4;
 
+  /// Something that only this thread has, and that is cheap to find.
+  static const void* this_thread() {
+    static thread_local const char mark = 0;
+    return &mark;
+  }
+
   bool can_run() const { return serving_ && !halted_.load(std::memory_order_relaxed); }
   void update_serving();
+  void update_plain_thread();
 
   // Passes: device_queue.cpp
   bool pass();
@@ -142,8 +157,12 @@ class DeviceQueue final : public memory::MapUser, public std::enable_shared_from
   bool run_ring(Ring& ring);
   template <typename Ring>
   unsigned drain(Ring& ring, unsigned budget);
-  template <typename Ring>
-  bool take(Ring& ring, const InFlight* again);
+  template <bool again, typename Ring>
+  bool take(Ring& ring);
+  template <bool again, typename Ring>
+  const RingRule* parse(Ring& ring, RequestSlot& slot);
+  template <bool again, typename Ring>
+  bool take_slowly(Ring& ring, RequestSlot& slot, const RingRule* rule);
   template <typename Ring>
   bool settle(Ring& ring, bool budget_left);
   template <typename Ring>
@@ -158,11 +177,14 @@ class DeviceQueue final : public memory::MapUser, public std::enable_shared_from
   void break_queue(const RingRule& rule);
 
   // Slots
-  std::uint16_t index_of(const RequestSlot& slot) const { return static_cast<std::uint16_t>(&slot - slots_.get()); }
-  void deliver(RequestSlot& slot);
+  void deliver(RequestSlot& slot) {
+    slot.state = RequestSlot::State::delivered;
+    ++tokens_;
+    env_.device->handle(Request(slot));
+  }
   void free_slot(RequestSlot& slot);
-  void answer_here(std::uint16_t slot, Answer answer);
-  void answer_elsewhere(std::uint16_t slot, Answer answer);
+  void answer_here(RequestSlot& slot, Answer answer);
+  void answer_elsewhere(RequestSlot& slot, Answer answer);
   void take_remote_answers();
   void completed(RequestSlot& slot);
   void put_in_batch(RequestSlot& slot);
@@ -180,6 +202,10 @@ class DeviceQueue final : public memory::MapUser, public std::enable_shared_from
   const RingRule* resolve_element(RequestSlot& slot, std::uint32_t index);
   bool has_room_for(const RequestSlot& slot) const;
   bool hold_for_map(const RingRule& rule);
+  void stall() {
+    stalled_ = true;
+    update_plain_thread();
+  }
   template <typename Each>
   Status walk(RequestSlot& slot, ChainCursor& cursor, std::uint64_t length, Each&& each);
   template <typename Each>
@@ -217,15 +243,17 @@ class DeviceQueue final : public memory::MapUser, public std::enable_shared_from
   SplitDeviceRing split_;
   PackedDeviceRing packed_ring_;
   MemoryView view_;
-  std::vector<UsedBuffer> batch_;  ///< answered and not published; the ring is bound while there are any
+  std::vector<UsedBuffer> batch_;  ///< answered and not published: `batched_` of them, and the ring is bound
+  std::uint32_t batched_ = 0;
 
   std::unique_ptr<RequestSlot[]> slots_;
   std::uint32_t slot_count_ = 0;
-  std::vector<std::uint16_t> free_;
-  std::vector<std::uint16_t> order_;  ///< IN_ORDER: slots in the order they were popped, a ring buffer
+  std::vector<RequestSlot*> free_;  ///< a stack, so that the slot used last is used next
+  std::uint32_t free_count_ = 0;
+  std::vector<RequestSlot*> order_;  ///< IN_ORDER: slots in the order they were popped, a ring buffer
   std::uint32_t order_first_ = 0;
   std::uint32_t order_count_ = 0;
-  std::vector<std::uint16_t> waiting_;  ///< answered while the ring was away
+  std::vector<RequestSlot*> waiting_;  ///< answered while the ring was away
   std::uint64_t pops_ = 0;
   std::uint32_t tokens_ = 0;
   std::uint32_t transfers_ = 0;
@@ -247,7 +275,8 @@ class DeviceQueue final : public memory::MapUser, public std::enable_shared_from
   std::vector<Journal::Completion> journal_batch_;
 
   // Answers from other threads, and the end of the queue.
-  std::atomic<const void*> pass_thread_{nullptr};  ///< who is in process() now
+  std::atomic<const void*> plain_thread_{nullptr};  ///< who is in process() now, if answers need nothing special there
+  std::atomic<const void*> pass_thread_{nullptr};   ///< who is in process() now
   std::atomic<const void*> loop_thread_{nullptr};  ///< who was last
   std::mutex remote_mutex_;
   std::vector<Remote> remote_;  ///< guarded

@@ -17,7 +17,8 @@ void DeviceQueue::fetch(RequestSlot& slot) {
   bounce.element = 0;
   bounce.at = 0;
   ++transfers_;
-  stalled_ = is_fetching_ = true;
+  is_fetching_ = true;
+  stall();
   transfer_next(slot, Access::read);
 }
 
@@ -82,6 +83,7 @@ void DeviceQueue::transferred(RequestSlot& slot, Access access, const Status& st
 
 void DeviceQueue::fetched(RequestSlot& slot) {
   stalled_ = false;
+  if (in_pass_) update_plain_thread();
   deliver(slot);
   if (in_pass_) return;  // the pass goes on
   env_.device->batch_end(env_.index);

@@ -52,7 +52,7 @@ std::optional<RingPointers> locate_ring(const memory::Snapshot& snapshot, bool p
 
 void DeviceQueue::refresh_memory() {
   // The old ring is there until it is let go of; what is in the batch could not be published again in another.
-  if (!batch_.empty() && can_publish()) {
+  if (batched_ != 0 && can_publish()) {
     if (packed_) {
       notify(packed_ring_);
     } else {
@@ -97,9 +97,9 @@ void DeviceQueue::ring_is_back() {
   } else {
     split_.suppress();
   }
-  for (const std::uint16_t slot : std::exchange(waiting_, {})) put_in_batch(slots_[slot]);
+  for (RequestSlot* slot : std::exchange(waiting_, {})) put_in_batch(*slot);
   if (in_order_) give_back_in_order();
-  if (!batch_.empty()) schedule_flush();
+  if (batched_ != 0) schedule_flush();
 }
 
 bool DeviceQueue::ring_poisoned() const {
@@ -128,7 +128,7 @@ bool DeviceQueue::hold_for_map(const RingRule& rule) {
   if (&rule != &ring_rule::unmapped || unmapped_at_ == TimePoint{}) return false;
   const Duration since = env_.loop->clock().now() - unmapped_at_;
   if (since >= remap_grace) return false;
-  stalled_ = true;
+  stall();
   hold_timer_ = env_.loop->after(remap_grace - since, [this] {
     stalled_ = false;
     process();
@@ -136,17 +136,14 @@ bool DeviceQueue::hold_for_map(const RingRule& rule) {
   return true;
 }
 
-/// Finds the memory of every element. Null, or the rule that one of them breaks: nothing of the buffer is touched then.
+/// Finds the memory that a compare did not. Null, or the rule that an element breaks: nothing of the buffer is touched then.
 const RingRule* DeviceQueue::resolve(RequestSlot& slot) {
-  const std::uint32_t readable = slot.chain.readable_count();
-  const std::uint32_t count = slot.chain.count();
-  slot.generation = view_.generation();
-  if (slot.bounce) [[unlikely]] slot.bounce.reset();  // of an attempt that came to nothing
-  for (std::uint32_t i = 0; i < count; ++i) {
+  slot.bounce.reset();  // of an attempt that came to nothing
+  for (std::uint32_t i = 0; i < slot.chain.count(); ++i) {
     ChainElement& element = slot.chain[i];
     if (element.length == 0) continue;  // its address means nothing
-    element.host = view_.host(element.address, element.length, i < readable ? Access::read : Access::write);
-    if (element.host != nullptr) [[likely]] continue;
+    element.host = view_.host(element.address, element.length, slot.chain.access(i));
+    if (element.host != nullptr) continue;
     if (const auto* rule = resolve_element(slot, i)) return rule;
   }
   return nullptr;
@@ -154,6 +151,7 @@ const RingRule* DeviceQueue::resolve(RequestSlot& slot) {
 
 const RingRule* DeviceQueue::resolve_element(RequestSlot& slot, std::uint32_t index) {
   const ChainElement& element = slot.chain[index];
+  if (!IovaRange{element.address, element.length}.well_formed()) return &ring_rule::address_wraps;
   const Lookup found = view_.look_again({element.address, element.length}, slot.chain.access(index));
   if (found != Lookup::remote) return rule_of(found);
   if (slot.chain.readable_bytes() + slot.chain.writable_bytes() > max_bounce) return &ring_rule::bounce_too_large;
@@ -340,6 +338,7 @@ void DeviceQueue::pin(RequestSlot& slot, Access access) {
   }
   pin = view_.pin();
   ++pinned_;
+  slot.plain = false;
 }
 
 void DeviceQueue::unpin(RequestSlot& slot) {

@@ -38,17 +38,19 @@ InFlight PackedDeviceRing::in_flight(const RequestSlot& slot) const {
 }
 
 const RingRule* PackedDeviceRing::parse_again(const InFlight& buffer, RequestSlot& slot, MemoryView& memory) {
-  slot.begin(buffer.head, buffer.id);
-  slot.ring_count = buffer.descriptors;
+  slot.set_buffer(buffer.head, buffer.id, buffer.descriptors);
+  Chain::Sum sum;
   for (const ChainDescriptor& descriptor : buffer.chain) {
     if ((descriptor.flags & spec::descriptor::indirect) != 0) {
       if (!rules_.indirect) return &ring_rule::indirect_not_negotiated;
       return parse_table(raw(descriptor.address), descriptor.length, slot, memory);
     }
     const bool writable = (descriptor.flags & spec::descriptor::write) != 0;
-    const auto* rule = slot.chain.add(raw(descriptor.address), descriptor.length, writable, rules_.chain_limit);
+    const auto* rule =
+        slot.chain.add(sum, raw(descriptor.address), descriptor.length, writable, rules_.chain_limit, memory);
     if (rule != nullptr) return rule;
   }
+  slot.chain.set(sum);
   return nullptr;
 }
 
@@ -60,13 +62,15 @@ const RingRule* PackedDeviceRing::parse_table(std::uint64_t address, std::uint32
   if (length / IndirectTable::entry_size > rules_.chain_limit) return &ring_rule::chain_too_long;
   IndirectTable table(memory);
   if (const auto* rule = table.open(address, length)) return rule;
+  Chain::Sum sum;
   for (std::uint32_t i = 0; i < table.entries(); ++i) {
     spec::PackedDescriptor entry;
     if (const auto* rule = table.read(i, entry)) return rule;
     // VIRTIO 1.4, 2.8.7: of the flags in a table only WRITE counts; its entries are taken one after the other, all.
     const bool writable = (entry.flags & spec::descriptor::write) != 0;
-    if (const auto* rule = slot.chain.add(entry.addr, entry.len, writable, rules_.chain_limit)) return rule;
+    if (const auto* rule = slot.chain.add(sum, entry.addr, entry.len, writable, rules_.chain_limit, memory)) return rule;
   }
+  slot.chain.set(sum);
   return nullptr;
 }
 

@@ -83,9 +83,9 @@ class PackedDeviceRing {
   bool signalled_valid_ = false;
 };
 
-inline const RingRule* PackedDeviceRing::parse(RequestSlot& slot, MemoryView& memory) {
+[[gnu::always_inline]] inline const RingRule* PackedDeviceRing::parse(RequestSlot& slot, MemoryView& memory) {
   PackedCursor cursor = next_avail_;
-  slot.begin(cursor.slot, 0);
+  Chain::Sum sum;
   for (std::uint16_t count = 1;; ++count) {
     // VIRTIO 1.4, 2.8.17: no list is longer than the queue, nor does one reach into slots that the device still has.
     if (count > rules_.size - in_flight_) return &ring_rule::slots_overrun;
@@ -94,22 +94,27 @@ inline const RingRule* PackedDeviceRing::parse(RequestSlot& slot, MemoryView& me
     const std::uint16_t flags = descriptor.flags;
     // 2.8.17: the head's flags are written last, so the whole list has to be available when the head is.
     if (!is_available(flags, cursor.wrap)) return &ring_rule::chain_not_available;
-    slot.ring_count = count;
-    // 2.8.6: "the Buffer ID [...] in the last descriptor in the list".
-    slot.id = descriptor.id;
     if ((flags & spec::descriptor::indirect) != 0) [[unlikely]] {
       // 2.8.19: "The driver MUST NOT set the DESC_F_INDIRECT flag unless the VIRTIO_F_INDIRECT_DESC feature was
       // negotiated." And: "A driver MUST NOT write direct descriptors with DESC_F_INDIRECT set in a scatter-gather list
       // linked by VIRTQ_DESC_F_NEXT." A list is either direct or one indirect descriptor.
       if (!rules_.indirect) return &ring_rule::indirect_not_negotiated;
       if (count != 1 || (flags & spec::descriptor::next) != 0) return &ring_rule::indirect_in_list;
+      slot.set_buffer(next_avail_.slot, descriptor.id, count);
       return parse_table(descriptor.addr, descriptor.len, slot, memory);
     }
     const bool writable = (flags & spec::descriptor::write) != 0;
-    if (const auto* rule = slot.chain.add(descriptor.addr, descriptor.len, writable, rules_.chain_limit)) return rule;
-    if ((flags & spec::descriptor::next) == 0) return nullptr;
+    const auto* rule = slot.chain.add(sum, descriptor.addr, descriptor.len, writable, rules_.chain_limit, memory);
+    if (rule != nullptr) return rule;
+    if ((flags & spec::descriptor::next) == 0) {
+      // 2.8.6: the buffer id that counts is that of the last descriptor in the list.
+      slot.set_buffer(next_avail_.slot, descriptor.id, count);
+      break;
+    }
     cursor = cursor.plus(1, rules_.size);
   }
+  slot.chain.set(sum);
+  return nullptr;
 }
 
 }  // namespace outboard::virtio

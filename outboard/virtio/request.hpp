@@ -12,6 +12,7 @@
 namespace outboard::virtio {
 
 class DeviceQueue;
+struct RequestSlot;
 
 /// One buffer that the driver made available: device-readable elements, then device-writable ones. A token: move-only and
 /// answered exactly once, by complete() or violation(). Used length: the bytes that were written, from the first writable
@@ -28,19 +29,20 @@ class DeviceQueue;
 class Request {
  public:
   Request() = default;
-  ~Request() { drop(); }
-  Request(Request&& other) noexcept
-      : queue_(std::exchange(other.queue_, nullptr)), slot_(other.slot_) {}
+  ~Request() {
+    if (slot_ != nullptr) drop();
+  }
+  Request(Request&& other) noexcept : slot_(std::exchange(other.slot_, nullptr)) {}
   Request& operator=(Request&& other) noexcept {
     if (this != &other) {
-      drop();
-      queue_ = std::exchange(other.queue_, nullptr);
-      slot_ = other.slot_;
+      if (slot_ != nullptr) drop();
+      slot_ = std::exchange(other.slot_, nullptr);
     }
     return *this;
   }
 
-  explicit operator bool() const { return queue_ != nullptr; }
+  /// Whether there is a buffer to answer. All other calls but destruction and assignment need one.
+  explicit operator bool() const { return slot_ != nullptr; }
   unsigned queue_index() const;
   /// The buffer was popped before a stop or a crash and comes again; what it asks for may have been done already.
   bool replayed() const;
@@ -90,11 +92,10 @@ class Request {
 
  private:
   friend class DeviceQueue;
-  Request(DeviceQueue& queue, std::uint16_t slot) : queue_(&queue), slot_(slot) {}
+  explicit Request(RequestSlot& slot) : slot_(&slot) {}
   void drop();
 
-  DeviceQueue* queue_ = nullptr;
-  std::uint16_t slot_ = 0;
+  RequestSlot* slot_ = nullptr;
 };
 
 }  // namespace outboard::virtio

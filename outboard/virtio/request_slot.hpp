@@ -14,6 +14,8 @@
 
 namespace outboard::virtio {
 
+class DeviceQueue;
+
 /// A descriptor of a buffer, copied out of the ring and checked as far as that goes without its memory.
 struct ChainElement {
   memory::Iova address{};
@@ -26,52 +28,65 @@ class Chain {
  public:
   static constexpr std::uint64_t max_bytes = UINT64_C(1) << 32;
 
+  /// What is known of the elements. A local of whoever adds them, so that it stays in registers; set() keeps it.
+  struct Sum {
+    std::uint32_t count = 0;
+    std::uint32_t readable = 0;
+    std::uint64_t readable_bytes = 0;
+    std::uint64_t writable_bytes = 0;
+    bool unresolved = false;
+  };
+
   Chain() = default;
   Chain(const Chain&) = delete;
   Chain& operator=(const Chain&) = delete;
 
-  void clear() {
-    count_ = readable_ = 0;
-    readable_bytes_ = writable_bytes_ = 0;
-  }
-
-  /// Null, or the rule that the element breaks. `limit`: the longest chain there may be, in elements.
-  const RingRule* add(std::uint64_t address, std::uint32_t length, bool writable, std::uint32_t limit) {
-    if (count_ >= limit) return &ring_rule::chain_too_long;
+  /// Null, or the rule that the element breaks. `limit`: the longest chain there may be, in elements. Its memory is looked up
+  /// as far as that is done with a compare; what is left for later makes the sum `unresolved`.
+  const RingRule* add(Sum& sum, std::uint64_t address, std::uint32_t length, bool writable, std::uint32_t limit,
+                      MemoryView& memory) {
+    if (sum.count >= limit) return &ring_rule::chain_too_long;
+    const memory::Iova at{address};
+    std::byte* host = nullptr;
     if (writable) {
-      writable_bytes_ += length;
+      sum.writable_bytes += length;
+      host = memory.host(at, length, memory::Access::write);
     } else {
       // VIRTIO 1.4, 2.7.4.2 and 2.8.17: "The driver MUST place any device-writable descriptor elements after any
       // device-readable descriptor elements."
-      if (readable_ != count_) return &ring_rule::readable_after_writable;
-      readable_bytes_ += length;
-      ++readable_;
+      if (sum.readable != sum.count) return &ring_rule::readable_after_writable;
+      sum.readable_bytes += length;
+      ++sum.readable;
+      host = memory.host(at, length, memory::Access::read);
     }
     // VIRTIO 1.4, 2.7.5.2: "Drivers MUST NOT add a descriptor chain longer than 2^32 bytes in total".
-    if (readable_bytes_ + writable_bytes_ > max_bytes) return &ring_rule::buffer_too_large;
-    if (length > 1 && address + (length - 1) < address) return &ring_rule::address_wraps;
-    if (count_ == capacity_) grow();
-    elements_[count_++] = {memory::Iova{address}, nullptr, length};
+    if (sum.readable_bytes + sum.writable_bytes > max_bytes) return &ring_rule::buffer_too_large;
+    if (sum.count == capacity_) [[unlikely]] grow();
+    sum.unresolved |= host == nullptr;
+    elements_[sum.count++] = {at, host, length};
     return nullptr;
   }
+  void set(const Sum& sum) { sum_ = sum; }
 
-  std::uint32_t count() const { return count_; }
-  std::uint32_t readable_count() const { return readable_; }
-  std::uint64_t readable_bytes() const { return readable_bytes_; }
-  std::uint64_t writable_bytes() const { return writable_bytes_; }
+  std::uint32_t count() const { return sum_.count; }
+  std::uint32_t readable_count() const { return sum_.readable; }
+  std::uint64_t readable_bytes() const { return sum_.readable_bytes; }
+  std::uint64_t writable_bytes() const { return sum_.writable_bytes; }
   ChainElement& operator[](std::uint32_t index) { return elements_[index]; }
   const ChainElement& operator[](std::uint32_t index) const { return elements_[index]; }
-  std::span<ChainElement> elements() { return {elements_, count_}; }
-  std::span<const ChainElement> elements() const { return {elements_, count_}; }
   memory::Access access(std::uint32_t index) const {
-    return index < readable_ ? memory::Access::read : memory::Access::write;
+    return index < sum_.readable ? memory::Access::read : memory::Access::write;
   }
 
+  /// Whether some element's memory was not found at once, so that it has to be looked for.
+  bool unresolved() const { return sum_.unresolved; }
+  /// Whether its elements are in storage of their own.
+  bool is_long() const { return capacity_ != inline_count; }
   /// Elements that do not fit inline: what a hostile driver could make us hold.
-  std::uint32_t spilled() const { return spill_.empty() ? 0 : count_; }
+  std::uint32_t spilled() const { return is_long() ? sum_.count : 0; }
   /// Gives back storage that only an unusually long chain needed.
   void trim() {
-    if (spill_.size() > keep) release();
+    if (capacity_ > keep) release();
   }
 
  private:
@@ -81,11 +96,8 @@ class Chain {
   void grow();
   void release();
 
-  std::uint32_t count_ = 0;
-  std::uint32_t readable_ = 0;
+  Sum sum_;
   std::uint32_t capacity_ = inline_count;
-  std::uint64_t readable_bytes_ = 0;
-  std::uint64_t writable_bytes_ = 0;
   ChainElement* elements_ = inline_.data();
   std::array<ChainElement, inline_count> inline_;
   std::vector<ChainElement> spill_;
@@ -105,6 +117,15 @@ struct Bounce {
   std::uint64_t at = 0;          ///< in bytes: where that element is
 };
 
+/// An answered buffer, as the ring needs it.
+struct UsedBuffer {
+  std::uint16_t head = 0;
+  std::uint16_t id = 0;
+  std::uint16_t ring_count = 1;
+  bool filled = false;  ///< every writable byte was written
+  std::uint32_t length = 0;
+};
+
 /// One buffer on its way through the device.
 struct RequestSlot {
   enum class State : std::uint8_t {
@@ -115,13 +136,14 @@ struct RequestSlot {
     given_up,     ///< the token has gone without an answer that counts; the buffer stays in flight
   };
 
+  DeviceQueue* queue = nullptr;
   State state = State::free;
   bool replayed = false;
+  bool plain = true;       ///< nothing but the slot itself has to be given up with it
   bool indirect = false;   ///< packed: the chain was one indirect descriptor, `table`
   std::uint16_t head = 0;  ///< split: descriptor index. Packed: first slot in the ring
   std::uint16_t id = 0;    ///< what the used entry will name
   std::uint16_t ring_count = 1;  ///< descriptors in the ring
-  std::uint32_t used_length = 0;
   std::uint64_t order = 0;      ///< counts up with each pop
   std::uint64_t generation = 0; ///< of the map that `host` in the elements is good for
   ChainCursor read;
@@ -134,13 +156,12 @@ struct RequestSlot {
   std::vector<iovec> writable_pieces;
   std::uint64_t pieces_left = 0;  ///< writable bytes handed out as pieces and not reported yet
 
-  void begin(std::uint16_t at, std::uint16_t buffer_id) {
+  /// What a ring finds out about a buffer.
+  void set_buffer(std::uint16_t at, std::uint16_t buffer_id, std::uint16_t count) {
     head = at;
     id = buffer_id;
-    ring_count = 1;
+    ring_count = count;
     indirect = false;
-    replayed = false;
-    chain.clear();
   }
   /// Sets the cursors to the start of their parts.
   void rewind() {
@@ -154,15 +175,13 @@ struct RequestSlot {
     constexpr std::uint64_t most = std::numeric_limits<std::uint32_t>::max();
     return static_cast<std::uint32_t>(write.done < most ? write.done : most);
   }
-};
-
-/// An answered buffer, as the ring needs it.
-struct UsedBuffer {
-  std::uint16_t head = 0;
-  std::uint16_t id = 0;
-  std::uint16_t ring_count = 1;
-  bool filled = false;  ///< every writable byte was written
-  std::uint32_t length = 0;
+  UsedBuffer used() const {
+    return {.head = head,
+            .id = id,
+            .ring_count = ring_count,
+            .filled = write.done == chain.writable_bytes(),
+            .length = written_length()};
+  }
 };
 
 }  // namespace outboard::virtio

@@ -23,8 +23,8 @@ void SplitDeviceRing::save(QueueState& state) const {
   state.next_used = next_used_;
 }
 
-const RingRule* SplitDeviceRing::parse_table(const spec::Descriptor& descriptor, RequestSlot& slot,
-                                             MemoryView& memory) {
+const RingRule* SplitDeviceRing::parse_table(const spec::Descriptor& descriptor, Chain& chain, Chain::Sum sum,
+                                             MemoryView& memory) const {
   // VIRTIO 1.4, 2.7.5.3.1: "The driver MUST NOT set the VIRTQ_DESC_F_INDIRECT flag unless the VIRTIO_F_INDIRECT_DESC
   // feature was negotiated."
   if (!rules_.indirect) return &ring_rule::indirect_not_negotiated;
@@ -44,11 +44,13 @@ const RingRule* SplitDeviceRing::parse_table(const spec::Descriptor& descriptor,
     // per descriptor)."
     if ((flags & spec::descriptor::indirect) != 0) return &ring_rule::indirect_in_table;
     const bool writable = (flags & spec::descriptor::write) != 0;
-    if (const auto* rule = slot.chain.add(entry.addr, entry.len, writable, rules_.chain_limit)) return rule;
-    if ((flags & spec::descriptor::next) == 0) return nullptr;
+    if (const auto* rule = chain.add(sum, entry.addr, entry.len, writable, rules_.chain_limit, memory)) return rule;
+    if ((flags & spec::descriptor::next) == 0) break;
     index = entry.next;
     if (index >= table.entries()) return &ring_rule::next_out_of_range;
   }
+  chain.set(sum);
+  return nullptr;
 }
 
 void SplitDeviceRing::store_used(std::uint16_t index, std::uint32_t id, std::uint32_t length) const {

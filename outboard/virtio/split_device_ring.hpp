@@ -113,7 +113,7 @@ class SplitDeviceRing {
   void unmark(std::uint16_t head) { heads_[head / bits] &= ~(std::uint64_t{1} << (head % bits)); }
 
   const RingRule* parse_chain(std::uint16_t head, RequestSlot& slot, MemoryView& memory);
-  const RingRule* parse_table(const spec::Descriptor& descriptor, RequestSlot& slot, MemoryView& memory);
+  const RingRule* parse_table(const spec::Descriptor& descriptor, Chain& chain, Chain::Sum sum, MemoryView& memory) const;
 
   RingPointers at_;
   DeviceRingRules rules_;
@@ -127,25 +127,29 @@ class SplitDeviceRing {
   std::vector<std::uint64_t> heads_;  ///< one bit for each head in flight
 };
 
-inline const RingRule* SplitDeviceRing::parse_chain(std::uint16_t head, RequestSlot& slot, MemoryView& memory) {
+[[gnu::always_inline]] inline const RingRule* SplitDeviceRing::parse_chain(std::uint16_t head, RequestSlot& slot, MemoryView& memory) {
   // VIRTIO 1.4, 2.7.6: "ring [...] each entry is the head of a descriptor chain", an index into the descriptor table.
   if (head >= rules_.size) return &ring_rule::head_out_of_range;
   // VIRTIO 1.4, 3.3.1: a buffer is the device's until it is used; the driver cannot offer it twice.
   if (marked(head)) return &ring_rule::head_in_flight;
-  slot.begin(head, head);
+  slot.set_buffer(head, head, 1);
+  Chain::Sum sum;
   std::uint16_t index = head;
   while (true) {
     // S3: the only read; from here on the copy.
     const auto descriptor = memory::load16<spec::Descriptor>(at_.descriptors + std::size_t{index} * 16);
     const std::uint16_t flags = descriptor.flags;
-    if ((flags & spec::descriptor::indirect) != 0) return parse_table(descriptor, slot, memory);
+    if ((flags & spec::descriptor::indirect) != 0) return parse_table(descriptor, slot.chain, sum, memory);
     const bool writable = (flags & spec::descriptor::write) != 0;
-    if (const auto* rule = slot.chain.add(descriptor.addr, descriptor.len, writable, rules_.chain_limit)) return rule;
-    if ((flags & spec::descriptor::next) == 0) return nullptr;
+    const auto* rule = slot.chain.add(sum, descriptor.addr, descriptor.len, writable, rules_.chain_limit, memory);
+    if (rule != nullptr) return rule;
+    if ((flags & spec::descriptor::next) == 0) break;
     index = descriptor.next;
     // VIRTIO 1.4, 2.7.5.2: `next` is an index into the same table.
     if (index >= rules_.size) return &ring_rule::next_out_of_range;
   }
+  slot.chain.set(sum);
+  return nullptr;
 }
 
 }  // namespace outboard::virtio
