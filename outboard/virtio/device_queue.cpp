@@ -12,6 +12,7 @@ DeviceQueue::~DeviceQueue() = default;
 void DeviceQueue::start(const QueueState& state, const Rules& rules) {
   packed_ = rules.packed;
   in_order_ = rules.in_order;
+  notes_pops_ = in_order_ || env_.journal != nullptr;
   flags_suppress_ = !rules.event_idx;
   setup_ = state;
   replays_ = std::exchange(setup_.in_flight, {});
@@ -160,8 +161,10 @@ bool DeviceQueue::take(Ring& ring) {
   slot.order = ++pops_;
   slot.generation = bound_generation_;
   slot.rewind();
-  if (env_.journal != nullptr) [[unlikely]] journal_popped(ring.in_flight(slot));
-  if (in_order_) order_[(order_first_ + order_count_++) % order_.size()] = &slot;
+  if (notes_pops_) [[unlikely]] {
+    if (env_.journal != nullptr) journal_popped(ring.in_flight(slot));
+    if (in_order_) order_[(order_first_ + order_count_++) % order_.size()] = &slot;
+  }
   if (!slot.plain && slot.bounce) [[unlikely]] {
     fetch(slot);
   } else {
@@ -174,19 +177,25 @@ bool DeviceQueue::take(Ring& ring) {
 template <bool again, typename Ring>
 [[gnu::noinline]] bool DeviceQueue::take_slowly(Ring& ring, RequestSlot& slot, const RingRule* rule) {
   for (unsigned attempt = 0;; ++attempt) {
+    slot.bounce.reset();  // of an attempt that came to nothing
     if (rule == nullptr && slot.chain.unresolved()) rule = resolve(slot);
     if (view_.generation() == bound_generation_ || attempt == map_attempts) break;
     // The map has changed meanwhile. What was found on the old one does not count.
     refresh_memory();
-    if (!can_run()) return false;
+    if (!can_run()) {
+      slot.bounce.reset();
+      return false;
+    }
     rule = parse<again>(ring, slot);
   }
   if (rule != nullptr) {
+    slot.bounce.reset();
     if (!hold_for_map(*rule)) break_queue(*rule);
     return false;
   }
   slot.plain = !slot.chain.is_long() && !slot.bounce;
   if (!has_room_for(slot)) {
+    slot.bounce.reset();
     stall();
     return false;
   }

@@ -231,6 +231,7 @@ class DeviceQueue final : public memory::MapUser, public std::enable_shared_from
   bool serving_ = false;  ///< running, bound, not paused
   bool packed_ = false;
   bool in_order_ = false;
+  bool notes_pops_ = false;  ///< for the journal, or for the sake of order
   bool in_pass_ = false;
   bool bound_ = false;
   bool paused_ = false;

@@ -138,7 +138,6 @@ bool DeviceQueue::hold_for_map(const RingRule& rule) {
 
 /// Finds the memory that a compare did not. Null, or the rule that an element breaks: nothing of the buffer is touched then.
 const RingRule* DeviceQueue::resolve(RequestSlot& slot) {
-  slot.bounce.reset();  // of an attempt that came to nothing
   for (std::uint32_t i = 0; i < slot.chain.count(); ++i) {
     ChainElement& element = slot.chain[i];
     if (element.length == 0) continue;  // its address means nothing

@@ -53,7 +53,7 @@ const RingRule* SplitDeviceRing::parse_table(const spec::Descriptor& descriptor,
   return nullptr;
 }
 
-void SplitDeviceRing::store_used(std::uint16_t index, std::uint32_t id, std::uint32_t length) const {
+inline void SplitDeviceRing::store_used(std::uint16_t index, std::uint32_t id, std::uint32_t length) const {
   std::byte* entry = at_.device + spec::used::ring + spec::used::entry_size * std::size_t(index & mask_);
   // S5: published by S6.
   memory::Shared<le32>(entry).store(id, std::memory_order_relaxed);
@@ -61,18 +61,24 @@ void SplitDeviceRing::store_used(std::uint16_t index, std::uint32_t id, std::uin
 }
 
 void SplitDeviceRing::fill(std::span<const UsedBuffer> batch) {
-  std::uint16_t run = next_used_;  // where the entry goes that stands for the buffers since
-  for (std::size_t i = 0; i < batch.size(); ++i) {
-    const UsedBuffer& buffer = batch[i];
-    unmark(buffer.head);
-    // VIRTIO 1.4, 2.7.9: with IN_ORDER one entry may stand for a batch, with the id of its last buffer. The skipped
-    // ones count as used completely, so only buffers that were are skipped.
-    if (rules_.in_order && buffer.filled && i + 1 < batch.size()) continue;
-    store_used(run, buffer.head, buffer.length);
-    run = static_cast<std::uint16_t>(next_used_ + i + 1);
-  }
-  next_used_ = run;
+  for (const UsedBuffer& buffer : batch) unmark(buffer.head);
   in_flight_ -= static_cast<std::uint32_t>(batch.size());
+  if (rules_.in_order) return fill_in_order(batch);
+  std::uint16_t index = next_used_;
+  for (const UsedBuffer& buffer : batch) store_used(index++, buffer.head, buffer.length);
+  next_used_ = index;
+}
+
+/// VIRTIO 1.4, 2.7.9: with IN_ORDER one entry may stand for a batch, with the id of its last buffer, where the first would have
+/// been. The skipped buffers count as used completely, so only buffers that were are skipped.
+void SplitDeviceRing::fill_in_order(std::span<const UsedBuffer> batch) {
+  std::uint16_t run = next_used_;  // where the entry goes that stands for the buffers since
+  for (const UsedBuffer& buffer : batch) {
+    ++next_used_;
+    if (buffer.filled && &buffer != &batch.back()) continue;
+    store_used(run, buffer.head, buffer.length);
+    run = next_used_;
+  }
 }
 
 bool SplitDeviceRing::wants_notification() {

@@ -56,7 +56,7 @@ class SplitDeviceRing {
   }
 
   /// Copies the next buffer's chain into `slot`. Null, or the rule it breaks.
-  const RingRule* parse(RequestSlot& slot, MemoryView& memory) {
+  [[gnu::always_inline]] const RingRule* parse(RequestSlot& slot, MemoryView& memory) {
     // S2: loaded once; the copy is checked.
     return parse_chain(avail_entry(next_avail_).load(std::memory_order_relaxed), slot, memory);
   }
@@ -106,6 +106,7 @@ class SplitDeviceRing {
     return avail_field(spec::avail::ring + spec::avail::entry_size * (index & mask_));
   }
   memory::Shared<le16> used_field(std::size_t offset) const { return memory::Shared<le16>(at_.device + offset); }
+  void fill_in_order(std::span<const UsedBuffer> batch);
   void store_used(std::uint16_t index, std::uint32_t id, std::uint32_t length) const;
 
   bool marked(std::uint16_t head) const { return ((heads_[head / bits] >> (head % bits)) & 1) != 0; }
