@@ -1,0 +1,97 @@
+// A client's byte stream, with descriptors, against a server over a function that has everything.
+//
+// The input is a list of pieces: a byte of options, two bytes of length, the bytes. Options: 1 attaches an eventfd, 2 a
+// memory file, 4 the same eventfd sixteen times more, 8 lets the server run before the next piece, 16 reads what the server
+// has sent, 32 lets a deadline pass, 64 puts a header in front that makes a whole message of the piece, 128 begins the
+// stream anew. A VERSION that the server takes goes in front of each stream.
+
+#include <sys/eventfd.h>
+
+#include <cstdlib>
+#include <cstring>
+
+#include <outboard/testing/manual_loop.hpp>
+#include <outboard/testing/plain_function.hpp>
+#include <outboard/testing/temp_dir.hpp>
+#include <outboard/testing/vfio_user_peer.hpp>
+#include <outboard/vfio_user/session.hpp>
+
+namespace {
+
+using namespace outboard;
+using testing::PlainFunction;
+using testing::VfioUserPeer;
+
+class Harness {
+ public:
+  Harness() : function_(PlainFunction::create(loop_, Log(), {.doorbell_fd = true}).value()) { connect(); }
+  ~Harness() {
+    peer_.close();
+    settle();
+    if (session_ != nullptr) std::abort();  // the function did not let go of a client that left
+  }
+
+  void piece(std::uint8_t options, Bytes bytes) {
+    if ((options & 128) != 0) connect();
+    // A new one each time: bound as INTx and as its unmask, one eventfd would signal itself for ever.
+    eventfd_.reset(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
+    std::vector<int> fds;
+    if ((options & 1) != 0) fds.push_back(eventfd_.get());
+    if ((options & 2) != 0) fds.push_back(memory_.get());
+    if ((options & 4) != 0) fds.resize(fds.size() + 16, eventfd_.get());
+    if (peer_.socket()) send(bytes, fds, (options & 64) != 0);
+    if ((options & 8) != 0) loop_.run_until_idle();
+    if ((options & 16) != 0) {
+      while (peer_.receive()) {
+      }
+    }
+    if ((options & 32) != 0) loop_.advance(std::chrono::seconds(3));
+  }
+
+ private:
+  void send(Bytes bytes, const std::vector<int>& fds, bool framed) {
+    if (!framed || bytes.size() < 4) {
+      if (!bytes.empty()) peer_.send_bytes(bytes, fds);
+      return;
+    }
+    std::uint16_t command = 0;
+    std::memcpy(&command, bytes.data(), sizeof command);
+    peer_.send(command % 20, bytes.subspan(4),
+               {.flags = std::to_integer<std::uint32_t>(bytes[2]) & 0x11, .error = 0, .fds = fds});
+  }
+  void settle() {
+    for (int i = 0; i < 3 && session_ != nullptr; ++i) loop_.advance(std::chrono::seconds(40));
+  }
+  void connect() {
+    peer_.close();
+    settle();
+    if (session_ != nullptr) std::abort();
+    auto [peer, socket] = VfioUserPeer::pair();
+    peer_ = std::move(peer);
+    session_ = std::make_shared<vfio_user::Session>(std::move(socket), loop_, *function_, Log(),
+                                                    vfio_user::Session::Limits{.max_data_transfer = 65536});
+    if (!session_->start([this] { session_.reset(); })) std::abort();
+    peer_.send_version(R"({"capabilities":{"max_msg_fds":4,"write_multiple":true}})");
+  }
+
+  testing::ManualLoop loop_;
+  std::unique_ptr<PlainFunction> function_;
+  std::shared_ptr<vfio_user::Session> session_;
+  VfioUserPeer peer_;
+  UniqueFd eventfd_;
+  UniqueFd memory_ = testing::make_sealed_memfd(0x10000);
+};
+
+}  // namespace
+
+extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
+  Harness harness;
+  ByteReader reader(Bytes(reinterpret_cast<const std::byte*>(data), size));
+  for (int pieces = 0; pieces < 200; ++pieces) {
+    const auto options = reader.read<std::uint8_t>();
+    const auto length = reader.read<std::uint16_t>();
+    if (!options || !length) break;
+    harness.piece(*options, reader.take(std::min<std::size_t>(*length, reader.remaining())).value());
+  }
+  return 0;
+}
