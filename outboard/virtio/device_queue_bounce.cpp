@@ -42,7 +42,7 @@ void DeviceQueue::transfer_next(RequestSlot& slot, Access access) {
   const MutableBytes bytes = MutableBytes(bounce.bytes).subspan(bounce.at, size);
   bounce.at += size;
 
-  auto start = [this, self = shared_from_this(), &slot, access, bytes, range = memory::IovaRange{element.address, size},
+  auto start = [self = shared_from_this(), &slot, access, bytes, range = memory::IovaRange{element.address, size},
                 snapshot = env_.memory->current()]() mutable {
     auto done = [self, &slot, access](const Status& status) {
       const auto next = [self, &slot, access, status] {

@@ -189,6 +189,7 @@ template <typename Each>
 Status DeviceQueue::walk(RequestSlot& slot, ChainCursor& cursor, std::uint64_t length, Each&& each) {
   const bool writable = &cursor == &slot.write;
   const Access access = writable ? Access::write : Access::read;
+  if (length == 0) return {};  // and there may be no memory to name
   if (slot.bounce) {
     each(slot.bounce->bytes.data() + (writable ? slot.chain.readable_bytes() : 0) + cursor.done, length);
     cursor.done += length;

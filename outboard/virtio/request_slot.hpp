@@ -37,7 +37,7 @@ class Chain {
     bool unresolved = false;
   };
 
-  Chain() = default;
+  Chain() { elements_ = inline_.data(); }
   Chain(const Chain&) = delete;
   Chain& operator=(const Chain&) = delete;
 
@@ -98,7 +98,7 @@ class Chain {
 
   Sum sum_;
   std::uint32_t capacity_ = inline_count;
-  ChainElement* elements_ = inline_.data();
+  ChainElement* elements_ = nullptr;
   std::array<ChainElement, inline_count> inline_;
   std::vector<ChainElement> spill_;
 };
