@@ -71,9 +71,8 @@ Status Driver::run(Io& io) {
   if (reactor == nullptr || &queue.loop() != reactor)
     return Error(ENOTSUP, "the driver runs on a loop of the caller's").cure("use the asynchronous calls of its queues");
   // Before anything is started, since what is started has to be waited for.
-  const bool nested = std::ranges::any_of(core_->queues(), [&](const auto& each) {
-    return &each->loop() == reactor && each->delivering();
-  });
+  const bool nested = std::ranges::any_of(
+      core_->queues(), [&](const auto& each) { return &each->loop() == reactor && each->delivering(); });
   if (nested) return Error(EDEADLK, "called from inside a completion");
   // EDEADLK: somewhere below us the loop runs.
   OUTBOARD_TRY(const bool did, reactor->run_once(Duration(0)));
@@ -99,7 +98,9 @@ Status Driver::transfer(Io::Kind kind, Sector sector, std::span<const virtio::El
   return run(io);
 }
 
-Status Driver::read(Sector sector, std::span<const virtio::Element> data) { return transfer(Io::Kind::read, sector, data); }
+Status Driver::read(Sector sector, std::span<const virtio::Element> data) {
+  return transfer(Io::Kind::read, sector, data);
+}
 
 Status Driver::write(Sector sector, std::span<const virtio::Element> data) {
   return transfer(Io::Kind::write, sector, data);
@@ -118,7 +119,9 @@ std::vector<virtio::Element> elements_of(const memory::DmaBuffer& buffer, std::u
 
 }  // namespace
 
-Status Driver::read(Sector sector, const memory::DmaBuffer& buffer) { return read(sector, elements_of(buffer, buffer.size())); }
+Status Driver::read(Sector sector, const memory::DmaBuffer& buffer) {
+  return read(sector, elements_of(buffer, buffer.size()));
+}
 
 Status Driver::write(Sector sector, const memory::DmaBuffer& buffer) {
   return write(sector, elements_of(buffer, buffer.size()));

@@ -30,13 +30,13 @@ class DriverCore;
 class Driver {
  public:
   struct Options {
-    unsigned queues = 1;        ///< wanted; fewer when the device has fewer
+    unsigned queues = 1;  ///< wanted; fewer when the device has fewer
     std::uint16_t depth = 128;  ///< requests in flight on each queue
     /// Do not use interrupts: the caller polls the queues. The calls that wait do it themselves.
     bool poll = false;
-    bool packed = true;         ///< accept RING_PACKED
-    bool indirect = true;       ///< accept INDIRECT_DESC
-    bool event_idx = true;      ///< accept EVENT_IDX
+    bool packed = true;  ///< accept RING_PACKED
+    bool indirect = true;  ///< accept INDIRECT_DESC
+    bool event_idx = true;  ///< accept EVENT_IDX
     /// The control loop; nullptr: one of the driver's own, which the calls that wait pump.
     Loop* loop = nullptr;
     /// One for each queue; shorter: the control loop for the rest. They outlive the driver.
@@ -51,7 +51,9 @@ class Driver {
   static Result<Driver> start(virtio::Transport& transport, const Options& options);
   static Result<Driver> start(virtio::Transport& transport) { return start(transport, Options{}); }
   static Result<Driver> start(std::unique_ptr<virtio::Transport> transport, const Options& options);
-  static Result<Driver> start(std::unique_ptr<virtio::Transport> transport) { return start(std::move(transport), Options{}); }
+  static Result<Driver> start(std::unique_ptr<virtio::Transport> transport) {
+    return start(std::move(transport), Options{});
+  }
   /// The same on anything that a transport can be opened on: a function open_virtio_transport(function) is looked up where
   /// the type of `function` is declared (for pci::Handle it is in <outboard/virtio_pci/transport.hpp>). `function`
   /// outlives the driver.

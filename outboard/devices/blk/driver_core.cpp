@@ -17,9 +17,8 @@ constexpr std::uint8_t nothing_there = 0xff;  // what every register of a device
 
 virtio::Features wanted(const Driver::Options& options) {
   // VIRTIO 1.4, 5.2.6.1: "A driver SHOULD accept the VIRTIO_BLK_F_RO feature if offered."
-  virtio::Features features{feature::size_max,   feature::seg_max, feature::ro,      feature::blk_size,
-                            feature::flush,      feature::topology, feature::mq,     feature::discard,
-                            feature::write_zeroes};
+  virtio::Features features{feature::size_max, feature::seg_max, feature::ro,      feature::blk_size,    feature::flush,
+                            feature::topology, feature::mq,      feature::discard, feature::write_zeroes};
   features.set(virtio::Feature::notification_data);
   features.set(virtio::Feature::in_order);
   if (options.packed) features.set(virtio::Feature::ring_packed);
@@ -40,6 +39,9 @@ Result<std::shared_ptr<DriverCore>> DriverCore::start(virtio::Transport& transpo
                                                       std::unique_ptr<virtio::Transport> owned,
                                                       const Driver::Options& options) {
   if (options.queues == 0 || options.depth == 0) return Error(EINVAL, "a driver needs a queue, and room for a request");
+  if (transport.device_id() != device_id)
+    return Error(ENODEV, fmt::format("not a block device: its virtio device ID is {}", transport.device_id()))
+        .on(transport.name());
   std::shared_ptr<DriverCore> core(new DriverCore(transport, std::move(owned), options));
   OUTBOARD_CHECK(core->choose_loop());
   if (auto prepared = core->prepare(); !prepared) {
@@ -58,9 +60,6 @@ Status DriverCore::choose_loop() {
 }
 
 Status DriverCore::prepare() {
-  if (transport_.device_id() != device_id)
-    return Error(ENODEV, fmt::format("not a block device: its virtio device ID is {}", transport_.device_id()))
-        .on(transport_.name());
   OUTBOARD_CHECK(transport_.attach(*control_));
   OUTBOARD_CHECK(agree());
   OUTBOARD_TRY(const std::uint16_t device_queues, transport_.queue_count());
@@ -111,21 +110,22 @@ Status DriverCore::build_queues() {
     if (!set && set.error().code() == ENOSPC) set = transport_.set_config_vector(std::nullopt);
     if (!set) return set;
   }
-  for (auto& queue : queues_)
-    OUTBOARD_CHECK(queue->build(features_, limits_, wanted_vector(queue->index())));
+  for (auto& queue : queues_) OUTBOARD_CHECK(queue->build(features_, limits_, wanted_vector(queue->index())));
   return {};
 }
 
 Status DriverCore::watch_vectors() {
   if (vectors_ == 0) return {};
-  OUTBOARD_TRY(config_watch_, control_->watch(transport_.vector(0).get(), Ready::readable, [this](Ready) { vector_fired(0); }));
+  OUTBOARD_TRY(config_watch_,
+               control_->watch(transport_.vector(0).get(), Ready::readable, [this](Ready) { vector_fired(0); }));
   for (unsigned vector = 1; vector < vectors_; ++vector) watch_queue_vector(vector);
   return {};
 }
 
 /// The first queue that the device has tied to a vector: on its loop the vector is watched. Null: none.
 Queue* DriverCore::first_with(unsigned vector) const {
-  const auto first = std::ranges::find(queues_, std::optional(vector), [](const auto& queue) { return queue->vector(); });
+  const auto first =
+      std::ranges::find(queues_, std::optional(vector), [](const auto& queue) { return queue->vector(); });
   return first == queues_.end() ? nullptr : first->get();
 }
 
@@ -133,8 +133,8 @@ void DriverCore::watch_queue_vector(unsigned vector) {
   Queue* first = first_with(vector);
   if (first == nullptr) return;
   on_loop(first->loop(), [this, vector, first] {
-    auto watch =
-        first->loop().watch(transport_.vector(vector).get(), Ready::readable, [this, vector](Ready) { vector_fired(vector); });
+    auto watch = first->loop().watch(transport_.vector(vector).get(), Ready::readable,
+                                     [this, vector](Ready) { vector_fired(vector); });
     if (watch) {
       first->watch_ = std::move(*watch);
     } else {
@@ -166,9 +166,8 @@ void DriverCore::config_changed() {
   const auto status = transport_.status();
   // VIRTIO 1.4, 2.1.1 and reference 7.3, row 22: all ones is nobody there.
   if (!status || *status == nothing_there || transport_.gone())
-    return give_up(ENODEV, Error(ENODEV, "the device has gone"), true);
-  if ((*status & virtio::spec::status::needs_reset) != 0)
-    return recover(Error(EIO, "the device asks for a reset"));
+    return give_up(ENODEV, Error(ENODEV, "the device has gone"));
+  if ((*status & virtio::spec::status::needs_reset) != 0) return recover(Error(EIO, "the device asks for a reset"));
   if ((*status & virtio::spec::status::driver_ok) == 0) return recover(Error(EIO, "the device has stopped by itself"));
   // VIRTIO 1.4, 5.2.6.1: "The driver SHOULD check if the content of the capacity field has changed upon receiving a
   // configuration change notification." Nothing else is taken over: the other limits are those of the start.
@@ -232,12 +231,10 @@ void DriverCore::restart() {
   const bool again = may_recover();
   // The reset comes first in any case: afterwards nothing of ours is written to any more.
   if (auto reset = transport_.reset(); !reset)
-    return give_up(ENODEV, Error(reset.error()).while_doing("resetting the device"), true);
-  if (!again) return give_up(ENODEV, Error(ENODEV, "reset three times within a minute: the device is given up"), false);
-  if (auto back = bring_back(); !back) {
-    const bool quiet = transport_.reset().has_value();
-    return give_up(ENODEV, Error(back.error()).while_doing("starting the device again"), !quiet);
-  }
+    return give_up(ENODEV, Error(reset.error()).while_doing("resetting the device"));
+  if (!again) return give_up(ENODEV, Error(ENODEV, "reset three times within a minute: the device is given up"));
+  if (auto back = bring_back(); !back)
+    return give_up(ENODEV, Error(back.error()).while_doing("starting the device again"));
   ++recovered_;
   recovering_ = false;
   resume(reason_);
@@ -260,16 +257,17 @@ Status DriverCore::bring_back() {
   return virtio::start_device(transport_);
 }
 
-void DriverCore::give_up(int error, const Error& reason, bool keep_memory) {
+/// Whatever the device still writes to stays allocated until shut_down().
+void DriverCore::give_up(int error, const Error& reason) {
   if (dead() != 0) return;
   dead_ = error;
   recovering_ = false;
   options_.log.error("{}: {}", transport_.name(), reason.message());
   config_watch_.reset();
   for (auto& queue : queues_) {
-    on_loop(queue->loop(), [&queue = *queue, error, keep_memory] {
+    on_loop(queue->loop(), [&queue = *queue, error] {
       queue.watch_.reset();
-      queue.give_up(error, keep_memory);
+      queue.give_up(error);
     });
   }
 }
@@ -292,13 +290,13 @@ void DriverCore::stop_queues(std::move_only_function<void()> done) {
 
 void DriverCore::shut_down() {
   config_watch_.reset();
-  const bool alive = dead() == 0;
-  const bool quiet = !alive || transport_.reset().has_value();
+  // Once more where the driver has given up: memory goes back only when the device is known to be quiet.
+  const bool quiet = transport_.reset().has_value();
   dead_ = ECANCELED;
   for (auto& queue : queues_) {
-    if (queue->watch_.active() && !queue->loop().in_loop_thread()) continue;  // see Driver: a fault of the caller
     queue->watch_.reset();
-    if (alive) queue->give_up(ECANCELED, !quiet);
+    queue->give_up(ECANCELED);
+    if (!quiet) queue->abandon_memory();
   }
 }
 

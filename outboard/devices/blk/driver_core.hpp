@@ -16,7 +16,8 @@ namespace outboard::blk {
 /// What is behind a Driver: the device's life, from reset to reset. Control loop, but for report() and the getters.
 class DriverCore : public std::enable_shared_from_this<DriverCore> {
  public:
-  static Result<std::shared_ptr<DriverCore>> start(virtio::Transport& transport, std::unique_ptr<virtio::Transport> owned,
+  static Result<std::shared_ptr<DriverCore>> start(virtio::Transport& transport,
+                                                   std::unique_ptr<virtio::Transport> owned,
                                                    const Driver::Options& options);
   ~DriverCore();
 
@@ -60,7 +61,7 @@ class DriverCore : public std::enable_shared_from_this<DriverCore> {
   Status bring_back();
   void resume(int reason);
   bool may_recover();
-  void give_up(int error, const Error& reason, bool keep_memory);
+  void give_up(int error, const Error& reason);
   void on_loop(Loop& loop, std::move_only_function<void()> task);
 
   virtio::Transport& transport_;

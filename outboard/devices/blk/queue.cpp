@@ -27,12 +27,18 @@ static_assert(sizeof(SlotMemory) == 64);
 
 std::uint32_t type_of(Io::Kind kind) {
   switch (kind) {
-    case Io::Kind::read: return spec::type::in;
-    case Io::Kind::write: return spec::type::out;
-    case Io::Kind::flush: return spec::type::flush;
-    case Io::Kind::discard: return spec::type::discard;
-    case Io::Kind::write_zeroes: return spec::type::write_zeroes;
-    case Io::Kind::get_id: return spec::type::get_id;
+    case Io::Kind::read:
+      return spec::type::in;
+    case Io::Kind::write:
+      return spec::type::out;
+    case Io::Kind::flush:
+      return spec::type::flush;
+    case Io::Kind::discard:
+      return spec::type::discard;
+    case Io::Kind::write_zeroes:
+      return spec::type::write_zeroes;
+    case Io::Kind::get_id:
+      return spec::type::get_id;
   }
   return spec::type::flush;
 }
@@ -62,12 +68,13 @@ Queue::~Queue() = default;
 Status Queue::build(const virtio::Features& features, const Limits& limits, std::optional<unsigned> vector) {
   limits_ = limits;
   ring_.reset();
-  const auto elements = static_cast<std::uint16_t>(std::min<std::uint64_t>(std::uint64_t{limits.seg_max} + 2, most_elements));
-  OUTBOARD_TRY(auto ring, virtio::DriverQueue::create(core_.transport(), index_, features,
-                                                      {.vector = vector,
-                                                       .indirect = core_.options().indirect,
-                                                       .max_elements = elements}));
-  if (ring.size() < 3) return Error(EPROTO, "a queue of less than 3 entries holds no request").on("queue " + std::to_string(index_));
+  const auto elements =
+      static_cast<std::uint16_t>(std::min<std::uint64_t>(std::uint64_t{limits.seg_max} + 2, most_elements));
+  OUTBOARD_TRY(auto ring, virtio::DriverQueue::create(
+                              core_.transport(), index_, features,
+                              {.vector = vector, .indirect = core_.options().indirect, .max_elements = elements}));
+  if (ring.size() < 3)
+    return Error(EPROTO, "a queue of less than 3 entries holds no request").on("queue " + std::to_string(index_));
   ring_.emplace(std::move(ring));
   vector_ = ring_->vector();
   seg_max_ = std::min<std::uint32_t>(elements, ring_->size()) - 2;
@@ -106,9 +113,11 @@ Status Queue::check(Io& io) const {
     return {};
   }
   if (io.progress.total_ == 0) return Error(EINVAL, "a range of no sectors");
-  if (!range_within(raw(io.sector), io.progress.total_, core_.capacity())) return Error(EINVAL, "beyond the end of the disk");
+  if (!range_within(raw(io.sector), io.progress.total_, core_.capacity()))
+    return Error(EINVAL, "beyond the end of the disk");
   if (io.kind != Io::Kind::read && limits_.read_only) return Error(EROFS, "the disk is read-only");
-  if (io.kind == Io::Kind::discard && limits_.max_discard_sectors == 0) return Error(ENOTSUP, "the device has no discard");
+  if (io.kind == Io::Kind::discard && limits_.max_discard_sectors == 0)
+    return Error(ENOTSUP, "the device has no discard");
   if (io.kind == Io::Kind::write_zeroes && limits_.max_write_zeroes_sectors == 0)
     return Error(ENOTSUP, "the device has no write-zeroes");
   return {};
@@ -141,8 +150,7 @@ std::uint64_t Queue::plan(const Io& io, IoProgress::Place& end) const {
   IoProgress::Place last = at;
   for (std::uint32_t count = 0; count < seg_max_ && at.element < io.data.size() && bytes < most_bytes; ++count) {
     const std::uint32_t left = io.data[at.element].length - at.offset;
-    const auto take = static_cast<std::uint32_t>(
-        std::min<std::uint64_t>({left, limits_.size_max, most_bytes - bytes}));
+    const auto take = static_cast<std::uint32_t>(std::min<std::uint64_t>({left, limits_.size_max, most_bytes - bytes}));
     // The last place inside this piece at which whole sectors end.
     const std::uint64_t whole = (bytes + take) / sector_size * sector_size;
     if (whole > bytes) {
@@ -235,7 +243,8 @@ bool Queue::send(Slot& slot) {
   if (has_data(io.kind)) gather(slot, io.kind == Io::Kind::read ? writable_ : readable_);
   if (has_range(io.kind)) {
     const std::uint32_t flags = io.kind == Io::Kind::write_zeroes && io.unmap ? spec::RangeSegment::unmap : 0;
-    const spec::RangeSegment segment{raw(io.sector) + slot.from.sectors, static_cast<std::uint32_t>(slot.sectors), flags};
+    const spec::RangeSegment segment{raw(io.sector) + slot.from.sectors, static_cast<std::uint32_t>(slot.sectors),
+                                     flags};
     slot.store(offsetof(SlotMemory, segment), as_bytes_of(segment));
     readable_.push_back({slot.iova + offsetof(SlotMemory, segment), sizeof segment});
   }
@@ -384,7 +393,8 @@ void Queue::tick() {
   arm_timer();
   if (paused_) return;
   interrupted();
-  const bool late = std::ranges::any_of(slots_, [this](const Slot& slot) { return slot.io != nullptr && now_ - slot.since > 1; });
+  const bool late =
+      std::ranges::any_of(slots_, [this](const Slot& slot) { return slot.io != nullptr && now_ - slot.since > 1; });
   const bool overdue = std::ranges::any_of(
       slots_, [this](const Slot& slot) { return slot.io != nullptr && now_ - slot.since > ticks_per_deadline; });
   if (overdue && !paused_) {
@@ -418,9 +428,9 @@ void Queue::resume(int reason) {
   interrupted();
 }
 
-void Queue::give_up(int error, bool keep_memory) {
+void Queue::give_up(int error) {
   paused_ = true;
-  dead_ = error;
+  if (dead_ == 0) dead_ = error;
   more_.reset();
   timer_.reset();
   poller_.reset();
@@ -433,12 +443,13 @@ void Queue::give_up(int error, bool keep_memory) {
     if (io->progress.parts_ == 0) finish(*io);
   }
   resend_.clear();
-  if (!keep_memory) return;
-  // The device was not seen to stop: what it may still write to is never used for anything else.
+}
+
+void Queue::abandon_memory() {
+  // Lost on purpose. The bytes go when the transport's memory as a whole is taken from the device.
   if (ring_) static_cast<void>(new virtio::DriverQueue(std::move(*ring_)));
   ring_.reset();
   static_cast<void>(new memory::DmaBuffer(std::move(slot_memory_)));
-  for (Slot& slot : slots_) slot.memory = nullptr;
 }
 
 }  // namespace outboard::blk

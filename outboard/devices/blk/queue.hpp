@@ -50,7 +50,9 @@ class Queue {
   Status build(const virtio::Features& features, const Limits& limits, std::optional<unsigned> vector);
   void pause();
   void resume(int reason);
-  void give_up(int error, bool keep_memory);
+  void give_up(int error);
+  /// The device was never seen to stop: what it may still write to is never used for anything else.
+  void abandon_memory();
   void interrupted();
   /// What tells that something was used; none: it is polled.
   std::optional<unsigned> vector() const { return vector_; }
@@ -88,10 +90,10 @@ class Queue {
   Io* waiting_last_ = nullptr;
   std::size_t in_flight_ = 0;
   bool paused_ = true;
-  int dead_ = 0;             // errno
+  int dead_ = 0;  // errno
   unsigned delivering_ = 0;  // completions on the stack
   unsigned idle_polls_ = 0;
-  std::uint64_t now_ = 0;    // ticks
+  std::uint64_t now_ = 0;  // ticks
   std::optional<unsigned> vector_;
   Registration timer_;
   Registration more_;
