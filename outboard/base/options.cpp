@@ -27,7 +27,9 @@ std::optional<unsigned> shift_of(std::string_view suffix) {
   return static_cast<unsigned>(10 * (index + 1));
 }
 
-Error about(std::string_view name, std::string text) { return Error(EINVAL, "'" + std::string(name) + "' " + std::move(text)); }
+Error about(std::string_view name, std::string text) {
+  return Error(EINVAL, "'" + std::string(name) + "' " + std::move(text));
+}
 
 }  // namespace
 

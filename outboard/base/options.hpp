@@ -40,7 +40,8 @@ class OptionSet {
   /// The getters give `otherwise` where the word is absent. EINVAL: the value is missing or is not of that kind.
   Result<std::string> text(std::string_view name, std::string otherwise);
   /// A decimal or 0x-hexadecimal number; ERANGE outside [lowest, highest].
-  Result<std::uint64_t> number(std::string_view name, std::uint64_t otherwise, std::uint64_t lowest, std::uint64_t highest);
+  Result<std::uint64_t> number(std::string_view name, std::uint64_t otherwise, std::uint64_t lowest,
+                               std::uint64_t highest);
   /// A size in bytes: see parse_size.
   Result<std::uint64_t> size(std::string_view name, std::uint64_t otherwise);
   /// True for the word alone and for =on, =yes, =true; false for =off, =no, =false.

@@ -48,8 +48,12 @@ class EveryBackend : public ::testing::TestWithParam<Kind> {
       return opened ? std::move(*opened) : nullptr;
     };
     if (GetParam().engine) {
-      return checked(RawFile::open(*loop_, {.path = dir_.path("disk.raw"), .read_only = read_only, .direct = GetParam().direct,
-                                            .engine = *GetParam().engine}, Log()));
+      return checked(RawFile::open(*loop_,
+                                   {.path = dir_.path("disk.raw"),
+                                    .read_only = read_only,
+                                    .direct = GetParam().direct,
+                                    .engine = *GetParam().engine},
+                                   Log()));
     }
     if (GetParam().keeps) return checked(Ram::create(disk_size, read_only));
     return checked(Null::create(disk_size, read_only));
@@ -263,9 +267,9 @@ TEST_P(EveryBackend, CompletionsCanBeFetchedWithoutTheLoop) {
 
 INSTANTIATE_TEST_SUITE_P(Storage, EveryBackend,
                          ::testing::Values(Kind{"null", {}, false, false}, Kind{"ram"},
-                                         Kind{"file_io_uring", Engine::io_uring}, Kind{"file_pool", Engine::pool},
-                                         Kind{"file_io_uring_direct", Engine::io_uring, true},
-                                         Kind{"file_pool_direct", Engine::pool, true}),
+                                           Kind{"file_io_uring", Engine::io_uring}, Kind{"file_pool", Engine::pool},
+                                           Kind{"file_io_uring_direct", Engine::io_uring, true},
+                                           Kind{"file_pool_direct", Engine::pool, true}),
                          [](const auto& kind) { return std::string(kind.param.name); });
 
 TEST(Sizes, MustBeWholeSectors) {

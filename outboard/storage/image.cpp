@@ -17,8 +17,9 @@ namespace {
 
 /// `path` as a shell takes it.
 std::string quoted(const std::string& path) {
-  const bool plain = path.find_first_not_of("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789/._-+:@%,") ==
-                     std::string::npos;
+  const bool plain =
+      path.find_first_not_of("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789/._-+:@%,") ==
+      std::string::npos;
   if (plain && !path.empty() && path[0] != '-') return path;
   std::string text = path[0] == '-' ? "'./" : "'";
   for (const char c : path) text += c == '\'' ? std::string("'\\''") : std::string(1, c);
@@ -28,7 +29,9 @@ std::string quoted(const std::string& path) {
 Error open_error(int code, const std::string& path, bool read_only) {
   switch (code) {
     case ENOENT:
-      return Error(ENOENT, "there is no such image").on(path).cure("to make an empty one: truncate -s 1G " + quoted(path));
+      return Error(ENOENT, "there is no such image")
+          .on(path)
+          .cure("to make an empty one: truncate -s 1G " + quoted(path));
     case EACCES:
     case EPERM:
       if (!read_only && ::access(path.c_str(), R_OK) == 0) {
@@ -62,7 +65,7 @@ Result<UniqueFd> open_file(const std::string& path, bool read_only, int more) {
 
 /// One that writes, or many that read. Locks of the open file description, so that they outlive neither it nor us.
 Status lock(const Image& image, bool read_only, const Log& log) {
-  struct flock range {};
+  struct flock range{};
   range.l_type = static_cast<short>(read_only ? F_RDLCK : F_WRLCK);
   range.l_whence = SEEK_SET;
   if (::fcntl(image.guard.get(), F_OFD_SETLK, &range) == 0) return {};
@@ -71,7 +74,8 @@ Status lock(const Image& image, bool read_only, const Log& log) {
                 Error(errno).what());
     return {};
   }
-  return Error(EBUSY, read_only ? "another process has the image open for writing" : "another process is using the image")
+  return Error(EBUSY,
+               read_only ? "another process has the image open for writing" : "another process is using the image")
       .on(image.path)
       .cure("stop it, or serve the image read-only in both; to find it: fuser -v " + quoted(image.path));
 }
@@ -104,7 +108,7 @@ Status measure_block_device(Image& image) {
 /// Memory, offset and length alignment of O_DIRECT on a file: what the kernel says, or a page.
 std::uint32_t direct_alignment(int fd) {
 #ifdef STATX_DIOALIGN
-  struct statx info {};
+  struct statx info{};
   if (::statx(fd, "", AT_EMPTY_PATH, STATX_DIOALIGN, &info) == 0 && (info.stx_mask & STATX_DIOALIGN) != 0 &&
       info.stx_dio_offset_align != 0) {
     return power_of_two(std::max(info.stx_dio_offset_align, info.stx_dio_mem_align), 4096);
@@ -121,12 +125,14 @@ bool can_punch(const Image& image) {
 }
 
 Status measure(Image& image) {
-  struct stat info {};
+  struct stat info{};
   if (::fstat(image.guard.get(), &info) != 0) return Error::from_errno("looking at the image").on(image.path);
   if (S_ISDIR(info.st_mode)) return open_error(EISDIR, image.path, image.geometry.read_only);
   image.block_device = S_ISBLK(info.st_mode);
   if (!S_ISREG(info.st_mode) && !image.block_device) {
-    return Error(EINVAL, "is neither a file nor a block device").on(image.path).cure("name an image file or a block device");
+    return Error(EINVAL, "is neither a file nor a block device")
+        .on(image.path)
+        .cure("name an image file or a block device");
   }
   if (image.block_device) {
     OUTBOARD_CHECK(measure_block_device(image));
@@ -150,8 +156,8 @@ Status measure(Image& image) {
 }
 
 bool same_file(const UniqueFd& one, const UniqueFd& other) {
-  struct stat first {};
-  struct stat second {};
+  struct stat first{};
+  struct stat second{};
   return ::fstat(one.get(), &first) == 0 && ::fstat(other.get(), &second) == 0 && first.st_dev == second.st_dev &&
          first.st_ino == second.st_ino;
 }
@@ -159,7 +165,8 @@ bool same_file(const UniqueFd& one, const UniqueFd& other) {
 /// Opens what lies at the path once more. EAGAIN when that is another file by now.
 Result<UniqueFd> open_again(const Image& image, int more) {
   OUTBOARD_TRY(auto fd, open_file(image.path, image.geometry.read_only, more));
-  if (!same_file(fd, image.guard)) return Error(EAGAIN, "the image was replaced while it was being opened").on(image.path);
+  if (!same_file(fd, image.guard))
+    return Error(EAGAIN, "the image was replaced while it was being opened").on(image.path);
   return fd;
 }
 
@@ -183,7 +190,7 @@ Result<Image> open_image(const std::string& path, bool read_only, bool direct, c
   Image image;
   image.path = path;
   image.geometry.read_only = read_only;
-  struct stat info {};
+  struct stat info{};
   const bool block_device = ::stat(path.c_str(), &info) == 0 && S_ISBLK(info.st_mode);
   // O_EXCL on a block device (and only there) fails while it is mounted.
   OUTBOARD_TRY(image.guard, open_file(path, read_only, block_device && !read_only ? O_EXCL : 0));

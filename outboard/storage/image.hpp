@@ -15,8 +15,8 @@ struct Image {
   /// Holds the lock. Used for nothing else: an io_uring that has a descriptor registered gives it back some time after its
   /// process has ended, and a server that is started again at once would find the image locked.
   UniqueFd guard;
-  UniqueFd fd;                  ///< through the page cache
-  UniqueFd direct;              ///< O_DIRECT; may be absent
+  UniqueFd fd;  ///< through the page cache
+  UniqueFd direct;  ///< O_DIRECT; may be absent
   std::uint32_t alignment = 0;  ///< of offsets, lengths and memory that `direct` takes
   bool block_device = false;
   std::string path;

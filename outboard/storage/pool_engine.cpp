@@ -40,10 +40,14 @@ class SignalsBlocked {
 ssize_t perform(const FileOp& op, int fd) {
   const auto offset = static_cast<off_t>(op.offset);
   switch (op.kind) {
-    case FileOp::Kind::read: return ::preadv2(fd, op.pieces, static_cast<int>(op.piece_count), offset, 0);
-    case FileOp::Kind::write: return ::pwritev2(fd, op.pieces, static_cast<int>(op.piece_count), offset, 0);
-    case FileOp::Kind::sync: return ::fdatasync(fd);
-    case FileOp::Kind::allocate: return ::fallocate(fd, op.mode, offset, static_cast<off_t>(op.length));
+    case FileOp::Kind::read:
+      return ::preadv2(fd, op.pieces, static_cast<int>(op.piece_count), offset, 0);
+    case FileOp::Kind::write:
+      return ::pwritev2(fd, op.pieces, static_cast<int>(op.piece_count), offset, 0);
+    case FileOp::Kind::sync:
+      return ::fdatasync(fd);
+    case FileOp::Kind::allocate:
+      return ::fallocate(fd, op.mode, offset, static_cast<off_t>(op.length));
     case FileOp::Kind::discard: {
       std::uint64_t range[2] = {op.offset, op.length};
       return ::ioctl(fd, BLKDISCARD, range);
@@ -92,11 +96,13 @@ struct PoolEngine::State {
 
 PoolEngine::PoolEngine(std::unique_ptr<State> state) : state_(std::move(state)) {}
 
-Result<std::unique_ptr<PoolEngine>> PoolEngine::create(Loop& loop, Client& client, int fd, int direct, unsigned threads) {
+Result<std::unique_ptr<PoolEngine>> PoolEngine::create(Loop& loop, Client& client, int fd, int direct,
+                                                       unsigned threads) {
   std::unique_ptr<PoolEngine> engine(new PoolEngine(std::make_unique<State>(client, fd, direct)));
   State& state = *engine->state_;
   OUTBOARD_TRY(state.done, EventFd::create());
-  OUTBOARD_TRY(state.watch, loop.watch(state.done.get(), Ready::readable, [&engine = *engine](Ready) { engine.poll(); }));
+  OUTBOARD_TRY(state.watch,
+               loop.watch(state.done.get(), Ready::readable, [&engine = *engine](Ready) { engine.poll(); }));
   const SignalsBlocked blocked;
   try {
     for (unsigned i = 0; i < threads; ++i) state.threads.emplace_back([&state] { state.work(); });

@@ -15,7 +15,8 @@ class Ram::Memory {
  public:
   static Result<std::shared_ptr<Memory>> map(std::uint64_t size) {
     void* at = ::mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (at == MAP_FAILED) return Error::from_errno(fmt::format("a ram disk of {} bytes", size)).cure("choose a smaller size");
+    if (at == MAP_FAILED)
+      return Error::from_errno(fmt::format("a ram disk of {} bytes", size)).cure("choose a smaller size");
     return std::make_shared<Memory>(static_cast<std::byte*>(at), size);
   }
   Memory(std::byte* data, std::uint64_t size) : data_(data), size_(size) {}

@@ -5,8 +5,8 @@
 #include <filesystem>
 #include <vector>
 
-#include <climits>
 #include <linux/falloc.h>
+#include <climits>
 
 #include <fmt/format.h>
 
@@ -65,9 +65,7 @@ struct RawFile::State final : FileEngine::Client {
   }
 
   Status open_engines(Loop& loop, bool report);
-  void start(Operation& op) {
-    (op.kind == FileOp::Kind::discard && ioctls ? ioctls : engine)->start(op);
-  }
+  void start(Operation& op) { (op.kind == FileOp::Kind::discard && ioctls ? ioctls : engine)->start(op); }
   Operation& take(Completion done);
   void finish(Operation& op, int error);
   void transfer(FileOp::Kind kind, std::uint64_t offset, std::span<const iovec> pieces, Completion done);
@@ -193,7 +191,8 @@ void RawFile::State::start_allocate(Operation& op, Operation::Stage stage) {
 /// Zeroes by the first way that works, from `from` on: a hole, the file system's own way, writing.
 void RawFile::State::start_zeroes(Operation& op, Operation::Stage from) {
   if (from == Operation::Stage::punch && punch_works) return start_allocate(op, Operation::Stage::punch);
-  if (from != Operation::Stage::write_zeros && zero_range_works) return start_allocate(op, Operation::Stage::zero_range);
+  if (from != Operation::Stage::write_zeros && zero_range_works)
+    return start_allocate(op, Operation::Stage::zero_range);
   op.stage = Operation::Stage::write_zeros;
   op.kind = FileOp::Kind::write;
   op.left = op.length;
@@ -259,8 +258,9 @@ Result<std::unique_ptr<Backend>> RawFile::share(Loop& loop) const {
 const Geometry& RawFile::geometry() const { return state_->image.geometry; }
 
 std::string RawFile::description() const {
-  return fmt::format("{} ({}{}{})", std::filesystem::path(state_->image.path).filename().string(), state_->engine->name(),
-                     state_->image.direct ? ", O_DIRECT" : "", state_->image.geometry.read_only ? ", read-only" : "");
+  return fmt::format("{} ({}{}{})", std::filesystem::path(state_->image.path).filename().string(),
+                     state_->engine->name(), state_->image.direct ? ", O_DIRECT" : "",
+                     state_->image.geometry.read_only ? ", read-only" : "");
 }
 
 void RawFile::read(std::uint64_t offset, std::span<const iovec> pieces, Completion done) {

@@ -198,7 +198,9 @@ TEST_F(AnImage, IsServedByThreadsWhereIoUringIsForbiddenAndTheLogSaysSoOnce) {
       auto reactor = Reactor::create();
       ASSERT_TRUE(reactor);
       std::vector<std::string> warnings;
-      const Log log([&](Level level, std::string_view line) { if (level == Level::warning) warnings.emplace_back(line); });
+      const Log log([&](Level level, std::string_view line) {
+        if (level == Level::warning) warnings.emplace_back(line);
+      });
       auto disk = RawFile::open(**reactor, {.path = dir_.path("disk.raw")}, log);
       ASSERT_TRUE(disk) << disk.error().message();
       auto shared = (*disk)->share(**reactor);
@@ -225,8 +227,8 @@ TEST_F(AnImage, IsRefusedWhereIoUringIsForbiddenAndWasAskedFor) {
 
 TEST_F(AnImage, IsDescribedWithItsEngine) {
   static_cast<void>(dir_.make_file("disk.raw", 4096));
-  auto pool = RawFile::open(*loop_, {.path = dir_.path("disk.raw"), .read_only = true, .engine = Engine::pool, .threads = 2},
-                            Log());
+  auto pool = RawFile::open(
+      *loop_, {.path = dir_.path("disk.raw"), .read_only = true, .engine = Engine::pool, .threads = 2}, Log());
   ASSERT_TRUE(pool);
   EXPECT_EQ((*pool)->description(), "disk.raw (2 threads, read-only)");
 }
@@ -243,7 +245,7 @@ TEST_F(AnImage, GivesSpaceBackOnDiscard) {
   (*disk)->discard(0, 1 << 20, [&](int error) { result = error; });
   (*disk)->submit();
   while (!result) ASSERT_TRUE(loop_->run_once(std::chrono::seconds(1)));
-  struct stat info {};
+  struct stat info{};
   ASSERT_EQ(::fstat(file.get(), &info), 0);
   EXPECT_EQ(*result, 0);
   EXPECT_LT(info.st_blocks, 16);

@@ -15,7 +15,8 @@ constexpr unsigned completion_entries = 4096;
 
 Error ring_error(int code) {
   Error error(code, "io_uring is not available here: " + Error(code).what());
-  if (code == EPERM || code == EACCES) return std::move(error).cure("allow it: sysctl kernel.io_uring_disabled=0, or the container's seccomp profile");
+  if (code == EPERM || code == EACCES)
+    return std::move(error).cure("allow it: sysctl kernel.io_uring_disabled=0, or the container's seccomp profile");
   if (code == ENOMEM) return std::move(error).cure("raise the limit on locked memory: ulimit -l");
   return error;
 }
@@ -96,13 +97,21 @@ bool UringEngine::State::prepare(FileOp& op) {
   if (entry == nullptr) return false;
   const int fd = fixed ? static_cast<int>(op.direct) : fds[op.direct ? 1 : 0];
   switch (op.kind) {
-    case FileOp::Kind::read: io_uring_prep_readv(entry, fd, op.pieces, op.piece_count, op.offset); break;
-    case FileOp::Kind::write: io_uring_prep_writev(entry, fd, op.pieces, op.piece_count, op.offset); break;
-    case FileOp::Kind::sync: io_uring_prep_fsync(entry, fd, IORING_FSYNC_DATASYNC); break;
+    case FileOp::Kind::read:
+      io_uring_prep_readv(entry, fd, op.pieces, op.piece_count, op.offset);
+      break;
+    case FileOp::Kind::write:
+      io_uring_prep_writev(entry, fd, op.pieces, op.piece_count, op.offset);
+      break;
+    case FileOp::Kind::sync:
+      io_uring_prep_fsync(entry, fd, IORING_FSYNC_DATASYNC);
+      break;
     case FileOp::Kind::allocate:
       io_uring_prep_fallocate(entry, fd, op.mode, static_cast<off_t>(op.offset), static_cast<off_t>(op.length));
       break;
-    case FileOp::Kind::discard: io_uring_prep_nop(entry); break;  // never given to this engine
+    case FileOp::Kind::discard:
+      io_uring_prep_nop(entry);
+      break;  // never given to this engine
   }
   if (fixed && op.kind != FileOp::Kind::discard) entry->flags |= IOSQE_FIXED_FILE;
   io_uring_sqe_set_data(entry, &op);

@@ -21,7 +21,10 @@ class HeldBackend final : public storage::Backend {
     friend bool operator==(const Call&, const Call&) = default;
   };
 
-  explicit HeldBackend(std::uint64_t size) : bytes(size) { shape.capacity = size; shape.can_discard = shape.can_unmap_zeroes = true; }
+  explicit HeldBackend(std::uint64_t size) : bytes(size) {
+    shape.capacity = size;
+    shape.can_discard = shape.can_unmap_zeroes = true;
+  }
 
   storage::Geometry shape{};
   std::vector<std::byte> bytes;

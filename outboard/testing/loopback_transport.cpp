@@ -36,7 +36,8 @@ LoopbackTransport::~LoopbackTransport() {
 }
 
 Status LoopbackTransport::write_driver_features(const virtio::Features& features) {
-  for (unsigned word = 0; word < virtio::Features::words; ++word) core_->write_driver_features(word, features.word(word));
+  for (unsigned word = 0; word < virtio::Features::words; ++word)
+    core_->write_driver_features(word, features.word(word));
   return {};
 }
 

@@ -19,7 +19,7 @@ class LoopbackTransport final : public virtio::Transport, private virtio::Transp
  public:
   struct Options {
     bool packed = false;
-    unsigned vectors = 16;      ///< what the device has; 0: the driver must poll
+    unsigned vectors = 16;  ///< what the device has; 0: the driver must poll
     virtio::Features without{};
     Duration stop_deadline = std::chrono::seconds(2);
     Log log{};

@@ -105,7 +105,8 @@ struct Fuzzed {
 
   void check_guards() {
     for (const auto& list : {readable, writable}) {
-      for (const auto& element : list) require(*(bytes_of(element).data() + element.length) == guard, "wrote beyond a piece");
+      for (const auto& element : list)
+        require(*(bytes_of(element).data() + element.length) == guard, "wrote beyond a piece");
     }
   }
 

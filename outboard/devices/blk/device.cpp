@@ -23,11 +23,13 @@ Status check(const Device::Options& options) {
   if (options.queues == 0 || options.queues > most_queues)
     return Error(EINVAL, fmt::format("queues is {}: it must be between 1 and {}", options.queues, most_queues));
   if (!std::has_single_bit(options.queue_size) || options.queue_size < smallest_queue || options.queue_size > 32768)
-    return Error(EINVAL, fmt::format("queue-size is {}: it must be a power of two between 4 and 32768", options.queue_size));
+    return Error(EINVAL,
+                 fmt::format("queue-size is {}: it must be a power of two between 4 and 32768", options.queue_size));
   if (options.id.size() > spec::id_size)
     return Error(EINVAL, fmt::format("serial '{}' is longer than {} bytes", options.id, spec::id_size));
   if (options.seg_max > options.queue_size - 2U)
-    return Error(EINVAL, fmt::format("seg_max is {}: the queue has room for {}", options.seg_max, options.queue_size - 2));
+    return Error(EINVAL,
+                 fmt::format("seg_max is {}: the queue has room for {}", options.seg_max, options.queue_size - 2));
   if (options.size_max != 0 && options.size_max < sector_size)
     return Error(EINVAL, fmt::format("size_max is {}: it must hold a sector", options.size_max));
   return {};
@@ -36,7 +38,8 @@ Status check(const Device::Options& options) {
 virtio::Features offered_features(const storage::Geometry& geometry, const Device::Options& options) {
   // VIRTIO 1.4, 5.2.5.2: "Devices SHOULD always offer VIRTIO_BLK_F_FLUSH, and MUST offer it if they offer
   // VIRTIO_BLK_F_CONFIG_WCE."
-  virtio::Features features{feature::seg_max, feature::blk_size, feature::flush, feature::topology, feature::config_wce};
+  virtio::Features features{feature::seg_max, feature::blk_size, feature::flush, feature::topology,
+                            feature::config_wce};
   if (options.size_max != 0) features.set(feature::size_max);
   if (options.queues > 1) features.set(feature::mq);
   if (geometry.read_only) features.set(feature::ro);
@@ -54,7 +57,8 @@ spec::Config config_of(const storage::Geometry& geometry, const Device::Options&
   config.seg_max = options.seg_max;
   config.blk_size = geometry.logical_block;
   const std::uint32_t physical = std::max(geometry.physical_block, geometry.logical_block);
-  config.physical_block_exp = static_cast<std::uint8_t>(std::countr_zero(physical) - std::countr_zero(geometry.logical_block));
+  config.physical_block_exp =
+      static_cast<std::uint8_t>(std::countr_zero(physical) - std::countr_zero(geometry.logical_block));
   config.min_io_size = static_cast<std::uint16_t>(std::min(physical / geometry.logical_block, 65535U));
   config.opt_io_size = geometry.optimal_io / geometry.logical_block;
   config.num_queues = static_cast<std::uint16_t>(options.queues);
@@ -121,7 +125,8 @@ void Device::read_config(std::uint32_t offset, MutableBytes into) {
   config.capacity = disk_->capacity.load(std::memory_order_relaxed);
   config.writeback = disk_->writeback ? 1 : 0;
   const Bytes bytes = as_bytes_of(config);
-  if (range_within(offset, into.size(), bytes.size())) std::ranges::copy(bytes.subspan(offset, into.size()), into.begin());
+  if (range_within(offset, into.size(), bytes.size()))
+    std::ranges::copy(bytes.subspan(offset, into.size()), into.begin());
 }
 
 void Device::write_config(std::uint32_t offset, Bytes from) {

@@ -63,7 +63,7 @@ class Rig {
     bool packed = false;
     bool read_only = false;
     bool refuse_flush = false;  ///< the driver does not accept FLUSH
-    bool refuse_wce = true;     ///< ... CONFIG_WCE
+    bool refuse_wce = true;  ///< ... CONFIG_WCE
     bool refuse_ranges = false;
     Device::Options device{};
     std::function<void(HeldBackend&)> backend = [](HeldBackend&) {};
@@ -166,10 +166,12 @@ class BlkDevice : public ::testing::TestWithParam<bool> {
  protected:
   Rig::Setup setup() const { return {.packed = GetParam()}; }
 };
-INSTANTIATE_TEST_SUITE_P(, BlkDevice, ::testing::Bool(), [](const auto& each) { return each.param ? "Packed" : "Split"; });
+INSTANTIATE_TEST_SUITE_P(, BlkDevice, ::testing::Bool(),
+                         [](const auto& each) { return each.param ? "Packed" : "Split"; });
 
 ByteVector slice(const ByteVector& bytes, std::size_t offset, std::size_t size) {
-  return {bytes.begin() + static_cast<std::ptrdiff_t>(offset), bytes.begin() + static_cast<std::ptrdiff_t>(offset + size)};
+  return {bytes.begin() + static_cast<std::ptrdiff_t>(offset),
+          bytes.begin() + static_cast<std::ptrdiff_t>(offset + size)};
 }
 
 void expect_failed(const Answer& answer, int status) {
@@ -231,7 +233,8 @@ TEST_P(BlkDevice, FlushIsExecutedWhetherNegotiatedOrNotAndItsSectorAndDataAreIgn
     Rig::Setup with = setup();
     with.refuse_flush = refuse;
     Rig rig(with);
-    EXPECT_EQ(Chain::of(rig, spec::type::flush, UINT64_MAX).readable(pattern(5)).writable(1).run().status(), spec::status::ok);
+    EXPECT_EQ(Chain::of(rig, spec::type::flush, UINT64_MAX).readable(pattern(5)).writable(1).run().status(),
+              spec::status::ok);
     EXPECT_THAT(rig.disk->calls, ElementsAre(Call{'f', 0, 0}));
   }
 }
@@ -284,7 +287,8 @@ TEST_P(BlkDevice, Row54_ARangeBeyondTheCapacityFailsAlsoWhereItOverflows) {
   Rig rig(setup());
   for (const std::uint64_t sector : {disk_sectors - 1, disk_sectors, UINT64_MAX, UINT64_MAX - 1, UINT64_MAX / 512}) {
     expect_failed(Chain::of(rig, spec::type::in, sector).writable(1024).writable(1).run(), spec::status::ioerr);
-    expect_failed(Chain::of(rig, spec::type::out, sector).readable(pattern(1024)).writable(1).run(), spec::status::ioerr);
+    expect_failed(Chain::of(rig, spec::type::out, sector).readable(pattern(1024)).writable(1).run(),
+                  spec::status::ioerr);
   }
   EXPECT_TRUE(rig.disk->calls.empty());
 }
@@ -303,15 +307,17 @@ TEST_P(BlkDevice, Row55_D_BO_3_AReadOnlyDiskRefusesWritesWhateverWasNegotiated) 
 
 TEST_P(BlkDevice, Row56_AnUnknownTypeIsUnsupported) {
   Rig rig(setup());
-  for (const std::uint32_t type : {2U, 3U, 9U, spec::type::get_lifetime, spec::type::secure_erase, 0x80000000U, UINT32_MAX})
+  for (const std::uint32_t type :
+       {2U, 3U, 9U, spec::type::get_lifetime, spec::type::secure_erase, 0x80000000U, UINT32_MAX})
     expect_failed(Chain::of(rig, type, 0).readable(segment(0, 1)).writable(5).run(), spec::status::unsupp);
   EXPECT_FALSE(rig.needs_reset());
 }
 
 TEST_P(BlkDevice, Row56_D_BO_16_ZoneRequestsAreUnsupported) {
   Rig rig(setup());
-  for (const auto type : {spec::type::zone_append, spec::type::zone_report, spec::type::zone_open, spec::type::zone_close,
-                          spec::type::zone_finish, spec::type::zone_reset, spec::type::zone_reset_all})
+  for (const auto type :
+       {spec::type::zone_append, spec::type::zone_report, spec::type::zone_open, spec::type::zone_close,
+        spec::type::zone_finish, spec::type::zone_reset, spec::type::zone_reset_all})
     expect_failed(Chain::of(rig, type, 0).writable(65).run(), spec::status::unsupp);
 }
 
@@ -327,46 +333,60 @@ TEST_P(BlkDevice, DiscardAndWriteZeroesReachTheDiskSegmentBySegment) {
   Rig rig(setup());
   EXPECT_EQ(Chain::of(rig, spec::type::discard, 0).readable(segment(8, 8) + segment(32, 16)).writable(1).run().status(),
             spec::status::ok);
-  EXPECT_EQ(Chain::of(rig, spec::type::write_zeroes, 0).readable(segment(1, 2, 1)).readable(segment(4, 1)).writable(1).run().status(),
+  EXPECT_EQ(Chain::of(rig, spec::type::write_zeroes, 0)
+                .readable(segment(1, 2, 1))
+                .readable(segment(4, 1))
+                .writable(1)
+                .run()
+                .status(),
             spec::status::ok);
-  EXPECT_THAT(rig.disk->calls, ElementsAre(Call{'d', 4096, 4096}, Call{'d', 16384, 8192}, Call{'u', 512, 1024}, Call{'z', 2048, 512}));
+  EXPECT_THAT(rig.disk->calls,
+              ElementsAre(Call{'d', 4096, 4096}, Call{'d', 16384, 8192}, Call{'u', 512, 1024}, Call{'z', 2048, 512}));
 }
 
 TEST_P(BlkDevice, D_BO_8_AfterWriteZeroesReadsGiveZero) {
   for (const std::uint32_t flags : {0U, spec::RangeSegment::unmap}) {
     Rig rig(setup());
-    ASSERT_EQ(Chain::of(rig, spec::type::write_zeroes, 0).readable(segment(2, 2, flags)).writable(1).run().status(), spec::status::ok);
+    ASSERT_EQ(Chain::of(rig, spec::type::write_zeroes, 0).readable(segment(2, 2, flags)).writable(1).run().status(),
+              spec::status::ok);
     EXPECT_THAT(Chain::of(rig, spec::type::in, 2).writable(1024).writable(1).run().data(), Each(std::byte{0}));
   }
 }
 
 TEST_P(BlkDevice, Row57_D_BO_4_UnknownFlagsAreUnsupportedAndNothingIsTouched) {
   Rig rig(setup());
-  expect_failed(Chain::of(rig, spec::type::discard, 0).readable(segment(0, 1) + segment(8, 1, 2)).writable(1).run(), spec::status::unsupp);
-  expect_failed(Chain::of(rig, spec::type::write_zeroes, 0).readable(segment(0, 1, 0x80000000)).writable(1).run(), spec::status::unsupp);
+  expect_failed(Chain::of(rig, spec::type::discard, 0).readable(segment(0, 1) + segment(8, 1, 2)).writable(1).run(),
+                spec::status::unsupp);
+  expect_failed(Chain::of(rig, spec::type::write_zeroes, 0).readable(segment(0, 1, 0x80000000)).writable(1).run(),
+                spec::status::unsupp);
   EXPECT_TRUE(rig.disk->calls.empty());
 }
 
 TEST_P(BlkDevice, Row57_D_BO_5_UnmapOnDiscardIsUnsupported) {
   Rig rig(setup());
-  expect_failed(Chain::of(rig, spec::type::discard, 0).readable(segment(0, 1, spec::RangeSegment::unmap)).writable(1).run(),
-                spec::status::unsupp);
+  expect_failed(
+      Chain::of(rig, spec::type::discard, 0).readable(segment(0, 1, spec::RangeSegment::unmap)).writable(1).run(),
+      spec::status::unsupp);
 }
 
 TEST_P(BlkDevice, Row57_FlagsAreLookedAtBeforeRanges) {
   Rig rig(setup());
-  expect_failed(Chain::of(rig, spec::type::discard, 0).readable(segment(UINT64_MAX, UINT32_MAX, 4)).writable(1).run(), spec::status::unsupp);
-  expect_failed(Chain::of(rig, spec::type::discard, 0).readable(segment(0, 1, 4) + pattern(3)).writable(1).run(), spec::status::unsupp);
+  expect_failed(Chain::of(rig, spec::type::discard, 0).readable(segment(UINT64_MAX, UINT32_MAX, 4)).writable(1).run(),
+                spec::status::unsupp);
+  expect_failed(Chain::of(rig, spec::type::discard, 0).readable(segment(0, 1, 4) + pattern(3)).writable(1).run(),
+                spec::status::unsupp);
 }
 
 TEST_P(BlkDevice, Row58_BadRangesFailAndNothingIsErased) {
   Rig rig(setup());
   const auto most = rig.config<le32>(36);
   const ByteVector bad[] = {
-      pattern(0), segment(0, 1) + pattern(8),                    // no segment, not a whole one
-      segment(0, 1) + segment(disk_sectors, 1),                  // the second lies beyond the end
-      segment(disk_sectors - 1, 2), segment(UINT64_MAX, 1),      // runs over it, overflows
-      segment(0, 1) + segment(0, most + 1),                      // larger than the maximum
+      pattern(0),
+      segment(0, 1) + pattern(8),  // no segment, not a whole one
+      segment(0, 1) + segment(disk_sectors, 1),  // the second lies beyond the end
+      segment(disk_sectors - 1, 2),
+      segment(UINT64_MAX, 1),  // runs over it, overflows
+      segment(0, 1) + segment(0, most + 1),  // larger than the maximum
   };
   for (const auto type : {spec::type::discard, spec::type::write_zeroes}) {
     for (const auto& bytes : bad) {
@@ -385,7 +405,8 @@ TEST_P(BlkDevice, Row58_MoreSegmentsThanTheMaximumFail) {
   for (unsigned i = 0; i < most; ++i) segments = segments + segment(i, 1);
   EXPECT_EQ(Chain::of(rig, spec::type::discard, 0).readable(segments).writable(1).run().status(), spec::status::ok);
   rig.disk->calls.clear();
-  expect_failed(Chain::of(rig, spec::type::discard, 0).readable(segments + segment(0, 1)).writable(1).run(), spec::status::ioerr);
+  expect_failed(Chain::of(rig, spec::type::discard, 0).readable(segments + segment(0, 1)).writable(1).run(),
+                spec::status::ioerr);
   EXPECT_TRUE(rig.disk->calls.empty());
 }
 
@@ -416,8 +437,9 @@ TEST_P(BlkDevice, WhateverTheStorageSaysBecomesIoerr) {
 TEST_P(BlkDevice, ARangeThatFailsEndsTheRequest) {
   Rig rig(setup());
   rig.disk->fails = [](const Call& call) { return call.offset == 512 ? EIO : 0; };
-  expect_failed(Chain::of(rig, spec::type::discard, 0).readable(segment(0, 1) + segment(1, 1) + segment(2, 1)).writable(1).run(),
-                spec::status::ioerr);
+  expect_failed(
+      Chain::of(rig, spec::type::discard, 0).readable(segment(0, 1) + segment(1, 1) + segment(2, 1)).writable(1).run(),
+      spec::status::ioerr);
   EXPECT_EQ(rig.disk->calls.size(), 2u);
 }
 
@@ -441,7 +463,8 @@ TEST_P(BlkDevice, D_BO_11_WritesAreFlushedOneByOneForADriverThatCannotFlush) {
   with.refuse_flush = true;
   Rig rig(with);
   EXPECT_EQ(Chain::of(rig, spec::type::out, 0).readable(pattern(512)).writable(1).run().status(), spec::status::ok);
-  EXPECT_EQ(Chain::of(rig, spec::type::write_zeroes, 0).readable(segment(0, 1)).writable(1).run().status(), spec::status::ok);
+  EXPECT_EQ(Chain::of(rig, spec::type::write_zeroes, 0).readable(segment(0, 1)).writable(1).run().status(),
+            spec::status::ok);
   EXPECT_THAT(rig.disk->calls, ElementsAre(Call{'w', 0, 512}, Call{'f', 0, 0}, Call{'z', 0, 512}, Call{'f', 0, 0}));
 }
 
@@ -576,7 +599,8 @@ TEST_P(BlkDevice, OneFlushCoversEveryQueueAndEachQueueWorks) {
   Rig::Setup with = setup();
   with.device.queues = 2;
   Rig rig(with);
-  EXPECT_EQ(Chain(rig, 1).header(spec::type::out, 9).readable(pattern(512)).writable(1).run().status(), spec::status::ok);
+  EXPECT_EQ(Chain(rig, 1).header(spec::type::out, 9).readable(pattern(512)).writable(1).run().status(),
+            spec::status::ok);
   EXPECT_EQ(Chain(rig, 0).header(spec::type::flush, 0).writable(1).run().status(), spec::status::ok);
   EXPECT_THAT(rig.disk->calls, ElementsAre(Call{'w', 9 * 512, 512}, Call{'f', 0, 0}));
 }

@@ -34,10 +34,10 @@ class Disk {
   std::uint32_t max_discard_sectors = 0;
   std::uint32_t max_write_zeroes_sectors = 0;
 
-  std::atomic<std::uint64_t> capacity{0};        ///< sectors
-  std::atomic<bool> writeback{true};             ///< false: a write is on the medium when it is completed
-  std::atomic<bool> discard{false};              ///< negotiated
-  std::atomic<bool> write_zeroes{false};         ///< negotiated
+  std::atomic<std::uint64_t> capacity{0};  ///< sectors
+  std::atomic<bool> writeback{true};  ///< false: a write is on the medium when it is completed
+  std::atomic<bool> discard{false};  ///< negotiated
+  std::atomic<bool> write_zeroes{false};  ///< negotiated
   std::atomic<std::uint64_t> failures{0};
 
   bool holds(std::uint64_t sector, std::uint64_t count) const {

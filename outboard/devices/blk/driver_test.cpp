@@ -34,7 +34,8 @@ struct Operation : Io {
 
 class Rig {
  public:
-  Rig(bool packed, Device::Options device_options, Driver::Options options,
+  Rig(
+      bool packed, Device::Options device_options, Driver::Options options,
       const std::function<void(HeldBackend&)>& shape = [](HeldBackend&) {}) {
     auto backend = std::make_unique<HeldBackend>(disk_size);
     disk = backend.get();
@@ -110,9 +111,8 @@ class BlkDriver : public ::testing::TestWithParam<Kind> {
     return options;
   }
 };
-INSTANTIATE_TEST_SUITE_P(, BlkDriver, ::testing::Values(Kind{false}, Kind{true}), [](const auto& each) {
-  return std::string(each.param.packed ? "Packed" : "Split");
-});
+INSTANTIATE_TEST_SUITE_P(, BlkDriver, ::testing::Values(Kind{false}, Kind{true}),
+                         [](const auto& each) { return std::string(each.param.packed ? "Packed" : "Split"); });
 
 TEST_P(BlkDriver, KnowsTheDisk) {
   Rig r = rig();
@@ -135,7 +135,8 @@ TEST_P(BlkDriver, FlushesDiscardsAndWritesZeroes) {
   EXPECT_EQ(r.run({.kind = Io::Kind::discard, .sector = Sector{8}, .sectors = 16}), 0);
   EXPECT_EQ(r.run({.kind = Io::Kind::write_zeroes, .unmap = true, .sector = Sector{1}, .sectors = 2}), 0);
   EXPECT_EQ(r.run({.kind = Io::Kind::write_zeroes, .sector = Sector{1}, .sectors = 2}), 0);
-  EXPECT_THAT(r.disk->calls, ElementsAre(Call{'f', 0, 0}, Call{'d', 4096, 8192}, Call{'u', 512, 1024}, Call{'z', 512, 1024}));
+  EXPECT_THAT(r.disk->calls,
+              ElementsAre(Call{'f', 0, 0}, Call{'d', 4096, 8192}, Call{'u', 512, 1024}, Call{'z', 512, 1024}));
 }
 
 TEST_P(BlkDriver, GetsTheId) {

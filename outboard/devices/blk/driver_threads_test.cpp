@@ -34,7 +34,8 @@ class BlkOverPci : public ::testing::TestWithParam<Kind> {
  protected:
   void start(Driver::Options options = {}, Device::Options device = {}) {
     if (GetParam().file) static_cast<void>(dir.make_file("disk.raw", disk_size));
-    const auto make = [path = dir.path("disk.raw"), device](Loop& loop, const Log&) -> Result<std::unique_ptr<virtio::Device>> {
+    const auto make = [path = dir.path("disk.raw"), device](Loop& loop,
+                                                            const Log&) -> Result<std::unique_ptr<virtio::Device>> {
       std::unique_ptr<storage::Backend> disk;
       if (GetParam().file) {
         OUTBOARD_TRY(disk, storage::RawFile::open(loop, {.path = path}, Log()));

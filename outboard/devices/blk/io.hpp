@@ -33,13 +33,13 @@ struct Io {
   using Done = void (*)(Io& io);
 
   Kind kind = Kind::read;
-  bool unmap = false;                            ///< write_zeroes: may give space back
-  Sector sector{};                               ///< not for flush and get_id
-  std::span<const virtio::Element> data{};       ///< read and write: whole sectors in all, in memory of Driver::dma()
-  std::uint64_t sectors = 0;                     ///< discard and write_zeroes
-  std::array<char, spec::id_size>* id = nullptr; ///< get_id: where the id goes
+  bool unmap = false;  ///< write_zeroes: may give space back
+  Sector sector{};  ///< not for flush and get_id
+  std::span<const virtio::Element> data{};  ///< read and write: whole sectors in all, in memory of Driver::dma()
+  std::uint64_t sectors = 0;  ///< discard and write_zeroes
+  std::array<char, spec::id_size>* id = nullptr;  ///< get_id: where the id goes
   Done done = nullptr;
-  void* context = nullptr;                       ///< the caller's
+  void* context = nullptr;  ///< the caller's
 
   /// 0, or a positive errno: EIO (the device says so, or answers nonsense), ENOTSUP (the device does not do this),
   /// ETIMEDOUT, ENODEV (the device has gone or is given up), ECANCELED (the driver was destroyed).

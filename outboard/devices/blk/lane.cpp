@@ -9,11 +9,16 @@ namespace {
 
 const char* name_of(std::uint32_t type) {
   switch (type) {
-    case spec::type::in: return "a read";
-    case spec::type::out: return "a write";
-    case spec::type::flush: return "a flush";
-    case spec::type::discard: return "a discard";
-    default: return "writing zeroes";
+    case spec::type::in:
+      return "a read";
+    case spec::type::out:
+      return "a write";
+    case spec::type::flush:
+      return "a flush";
+    case spec::type::discard:
+      return "a discard";
+    default:
+      return "writing zeroes";
   }
 }
 
@@ -44,13 +49,19 @@ void Lane::handle(virtio::Request request) {
   // VIRTIO_BLK_F_RO feature if offered, and MUST NOT write any data." What was offered decides, not what was negotiated.
   if (disk_.read_only && changes_disk(header->type)) return answer(std::move(request), spec::status::ioerr);
   switch (header->type) {
-    case spec::type::in: return read(std::move(request), header->sector);
-    case spec::type::out: return write(std::move(request), header->sector);
-    case spec::type::flush: return flush(std::move(request));
-    case spec::type::get_id: return get_id(std::move(request));
+    case spec::type::in:
+      return read(std::move(request), header->sector);
+    case spec::type::out:
+      return write(std::move(request), header->sector);
+    case spec::type::flush:
+      return flush(std::move(request));
+    case spec::type::get_id:
+      return get_id(std::move(request));
     case spec::type::discard:
-    case spec::type::write_zeroes: return ranges(std::move(request), header->type);
-    default: return answer(std::move(request), spec::status::unsupp);
+    case spec::type::write_zeroes:
+      return ranges(std::move(request), header->type);
+    default:
+      return answer(std::move(request), spec::status::unsupp);
   }
 }
 
@@ -64,7 +75,8 @@ void Lane::read(virtio::Request request, std::uint64_t sector) {
   const std::uint64_t data = request.writable_left() - 1;
   // VIRTIO 1.4, 5.2.6.1: "A driver MUST NOT submit a request which would cause a read or write beyond capacity." "The
   // length of data MUST be a multiple of 512 bytes for VIRTIO_BLK_T_IN and VIRTIO_BLK_T_OUT requests." Ours: IOERR.
-  const bool well_formed = request.readable_left() == 0 && data % sector_size == 0 && disk_.holds(sector, data / sector_size);
+  const bool well_formed =
+      request.readable_left() == 0 && data % sector_size == 0 && disk_.holds(sector, data / sector_size);
   if (!well_formed) return answer(std::move(request), spec::status::ioerr);
   if (data == 0) return answer(std::move(request), spec::status::ok);
   const auto pieces = request.writable_pieces(data);
@@ -111,7 +123,8 @@ void Lane::get_id(virtio::Request request) {
 }
 
 void Lane::ranges(virtio::Request request, std::uint32_t type) {
-  const bool negotiated = (type == spec::type::discard ? disk_.discard : disk_.write_zeroes).load(std::memory_order_relaxed);
+  const bool negotiated =
+      (type == spec::type::discard ? disk_.discard : disk_.write_zeroes).load(std::memory_order_relaxed);
   if (!negotiated) return answer(std::move(request), spec::status::unsupp);
   if (backend() == nullptr) return answer(std::move(request), spec::status::ioerr);
   Op& op = take(std::move(request), type);
@@ -141,9 +154,11 @@ std::uint8_t Lane::check_segments(const Op& op) const {
   // VIRTIO 1.4, 5.2.6.2: "The device MUST set the status byte to VIRTIO_BLK_S_UNSUPP for discard, secure erase and write
   // zeroes commands if any unknown flag is set. Furthermore, the device MUST set the status byte to VIRTIO_BLK_S_UNSUPP
   // for discard commands if the unmap flag is set."
-  const bool unknown = std::ranges::any_of(segments, [&](const auto& segment) { return (segment.flags & ~known) != 0; });
+  const bool unknown =
+      std::ranges::any_of(segments, [&](const auto& segment) { return (segment.flags & ~known) != 0; });
   if (unknown) return spec::status::unsupp;
-  const std::uint32_t most = op.type == spec::type::discard ? disk_.max_discard_sectors : disk_.max_write_zeroes_sectors;
+  const std::uint32_t most =
+      op.type == spec::type::discard ? disk_.max_discard_sectors : disk_.max_write_zeroes_sectors;
   const bool good = std::ranges::all_of(segments, [&](const auto& segment) {
     return segment.num_sectors <= most && disk_.holds(segment.sector, segment.num_sectors);
   });

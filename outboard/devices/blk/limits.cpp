@@ -24,7 +24,8 @@ Limits sanitise(const spec::Config& config, const virtio::Features& accepted) {
   limits.physical_block_size = limits.block_size;
   if (accepted.has(feature::topology)) {
     const unsigned exponent = config.physical_block_exp;
-    if (exponent < 16) limits.physical_block_size = block_size(std::uint64_t{limits.block_size} << exponent, limits.block_size);
+    if (exponent < 16)
+      limits.physical_block_size = block_size(std::uint64_t{limits.block_size} << exponent, limits.block_size);
     const std::uint64_t optimal = std::uint64_t{config.opt_io_size} * limits.block_size;
     if (optimal <= UINT32_MAX) limits.optimal_io_size = static_cast<std::uint32_t>(optimal);
   }

@@ -7,7 +7,7 @@
 namespace outboard::blk {
 namespace {
 
-const virtio::Features all{feature::size_max, feature::seg_max, feature::ro,     feature::blk_size,    feature::flush,
+const virtio::Features all{feature::size_max, feature::seg_max, feature::ro,      feature::blk_size,    feature::flush,
                            feature::topology, feature::mq,      feature::discard, feature::write_zeroes};
 
 spec::Config sane() {
@@ -29,9 +29,18 @@ spec::Config sane() {
 
 TEST(Limits, TakesWhatMakesSense) {
   const Limits limits = sanitise(sane(), all);
-  EXPECT_EQ(limits, (Limits{.capacity = 2048, .block_size = 1024, .physical_block_size = 4096, .optimal_io_size = 8192,
-                            .seg_max = 30, .size_max = 65536, .queues = 4, .max_discard_sectors = 100,
-                            .max_write_zeroes_sectors = 200, .write_zeroes_may_unmap = true, .read_only = true, .flush = true}));
+  EXPECT_EQ(limits, (Limits{.capacity = 2048,
+                            .block_size = 1024,
+                            .physical_block_size = 4096,
+                            .optimal_io_size = 8192,
+                            .seg_max = 30,
+                            .size_max = 65536,
+                            .queues = 4,
+                            .max_discard_sectors = 100,
+                            .max_write_zeroes_sectors = 200,
+                            .write_zeroes_may_unmap = true,
+                            .read_only = true,
+                            .flush = true}));
 }
 
 TEST(Limits, FieldsOfFeaturesThatWereNotAcceptedMeanNothing) {

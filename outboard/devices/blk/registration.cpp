@@ -43,7 +43,8 @@ Result<std::unique_ptr<storage::Backend>> open_storage(OptionSet& set, bool read
   OUTBOARD_TRY(const bool null, set.flag("null", false));
   const bool image = set.has("image");
   if (image + ram + null != 1) {
-    return Error(EINVAL, image + ram + null == 0 ? "a disk needs something behind it" : "a disk has one thing behind it")
+    return Error(EINVAL,
+                 image + ram + null == 0 ? "a disk needs something behind it" : "a disk has one thing behind it")
         .cure("one of: image=FILE, ram with size=64M, null with size=1G");
   }
   if (image) return open_image(set, read_only, loop, log);
