@@ -100,3 +100,13 @@ class Transport final : public virtio::Transport {
 };
 
 }  // namespace outboard::virtio_pci
+
+namespace outboard::pci {
+
+/// The virtio device behind a function. Found by its argument's type, so that the driver of a device, which knows no
+/// transport, can be started on a handle: `blk::Driver::start(*handle)`. As virtio_pci::Transport::open.
+inline Result<std::unique_ptr<virtio::Transport>> open_virtio_transport(Handle& handle) {
+  return virtio_pci::Transport::open(handle);
+}
+
+}  // namespace outboard::pci
