@@ -33,6 +33,8 @@ void TargetArguments::add_to(CLI::App& verb) {
 }
 
 Result<std::unique_ptr<pci::Handle>> TargetArguments::open(Context& context) const {
+  const auto address = targets::parse_address(target, "target", targets::target_schemes());
+  if (!address) return as_usage_error(address.error());
   targets::OpenOptions options;
   options.log = context.log;
   options.wait = std::chrono::duration_cast<Duration>(std::chrono::duration<double>(wait_seconds));
@@ -59,6 +61,8 @@ Status print(std::string_view text) {
 Error usage_error(std::string what, std::string cure) {
   return Error(usage_code, std::move(what)).cure(std::move(cure));
 }
+
+Error as_usage_error(const Error& error) { return usage_error(error.message(), error.cure()); }
 
 bool is_usage_error(const Error& error) { return error.code() == usage_code; }
 

@@ -20,7 +20,7 @@ enum class Exit : int { done = 0, failed = 1, usage = 2 };
 
 /// What a verb is run with.
 struct Context {
-  Log log;            ///< to stderr: warnings, and more with -v and -vv
+  Log log;            ///< to stderr, with -v and -vv; see Plan::log_warnings
   StopSignal& stop;   ///< Ctrl-C and SIGTERM
 };
 
@@ -28,6 +28,8 @@ struct Context {
 struct Plan {
   std::function<Result<Exit>(Context&)> action;
   int verbosity = 0;
+  /// What goes wrong is logged even without -v: for a verb that goes on after it.
+  bool log_warnings = false;
 };
 
 /// Adds a verb: its help, an example at the foot of it, and -v. `run` is kept until the command line has been read.
@@ -57,6 +59,8 @@ void print_error(const Error& error);
 /// Writes all of `text` to stdout. EPIPE when nobody reads it any more.
 Status print(std::string_view text);
 
+/// Makes a usage error of one that is about a word of the command line.
+Error as_usage_error(const Error& error);
 /// Something that the words on the command line do not allow; exit status 2.
 Error usage_error(std::string what, std::string cure = {});
 bool is_usage_error(const Error& error);

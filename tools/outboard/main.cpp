@@ -1,5 +1,7 @@
+#include <fcntl.h>
 #include <spdlog/sinks/stdout_color_sinks.h>
 #include <spdlog/spdlog.h>
+#include <unistd.h>
 
 #include <csignal>
 
@@ -11,7 +13,8 @@ namespace outboard::command {
 namespace {
 
 /// The library's log on stderr, with the time and the level in front.
-Log stderr_log(int verbosity) {
+Log stderr_log(const Plan& plan) {
+  if (plan.verbosity == 0 && !plan.log_warnings) return {};
   auto logger = std::make_shared<spdlog::logger>("outboard", std::make_shared<spdlog::sinks::stderr_color_sink_mt>());
   logger->set_pattern("%H:%M:%S.%e %^%l%$ %v");
   logger->set_level(spdlog::level::debug);
@@ -20,13 +23,13 @@ Log stderr_log(int verbosity) {
                                        spdlog::level::err};
     logger->log(levels[static_cast<std::size_t>(level)], "{}", line);
   };
-  return Log(sink, verbosity >= 2 ? Level::debug : verbosity == 1 ? Level::info : Level::warning);
+  return Log(sink, plan.verbosity >= 2 ? Level::debug : plan.verbosity == 1 ? Level::info : Level::warning);
 }
 
 Result<Exit> run(const Plan& plan) {
   OUTBOARD_TRY(const auto stop, StopSignal::create());
   OUTBOARD_CHECK(memory::install_fault_guard());
-  Context context{stderr_log(plan.verbosity), *stop};
+  Context context{stderr_log(plan), *stop};
   return plan.action(context);
 }
 
@@ -61,7 +64,17 @@ std::string verb_of(const CLI::App& app) {
   return name;
 }
 
+/// A socket that got the number of a closed stdout would be sent what we print.
+void keep_standard_descriptors() {
+  int fd = 0;
+  do {
+    fd = open("/dev/null", O_RDWR);  // NOLINT(android-cloexec-open): they are meant to be inherited
+  } while (fd >= 0 && fd <= STDERR_FILENO);
+  if (fd >= 0) close(fd);
+}
+
 int main(int argc, char** argv) {
+  keep_standard_descriptors();
   std::signal(SIGPIPE, SIG_IGN);
   CLI::App app("PCI and virtio devices, and their drivers, outside the kernel and outside the VMM");
   Plan plan;

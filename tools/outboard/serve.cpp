@@ -8,6 +8,7 @@
 
 #include <outboard/targets/device_table.hpp>
 #include <outboard/targets/service.hpp>
+#include <outboard/targets/target.hpp>
 #include <outboard/targets/transport_words.hpp>
 #include <tools/outboard/command.hpp>
 
@@ -63,6 +64,10 @@ Result<Exit> serve(const ServeArguments& arguments, Context& context) {
   if (!socket && arguments.listener.empty())
     return usage_error("where is the device to be served?",
                        fmt::format("outboard serve {} --listen vfio-user:PATH", arguments.type->name));
+  if (!socket) {
+    const auto address = targets::parse_address(arguments.listener, "listener", targets::listener_schemes());
+    if (!address) return as_usage_error(address.error());
+  }
   targets::ServeOptions options{context.log, std::move(socket)};
   OUTBOARD_TRY(const auto service,
                targets::serve(*arguments.type, arguments.words, arguments.listener, std::move(options)));
@@ -97,6 +102,7 @@ void add_device(CLI::App& serve_verb, Plan& plan, const virtio::DeviceType& type
   CLI::App* verb = add_verb(serve_verb, plan, name, std::string(type.summary),
                             fmt::format("outboard serve {}{} --listen vfio-user:/run/{}.sock", name, words, name),
                             [arguments](Context& context) { return serve(*arguments, context); });
+  verb->parse_complete_callback([&plan] { plan.log_warnings = true; });
   for (const auto& word : type.options) add_word(*verb, word, *arguments, "The device");
   for (const auto& word : targets::transport_words()) add_word(*verb, word, *arguments, "How it is run");
   auto* listen =
