@@ -121,6 +121,11 @@ def layer_unit(options):
     return ctest(options, 'unit', 'release', 'unit|threads|fuzz')
 
 
+def layer_cli(options):
+    build('release')
+    return ctest(options, 'cli', 'release', 'cli')
+
+
 def layer_install(options):
     build('release')
     return ctest(options, 'install', 'release', 'install|lint')
@@ -156,7 +161,7 @@ def layer_system(options):
     return ctest(options, 'system', 'release', 'system', jobs=min(options.j, 2))
 
 
-LAYERS = {'unit': layer_unit, 'install': layer_install, 'asan': layer_asan, 'tsan': layer_tsan, 'tidy': layer_tidy,
+LAYERS = {'unit': layer_unit, 'cli': layer_cli, 'install': layer_install, 'asan': layer_asan, 'tsan': layer_tsan, 'tidy': layer_tidy,
           'system': layer_system}
 
 

@@ -1,0 +1,167 @@
+"""How servers and clients start and end."""
+
+import json
+import os
+import signal
+import socket
+import time
+
+from command import RAM, harness, refused
+
+
+def bench(test, target, *words):
+    """A client with I/O under way."""
+    client = test.start([test.command, 'blk', 'bench', target, '--seconds', '60', *words])
+    lock = f'{target.removeprefix("vfio-user:")}.lock'
+    harness.wait_until(lambda: open(lock, 'rb').read(), 20, 'the client')
+    time.sleep(0.2)  # Only so that it has something in flight; nothing depends on it.
+    return client
+
+
+def gone(test, server):
+    test.true(not server.socket.exists() and not os.path.exists(f'{server.socket}.lock'), 'the socket was left')
+
+
+def test_it_says_where_it_serves(test):
+    image = test.image()
+    server = test.serve('blk', '--image', image)
+    harness.wait_until(lambda: server.output(), 10, 'a line')
+    line = server.output()
+    test.true(line.startswith('serving blk ') and image.name in line and line.endswith(f'on {server.target}\n'), f'it says {line}')
+    test.equal(len(line.splitlines()), 1, 'lines')
+
+
+def test_sigterm_and_ctrl_c_end_an_idle_server(test):
+    for number in (signal.SIGTERM, signal.SIGINT):
+        server = test.serve('blk', '--ram', '--size', '1M')
+        server.signal(number)
+        test.equal(server.wait(), 0, 'the exit status')
+        gone(test, server)
+
+
+def test_sigterm_under_load(test):
+    for words in ([], ['--poll'], ['--queues', '2', '--packed']):
+        server = test.serve('blk', '--image', test.image(), *words)
+        client = bench(test, server.target, '--rw', 'randwrite', *(['--poll'] if '--poll' in words else []))
+        test.equal(server.stop(), 0, 'the exit status')
+        gone(test, server)
+        test.equal(client.wait(60), 1, "the client's exit status")
+        test.true(client.output().startswith('outboard: '), f'the client says {client.output()}')
+
+
+def test_a_client_that_is_killed_frees_the_device(test):
+    server = test.serve('blk', '--ram', '--size', '16M')
+    for _ in range(3):
+        client = bench(test, server.target, '--rw', 'randwrite')
+        client.kill()
+        test.outboard('blk', 'info', server.target, '--wait', '5')
+    test.equal(server.stop(), 0, 'the exit status')
+
+
+def test_ctrl_c_ends_a_bench_with_figures(test):
+    server = test.serve('blk', '--null', '--size', '1G')
+    for words in ([], ['--poll']):
+        client = bench(test, server.target, '--json', *words)
+        client.signal(signal.SIGINT)
+        test.equal(client.wait(), 0, 'the exit status')
+        test.true(json.loads(client.output())['ios'] > 0, 'nothing was counted')
+
+
+def test_ctrl_c_ends_a_write_that_waits_for_input(test):
+    read_end, write_end = os.pipe()
+    client = test.start(['bash', '-c', f'exec "$0" blk write {RAM} <&{read_end}', test.command], pass_fds=(read_end,))
+    os.write(write_end, b'x' * 1000)
+    harness.wait_until(lambda: 'outboard' in open(f'/proc/{client.pid}/comm').read(), 10, 'the command')
+    time.sleep(0.3)
+    client.signal(signal.SIGINT)
+    test.equal(client.wait(), 1, 'the exit status')
+    test.true('interrupted' in client.output(), f'it says {client.output()}')
+    os.close(write_end)
+    os.close(read_end)
+
+
+def test_closed_standard_descriptors(test):
+    path = test.sockets / 'closed.sock'
+    server = test.start(['bash', '-c', f'exec "$0" serve blk --ram --size 1M --listen vfio-user:{path} <&- >&- 2>&-',
+                         test.command])
+    harness.wait_until(lambda: harness.is_listening(path), 20, 'the server')
+    test.outboard('blk', 'write', f'vfio-user:{path}', stdin=b'x' * 512)
+    test.equal(server.stop(), 0, 'the exit status')
+
+
+def test_waiting_for_a_server(test):
+    path = test.sockets / 'late.sock'
+    client = test.start([test.command, 'blk', 'info', f'vfio-user:{path}', '--wait', '30', '--json'])
+    time.sleep(0.3)
+    test.true(client.running(), f'it did not wait: {client.output()}')
+    test.serve('blk', '--ram', '--size', '1M', socket_path=path)
+    test.equal(client.wait(), 0, 'the exit status')
+    test.equal(json.loads(client.output())['capacity_bytes'], 1 << 20)
+
+
+def test_waiting_in_vain_and_being_interrupted(test):
+    path = test.sockets / 'never.sock'
+    refused(test, 'show', f'vfio-user:{path}', '--wait', '0.2', says=[path])
+    client = test.start([test.command, 'show', f'vfio-user:{path}', '--wait', '600'])
+    time.sleep(0.3)
+    client.signal(signal.SIGINT)
+    test.equal(client.wait(), 1, 'the exit status')
+    test.true('interrupted' in client.output(), f'it says {client.output()}')
+
+
+def listening(path):
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(str(path))
+    listener.listen()
+    return listener
+
+
+def test_serving_on_a_descriptor(test):
+    path = test.sockets / 'given.sock'
+    with listening(path) as listener:
+        number = listener.fileno()
+        server = test.serve('blk', '--ram', '--size', '1M', '--fd', number, listen=False, socket_path=path, pass_fds=(number,))
+        test.outboard('show', f'vfio-user:{path}')
+        test.equal(server.stop(), 0, 'the exit status')
+        test.true(path.exists(), 'a socket that is not ours was removed')
+    refused(test, 'serve', 'blk', '--ram', '--size', '1M', '--fd', '99', says=['--fd 99', 'not open'])
+    refused(test, 'serve', 'blk', '--ram', '--size', '1M', '--fd', '0', says=['not a listening socket'], cure='socket')
+
+
+def test_socket_activation(test):
+    path = test.sockets / 'activated.sock'
+    with listening(path) as listener:
+        number = listener.fileno()
+        script = f'export LISTEN_PID=$$ LISTEN_FDS=1; exec 3<&{number} "$0" serve blk --ram --size 1M'
+        server = test.start(['bash', '-c', script, test.command], pass_fds=(number,))
+        test.outboard('show', f'vfio-user:{path}')
+        test.equal(server.stop(), 0, 'the exit status')
+    # Variables that were meant for another process.
+    refused(test, 'serve', 'blk', '--ram', '--size', '1M', status=2, env={'LISTEN_PID': '1', 'LISTEN_FDS': '1'})
+
+
+def test_ready_descriptor(test):
+    read_end, write_end = os.pipe()
+    path = test.sockets / 'ready.sock'
+    server = test.start([test.command, 'serve', 'blk', '--ram', '--size', '1M', '--listen', f'vfio-user:{path}', '--ready-fd',
+                         write_end], pass_fds=(write_end,))
+    os.close(write_end)
+    test.equal(os.read(read_end, 100), b'ready\n')
+    test.equal(os.read(read_end, 100), b'')
+    os.close(read_end)
+    test.outboard('show', f'vfio-user:{path}')
+    test.equal(server.stop(), 0, 'the exit status')
+
+
+def test_an_image_that_shrinks_breaks_only_its_requests(test):
+    image = test.image(size=16 << 20)
+    server = test.serve('blk', '--image', image)
+    with open(image, 'r+b') as file:
+        file.truncate(1 << 20)
+    test.outboard('blk', 'read', server.target, '--length', '512')
+    test.outboard('blk', 'read', server.target, '--offset', '8M', '--length', '512', status=None)
+    test.outboard('blk', 'read', server.target, '--length', '512')
+    test.equal(server.stop(), 0, 'the exit status')
+
+
+harness.main(globals())

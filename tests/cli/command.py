@@ -1,0 +1,78 @@
+"""What the tests of the command share. They are written with the harness of the system tests."""
+
+import os
+import pathlib
+import shutil
+import socket
+import sys
+import threading
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / 'system'))
+sys.dont_write_bytecode = True
+import harness  # noqa: E402  pylint: disable=wrong-import-position
+
+RAM = 'local:blk,ram,size=16M'
+
+
+def complaint(test, done, *says, cure=''):
+    """Checks what a command that has failed said: one line, the thing, and perhaps a cure."""
+    text = done.stderr.decode()
+    lines = text.splitlines()
+    test.true(lines and lines[0].startswith('outboard: '), f'not an error for people: {text!r}')
+    test.true(len(lines) == (2 if cure else len(lines)) and len(lines) <= 2, f'not one line and a cure: {text!r}')
+    for words in says:
+        test.true(str(words) in lines[0], f'{words!r} is not in {lines[0]!r}')
+    if cure:
+        test.true(lines[1].startswith('  ') and cure in lines[1], f'the cure {cure!r} is not in {text!r}')
+    return lines[0]
+
+
+def refused(test, *arguments, says=(), cure='', status=1, **options):
+    """Runs the command, which has to fail, and checks what it says."""
+    return complaint(test, test.outboard(*arguments, status=status, **options), *says, cure=cure)
+
+
+def as_nobody(test):
+    """The start of a command line that runs the command without any rights; skips where that cannot be done."""
+    if os.geteuid() != 0:
+        return [test.command]
+    if not shutil.which('setpriv'):
+        test.skip('there is no setpriv')
+    os.chmod(test.sockets, 0o755)
+    copy = test.sockets / 'outboard'
+    shutil.copy(test.command, copy)
+    os.chmod(copy, 0o755)
+    return ['setpriv', '--reuid=65534', '--regid=65534', '--clear-groups', copy]
+
+
+class FakeServer:
+    """Listens on a UNIX socket and lets a function talk to each client."""
+
+    def __init__(self, path, talk):
+        self.path = path
+        self.listener = socket.socket(socket.AF_UNIX)
+        self.listener.bind(str(path))
+        self.listener.listen()
+        self.talk = talk
+        self.thread = threading.Thread(target=self.run, daemon=True)
+        self.thread.start()
+
+    def run(self):
+        while True:
+            try:
+                client, _ = self.listener.accept()
+            except OSError:
+                return
+            with client:
+                try:
+                    self.talk(client)
+                except OSError:
+                    pass
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.listener.shutdown(socket.SHUT_RDWR)
+        self.listener.close()
+        self.thread.join(10)

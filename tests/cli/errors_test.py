@@ -1,0 +1,176 @@
+"""Errors for people: one line that names the thing, a cure, and an exit status that a script can tell apart."""
+
+import os
+import struct
+
+from command import RAM, FakeServer, as_nobody, complaint, harness, refused
+
+
+def test_usage_is_status_2(test):
+    for arguments in ([], ['frobnicate'], ['serve'], ['serve', 'blk', '--frobnicate'], ['blk'], ['blk', 'read'],
+                      ['blk', 'bench', RAM, '--rw', 'sideways'], ['blk', 'bench', RAM, '--depth', '0'],
+                      ['blk', 'read', RAM, '--offset', '5Z'], ['show', RAM, '--wait', 'soon'],
+                      ['serve', 'blk', '--null', '--size', '1M'],
+                      ['serve', 'blk', '--null', '--size', '1M', '--listen', 'vfio-user:/x', '--fd', '3'],
+                      ['lspci', RAM, '-x', '--dump'], ['serve', 'blk', '--null', '--null']):
+        refused(test, *arguments, status=2)
+
+
+def test_help_has_an_example(test):
+    for verb in (['serve'], ['serve', 'blk'], ['show'], ['lspci'], ['blk'], ['blk', 'info'], ['blk', 'read'],
+                 ['blk', 'write'], ['blk', 'verify'], ['blk', 'bench'], ['reset'], ['doctor']):
+        text = test.outboard(*verb, '--help').stdout.decode()
+        test.true('Example:' in text and f'outboard {" ".join(verb)}' in text, f'no example for {verb}: {text}')
+    help_text = test.outboard('--help').stdout
+    test.equal(test.outboard('help').stdout, help_text, 'outboard help')
+    test.true(test.outboard('--version').stdout.startswith(b'outboard 0.'), 'no version')
+
+
+def test_words_of_a_target(test):
+    refused(test, 'show', 'disk.raw', says=['disk.raw', 'not a target'], cure='vfio-user:PATH', status=2)
+    refused(test, 'show', 'vfoi-user:/x', says=["'vfoi-user'"], cure='vfio-user:PATH', status=2)
+    refused(test, 'show', 'local:disk', says=["'disk'"], cure='blk')
+    refused(test, 'show', 'local:blk,null,size=1M,pakced', says=["'pakced'"], cure='packed')
+    refused(test, 'show', 'local:blk', says=['something behind it'], cure='image=FILE')
+    refused(test, 'show', 'local:blk,null,size=big', says=['size', "'big'"])
+
+
+def test_words_of_a_listener(test):
+    refused(test, 'serve', 'blk', '--null', '--size', '1M', '--listen', 'tcp:80', says=["'tcp'"], cure='vfio-user:PATH',
+            status=2)
+
+
+def test_no_such_image(test):
+    path = test.folder / 'missing.raw'
+    refused(test, 'serve', 'blk', '--image', path, '--listen', f'vfio-user:{test.sockets}/s', says=[path, 'no such image'],
+            cure='truncate')
+
+
+def test_image_that_is_not_whole_sectors(test):
+    image = test.image(size=1000)
+    refused(test, 'serve', 'blk', '--image', image, '--listen', f'vfio-user:{test.sockets}/s', says=[image, '512'],
+            cure='truncate')
+    test.equal(os.path.getsize(image), 1000, 'the size of the image')
+    test.true(not (test.sockets / 's').exists(), 'a socket was left')
+
+
+def test_image_that_is_a_folder(test):
+    refused(test, 'serve', 'blk', '--image', test.folder, '--listen', f'vfio-user:{test.sockets}/s', says=[test.folder])
+
+
+def test_folder_of_the_socket_is_missing(test):
+    path = test.sockets / 'no' / 's'
+    refused(test, 'serve', 'blk', '--null', '--size', '1M', '--listen', f'vfio-user:{path}', says=[path], cure='create')
+
+
+def test_path_that_is_too_long(test):
+    refused(test, 'serve', 'blk', '--null', '--size', '1M', '--listen', f'vfio-user:/tmp/{"x" * 200}', says=['107'])
+
+
+def test_path_that_is_no_socket(test):
+    image = test.image()
+    refused(test, 'serve', 'blk', '--null', '--size', '1M', '--listen', f'vfio-user:{image}', says=[image, 'no socket'])
+    test.equal(os.path.getsize(image), 64 << 20, 'the size of what is there')
+
+
+def test_socket_of_a_live_server(test):
+    server = test.serve('blk', '--null', '--size', '1M')
+    refused(test, 'serve', 'blk', '--null', '--size', '1M', '--listen', server.target, says=[server.socket, 'live server'],
+            cure='another path')
+    test.outboard('show', server.target)
+
+
+def test_socket_of_a_dead_server_is_replaced(test):
+    server = test.serve('blk', '--ram', '--size', '1M')
+    server.kill()
+    test.true(server.socket.exists(), 'the dead server has left no socket')
+    again = test.serve('blk', '--ram', '--size', '2M', socket_path=server.socket)
+    test.true(b'2097152' in test.outboard('blk', 'info', again.target, '--json').stdout, 'not the new server')
+
+
+def test_no_right_to_an_image_or_a_socket(test):
+    words = as_nobody(test)
+    image = test.sockets / 'private.raw'
+    image.write_bytes(bytes(1 << 20))
+    image.chmod(0)
+    listener = f'vfio-user:{test.sockets}/s'
+    done = test.run([*words, 'serve', 'blk', '--image', image, '--listen', 'vfio-user:/tmp/outboard-nobody'], status=1)
+    complaint(test, done, image, 'ermission')
+    if os.geteuid() == 0:
+        done = test.run([*words, 'serve', 'blk', '--null', '--size', '1M', '--listen', listener], status=1)
+        complaint(test, done, f'{test.sockets}/s', 'ermission', cure='directory')
+        server = test.serve('blk', '--null', '--size', '1M')
+        complaint(test, test.run([*words, 'show', server.target], status=1), server.socket, 'ermission')
+
+
+def test_nobody_listens(test):
+    path = test.sockets / 'none'
+    refused(test, 'show', f'vfio-user:{path}', says=[path], cure='outboard serve')
+
+
+def test_a_second_client_is_told_who_has_the_device(test):
+    server = test.serve('blk', '--ram', '--size', '16M')
+    first = test.start([test.command, 'blk', 'bench', server.target, '--seconds', '60'])
+    harness.wait_until(lambda: (test.sockets / f'{server.socket.name}.lock').read_bytes(), 20, 'the first client')
+    refused(test, 'show', server.target, says=[server.socket, 'another client', f'process {first.pid}'])
+    test.true(first.running(), 'the first client has ended')
+
+
+def test_another_protocol_on_the_socket(test):
+    def http(client):
+        client.sendall(b'HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\nConnection: close\r\n\r\n' * 4)
+        client.recv(4096)
+
+    def zeros(client):
+        client.recv(4096)
+        client.sendall(bytes(64))
+
+    def echo(client):
+        client.sendall(client.recv(4096))
+
+    def goodbye(client):
+        client.recv(4)
+
+    for talk in (http, zeros, echo, goodbye):
+        path = test.sockets / talk.__name__
+        with FakeServer(path, talk):
+            refused(test, 'show', f'vfio-user:{path}', says=[path])
+
+
+def test_another_version_of_the_protocol(test):
+    def version_1(client):
+        message = client.recv(4096)
+        number = struct.unpack_from('<H', message)[0]
+        client.sendall(struct.pack('<HHIIIHH', number, 1, 20, 1, 0, 1, 0))
+        client.recv(4096)
+
+    path = test.sockets / 'one'
+    with FakeServer(path, version_1):
+        refused(test, 'show', f'vfio-user:{path}', says=[path, 'version'])
+
+
+def test_ranges_beyond_the_disk(test):
+    refused(test, 'blk', 'read', RAM, '--offset', '17M', says=['16777216'])
+    refused(test, 'blk', 'read', RAM, '--length', '17M', says=['16777216'])
+    refused(test, 'blk', 'write', RAM, '--offset', '16M', stdin=b'x', says=['16777216'])
+    refused(test, 'blk', 'verify', RAM, '--write', '--length', '100', says=['512'])
+    refused(test, 'blk', 'bench', RAM, '--bs', '100', says=['512'])
+    refused(test, 'blk', 'bench', RAM, '--bs', '32M', '--seconds', '0.1')
+
+
+def test_writing_to_a_read_only_disk(test):
+    image = test.image(size=1 << 20)
+    refused(test, 'blk', 'write', f'local:blk,image={image},read-only', stdin=b'x', says=['ead-only'])
+
+
+def test_input_that_is_too_short(test):
+    refused(test, 'blk', 'write', RAM, '--length', '4096', stdin=b'x' * 100, says=['standard input', '100 of 4096'])
+
+
+def test_nobody_reads_the_output(test):
+    script = f'"$0" blk read {RAM} | head -c 1 >/dev/null; exit ${{PIPESTATUS[0]}}'
+    done = test.run(['bash', '-c', script, test.command], status=1)
+    test.equal(done.stderr, b'', 'what it says')
+
+
+harness.main(globals())
