@@ -168,6 +168,8 @@ class Handle {
   /// Takes part in an event loop: what comes from the other side unasked (events, DMA messages) is served there. Without
   /// it, it is served while a call waits and by process().
   virtual Status attach(Loop& loop) = 0;
+  /// Leaves the loop of attach(): needed before a loop ends that the handle outlives.
+  virtual void detach() {}
   /// Readable when process() has something to do; -1 where there is never anything.
   virtual int fd() const { return -1; }
   virtual Status process() { return {}; }

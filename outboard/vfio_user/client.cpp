@@ -510,6 +510,8 @@ Status Client::attach(Loop& loop) {
   return {};
 }
 
+void Client::detach() { state_->watch_.reset(); }
+
 int Client::fd() const { return state_->poll_fd(); }
 
 Status Client::process() {

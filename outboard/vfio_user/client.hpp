@@ -50,6 +50,7 @@ class Client final : public pci::Handle {
   /// ENOTSUP where the server offers none.
   Status reset() override;
   Status attach(Loop& loop) override;
+  void detach() override;
   int fd() const override;
   Status process() override;
   bool gone() const override;

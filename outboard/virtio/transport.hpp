@@ -134,6 +134,8 @@ class Transport {
   virtual memory::DmaSpace& dma() = 0;
   /// What comes unasked from the device's side is served on this loop.
   virtual Status attach(Loop& loop) = 0;
+  /// Leaves the loop of attach(): needed before a loop ends that the transport, or what lies below it, outlives.
+  virtual void detach() {}
   virtual bool gone() const = 0;
 };
 

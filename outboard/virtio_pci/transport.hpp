@@ -60,6 +60,7 @@ class Transport final : public virtio::Transport {
 
   memory::DmaSpace& dma() override { return handle_.dma(); }
   Status attach(Loop& loop) override { return handle_.attach(loop); }
+  void detach() override { handle_.detach(); }
   bool gone() const override { return gone_ || handle_.gone(); }
 
  private:

@@ -58,6 +58,14 @@ def test_image_that_is_a_folder(test):
     refused(test, 'serve', 'blk', '--image', test.folder, '--listen', f'vfio-user:{test.sockets}/s', says=[test.folder])
 
 
+def test_image_that_another_server_has(test):
+    image = test.image()
+    test.serve('blk', '--image', image)
+    refused(test, 'serve', 'blk', '--image', image, '--listen', f'vfio-user:{test.sockets}/s', says=[image, 'another process'],
+            cure='fuser')
+    refused(test, 'blk', 'info', f'local:blk,image={image}', says=[image, 'another process'])
+
+
 def test_folder_of_the_socket_is_missing(test):
     path = test.sockets / 'no' / 's'
     refused(test, 'serve', 'blk', '--null', '--size', '1M', '--listen', f'vfio-user:{path}', says=[path], cure='create')

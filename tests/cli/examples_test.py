@@ -15,7 +15,7 @@ def program(test, name):
 def test_read_disk(test):
     read_disk = program(test, 'read_disk')
     image = test.image(size=1 << 20, data=b'A')
-    server = test.serve('blk', '--image', image)
+    server = test.serve('blk', '--image', test.image(name='served.raw', size=1 << 20, data=b'A'))
     for target in (f'local:blk,image={image}', server.target):
         said = test.run([read_disk, target]).stdout.decode()
         test.true(said.startswith('1048576 bytes') and said.endswith('0x41\n'), f'it says {said}')
