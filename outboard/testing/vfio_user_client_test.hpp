@@ -10,8 +10,9 @@
 
 namespace outboard::testing {
 
-/// A client, and a server that is nothing but messages which the test has laid into the socket beforehand: one thread, and
-/// no timing. The client numbers its requests from 1: VERSION, DEVICE_GET_INFO, 9 regions from 3, 5 interrupts from 12.
+/// A client, and a server that is nothing but messages which the test has laid into the socket beforehand: one thread,
+/// and no timing. The client numbers its requests from 1: VERSION, DEVICE_GET_INFO, 9 regions from 3, 5 interrupts from
+/// 12.
 class VfioUserClientTest : public ::testing::Test {
  protected:
   using Command = VfioUserPeer::Command;

@@ -98,7 +98,9 @@ void VfioUserPeer::reply(const Message& to, Bytes payload, const std::vector<int
 
 void VfioUserPeer::reply_error(const Message& to, int error) {
   send(to.header.command, {},
-       {.flags = spec::flag::reply | spec::flag::error, .id = to.header.msg_id, .error = static_cast<std::uint32_t>(error)});
+       {.flags = spec::flag::reply | spec::flag::error,
+        .id = to.header.msg_id,
+        .error = static_cast<std::uint32_t>(error)});
 }
 
 void VfioUserPeer::fill(bool wait, int milliseconds) {

@@ -1,5 +1,7 @@
 #pragma once
 
+#include <sys/types.h>
+
 #include <cstdint>
 #include <deque>
 #include <span>
@@ -45,8 +47,8 @@ class Channel {
   /// ECONNRESET: it closed in the middle of one. What the system call says otherwise.
   Result<Received> receive(Wait wait);
 
-  /// Whether a whole message has arrived; take() then yields it. EPROTO: the header is none (size, type), or descriptors
-  /// came with bytes from the middle of a message.
+  /// Whether a whole message has arrived; take() then yields it. EPROTO: the header is none (size, type), or
+  /// descriptors came with bytes from the middle of a message.
   Result<bool> ready();
   /// Of the message that is ready.
   const spec::Header& front() const { return header_; }
@@ -85,6 +87,7 @@ class Channel {
 
   void make_room();
   Status claim_fds();
+  ssize_t write_pieces(Bytes head, Bytes tail, std::span<const int> fds) const;
   Result<std::size_t> write_some(Bytes head, Bytes tail, std::span<const int> fds);
   void drop_waiting();
   Status keep(Bytes head, Bytes tail, std::size_t done, std::span<const int> fds);
@@ -94,7 +97,7 @@ class Channel {
 
   std::vector<std::byte> buffer_;
   std::size_t begin_ = 0, end_ = 0;  // what has arrived and is not taken
-  std::uint64_t consumed_ = 0;       // stream offset of begin_
+  std::uint64_t consumed_ = 0;  // stream offset of begin_
   bool have_header_ = false;
   spec::Header header_{};
   std::vector<Arrival> arrivals_;

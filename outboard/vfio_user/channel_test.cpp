@@ -150,8 +150,8 @@ TEST_F(ChannelTest, Row01_EofBetweenMessagesIsTheEnd) {
 }
 
 TEST_F(ChannelTest, Row05And06And07_AHeaderThatIsNoneIsRefusedAsSoonAsItIsThere) {
-  const VfioUserPeer::Shape shapes[] = {{.size = 0}, {.size = 15}, {.size = 100001}, {.size = UINT32_MAX},
-                                        {.flags = 2}, {.flags = 0x1f}};
+  const VfioUserPeer::Shape shapes[] = {{.size = 0},          {.size = 15}, {.size = 100001},
+                                        {.size = UINT32_MAX}, {.flags = 2}, {.flags = 0x1f}};
   for (const auto& shape : shapes) {
     auto [peer, socket] = VfioUserPeer::pair();
     Channel channel(std::move(socket), {.max_message = 100000, .max_fds = 4});
@@ -196,8 +196,8 @@ TEST_F(ChannelTest, WhatTheSocketDoesNotTakeIsKeptAndSentLaterWithItsDescriptors
   for (std::uint16_t id = 0; id < 100; ++id) {
     const spec::Header header{.msg_id = id, .command = 1, .msg_size = 16 + 3000, .flags = 0, .error = 0};
     const int fds[] = {fd};
-    ASSERT_TRUE(channel_.send(as_bytes_of(header), pattern(3000, id), id % 10 == 0 ? std::span<const int>(fds)
-                                                                                 : std::span<const int>{}));
+    ASSERT_TRUE(channel_.send(as_bytes_of(header), pattern(3000, id),
+                              id % 10 == 0 ? std::span<const int>(fds) : std::span<const int>{}));
   }
   EXPECT_GT(channel_.queued(), 0u);
   for (std::uint16_t id = 0; id < 100; ++id) {

@@ -22,10 +22,11 @@ constexpr std::uint32_t usual_doorbell_room = 4096, largest_doorbell_room = 6553
 Capabilities our_capabilities() { return {.max_msg_fds = spec::kernel_max_fds}; }
 
 Requests::Options request_options(const Client::Options& options) {
-  return {.channel = {.max_message = sizeof(spec::Header) + sizeof(spec::RegionAccess) + spec::default_max_data_xfer_size,
-                      .max_fds = spec::kernel_max_fds},
-          .timeout = options.timeout,
-          .spin = options.spin};
+  return {
+      .channel = {.max_message = sizeof(spec::Header) + sizeof(spec::RegionAccess) + spec::default_max_data_xfer_size,
+                  .max_fds = spec::kernel_max_fds},
+      .timeout = options.timeout,
+      .spin = options.spin};
 }
 
 /// Doorbells as a server describes them, in either of the forms that exist.
@@ -38,7 +39,8 @@ Result<std::vector<spec::IoEventFd>> parse_doorbells(Bytes reply) {
   if (stride != sizeof(spec::IoEventFd) && stride != sizeof(spec::IoEventFdWithShadow)) {
     return Error(EPROTO, "the server describes its doorbells in an unknown form");
   }
-  if (reader.remaining() / stride < head.count) return Error(EPROTO, "the server describes more doorbells than it sent");
+  if (reader.remaining() / stride < head.count)
+    return Error(EPROTO, "the server describes more doorbells than it sent");
   for (std::uint32_t i = 0; i < head.count; ++i) {
     OUTBOARD_TRY(const Bytes bytes, reader.take(stride));
     OUTBOARD_TRY(auto entry, ByteReader(bytes).read<spec::IoEventFd>());
@@ -61,9 +63,10 @@ class Client::State final : public memory::DmaMapper {
       : options_(std::move(given_options)),
         name_(std::move(given_name)),
         served_(spec::default_max_data_xfer_size),
-        requests_(std::move(socket), request_options(options_),
-                  [this](const Message& command, Channel& channel) { return served_.serve(command, channel); },
-                  [this] { revoke(); }) {}
+        requests_(
+            std::move(socket), request_options(options_),
+            [this](const Message& command, Channel& channel) { return served_.serve(command, channel); },
+            [this] { revoke(); }) {}
 
   Status start();
 
@@ -166,9 +169,8 @@ Status Client::State::unmap(memory::IovaRange range) {
   OUTBOARD_CHECK(may_wait());
   const spec::DmaUnmap message{
       .argsz = sizeof(spec::DmaUnmap), .flags = 0, .address = raw(range.start), .size = range.size};
-  const auto unmapped = ask(requests_, {.command = Command::dma_unmap,
-                                        .head = as_bytes_of(message),
-                                        .max_reply = sizeof message});
+  const auto unmapped =
+      ask(requests_, {.command = Command::dma_unmap, .head = as_bytes_of(message), .max_reply = sizeof message});
   // Whatever the server says: the memory is going.
   served_.remove(range);
   if (unmapped) return {};
@@ -185,7 +187,8 @@ memory::DmaSpace::Limits Client::State::limits() const {
 // Regions.
 
 Status Client::State::check_access(unsigned region, std::uint64_t offset, std::uint64_t size) const {
-  if (region >= description_.regions.size()) return named(Error(EINVAL, "there is no region " + std::to_string(region)));
+  if (region >= description_.regions.size())
+    return named(Error(EINVAL, "there is no region " + std::to_string(region)));
   const auto& known = description_.regions[region];
   if (known.refused) return named(*known.refused);
   if (range_within(offset, size, known.info.size)) return {};
@@ -256,9 +259,9 @@ Result<std::uint32_t> Client::State::take_doorbells(unsigned region, Requests::R
     bells.fds.push_back(std::move(eventfd));
   }
   for (const auto& entry : entries) {
-    const bool fits = is_width(entry.size) && entry.fd_index < bells.fds.size() &&
-                      range_within(entry.offset, std::max<std::uint64_t>(entry.size, 1),
-                                   description_.regions[region].info.size);
+    const bool fits =
+        is_width(entry.size) && entry.fd_index < bells.fds.size() &&
+        range_within(entry.offset, std::max<std::uint64_t>(entry.size, 1), description_.regions[region].info.size);
     if (!fits) continue;
     pci::IoEventFd bell{.offset = entry.offset,
                         .size = static_cast<std::uint32_t>(entry.size),
@@ -357,8 +360,8 @@ void Client::State::update_poll() {
 /// Asks the server for errors and unplug requests, where it has them. Without them life goes on.
 Status Client::State::watch_events() {
   if (std::exchange(events_bound_, true)) return {};
-  for (const auto& [kind, eventfd] : {std::pair{pci::InterruptKind::error, &error_event_},
-                                      std::pair{pci::InterruptKind::request, &request_event_}}) {
+  for (const auto& [kind, eventfd] :
+       {std::pair{pci::InterruptKind::error, &error_event_}, std::pair{pci::InterruptKind::request, &request_event_}}) {
     if (description_.interrupts[static_cast<std::size_t>(kind)].count == 0) continue;
     OUTBOARD_TRY(*eventfd, EventFd::create());
     OUTBOARD_TRY(UniqueFd other, eventfd->fd().duplicate());
@@ -393,7 +396,7 @@ Result<std::unique_ptr<Client>> Client::over(UniqueFd socket, std::string name, 
   return std::unique_ptr<Client>(new Client(std::move(state)));
 }
 
-Result<std::unique_ptr<Client>> Client::connect(std::string path, Options options) {
+Result<std::unique_ptr<Client>> Client::connect(const std::string& path, Options options) {
   OUTBOARD_TRY(UniqueFd socket, connect_socket(path, {.timeout = options.timeout, .wait = options.wait}));
   const auto server = describe_peer(socket);
   auto client = over(std::move(socket), "vfio-user:" + path, std::move(options));
@@ -452,8 +455,7 @@ Status Client::post_write(unsigned region, std::uint64_t offset, Bytes from) {
   OUTBOARD_CHECK(state_->check_access(region, offset, from.size()));
   OUTBOARD_CHECK(state_->may_wait());
   if (from.empty()) return {};
-  const spec::RegionAccess access{
-      .offset = offset, .region = region, .count = static_cast<std::uint32_t>(from.size())};
+  const spec::RegionAccess access{.offset = offset, .region = region, .count = static_cast<std::uint32_t>(from.size())};
   auto posted = state_->requests_.post(Command::region_write, as_bytes_of(access), from);
   state_->update_poll();
   if (!posted) return state_->named(posted.error());

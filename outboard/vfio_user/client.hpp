@@ -14,8 +14,8 @@ namespace outboard::vfio_user {
 ///
 /// A call that needs the server waits for it, at most Options::timeout, and reads the socket itself: while it waits it
 /// answers the server's DMA commands from what dma() has mapped, and keeps events for later. No call can be made from
-/// inside the event handler that would have to wait (EDEADLK). When the server goes, every call says ECONNRESET from then
-/// on, gone() is true, Event::gone is raised once from process() or the loop, and windows read as all-ones.
+/// inside the event handler that would have to wait (EDEADLK). When the server goes, every call says ECONNRESET from
+/// then on, gone() is true, Event::gone is raised once from process() or the loop, and windows read as all-ones.
 class Client final : public pci::Handle {
  public:
   struct Options {
@@ -32,8 +32,8 @@ class Client final : public pci::Handle {
 
   /// ENOENT, ECONNREFUSED: nobody listens there. EBUSY: another client drives the function. EPROTO: what answers speaks
   /// another protocol, another version of it, or does not describe a PCI function. ETIMEDOUT: nothing answers.
-  static Result<std::unique_ptr<Client>> connect(std::string path, Options options);
-  static Result<std::unique_ptr<Client>> connect(std::string path) { return connect(std::move(path), Options{}); }
+  static Result<std::unique_ptr<Client>> connect(const std::string& path, Options options);
+  static Result<std::unique_ptr<Client>> connect(const std::string& path) { return connect(path, Options{}); }
   /// The same over a socket that is connected already; `name` is for messages.
   static Result<std::unique_ptr<Client>> over(UniqueFd socket, std::string name, Options options);
   ~Client() override;

@@ -20,7 +20,9 @@ std::string target(const std::string& path) { return "vfio-user:" + path; }
 Error connect_error(const std::string& path, int code) {
   switch (code) {
     case ENOENT:
-      return Error(code, "no server is there").on(target(path)).cure("start one: outboard serve ... --listen " + target(path));
+      return Error(code, "no server is there")
+          .on(target(path))
+          .cure("start one: outboard serve ... --listen " + target(path));
     case ECONNREFUSED:
       return Error(code, "nobody listens there: the server that made this socket has ended, or it is no socket")
           .on(target(path))

@@ -170,8 +170,8 @@ TEST_F(ClientRows, Row72_AWriteReplyWithAnotherCountFails) {
 
 TEST_F(ClientRows, Row73_AnErrorReplyIsNeverSuccessAndItsPayloadIsDrained) {
   connect();
-  for (const auto& [sent, expected] : {std::pair<std::uint32_t, int>{0, EIO}, {EACCES, EACCES}, {4096, EIO},
-                                       {UINT32_MAX, EIO}}) {
+  for (const auto& [sent, expected] :
+       {std::pair<std::uint32_t, int>{0, EIO}, {EACCES, EACCES}, {4096, EIO}, {UINT32_MAX, EIO}}) {
     reply_error(Command::region_read, next_id_++, sent, testing::pattern(100));
     EXPECT_EQ(error_of(read()), expected);
   }
@@ -245,7 +245,7 @@ TEST_F(ClientRows, Row76_AVersionReplyWithoutCapabilitiesMeansTheDefaults) {
 }
 
 TEST_F(ClientRows, Row77_CountsThatCannotBeMeantAreRefused) {
-  const std::array<std::uint32_t, 3> infos[] = {{3, 7, 5},  {3, 101, 5}, {3, UINT32_MAX, 5}, {3, 9, 2},
+  const std::array<std::uint32_t, 3> infos[] = {{3, 7, 5},  {3, 101, 5},        {3, UINT32_MAX, 5}, {3, 9, 2},
                                                 {3, 9, 51}, {3, 9, UINT32_MAX}, {1, 9, 5} /* no PCI */};
   for (const auto& [flags, regions, irqs] : infos) {
     std::tie(server_, socket_) = testing::VfioUserPeer::pair();
@@ -315,9 +315,9 @@ class ClientRegions : public ClientRows {
 };
 
 TEST_F(ClientRegions, AreasAreMapped) {
-  const auto region = bar0(joined(mappable(80, 32), sparse(2), abi::SparseMmapArea{0x1000, 0x1000},
-                                  abi::SparseMmapArea{0x3000, 0x1000}),
-                           {file_.get()});
+  const auto region = bar0(
+      joined(mappable(80, 32), sparse(2), abi::SparseMmapArea{0x1000, 0x1000}, abi::SparseMmapArea{0x3000, 0x1000}),
+      {file_.get()});
   ASSERT_TRUE(region) << region.error().message();
   ASSERT_EQ(region->areas.size(), 2u);
   const auto window = client_->map_window(0, 0x1800, 0x800);
@@ -394,11 +394,11 @@ TEST_F(ClientRegions, Row78_AnOffsetThatWrapsIsNotMapped) {
 }
 
 TEST_F(ClientRegions, Row78_AreasThatCannotBeMappedAreDropped) {
-  const auto region = bar0(joined(mappable(144, 32), sparse(6), abi::SparseMmapArea{0x1001, 0x1000},
-                                  abi::SparseMmapArea{0x1000, 0x800}, abi::SparseMmapArea{0x3000, 0x2000},
-                                  abi::SparseMmapArea{UINT64_MAX - 0xfff, 0x2000}, abi::SparseMmapArea{0x2000, 0x1000},
-                                  abi::SparseMmapArea{0x2000, 0x2000}),
-                           {file_.get()});
+  const auto region =
+      bar0(joined(mappable(144, 32), sparse(6), abi::SparseMmapArea{0x1001, 0x1000}, abi::SparseMmapArea{0x1000, 0x800},
+                  abi::SparseMmapArea{0x3000, 0x2000}, abi::SparseMmapArea{UINT64_MAX - 0xfff, 0x2000},
+                  abi::SparseMmapArea{0x2000, 0x1000}, abi::SparseMmapArea{0x2000, 0x2000}),
+           {file_.get()});
   ASSERT_TRUE(region);
   ASSERT_EQ(region->areas.size(), 1u);
   EXPECT_EQ(region->areas[0].offset, 0x2000u);
@@ -582,7 +582,8 @@ TEST_F(ClientRows, ADmaMapThatIsRefusedLeavesNoWindow) {
 
 TEST_F(ClientRows, DoorbellsOfBothFormsAreTaken) {
   const UniqueFd bell(::eventfd(0, EFD_CLOEXEC));
-  const spec::IoEventFd shorter{.offset = 16, .size = 4, .fd_index = 0, .type = 0, .flags = 1, .padding = 0, .datamatch = 3};
+  const spec::IoEventFd shorter{
+      .offset = 16, .size = 4, .fd_index = 0, .type = 0, .flags = 1, .padding = 0, .datamatch = 3};
   const spec::IoEventFdWithShadow longer{.offset = 16,
                                          .size = 4,
                                          .fd_index = 0,
@@ -612,7 +613,8 @@ TEST_F(ClientRows, DoorbellsOfBothFormsAreTaken) {
 
 TEST_F(ClientRows, DoorbellsThatMakeNoSenseAreRefusedOrLeftOut) {
   const UniqueFd bell(::eventfd(0, EFD_CLOEXEC));
-  const spec::IoEventFd good{.offset = 16, .size = 4, .fd_index = 0, .type = 0, .flags = 0, .padding = 0, .datamatch = 0};
+  const spec::IoEventFd good{
+      .offset = 16, .size = 4, .fd_index = 0, .type = 0, .flags = 0, .padding = 0, .datamatch = 0};
   auto outside = good, odd = good, without = good, other = good;
   outside.offset = bar_size;
   odd.size = 3;

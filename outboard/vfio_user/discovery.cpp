@@ -55,7 +55,8 @@ Status get_device_info(Requests& requests, Description& description) {
               .max_reply = sizeof question},
              [&](const Requests::Reply& reply) -> Status {
                OUTBOARD_TRY(const auto info, ByteReader(reply.payload).read<abi::DeviceInfo>());
-               if ((info.flags & abi::device_flag::pci) == 0) return unusable("serves something that is no PCI function");
+               if ((info.flags & abi::device_flag::pci) == 0)
+                 return unusable("serves something that is no PCI function");
                if (info.num_regions < least_regions || info.num_regions > most_regions || info.num_irqs < least_irqs ||
                    info.num_irqs > most_irqs) {
                  return unusable("claims " + std::to_string(info.num_regions) + " regions and " +

@@ -36,10 +36,10 @@ std::uint32_t access_flags(const pci::RegionInfo& region) {
 
 /// The capability that says which parts of a region may be mapped; it ends the chain.
 void append_sparse_areas(std::vector<std::byte>& payload, const std::vector<pci::MmapArea>& areas) {
-  append(payload, abi::SparseMmapCapability{
-                      .header = {.id = abi::region_capability::sparse_mmap, .version = 1, .next = 0},
-                      .nr_areas = static_cast<std::uint32_t>(areas.size()),
-                      .reserved = 0});
+  append(payload,
+         abi::SparseMmapCapability{.header = {.id = abi::region_capability::sparse_mmap, .version = 1, .next = 0},
+                                   .nr_areas = static_cast<std::uint32_t>(areas.size()),
+                                   .reserved = 0});
   for (const auto& area : areas) append(payload, abi::SparseMmapArea{.offset = area.offset, .size = area.size});
 }
 
@@ -117,13 +117,12 @@ Result<Answer> get_irq_info(const pci::Function& function, Bytes request) {
   if (asked.index >= pci::interrupt_kind_count) return bad_index("interrupt index", asked.index);
   const pci::InterruptInfo info = function.interrupts(static_cast<pci::InterruptKind>(asked.index));
   Answer answer;
-  append(answer.payload,
-         abi::IrqInfo{.argsz = sizeof(abi::IrqInfo),
-                      .flags = abi::irq_flag::eventfd | (info.maskable ? abi::irq_flag::maskable : 0) |
-                               (info.automasked ? abi::irq_flag::automasked : 0) |
-                               (info.resizable ? 0 : abi::irq_flag::noresize),
-                      .index = asked.index,
-                      .count = info.count});
+  append(answer.payload, abi::IrqInfo{.argsz = sizeof(abi::IrqInfo),
+                                      .flags = abi::irq_flag::eventfd | (info.maskable ? abi::irq_flag::maskable : 0) |
+                                               (info.automasked ? abi::irq_flag::automasked : 0) |
+                                               (info.resizable ? 0 : abi::irq_flag::noresize),
+                                      .index = asked.index,
+                                      .count = info.count});
   return answer;
 }
 

@@ -16,7 +16,9 @@ struct IrqRequest {
   pci::InterruptInfo info;
   Bytes bools;  // one byte for each vector, with DATA_BOOL
 
-  bool disables() const { return data == flag::data_none && action == flag::action_trigger && count == 0 && start == 0; }
+  bool disables() const {
+    return data == flag::data_none && action == flag::action_trigger && count == 0 && start == 0;
+  }
 };
 
 Error invalid(const char* why) { return Error(EINVAL, "SET_IRQS: " + std::string(why)); }
@@ -71,7 +73,8 @@ Result<std::vector<EventFd>> adopt_all(std::vector<UniqueFd> fds, std::uint32_t 
 }
 
 Status bind(pci::Function& function, const IrqRequest& request, std::vector<UniqueFd> fds) {
-  if (request.action == flag::action_mask || (request.action == flag::action_unmask && request.kind != pci::InterruptKind::intx)) {
+  if (request.action == flag::action_mask ||
+      (request.action == flag::action_unmask && request.kind != pci::InterruptKind::intx)) {
     return Error(ENOTTY, "SET_IRQS: an eventfd can trigger, or unmask INTx");
   }
   OUTBOARD_TRY(auto eventfds, adopt_all(std::move(fds), request.count));

@@ -19,7 +19,7 @@ class MessageDma final : public memory::MemoryPort {
  public:
   struct Limits {
     std::uint64_t max_transfer = spec::longest_dma_message;  ///< 0: the client takes no messages; transfers fail
-    std::size_t max_in_flight = 16;   ///< messages; further ones wait here
+    std::size_t max_in_flight = 16;  ///< messages; further ones wait here
     std::size_t max_waiting = 65536;  ///< of these; beyond, EAGAIN
     std::size_t max_abandoned = 256;  ///< taken back and still unanswered; beyond, the connection ends
     Duration deadline{std::chrono::seconds(30)};  ///< for an answer: then ETIMEDOUT
@@ -48,7 +48,7 @@ class MessageDma final : public memory::MemoryPort {
     spec::Command command{};
     memory::Iova address{};
     MutableBytes into;  // DMA_READ
-    Bytes from;         // DMA_WRITE
+    Bytes from;  // DMA_WRITE
     Completion done;
     TimePoint deadline{};
 

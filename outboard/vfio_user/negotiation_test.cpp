@@ -35,9 +35,9 @@ TEST(Negotiation, WhatIsNotSaidHasTheDefaultOfTheSpecification) {
 }
 
 TEST(Negotiation, WhatQemuSaysIsUnderstood) {
-  const auto message = parse(capabilities(
-      R"("pgsizes":4096,"max_msg_fds":16,"max_dma_maps":65535,"max_data_xfer_size":1048576,)"
-      R"("migration":{"pgsize":4096,"max_bitmap_size":268435456},"write_multiple":true)"));
+  const auto message =
+      parse(capabilities(R"("pgsizes":4096,"max_msg_fds":16,"max_dma_maps":65535,"max_data_xfer_size":1048576,)"
+                         R"("migration":{"pgsize":4096,"max_bitmap_size":268435456},"write_multiple":true)"));
   ASSERT_TRUE(message) << message.error().message();
   EXPECT_EQ(message->capabilities.max_msg_fds, 16u);
   EXPECT_TRUE(message->capabilities.write_multiple);
@@ -91,8 +91,9 @@ TEST(Negotiation, Row24_TextWithoutNulOrWithMoreBehindItIsRefused) {
 }
 
 TEST(Negotiation, Row24_MalformedTextIsRefused) {
-  for (const char* json : {"{", "}", "nul", "{\"a\"}", "{\"a\":}", "{a:1}", "{'a':1}", "{\"a\":1,}", "[1,]", "\"", "{\"a\":01}",
-                           "{\"a\":+1}", "{\"a\":.5}", "{\"a\":NaN}", "{\"a\":1e}", "// c\n{}", "{\"\\x\":1}"}) {
+  for (const char* json :
+       {"{", "}", "nul", "{\"a\"}", "{\"a\":}", "{a:1}", "{'a':1}", "{\"a\":1,}", "[1,]", "\"", "{\"a\":01}",
+        "{\"a\":+1}", "{\"a\":.5}", "{\"a\":NaN}", "{\"a\":1e}", "// c\n{}", "{\"\\x\":1}"}) {
     EXPECT_EQ(error_of(parse(json)), EINVAL) << json;
   }
 }
@@ -142,8 +143,8 @@ TEST(Negotiation, Row25_AKeyThatComesTwiceIsRefused) {
 }
 
 TEST(Negotiation, Row25_NumbersMustBeIntegersThatFit) {
-  for (const char* value : {"-1", "-0", "1.0", "1.5", "1e3", "1e999", "-1e999", "9007199254740993", "18446744073709551615",
-                            "18446744073709551616", "99999999999999999999999999"}) {
+  for (const char* value : {"-1", "-0", "1.0", "1.5", "1e3", "1e999", "-1e999", "9007199254740993",
+                            "18446744073709551615", "18446744073709551616", "99999999999999999999999999"}) {
     EXPECT_EQ(error_of(parse(capabilities("\"max_msg_fds\":" + std::string(value)))), EINVAL) << value;
   }
   const auto largest = parse(capabilities("\"max_data_xfer_size\":9007199254740992"));

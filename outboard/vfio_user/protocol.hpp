@@ -116,8 +116,9 @@ struct IoEventFd {
   std::uint64_t datamatch;
 };
 static_assert(sizeof(IoEventFd) == 40);
-static_assert(offsetof(IoEventFd, size) == 8 && offsetof(IoEventFd, fd_index) == 16 && offsetof(IoEventFd, type) == 20 &&
-              offsetof(IoEventFd, flags) == 24 && offsetof(IoEventFd, datamatch) == 32);
+static_assert(offsetof(IoEventFd, size) == 8 && offsetof(IoEventFd, fd_index) == 16 &&
+              offsetof(IoEventFd, type) == 20 && offsetof(IoEventFd, flags) == 24 &&
+              offsetof(IoEventFd, datamatch) == 32);
 
 /// The same as libvfio-user sends it; told apart by the distance of the sub-regions.
 struct IoEventFdWithShadow {

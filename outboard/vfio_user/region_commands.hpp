@@ -20,8 +20,8 @@ class Regions {
   /// What can be said of a read before there is room for its data.
   Status check_read(const spec::RegionAccess& access) const { return check(access, Direction::read); }
 
-  /// REGION_WRITE_MULTI: applied in order up to the first bad entry. Returns how many were written; EINVAL, with nothing
-  /// written, when the message's length is not that of its entries.
+  /// REGION_WRITE_MULTI: applied in order up to the first bad entry. Returns how many were written; EINVAL, with
+  /// nothing written, when the message's length is not that of its entries.
   struct MultiResult {
     std::uint64_t written = 0;
     Status status;

@@ -62,7 +62,7 @@ Result<std::optional<std::vector<pci::MmapArea>>> walk_capabilities(Bytes reply,
 }
 
 std::uint64_t file_size(const UniqueFd& fd) {
-  struct stat status {};
+  struct stat status{};
   if (::fstat(fd.get(), &status) != 0 || !S_ISREG(status.st_mode)) return 0;
   return static_cast<std::uint64_t>(status.st_size);
 }
@@ -141,7 +141,8 @@ void MappedArea::revoke() const {
   for (std::uint64_t at = 0; at < area_.size; at += chunk) {
     const auto size = static_cast<std::size_t>(std::min<std::uint64_t>(chunk, area_.size - at));
     // Private: what a driver still writes is its own affair. Failing leaves the old memory there, which harms nobody.
-    ::mmap(memory_->data() + at, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_FIXED, ones.get(), 0);
+    [[maybe_unused]] const void* const covered =
+        ::mmap(memory_->data() + at, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_FIXED, ones.get(), 0);
   }
 }
 

@@ -10,11 +10,10 @@
 
 namespace outboard::vfio_user {
 
-/// Takes a server's GET_REGION_INFO reply apart, with a bounded walk. Areas that cannot be mapped (not page-aligned, beyond
-/// the region or the file, overlapping, or without a descriptor) are dropped: that part is reached by messages. EPROTO: a
-/// capability chain that loops or points outside, more areas than there are bytes, a BAR whose size is no power of two,
-/// the answer to another question.
-/// `info.fd` is not set.
+/// Takes a server's GET_REGION_INFO reply apart, with a bounded walk. Areas that cannot be mapped (not page-aligned,
+/// beyond the region or the file, overlapping, or without a descriptor) are dropped: that part is reached by messages.
+/// EPROTO: a capability chain that loops or points outside, more areas than there are bytes, a BAR whose size is no
+/// power of two, the answer to another question. `info.fd` is not set.
 Result<pci::RegionInfo> parse_region_info(Bytes reply, unsigned index, const UniqueFd& fd);
 
 /// Pages of a server's file that a driver looks at through windows, until the server is gone.

@@ -11,6 +11,7 @@ namespace {
 constexpr std::uint32_t largest_errno = 4095;
 /// Posted writes beyond this wait for the server to read.
 constexpr std::size_t most_posted = std::size_t{256} << 10;
+constexpr std::size_t short_tail = 256;
 /// A wait this close to the usual one may use the timeout that the socket has anyway.
 constexpr Duration timeout_slack = std::chrono::milliseconds(10);
 
@@ -60,15 +61,19 @@ std::uint16_t Requests::new_id() {
 
 Status Requests::send(spec::Command command, std::uint16_t id, std::uint32_t flags, Bytes head, Bytes tail,
                       std::span<const int> fds) {
-  const spec::Header header{
-      .msg_id = id,
-      .command = static_cast<std::uint16_t>(command),
-      .msg_size = static_cast<std::uint32_t>(sizeof(spec::Header) + head.size() + tail.size()),
-      .flags = flags,
-      .error = 0};
+  const spec::Header header{.msg_id = id,
+                            .command = static_cast<std::uint16_t>(command),
+                            .msg_size = static_cast<std::uint32_t>(sizeof(spec::Header) + head.size() + tail.size()),
+                            .flags = flags,
+                            .error = 0};
   scratch_.resize(sizeof header + head.size());
   std::memcpy(scratch_.data(), &header, sizeof header);
   std::ranges::copy(head, scratch_.begin() + sizeof header);
+  // One piece is cheaper to send than two, where the copy is nothing.
+  if (tail.size() <= short_tail) {
+    scratch_.insert(scratch_.end(), tail.begin(), tail.end());
+    tail = {};
+  }
   return channel_.send(scratch_, tail, fds);
 }
 
@@ -168,10 +173,16 @@ Status Requests::drop_late(const Message& message) {
 // Waiting.
 
 void Requests::wait(const bool& done) {
+  // The usual case: one request, sent just now, so that its time is the socket's own timeout and no clock is read.
+  bool fresh = pending_.size() == 1 && options_.spin == Duration::zero();
   while (!done) {
     if (dispatch_one()) continue;
     if (error_) return;  // every request has been completed
-    wait_for_socket();
+    if (std::exchange(fresh, false) && channel_.queued() == 0) {
+      receive(Channel::Wait::socket_timeout);
+    } else {
+      wait_for_socket();
+    }
   }
 }
 
@@ -189,7 +200,7 @@ void Requests::wait_for_socket() {
   if (options_.spin != Duration::zero() && receive_spinning()) return;
   const Duration left = next_deadline() - now();
   if (left <= Duration::zero()) return expire();
-  // The usual case is one system call: the socket's own timeout is that of the request.
+  // One system call where the socket's own timeout is what is left.
   if (channel_.queued() == 0 && left <= options_.timeout && left + timeout_slack >= options_.timeout) {
     receive(Channel::Wait::socket_timeout);
   } else {

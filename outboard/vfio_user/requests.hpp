@@ -11,8 +11,8 @@
 namespace outboard::vfio_user {
 
 /// What a client asks of its server: several requests may be on their way at once, each is completed exactly once, with
-/// its reply, with ETIMEDOUT, or with what ended the connection. While a call waits, commands from the server are served.
-/// One thread. Real time only: it waits in the kernel.
+/// its reply, with ETIMEDOUT, or with what ended the connection. While a call waits, commands from the server are
+/// served. One thread. Real time only: it waits in the kernel.
 class Requests {
  public:
   struct Reply {

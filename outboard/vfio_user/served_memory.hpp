@@ -8,8 +8,8 @@
 
 namespace outboard::vfio_user {
 
-/// The client's memory as its server may reach it by messages: answers DMA_READ and DMA_WRITE from the windows that have
-/// been mapped, and every other command of the server with an error. One thread.
+/// The client's memory as its server may reach it by messages: answers DMA_READ and DMA_WRITE from the windows that
+/// have been mapped, and every other command of the server with an error. One thread.
 class ServedMemory {
  public:
   explicit ServedMemory(std::uint64_t max_transfer) : max_transfer_(max_transfer) {}

@@ -125,7 +125,8 @@ void Server::State::ended() {
 }
 
 void Server::State::pause_listening() {
-  if (std::exchange(listening, false)) [[maybe_unused]] const auto paused = loop->rewatch(watch, Ready::none);
+  if (std::exchange(listening, false)) [[maybe_unused]]
+    const auto paused = loop->rewatch(watch, Ready::none);
 }
 
 void Server::State::listen_again() {
@@ -160,13 +161,13 @@ Result<Server> Server::make(ListeningSocket socket, pci::FunctionFactory factory
   return Server(std::move(state));
 }
 
-Result<Server> Server::listen(std::string path, pci::FunctionFactory factory, Options options) {
+Result<Server> Server::listen(const std::string& path, pci::FunctionFactory factory, Options options) {
   OUTBOARD_TRY(auto socket, ListeningSocket::bind(path, options.socket_mode));
   return make(std::move(socket), std::move(factory), std::move(options));
 }
 
-Result<Server> Server::listen(std::string path, pci::FunctionFactory factory) {
-  return listen(std::move(path), std::move(factory), Options{});
+Result<Server> Server::listen(const std::string& path, pci::FunctionFactory factory) {
+  return listen(path, std::move(factory), Options{});
 }
 
 Result<Server> Server::adopt(UniqueFd listening_socket, pci::FunctionFactory factory, Options options) {

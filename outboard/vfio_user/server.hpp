@@ -13,8 +13,8 @@
 
 namespace outboard::vfio_user {
 
-/// Serves one PCI function on one UNIX socket, to one client at a time; the next one is served when a client has left, on
-/// the state that the function is in then. A second one that connects meanwhile is refused at once (EBUSY).
+/// Serves one PCI function on one UNIX socket, to one client at a time; the next one is served when a client has left,
+/// on the state that the function is in then. A second one that connects meanwhile is refused at once (EBUSY).
 ///
 /// Everything happens on one thread, that of the loop: either Options::loop, or a reactor of the server's own, which
 /// run() runs, or fd() and process() put into another event loop. Who may connect is decided by the permissions of the
@@ -42,8 +42,8 @@ class Server {
 
   /// Listens at `path`; a socket that a dead server left is replaced, and the path is removed at the end if it is still
   /// the server's. EADDRINUSE: a live server has it, or it is no socket. What making the function said otherwise.
-  static Result<Server> listen(std::string path, pci::FunctionFactory factory, Options options);
-  static Result<Server> listen(std::string path, pci::FunctionFactory factory);
+  static Result<Server> listen(const std::string& path, pci::FunctionFactory factory, Options options);
+  static Result<Server> listen(const std::string& path, pci::FunctionFactory factory);
   /// Serves on a socket that listens already (socket activation); it is closed, not removed, at the end.
   static Result<Server> adopt(UniqueFd listening_socket, pci::FunctionFactory factory, Options options);
 

@@ -1,5 +1,5 @@
-#include <sys/resource.h>
 #include <sys/eventfd.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #include <outboard/testing/vfio_user_server_test.hpp>

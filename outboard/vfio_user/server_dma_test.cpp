@@ -64,9 +64,9 @@ class ServerDma : public testing::VfioUserServerTest {
   std::uint32_t dma_status(Peer& peer) { return read_register(peer, PlainFunction::dma_status_at); }
   static std::uint32_t failed(int error) { return PlainFunction::dma_failed + static_cast<std::uint32_t>(error); }
   std::vector<std::byte> buffer(Peer& peer, std::uint32_t length) {
-    const auto reply = exchange(
-        peer, Command::region_read,
-        joined(spec::RegionAccess{.offset = PlainFunction::buffer_at, .region = 0, .count = length}));
+    const auto reply =
+        exchange(peer, Command::region_read,
+                 joined(spec::RegionAccess{.offset = PlainFunction::buffer_at, .region = 0, .count = length}));
     return reply ? std::vector<std::byte>(reply->data(16).begin(), reply->data(16).end()) : std::vector<std::byte>{};
   }
   /// A negotiated client with one message-mode window at `base`, and a DMA_READ of 64 bytes that waits for its answer.
@@ -167,7 +167,10 @@ TEST_F(ServerDma, Row30_OverlappingOrIdenticalMapsExist) {
 TEST_F(ServerDma, Row31_MapsBeyondTheLimitFindNoRoom) {
   Peer peer = client();
   for (std::uint64_t i = 0; i < spec::default_max_dma_maps; ++i) {
-    function().map({.range = {memory::Iova{i * 0x2000}, 0x1000}, .port = std::make_shared<memory::FilePort>(UniqueFd(), memory::Iova{}, 0)}).value();
+    function()
+        .map({.range = {memory::Iova{i * 0x2000}, 0x1000},
+              .port = std::make_shared<memory::FilePort>(UniqueFd(), memory::Iova{}, 0)})
+        .value();
   }
   EXPECT_EQ(map(peer, map_request(UINT64_C(1) << 40, 0x1000)), ENOSPC);
   EXPECT_TRUE(alive(peer));

@@ -283,9 +283,10 @@ TEST_F(ServerInterrupts, Row51_MaskingWhatCannotBeMaskedIsRefused) {
 
 TEST_F(ServerInterrupts, AMessageTooShortIsRefused) {
   EXPECT_EQ(error_of(peer_, Command::device_set_irqs, testing::pattern(19)), EINVAL);
-  EXPECT_EQ(error_of(peer_, Command::device_set_irqs,
-                     joined(vfio_abi::IrqSet{.argsz = 19, .flags = none_trigger, .index = msix, .start = 0, .count = 0})),
-            EINVAL);
+  EXPECT_EQ(
+      error_of(peer_, Command::device_set_irqs,
+               joined(vfio_abi::IrqSet{.argsz = 19, .flags = none_trigger, .index = msix, .start = 0, .count = 0})),
+      EINVAL);
 }
 
 TEST_F(ServerInterrupts, Row63_EventfdsOfAClientThatVanishedAreClosed) {

@@ -63,11 +63,16 @@ TEST_F(ServerRegions, Row52_AnAccessThatIsTooShortOrTooLongOrBeyondTheRegionIsRe
     EXPECT_EQ(error_of(peer, command, testing::pattern(15)), EINVAL);
   }
   const spec::RegionAccess bad[] = {
-      access(PlainFunction::bar_size, 1),        access(PlainFunction::bar_size - 3, 4),
-      access(UINT64_MAX, 4),                     access(UINT64_MAX - 3, 4),
-      access(0, (1u << 20) + 1),                 access(0, UINT32_MAX),
-      access(0, 4, 1) /* no such BAR */,         access(0, 4, 8),
-      access(0, 4, 9),                           access(0, 4, UINT32_MAX),
+      access(PlainFunction::bar_size, 1),
+      access(PlainFunction::bar_size - 3, 4),
+      access(UINT64_MAX, 4),
+      access(UINT64_MAX - 3, 4),
+      access(0, (1u << 20) + 1),
+      access(0, UINT32_MAX),
+      access(0, 4, 1) /* no such BAR */,
+      access(0, 4, 8),
+      access(0, 4, 9),
+      access(0, 4, UINT32_MAX),
       access(4096, 1, 7),
   };
   for (const auto& one : bad) {

@@ -19,9 +19,7 @@ class ServerSocket : public testing::VfioUserServerTest {
   Result<Server> another() { return Server::listen(path(), PlainFunction::factory({}), {.loop = &loop_}); }
   bool exists(const std::string& what) const { return ::access(what.c_str(), F_OK) == 0; }
   /// A socket at the path with nobody behind it, as a server that was killed leaves it.
-  void leave_dead_socket() const {
-    const UniqueFd socket = listening();
-  }
+  void leave_dead_socket() const { const UniqueFd socket = listening(); }
   UniqueFd listening() const {
     UniqueFd socket(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
     sockaddr_un address{};
@@ -94,8 +92,7 @@ TEST_F(ServerSocket, InADirectoryThatIsNotThereSaysSo) {
 }
 
 TEST_F(ServerSocket, WithAPathTooLongSaysSo) {
-  const auto server =
-      Server::listen(dir_.path(std::string(200, 'x')), PlainFunction::factory({}), {.loop = &loop_});
+  const auto server = Server::listen(dir_.path(std::string(200, 'x')), PlainFunction::factory({}), {.loop = &loop_});
   EXPECT_EQ(server.error().code(), ENAMETOOLONG);
   EXPECT_EQ(Client::connect(std::string(200, 'x')).error().code(), ENAMETOOLONG);
 }
@@ -103,7 +100,7 @@ TEST_F(ServerSocket, WithAPathTooLongSaysSo) {
 TEST_F(ServerSocket, HasThePermissionsThatWereAskedFor) {
   server_options_.socket_mode = 0660;
   serve();
-  struct stat status {};
+  struct stat status{};
   ASSERT_EQ(::stat(path().c_str(), &status), 0);
   EXPECT_EQ(status.st_mode & 0777, 0660u);
 }

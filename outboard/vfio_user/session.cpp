@@ -31,9 +31,10 @@ Session::Session(UniqueFd socket, Loop& loop, pci::Function& function, Log log, 
       function_(&function),
       log_(std::move(log)),
       limits_(limits),
-      channel_(std::move(socket), {.max_message = sizeof(spec::Header) + sizeof(spec::RegionAccess) + limits.max_data_transfer,
-                                   .max_fds = limits.max_fds,
-                                   .max_queued = limits.max_queued}),
+      channel_(std::move(socket),
+               {.max_message = sizeof(spec::Header) + sizeof(spec::RegionAccess) + limits.max_data_transfer,
+                .max_fds = limits.max_fds,
+                .max_queued = limits.max_queued}),
       regions_(function, limits.max_data_transfer) {}
 
 Status Session::start(Loop::Task ended) {
@@ -199,7 +200,7 @@ Status Session::dispatch_command(Message& message) {
 Status Session::negotiate(const Message& message) {
   const auto accepted = accept_version(message);
   if (accepted) return {};
-  const Error error = accepted.error();
+  const Error& error = accepted.error();
   OUTBOARD_CHECK(refuse(message.header, error));
   return error;
 }
@@ -242,7 +243,8 @@ Status Session::dma_map(Message& message) {
 Status Session::dma_unmap(const Message& message) {
   const auto unmap = parse_unmap(message.payload);
   if (!unmap) return refuse(message.header, unmap.error());
-  if (operation_.running) return refuse(message.header, Error(EBUSY, "the device still works on the last unmap or reset"));
+  if (operation_.running)
+    return refuse(message.header, Error(EBUSY, "the device still works on the last unmap or reset"));
   auto done = begin_operation(message.header, as_bytes_of(unmap->echo));
   if (unmap->all) {
     function_->unmap_all(std::move(done));
@@ -261,7 +263,8 @@ Status Session::dma_unmap(const Message& message) {
 
 Status Session::reset(const Message& message) {
   if (!function_->resettable()) return refuse(message.header, Error(ENOTSUP, "this function cannot be reset"));
-  if (operation_.running) return refuse(message.header, Error(EBUSY, "the device still works on the last unmap or reset"));
+  if (operation_.running)
+    return refuse(message.header, Error(EBUSY, "the device still works on the last unmap or reset"));
   function_->reset(begin_operation(message.header, {}));
   messages_->cancel_all(Error(ECANCELED, "the device is being reset"));
   return operation_started();

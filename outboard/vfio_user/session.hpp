@@ -15,15 +15,15 @@
 
 namespace outboard::vfio_user {
 
-/// One client's connection, on the server's side: from VERSION until the function has let go of what the client brought.
-/// On the function's loop. Commands are answered in the order they come; an unmap or a reset that takes longer holds back
-/// those behind it, replies to our DMA messages are taken meanwhile.
+/// One client's connection, on the server's side: from VERSION until the function has let go of what the client
+/// brought. On the function's loop. Commands are answered in the order they come; an unmap or a reset that takes longer
+/// holds back those behind it, replies to our DMA messages are taken meanwhile.
 class Session : public std::enable_shared_from_this<Session> {
  public:
   struct Limits {
     std::size_t max_data_transfer = spec::default_max_data_xfer_size;  ///< bytes of one region access
-    unsigned max_fds = 16;                                            ///< of one message from the client
-    std::size_t max_queued = std::size_t{8} << 20;                    ///< bytes that the client does not read
+    unsigned max_fds = 16;  ///< of one message from the client
+    std::size_t max_queued = std::size_t{8} << 20;  ///< bytes that the client does not read
     /// A message that has begun must end, and what we send be read, within this.
     Duration stall_deadline{std::chrono::seconds(30)};
     /// An unmap or reset that takes longer is answered ETIMEDOUT.
@@ -101,7 +101,7 @@ class Session : public std::enable_shared_from_this<Session> {
   struct Operation {
     spec::Header request{};
     std::vector<std::byte> echo;
-    bool running = false;   // in the function
+    bool running = false;  // in the function
     bool answered = false;  // too slow: the client has been told
   };
   Operation operation_;

@@ -21,7 +21,8 @@ Result<sockaddr_un> address_of(const std::string& path) {
   sockaddr_un address{};
   address.sun_family = AF_UNIX;
   if (path.empty() || path.size() >= sizeof address.sun_path) {
-    return Error(ENAMETOOLONG, fmt::format("a socket's path has 1 to {} characters", sizeof address.sun_path - 1)).on(path);
+    return Error(ENAMETOOLONG, fmt::format("a socket's path has 1 to {} characters", sizeof address.sun_path - 1))
+        .on(path);
   }
   std::copy(path.begin(), path.end(), address.sun_path);
   return address;
@@ -29,8 +30,8 @@ Result<sockaddr_un> address_of(const std::string& path) {
 
 /// Whether the open file is still the one that has this name.
 bool still_named(const UniqueFd& file, const std::string& path) {
-  struct stat open_one {};
-  struct stat named {};
+  struct stat open_one{};
+  struct stat named{};
   return ::fstat(file.get(), &open_one) == 0 && ::stat(path.c_str(), &named) == 0 && open_one.st_dev == named.st_dev &&
          open_one.st_ino == named.st_ino;
 }
@@ -67,7 +68,7 @@ Result<UniqueFd> take_lock(const std::string& path) {
 
 /// Looks at what lies at the path. The lock is ours, so it is no server of this kind that lives.
 Status remove_remains(const std::string& path, const sockaddr_un& address) {
-  struct stat status {};
+  struct stat status{};
   if (::lstat(path.c_str(), &status) != 0) return {};
   if (!S_ISSOCK(status.st_mode)) {
     return Error(EADDRINUSE, "the path is taken by something that is no socket").on(path).cure("choose another path");
@@ -111,7 +112,7 @@ Result<ListeningSocket> ListeningSocket::bind(const std::string& path, std::opti
     return cannot_create(path);
   }
   result.path_ = path;
-  struct stat status {};
+  struct stat status{};
   if (::stat(path.c_str(), &status) == 0) {
     result.device_ = status.st_dev;
     result.inode_ = status.st_ino;
@@ -147,9 +148,9 @@ ListeningSocket::ListeningSocket(ListeningSocket&& other) noexcept
 
 ListeningSocket::~ListeningSocket() {
   if (!lock_) return;
-  struct stat status {};
-  const bool ours = !path_.empty() && ::lstat(path_.c_str(), &status) == 0 && status.st_dev == device_ &&
-                    status.st_ino == inode_;
+  struct stat status{};
+  const bool ours =
+      !path_.empty() && ::lstat(path_.c_str(), &status) == 0 && status.st_dev == device_ && status.st_ino == inode_;
   if (ours) ::unlink(path_.c_str());
   // Still under the lock: whoever opened the file before finds, once it has the lock, that the name is gone.
   if (!path_.empty()) ::unlink(lock_path(path_).c_str());
@@ -170,8 +171,9 @@ std::optional<std::string> noted_client(const std::string& path) {
   if (size <= 0) return std::nullopt;
   std::string note(text.data(), static_cast<std::size_t>(size));
   note.resize(std::min(note.find('\n'), note.size()));
-  if (note.empty() || note.find_first_not_of("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789 ()_.:-/") !=
-                          std::string::npos) {
+  if (note.empty() ||
+      note.find_first_not_of("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789 ()_.:-/") !=
+          std::string::npos) {
     return std::nullopt;
   }
   return note;

@@ -30,12 +30,8 @@ class ServerEnd {
       const std::uint64_t size = index == 0 ? 0x10000 : index == 7 ? 256 : 0;
       const bool mapped = index == 0;
       reply(5,
-            joined(vfio_abi::RegionInfo{.argsz = 32,
-                                        .flags = mapped ? 7u : 3u,
-                                        .index = index,
-                                        .cap_offset = 0,
-                                        .size = size,
-                                        .offset = 0}),
+            joined(vfio_abi::RegionInfo{
+                .argsz = 32, .flags = mapped ? 7u : 3u, .index = index, .cap_offset = 0, .size = size, .offset = 0}),
             mapped ? std::vector<int>{memory_.get()} : std::vector<int>{});
     }
     for (std::uint32_t index = 0; index < 5; ++index) {
@@ -97,8 +93,9 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
     server.piece(*options, reader.take(std::min<std::size_t>(*length, reader.remaining())).value());
   }
   server.finish();
-  const auto client =
-      vfio_user::Client::over(std::move(socket), "fuzz", {.timeout = std::chrono::milliseconds(50), .reset_timeout = std::chrono::milliseconds(50)});
+  const auto client = vfio_user::Client::over(
+      std::move(socket), "fuzz",
+      {.timeout = std::chrono::milliseconds(50), .reset_timeout = std::chrono::milliseconds(50)});
   if (client) use(**client);
   return 0;
 }
