@@ -12,6 +12,7 @@ namespace {
 constexpr std::uint32_t most_elements = 64;               // of a chain, header and status included
 constexpr std::uint64_t most_bytes = UINT64_C(16) << 20;  // of one request; larger operations are cut up
 constexpr unsigned most_attempts = 3;
+constexpr unsigned most_at_once = 1024;  // completions, before others on the loop get their turn
 constexpr unsigned ticks_per_deadline = 4;
 constexpr std::uint8_t no_status = 0xff;  // what no device says
 
@@ -320,15 +321,15 @@ unsigned Queue::take_used() {
 
 void Queue::interrupted() {
   if (paused_ || delivering_ != 0) return;
-  poll();
-  if (paused_ || !vector_) return;
-  // True: more came between the last look and arming. Another pass of the loop deals with it, so that others get theirs.
-  if (ring_->enable_interrupts()) {
-    more_ = loop_.after(Duration(0), [this] {
-      more_.reset();
-      interrupted();
-    });
+  for (unsigned done = 0; done < most_at_once;) {
+    done += std::max(poll(), 1U);
+    // False: armed, and nothing came between the last look and that.
+    if (paused_ || !vector_ || !ring_->enable_interrupts()) return;
   }
+  more_ = loop_.after(Duration(0), [this] {
+    more_.reset();
+    interrupted();
+  });
 }
 
 /// What came of a request, as an errno value.
