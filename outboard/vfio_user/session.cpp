@@ -14,6 +14,8 @@ using spec::Command;
 
 /// With more than this unread by the client, its further commands wait.
 constexpr std::size_t high_water = std::size_t{256} << 10;
+/// Whoever connects and says nothing keeps others from the function no longer than this.
+constexpr Duration version_deadline = std::chrono::seconds(5);
 
 bool is_known(std::uint16_t command) {
   return command >= static_cast<std::uint16_t>(Command::version) &&
@@ -125,7 +127,8 @@ void Session::update_stall_timer() {
   if (!waiting || stall_timer_.active() || ended_) return;
   stalled_consumed_ = channel_.consumed();
   stalled_sent_ = channel_.sent();
-  stall_timer_ = loop_.after(limits_.stall_deadline, [this] { check_stall(); });
+  const Duration limit = negotiated_ ? limits_.stall_deadline : std::min(limits_.stall_deadline, version_deadline);
+  stall_timer_ = loop_.after(limit, [this] { check_stall(); });
 }
 
 void Session::check_stall() {

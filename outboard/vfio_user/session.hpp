@@ -24,7 +24,7 @@ class Session : public std::enable_shared_from_this<Session> {
     std::size_t max_data_transfer = spec::default_max_data_xfer_size;  ///< bytes of one region access
     unsigned max_fds = 16;  ///< of one message from the client
     std::size_t max_queued = std::size_t{8} << 20;  ///< bytes that the client does not read
-    /// A message that has begun must end, and what we send be read, within this.
+    /// A message that has begun must end, and what we send be read, within this; VERSION must come within 5 seconds.
     Duration stall_deadline{std::chrono::seconds(30)};
     /// An unmap or reset that takes longer is answered ETIMEDOUT.
     Duration slow_operation{std::chrono::seconds(2)};
@@ -32,6 +32,9 @@ class Session : public std::enable_shared_from_this<Session> {
   };
 
   Session(UniqueFd socket, Loop& loop, pci::Function& function, Log log, const Limits& limits);
+  ~Session() { abandon(); }
+  Session(const Session&) = delete;
+  Session& operator=(const Session&) = delete;
 
   /// `ended` is posted to the loop once the function has let go of everything.
   Status start(Loop::Task ended);
