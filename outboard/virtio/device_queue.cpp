@@ -253,6 +253,10 @@ void DeviceQueue::notify(Ring& ring) {
   if (ring.wants_notification()) env_.owner->queue_used(env_.index);
 }
 
+// device_queue_memory.cpp calls them.
+template void DeviceQueue::notify(SplitDeviceRing&);
+template void DeviceQueue::notify(PackedDeviceRing&);
+
 void DeviceQueue::flush() {
   if (in_pass_ || batched_ == 0 || !can_publish()) return;
   if (packed_) {
