@@ -199,10 +199,9 @@ Result<Exit> run(const BenchArguments& arguments, Context& context) {
   const std::uint64_t offset = arguments.range.offset;
   const std::uint64_t length =
       arguments.range.length.value_or(session->capacity() - std::min(offset, session->capacity()));
-  if (auto checked = check(arguments, *session, length); !checked)
-    return Error(checked.error()).on(arguments.target.target);
+  OUTBOARD_CHECK(check(arguments, *session, length));
   Bench bench(*session, arguments, offset, length);
-  if (auto done = bench.run(); !done) return Error(done.error()).on(arguments.target.target);
+  OUTBOARD_CHECK(bench.run());
   const unsigned queues = session->driver().queue_count();
   OUTBOARD_CHECK(
       print(arguments.json ? as_json(arguments, bench, queues).dump(2) + "\n" : as_text(arguments, bench, queues)));
@@ -213,9 +212,10 @@ Result<Exit> run(const BenchArguments& arguments, Context& context) {
 
 void add_blk_bench(CLI::App& blk, Plan& plan) {
   const auto arguments = std::make_shared<BenchArguments>();
-  CLI::App* verb = add_verb(blk, plan, "bench", "how many requests a second, and how long each takes",
-                            "outboard blk bench vfio-user:/run/blk.sock --rw randread --bs 4096 --depth 32 --seconds 2",
-                            [arguments](Context& context) { return run(*arguments, context); });
+  CLI::App* verb =
+      add_verb(blk, plan, "bench", "how many requests a second, and how long each takes",
+               "outboard blk bench vfio-user:/run/blk.sock --rw randread --bs 4096 --depth 32 --seconds 2",
+               [arguments](Context& context) { return arguments->target.name_in(run(*arguments, context)); });
   arguments->target.add_to(*verb);
   arguments->range.add_to(*verb, "to the end of the disk");
   verb->add_option("--rw", arguments->pattern,

@@ -84,7 +84,7 @@ void add_blk_info(CLI::App& blk, Plan& plan) {
   const auto arguments = std::make_shared<InfoArguments>();
   CLI::App* verb =
       add_verb(blk, plan, "info", "what a disk says about itself", "outboard blk info vfio-user:/run/blk.sock --json",
-               [arguments](Context& context) { return info(*arguments, context); });
+               [arguments](Context& context) { return arguments->target.name_in(info(*arguments, context)); });
   arguments->target.add_to(*verb);
   verb->add_flag("--json", arguments->json, "as JSON");
 }

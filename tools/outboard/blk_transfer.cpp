@@ -173,9 +173,10 @@ Result<Exit> write(const WriteArguments& arguments, Context& context) {
 
 void add_blk_read(CLI::App& blk, Plan& plan) {
   const auto arguments = std::make_shared<ReadArguments>();
-  CLI::App* verb = add_verb(blk, plan, "read", "copy bytes of a disk to stdout",
-                            "outboard blk read vfio-user:/run/blk.sock --offset 1M --length 4K | xxd",
-                            [arguments](Context& context) { return read(*arguments, context); });
+  CLI::App* verb =
+      add_verb(blk, plan, "read", "copy bytes of a disk to stdout",
+               "outboard blk read vfio-user:/run/blk.sock --offset 1M --length 4K | xxd",
+               [arguments](Context& context) { return arguments->target.name_in(read(*arguments, context)); });
   arguments->target.add_to(*verb);
   arguments->range.add_to(*verb, "to the end of the disk");
   verb->add_flag("--force", arguments->force, "even to a terminal");
@@ -183,9 +184,10 @@ void add_blk_read(CLI::App& blk, Plan& plan) {
 
 void add_blk_write(CLI::App& blk, Plan& plan) {
   const auto arguments = std::make_shared<WriteArguments>();
-  CLI::App* verb = add_verb(blk, plan, "write", "copy bytes from stdin to a disk, and flush it",
-                            "outboard blk write vfio-user:/run/blk.sock --offset 1M < data.bin",
-                            [arguments](Context& context) { return write(*arguments, context); });
+  CLI::App* verb =
+      add_verb(blk, plan, "write", "copy bytes from stdin to a disk, and flush it",
+               "outboard blk write vfio-user:/run/blk.sock --offset 1M < data.bin",
+               [arguments](Context& context) { return arguments->target.name_in(write(*arguments, context)); });
   arguments->target.add_to(*verb);
   arguments->range.add_to(*verb, "until stdin ends");
   verb->footer(

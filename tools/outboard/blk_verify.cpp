@@ -88,16 +88,14 @@ Result<Exit> run(const VerifyArguments& arguments, Context& context) {
       arguments.range.length.value_or(session->capacity() - std::min(offset, session->capacity()));
   OUTBOARD_CHECK(session->check_range(offset, length));
   if (offset % block != 0 || length % block != 0)
-    return Error(EINVAL, fmt::format("the range must be whole blocks of {} bytes", block)).on(arguments.target.target);
+    return Error(EINVAL, fmt::format("the range must be whole blocks of {} bytes", block));
   const Verify verify{*session, Pattern(arguments.seed), offset, length, {.depth = arguments.depth}};
   std::optional<double> writing;
   if (arguments.write) {
     OUTBOARD_TRY(writing, timed([&] { return write_pass(verify); }));
   }
-  auto reading = timed([&] { return read_pass(verify); });
-  if (!reading)
-    return reading.error().subject().empty() ? Error(reading.error()).on(arguments.target.target) : reading.error();
-  OUTBOARD_CHECK(print(arguments.json ? as_json(verify, writing, *reading) : as_text(verify, writing, *reading)));
+  OUTBOARD_TRY(const double reading, timed([&] { return read_pass(verify); }));
+  OUTBOARD_CHECK(print(arguments.json ? as_json(verify, writing, reading) : as_text(verify, writing, reading)));
   return Exit::done;
 }
 
@@ -106,8 +104,9 @@ Result<Exit> run(const VerifyArguments& arguments, Context& context) {
 void add_blk_verify(CLI::App& blk, Plan& plan) {
   const auto arguments = std::make_shared<VerifyArguments>();
   CLI::App* verb = add_verb(blk, plan, "verify", "check that a disk holds the pattern that --write puts there",
-                            "outboard blk verify local:blk,ram,size=64M --write",
-                            [arguments](Context& context) { return run(*arguments, context); });
+                            "outboard blk verify local:blk,ram,size=64M --write", [arguments](Context& context) {
+                              return arguments->target.name_in(run(*arguments, context));
+                            });
   arguments->target.add_to(*verb);
   arguments->range.add_to(*verb, "to the end of the disk");
   verb->add_flag("--write", arguments->write, "write the pattern first: what is in the range is LOST");

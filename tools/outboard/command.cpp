@@ -42,6 +42,11 @@ Result<std::unique_ptr<pci::Handle>> TargetArguments::open(Context& context) con
   return targets::open(target, std::move(options));
 }
 
+Result<Exit> TargetArguments::name_in(Result<Exit> result) const {
+  if (result || !result.error().subject().empty() || is_usage_error(result.error())) return result;
+  return Error(result.error()).on(target);
+}
+
 void print_error(const Error& error) {
   std::string text = "outboard: " + error.message() + "\n";
   if (!error.cure().empty()) text += "  " + error.cure() + "\n";

@@ -51,6 +51,8 @@ struct TargetArguments {
 
   void add_to(CLI::App& verb);
   Result<std::unique_ptr<pci::Handle>> open(Context& context) const;
+  /// Puts the target's name in front of a failure that does not say what it is about.
+  Result<Exit> name_in(Result<Exit> result) const;
 };
 
 /// `outboard: THING: WHAT` and, indented, the cure; on stderr.

@@ -17,10 +17,7 @@ Result<std::unique_ptr<DiskSession>> DiskSession::open(const TargetArguments& ta
   options.log = context.log;
   OUTBOARD_TRY(auto transport, virtio_pci::Transport::open(*session->handle_));
   auto driver = blk::Driver::start(std::move(transport), options);
-  if (!driver) {
-    const Error& error = driver.error();
-    return error.subject().empty() ? Error(error).on(target.target) : error;
-  }
+  if (!driver) return driver.error();
   session->driver_.emplace(std::move(*driver));
   return session;
 }
@@ -64,8 +61,8 @@ Status DiskSession::flush() {
 
 Status DiskSession::check_range(std::uint64_t offset, std::uint64_t length) const {
   if (range_within(offset, length, capacity())) return {};
-  return Error(EINVAL,
-               fmt::format("{} bytes at {} are not on the disk, which has {} bytes", length, offset, capacity()))
+  return Error(EINVAL, fmt::format("{} bytes at offset {} are beyond the end of the disk, which has {}", length, offset,
+                                   capacity()))
       .cure("sizes take K, M, G and T; without --length it is the rest of the disk");
 }
 

@@ -35,9 +35,10 @@ Result<Exit> lspci(const LspciArguments& arguments, Context& context) {
 
 void add_lspci(CLI::App& app, Plan& plan) {
   const auto arguments = std::make_shared<LspciArguments>();
-  CLI::App* verb = add_verb(app, plan, "lspci", "print a function as `lspci -vvv` would",
-                            "outboard lspci local:blk,ram,size=64M --dump | lspci -vvv -F /dev/stdin",
-                            [arguments](Context& context) { return lspci(*arguments, context); });
+  CLI::App* verb =
+      add_verb(app, plan, "lspci", "print a function as `lspci -vvv` would",
+               "outboard lspci local:blk,ram,size=64M --dump | lspci -vvv -F /dev/stdin",
+               [arguments](Context& context) { return arguments->target.name_in(lspci(*arguments, context)); });
   arguments->target.add_to(*verb);
   auto* hex = verb->add_flag("-x", arguments->hex, "and the first bytes in hexadecimal: 64; -xxx 256, -xxxx all 4096");
   verb->add_flag("--dump", arguments->dump, "only the bytes, all of them, as `lspci -F` reads them")->excludes(hex);

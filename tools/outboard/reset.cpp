@@ -19,7 +19,7 @@ void add_reset(CLI::App& app, Plan& plan) {
   const auto target = std::make_shared<TargetArguments>();
   CLI::App* verb =
       add_verb(app, plan, "reset", "return a function to its power-on state", "outboard reset vfio-user:/run/blk.sock",
-               [target](Context& context) { return reset(*target, context); });
+               [target](Context& context) { return target->name_in(reset(*target, context)); });
   target->add_to(*verb);
 }
 

@@ -205,7 +205,7 @@ void add_show(CLI::App& app, Plan& plan) {
   CLI::App* verb =
       add_verb(app, plan, "show", "what a function is: identity, BARs, capabilities, virtio features, queues",
                "outboard show vfio-user:/run/blk.sock --json",
-               [arguments](Context& context) { return show(*arguments, context); });
+               [arguments](Context& context) { return arguments->target.name_in(show(*arguments, context)); });
   arguments->target.add_to(*verb);
   verb->add_flag("--json", arguments->json, "as JSON");
 }
