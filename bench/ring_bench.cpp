@@ -72,9 +72,8 @@ class Stimulus {
     if (shape.elements == 1) {
       elements_ = {{data_, 64, 0}};
     } else {
-      elements_ = {{data_, 16, 0},
-                   {data_ + 4096, 4096, spec::descriptor::write},
-                   {data_ + 64, 1, spec::descriptor::write}};
+      elements_ = {
+          {data_, 16, 0}, {data_ + 4096, 4096, spec::descriptor::write}, {data_ + 64, 1, spec::descriptor::write}};
     }
     if (shape.indirect) write_table();
     if (!shape.packed) write_split();
@@ -87,7 +86,8 @@ class Stimulus {
     if (shape_.packed) {
       for (unsigned i = 0; i < batch; ++i) add_packed(static_cast<std::uint16_t>(i));
     } else {
-      for (unsigned i = 0; i < batch; ++i) ring_.set_avail_entry(avail_++, static_cast<std::uint16_t>(i * ring_slots()));
+      for (unsigned i = 0; i < batch; ++i)
+        ring_.set_avail_entry(avail_++, static_cast<std::uint16_t>(i * ring_slots()));
       ring_.set_avail_idx(avail_);
     }
   }
@@ -103,7 +103,8 @@ class Stimulus {
 
   void write_table() {
     table_ = ring_.allocate(16 * elements_.size());
-    for (std::size_t i = 0; i < elements_.size(); ++i) write(ring_.at(table_) + 16 * i, i, i + 1 < elements_.size(), i + 1);
+    for (std::size_t i = 0; i < elements_.size(); ++i)
+      write(ring_.at(table_) + 16 * i, i, i + 1 < elements_.size(), i + 1);
     elements_ = {{table_, static_cast<std::uint32_t>(16 * elements_.size()), spec::descriptor::indirect}};
   }
   void write(std::byte* at, std::size_t element, bool more, std::size_t next) {
@@ -159,15 +160,16 @@ void pop_and_complete(benchmark::State& state, Shape shape, unsigned wanted_batc
   const unsigned batch = std::min(wanted_batch, driver.largest_batch());
   TheDevice device;
   Owner owner;
-  const auto queue = std::make_shared<DeviceQueue>(
-      DeviceQueue::Environment{.device = &device, .owner = &owner, .memory = &map, .loop = loop.get(), .control = loop.get()});
-  queue->start({.size = queue_size,
-                .descriptors = ring.address(0),
-                .driver = ring.address(1),
-                .device = ring.address(2),
-                .enabled = true,
-                .in_flight = {}},
-               {.packed = shape.packed, .event_idx = true, .indirect = true, .in_order = false, .chain_limit = queue_size});
+  const auto queue = std::make_shared<DeviceQueue>(DeviceQueue::Environment{
+      .device = &device, .owner = &owner, .memory = &map, .loop = loop.get(), .control = loop.get()});
+  queue->start(
+      {.size = queue_size,
+       .descriptors = ring.address(0),
+       .driver = ring.address(1),
+       .device = ring.address(2),
+       .enabled = true,
+       .in_flight = {}},
+      {.packed = shape.packed, .event_idx = true, .indirect = true, .in_order = false, .chain_limit = queue_size});
   const double overhead = clock_cost();
   double least = 1;
   for (auto _ : state) {
@@ -189,8 +191,8 @@ void pop_and_complete(benchmark::State& state, Shape shape, unsigned wanted_batc
 }
 
 constexpr Shape shapes[] = {
-    {"split/direct/1", false, false, 1}, {"split/direct/3", false, false, 3}, {"split/indirect/1", false, true, 1},
-    {"split/indirect/3", false, true, 3}, {"packed/direct/1", true, false, 1}, {"packed/direct/3", true, false, 3},
+    {"split/direct/1", false, false, 1},  {"split/direct/3", false, false, 3},  {"split/indirect/1", false, true, 1},
+    {"split/indirect/3", false, true, 3}, {"packed/direct/1", true, false, 1},  {"packed/direct/3", true, false, 3},
     {"packed/indirect/1", true, true, 1}, {"packed/indirect/3", true, true, 3},
 };
 

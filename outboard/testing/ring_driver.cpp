@@ -20,10 +20,12 @@ constexpr std::uint64_t data_area = device_area + 16 * 4096;
 }  // namespace
 
 RingDriver::RingDriver(const Setup& setup) : setup_(setup) {
+  memory_ = setup.memory;
+  free_ = data_area;
+  if (memory_) return;
   auto memory = memory::HostMemory::anonymous(memory_size);
   if (!memory) throw std::bad_alloc();
   memory_ = std::move(*memory);
-  free_ = data_area;
 }
 
 memory::Mapping RingDriver::mapping(memory::Access access) const {
@@ -151,13 +153,14 @@ std::uint16_t RingDriver::add_split(const Chain&, std::vector<Chain::Descriptor>
 }
 
 std::uint16_t RingDriver::add_packed(const Chain& chain, std::vector<Chain::Descriptor> list) {
-  const auto id = chain.id_ >= 0 ? static_cast<std::uint16_t>(chain.id_)
-                                 : static_cast<std::uint16_t>(next_id_++ % setup_.size);
+  const auto id =
+      chain.id_ >= 0 ? static_cast<std::uint16_t>(chain.id_) : static_cast<std::uint16_t>(next_id_++ % setup_.size);
   counts_[id] = static_cast<std::uint16_t>(list.size());
   for (std::size_t i = 0; i < list.size(); ++i) {
     // The id counts in the last descriptor only; in the others it is rubbish on purpose.
     const bool more = i + 1 < list.size();
-    const auto flags = static_cast<std::uint16_t>((list[i].flags ^ virtio::available_bits(cursor_.wrap)) | (more ? flag::next : 0));
+    const auto flags =
+        static_cast<std::uint16_t>((list[i].flags ^ virtio::available_bits(cursor_.wrap)) | (more ? flag::next : 0));
     const auto wrong = static_cast<std::uint16_t>(0xbad0 + i);
     spec::PackedDescriptor descriptor{raw(list[i].address), list[i].length, more ? wrong : id, flags};
     if (i == 0) {
@@ -258,7 +261,8 @@ void RingDriver::disable_interrupts() {
   set_driver_flags(setup_.packed ? spec::event::disable : spec::avail::no_interrupt);
 }
 void RingDriver::want_interrupt_at(std::uint16_t used_event) {
-  if (!setup_.packed) return field(1, spec::avail::used_event(setup_.size)).store(used_event, std::memory_order_relaxed);
+  if (!setup_.packed)
+    return field(1, spec::avail::used_event(setup_.size)).store(used_event, std::memory_order_relaxed);
   field(1, spec::event::off_wrap).store(used_event, std::memory_order_relaxed);
   set_driver_flags(spec::event::descriptor);
 }

@@ -20,6 +20,7 @@ class RingDriver {
     bool packed = false;
     std::uint16_t size = 16;
     memory::Iova base{0x100000};
+    std::shared_ptr<memory::HostMemory> memory{};  ///< of memory_size bytes; null: anonymous memory
   };
   static constexpr std::uint64_t memory_size = UINT64_C(4) << 20;
 
@@ -124,11 +125,11 @@ class RingDriver {
   void resume(std::uint16_t avail, virtio::PackedCursor cursor, virtio::PackedCursor used);
 
   // Notifications, as a driver asks for them and is asked.
-  void disable_interrupts();            ///< by flag
+  void disable_interrupts();  ///< by flag
   void want_interrupt_at(std::uint16_t used_event);  ///< EVENT_IDX, split: index; packed: off_wrap
-  void set_driver_flags(std::uint16_t flags);        ///< avail.flags, or the flags of the packed driver area
-  std::uint16_t device_flags() const;                ///< used.flags, or those of the packed device area
-  std::uint16_t device_event() const;                ///< avail_event, or off_wrap of the packed device area
+  void set_driver_flags(std::uint16_t flags);  ///< avail.flags, or the flags of the packed driver area
+  std::uint16_t device_flags() const;  ///< used.flags, or those of the packed device area
+  std::uint16_t device_event() const;  ///< avail_event, or off_wrap of the packed device area
 
  private:
   memory::Shared<le16> field(unsigned area, std::size_t offset) const;

@@ -34,8 +34,8 @@ Status check_identity(const Identity& identity) {
 }
 
 Features offered_features(const Identity& identity, const DeviceCore::Options& options) {
-  Features offered = identity.features | Features{Feature::version_1, Feature::indirect_desc, Feature::event_idx,
-                                                  Feature::ring_reset};
+  Features offered =
+      identity.features | Features{Feature::version_1, Feature::indirect_desc, Feature::event_idx, Feature::ring_reset};
   if (options.packed) offered.set(Feature::ring_packed);
   if (options.in_order) offered.set(Feature::in_order);
   if (options.access_platform) offered.set(Feature::access_platform);
@@ -48,7 +48,12 @@ Features offered_features(const Identity& identity, const DeviceCore::Options& o
 
 DeviceCore::State::State(DeviceCore& core_, Device& device_, memory::AddressMap& memory_, Loop& control_,
                          TransportEvents& events_, Options options_)
-    : core(core_), device(device_), memory(memory_), control(control_), events(events_), options(std::move(options_)),
+    : core(core_),
+      device(device_),
+      memory(memory_),
+      control(control_),
+      events(events_),
+      options(std::move(options_)),
       log(options.log) {}
 
 DeviceCore::DeviceCore(Identity identity) : identity_(std::move(identity)) {}

@@ -32,13 +32,13 @@ class TransportEvents {
 class DeviceCore final : private Host {
  public:
   struct Options {
-    bool packed = false;              ///< offer RING_PACKED
-    bool in_order = false;            ///< offer IN_ORDER
-    bool access_platform = true;      ///< offer ACCESS_PLATFORM (DMA goes through a mapping table)
+    bool packed = false;  ///< offer RING_PACKED
+    bool in_order = false;  ///< offer IN_ORDER
+    bool access_platform = true;  ///< offer ACCESS_PLATFORM (DMA goes through a mapping table)
     bool notification_data = false;
-    Features without{};               ///< features to leave out whatever the device offers
-    std::vector<Loop*> queue_loops{}; ///< one for each queue; shorter: the control loop for the rest
-    bool poll = false;                ///< look at the rings all the time instead of waiting for notifications
+    Features without{};  ///< features to leave out whatever the device offers
+    std::vector<Loop*> queue_loops{};  ///< one for each queue; shorter: the control loop for the rest
+    bool poll = false;  ///< look at the rings all the time instead of waiting for notifications
     Journal* journal = nullptr;
     Duration stop_deadline = std::chrono::seconds(2);  ///< see stop()
     Log log{};
@@ -66,7 +66,7 @@ class DeviceCore final : private Host {
 
   // 2.5: device configuration space.
   void read_config(std::uint32_t offset, MutableBytes into);  ///< beyond its size: all ones
-  void write_config(std::uint32_t offset, Bytes from);        ///< beyond its size: ignored
+  void write_config(std::uint32_t offset, Bytes from);  ///< beyond its size: ignored
   std::uint8_t config_generation();
 
   // 2.6: queues. An index beyond queue_count() reads 0 and ignores writes.

@@ -57,7 +57,8 @@ void DeviceCore::State::enable_queue(unsigned index) {
   Queue* found = queue(index);
   if (found == nullptr || !may_set_up(*found)) return;
   if (!well_formed(*found)) {
-    return break_device("2.7.1", fmt::format("queue {}: enabled with a ring that is not aligned or does not fit", index));
+    return break_device("2.7.1",
+                        fmt::format("queue {}: enabled with a ring that is not aligned or does not fit", index));
   }
   found->enabled = true;
   found->was_reset = false;
@@ -126,7 +127,8 @@ Status check_packed(const QueueState& state) {
   }
   const PackedCursor avail{state.next_avail, state.avail_wrap};
   const PackedCursor used{state.next_used, state.used_wrap};
-  if (used.plus(descriptors, state.size) != avail) return inconsistent("in_flight does not fit next_avail and next_used");
+  if (used.plus(descriptors, state.size) != avail)
+    return inconsistent("in_flight does not fit next_avail and next_used");
   return {};
 }
 
@@ -202,7 +204,9 @@ void DeviceCore::State::stop_engine(unsigned index, StopMode mode) {
   };
   auto finish = [back](State& state, unsigned at) {
     DeviceQueue::Stopped stopped = [back](QueueState result) {
-      back([result = std::move(result)](State& owner, unsigned which) mutable { owner.stopped(which, std::move(result)); });
+      back([result = std::move(result)](State& owner, unsigned which) mutable {
+        owner.stopped(which, std::move(result));
+      });
     };
     state.on_loop(state.queues[at], [engine = state.queues[at].engine, stopped = std::move(stopped)]() mutable {
       engine->finish(std::move(stopped));

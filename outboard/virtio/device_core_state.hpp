@@ -23,9 +23,9 @@ struct DeviceCore::State final : QueueOwner, std::enable_shared_from_this<Device
     std::uint16_t size = 0;
     std::array<memory::Iova, ring_parts> address{};
     bool enabled = false;
-    bool was_reset = false;   ///< by queue_reset, and not enabled since: it may be set up again while the device runs
-    bool resetting = false;   ///< by queue_reset
-    bool running = false;     ///< the engine has been started, and has not come to rest since
+    bool was_reset = false;  ///< by queue_reset, and not enabled since: it may be set up again while the device runs
+    bool resetting = false;  ///< by queue_reset
+    bool running = false;  ///< the engine has been started, and has not come to rest since
     bool stopping = false;
     StopMode stop_mode = StopMode::drain;
     std::shared_ptr<DeviceQueue> engine;
@@ -49,7 +49,7 @@ struct DeviceCore::State final : QueueOwner, std::enable_shared_from_this<Device
   std::vector<Queue> queues;
 
   std::uint8_t status = 0;
-  Features accepted;             ///< as the driver wrote it
+  Features accepted;  ///< as the driver wrote it
   bool accepted_beyond = false;  ///< it set a bit that has no number here
   std::atomic<bool> broken{false};
   bool paused = false;

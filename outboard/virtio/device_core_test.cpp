@@ -15,7 +15,8 @@ using memory::Iova;
 using testing::DeviceRig;
 namespace bit = spec::status;
 
-constexpr std::uint8_t s1 = bit::acknowledge, s2 = s1 | bit::driver, s3 = s2 | bit::features_ok, s4 = s3 | bit::driver_ok;
+constexpr std::uint8_t s1 = bit::acknowledge, s2 = s1 | bit::driver, s3 = s2 | bit::features_ok,
+                       s4 = s3 | bit::driver_ok;
 constexpr std::uint8_t needs_reset = bit::needs_reset, failed = bit::failed;
 
 /// Takes a new rig to a state, overlays included.
@@ -53,39 +54,39 @@ TEST_P(StatusWrite, LeavesTheDeviceInTheStateThatTheTableGives) {
   ASSERT_EQ(rig.core->status(), row.from);
   if (row.from <= s2) {
     // So that a FEATURES_OK has something to be judged by, where the state lets features be written.
-    for (std::uint32_t word = 0; word < 4; ++word) rig.core->write_driver_features(word, rig.core->offered().word(word));
+    for (std::uint32_t word = 0; word < 4; ++word)
+      rig.core->write_driver_features(word, rig.core->offered().word(word));
   }
   rig.core->write_status(row.write);
   EXPECT_EQ(rig.core->status(), row.then);
 }
 
 constexpr std::uint8_t n = needs_reset, x = failed, suspend = bit::suspend;
-INSTANTIATE_TEST_SUITE_P(Table, StatusWrite,
-                         ::testing::Values(
+INSTANTIATE_TEST_SUITE_P(
+    Table, StatusWrite,
+    ::testing::Values(
                              // write 0
-                             Row{0, 0, 0}, Row{s1, 0, 0}, Row{s2, 0, 0}, Row{s3, 0, 0}, Row{s4, 0, 0}, Row{s4 | n, 0, 0},
-                             Row{s4 | x, 0, 0}, Row{s4 | n | x, 0, 0}, Row{s2 | n, 0, 0},
+        Row{0, 0, 0}, Row{s1, 0, 0}, Row{s2, 0, 0}, Row{s3, 0, 0}, Row{s4, 0, 0}, Row{s4 | n, 0, 0}, Row{s4 | x, 0, 0},
+        Row{s4 | n | x, 0, 0}, Row{s2 | n, 0, 0},
                              // adds ACKNOWLEDGE or DRIVER
-                             Row{0, s1, s1}, Row{0, 2, 2}, Row{s1, s2, s2}, Row{s2, s2, s2}, Row{s3, s3, s3}, Row{s4, s4, s4},
-                             Row{n, s1, s1 | n}, Row{s1 | n, s2, s2 | n}, Row{x, s1, x}, Row{s1 | x, s2, s1 | x},
+        Row{0, s1, s1}, Row{0, 2, 2}, Row{s1, s2, s2}, Row{s2, s2, s2}, Row{s3, s3, s3}, Row{s4, s4, s4},
+        Row{n, s1, s1 | n}, Row{s1 | n, s2, s2 | n}, Row{x, s1, x}, Row{s1 | x, s2, s1 | x},
                              // adds FEATURES_OK (features were written in S2 only)
-                             Row{0, 8, 0}, Row{s1, s1 | 8, s1}, Row{s2, s3, s3}, Row{s2 | n, s3, s2 | n},
-                             Row{s2 | x, s3, s2 | x},
+        Row{0, 8, 0}, Row{s1, s1 | 8, s1}, Row{s2, s3, s3}, Row{s2 | n, s3, s2 | n}, Row{s2 | x, s3, s2 | x},
                              // adds DRIVER_OK
-                             Row{0, 4, 0}, Row{s1, s1 | 4, s1}, Row{s2, s2 | 4, s2}, Row{s3, s4, s4}, Row{s3 | n, s4, s3 | n},
-                             Row{s3 | x, s4, s3 | x},
+        Row{0, 4, 0}, Row{s1, s1 | 4, s1}, Row{s2, s2 | 4, s2}, Row{s3, s4, s4}, Row{s3 | n, s4, s3 | n},
+        Row{s3 | x, s4, s3 | x},
                              // adds SUSPEND, which is not offered
-                             Row{0, suspend, 0}, Row{s2, s2 | suspend, s2}, Row{s3, s3 | suspend, s3},
-                             Row{s4, s4 | suspend, s4}, Row{s4 | n, s4 | suspend, s4 | n},
+        Row{0, suspend, 0}, Row{s2, s2 | suspend, s2}, Row{s3, s3 | suspend, s3}, Row{s4, s4 | suspend, s4},
+        Row{s4 | n, s4 | suspend, s4 | n},
                              // drops a bit
-                             Row{s2, s1, s2}, Row{s4, s3, s4}, Row{s4, 1, s4}, Row{s4 | n, s1, s4 | n}, Row{s4 | x, s1, s4 | x},
+        Row{s2, s1, s2}, Row{s4, s3, s4}, Row{s4, 1, s4}, Row{s4 | n, s1, s4 | n}, Row{s4 | x, s1, s4 | x},
                              // contains 0x40
-                             Row{0, n, 0}, Row{s1, s2 | n, s2}, Row{s4, s4 | n, s4}, Row{s4 | n, s4 | n, s4 | n},
-                             Row{s4 | n, s4, s4 | n},
+        Row{0, n, 0}, Row{s1, s2 | n, s2}, Row{s4, s4 | n, s4}, Row{s4 | n, s4 | n, s4 | n}, Row{s4 | n, s4, s4 | n},
                              // adds FAILED
-                             Row{0, x, x}, Row{s2, s2 | x, s2 | x}, Row{s4, s4 | x, s4 | x}, Row{s4, x, s4 | x},
-                             Row{s4 | n, s4 | x, s4 | n | x}, Row{s4 | x, s4 | x, s4 | x}),
-                         name_of);
+        Row{0, x, x}, Row{s2, s2 | x, s2 | x}, Row{s4, s4 | x, s4 | x}, Row{s4, x, s4 | x},
+        Row{s4 | n, s4 | x, s4 | n | x}, Row{s4 | x, s4 | x, s4 | x}),
+    name_of);
 
 constexpr std::uint8_t states[] = {0, s1, s2, s3, s4, s2 | n, s3 | n, s4 | n, s2 | x, s3 | x, s4 | x};
 

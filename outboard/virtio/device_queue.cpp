@@ -142,7 +142,8 @@ template <bool again, typename Ring>
 /// Takes the next buffer, or, again, one that was in flight before. False: not now, or never.
 template <bool again, typename Ring>
 bool DeviceQueue::take(Ring& ring) {
-  RequestSlot& slot = *free_[free_count_ - 1];  // there is one: the ring has checked that it has room for what is popped
+  RequestSlot& slot =
+      *free_[free_count_ - 1];  // there is one: the ring has checked that it has room for what is popped
   const RingRule* rule = parse<again>(ring, slot);
   slot.plain = true;
   if (rule != nullptr || slot.chain.unresolved() || slot.chain.is_long() || view_.generation() != bound_generation_)
@@ -209,6 +210,10 @@ template <typename Ring>
 bool DeviceQueue::settle(Ring& ring, bool budget_left) {
   if (!can_run()) {
     if (batched_ != 0 && can_publish()) notify(ring);
+    return false;
+  }
+  if (ring_poisoned()) [[unlikely]] {  // what was read in this pass was not the driver's
+    break_queue(ring_rule::poisoned);
     return false;
   }
   const bool arm = budget_left && !stalled_ && !env_.poll;
@@ -278,7 +283,8 @@ void DeviceQueue::schedule_flush() {
 void DeviceQueue::journal_popped(const InFlight& buffer) {
   std::vector<spec::PackedDescriptor> descriptors;
   for (const ChainDescriptor& descriptor : buffer.chain) {
-    descriptors.push_back({.addr = raw(descriptor.address), .len = descriptor.length, .id = buffer.id, .flags = descriptor.flags});
+    descriptors.push_back(
+        {.addr = raw(descriptor.address), .len = descriptor.length, .id = buffer.id, .flags = descriptor.flags});
   }
   env_.journal->popped(env_.index, buffer, std::as_bytes(std::span(descriptors)));
 }
@@ -308,7 +314,8 @@ void DeviceQueue::set_paused(bool paused) {
 void DeviceQueue::answer(RequestSlot& slot, Answer answer) {
   const void* here = this_thread();
   if (pass_thread_.load(std::memory_order_relaxed) == here) return answer_here(slot, answer);
-  if (loop_thread_.load(std::memory_order_relaxed) == here && env_.loop->in_loop_thread()) return answer_here(slot, answer);
+  if (loop_thread_.load(std::memory_order_relaxed) == here && env_.loop->in_loop_thread())
+    return answer_here(slot, answer);
   answer_elsewhere(slot, answer);
 }
 
@@ -408,7 +415,8 @@ void DeviceQueue::token_returned() {
     stalled_ = false;  // it may have been this one's room that was wanted
     kick();
   }
-  if (phase_ == Phase::stopping) [[unlikely]] finish_if_quiet();
+  if (phase_ == Phase::stopping) [[unlikely]]
+    finish_if_quiet();
 }
 
 // Stopping.

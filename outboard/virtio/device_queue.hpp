@@ -45,7 +45,7 @@ class DeviceQueue final : public memory::MapUser, public std::enable_shared_from
     Device* device = nullptr;
     QueueOwner* owner = nullptr;
     memory::AddressMap* memory = nullptr;
-    Loop* loop = nullptr;     ///< the queue's
+    Loop* loop = nullptr;  ///< the queue's
     Loop* control = nullptr;  ///< where memory ports live
     Journal* journal = nullptr;
     bool poll = false;
@@ -60,9 +60,9 @@ class DeviceQueue final : public memory::MapUser, public std::enable_shared_from
   };
   using Stopped = std::move_only_function<void(QueueState)>;
 
-  static constexpr std::uint64_t max_bounce = UINT64_C(1) << 20;         ///< bytes of one request that are copied by messages
-  static constexpr std::uint64_t max_queue_bounce = UINT64_C(8) << 20;   ///< of all requests of a queue
-  static constexpr std::uint32_t max_spilled = 1U << 18;                 ///< elements of long chains that a queue holds at once
+  static constexpr std::uint64_t max_bounce = UINT64_C(1) << 20;  ///< bytes of one request that are copied by messages
+  static constexpr std::uint64_t max_queue_bounce = UINT64_C(8) << 20;  ///< of all requests of a queue
+  static constexpr std::uint32_t max_spilled = 1U << 18;  ///< elements of long chains that a queue holds at once
   /// How long after an unmap a buffer may be in no mapping before that counts as the driver's fault: a client that
   /// rearranges its memory unmaps all of it and maps it again in pieces.
   static constexpr Duration remap_grace = std::chrono::seconds(1);
@@ -263,7 +263,7 @@ class DeviceQueue final : public memory::MapUser, public std::enable_shared_from
   std::uint64_t bounced_ = 0;
   bool is_fetching_ = false;  ///< one request is on its way in; those behind it wait, to be delivered in order
 
-  QueueState setup_;               ///< as given to start()
+  QueueState setup_;  ///< as given to start()
   std::vector<InFlight> replays_;  ///< still to be delivered again
   std::size_t next_replay_ = 0;
   std::uint64_t bound_generation_ = 0;
@@ -277,7 +277,7 @@ class DeviceQueue final : public memory::MapUser, public std::enable_shared_from
 
   // Answers from other threads, and the end of the queue.
   std::atomic<const void*> plain_thread_{nullptr};  ///< who is in process() now, if answers need nothing special there
-  std::atomic<const void*> pass_thread_{nullptr};   ///< who is in process() now
+  std::atomic<const void*> pass_thread_{nullptr};  ///< who is in process() now
   std::atomic<const void*> loop_thread_{nullptr};  ///< who was last
   std::mutex remote_mutex_;
   std::vector<Remote> remote_;  ///< guarded

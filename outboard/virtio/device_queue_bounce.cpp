@@ -69,8 +69,8 @@ void DeviceQueue::transferred(RequestSlot& slot, Access access, const Status& st
   const bool usable = status.has_value() && !halted_.load(std::memory_order_relaxed);
   if (!status) break_queue(ring_rule::transfer_failed);
   if (access == Access::read) is_fetching_ = false;
-  const bool wanted = access == Access::read ? phase_ == Phase::running
-                                             : phase_ == Phase::running || stop_mode_ == StopMode::drain;
+  const bool wanted =
+      access == Access::read ? phase_ == Phase::running : phase_ == Phase::running || stop_mode_ == StopMode::drain;
   if (!usable || !wanted) {
     slot.state = RequestSlot::State::given_up;
   } else if (access == Access::read) {

@@ -43,8 +43,8 @@ std::optional<RingPointers> locate_ring(const memory::Snapshot& snapshot, bool p
     at[i] = snapshot.contiguous(parts[i].range, parts[i].access);
     if (at[i] == nullptr) return std::nullopt;
     // The I/O address was checked; memory that lies askew behind it cannot be accessed as a ring has to be.
-    const std::size_t needed = std::min<std::size_t>(ring_part(packed, RingPart{static_cast<std::uint8_t>(i)}, ring.size).alignment,
-                                                     alignof(std::uint64_t));
+    const std::size_t needed = std::min<std::size_t>(
+        ring_part(packed, RingPart{static_cast<std::uint8_t>(i)}, ring.size).alignment, alignof(std::uint64_t));
     if (reinterpret_cast<std::uintptr_t>(at[i]) % needed != 0) return std::nullopt;
   }
   return RingPointers{at[0], at[1], at[2]};
@@ -169,7 +169,9 @@ bool DeviceQueue::has_room_for(const RequestSlot& slot) const {
 
 namespace {
 
-Error no_memory() { return Error(EFAULT, "the driver's buffer is not (or no longer) in memory that the device may access"); }
+Error no_memory() {
+  return Error(EFAULT, "the driver's buffer is not (or no longer) in memory that the device may access");
+}
 Error too_few(std::uint64_t wanted, std::uint64_t left, const char* part) {
   return Error(EINVAL, "the buffer is too small: " + std::to_string(wanted) + " bytes wanted, " + std::to_string(left) +
                            " " + part + " left");
@@ -235,7 +237,8 @@ Status DeviceQueue::copy_in(RequestSlot& slot, MutableBytes into) {
     std::memcpy(to, from, size);
     to += size;
   });
-  std::atomic_signal_fence(std::memory_order_seq_cst);  // the copy is what counts: shared bytes are not read again for it
+  std::atomic_signal_fence(
+      std::memory_order_seq_cst);  // the copy is what counts: shared bytes are not read again for it
   return status;
 }
 
@@ -292,7 +295,8 @@ Result<std::span<const iovec>> DeviceQueue::pieces_in(RequestSlot& slot, std::ui
   if (length > left) return too_few(length, left, "readable");
   auto& pieces = slot.readable_pieces;
   pieces.clear();
-  OUTBOARD_CHECK(walk(slot, slot.read, length, [&](std::byte* at, std::uint64_t size) { add_piece(pieces, at, size); }));
+  OUTBOARD_CHECK(
+      walk(slot, slot.read, length, [&](std::byte* at, std::uint64_t size) { add_piece(pieces, at, size); }));
   pin(slot, Access::read);
   return std::span<const iovec>(pieces);
 }
@@ -320,7 +324,8 @@ void DeviceQueue::pieces_written(RequestSlot& slot, std::uint64_t length) {
     return;
   }
   while (length != 0) {
-    const std::uint64_t size = std::min<std::uint64_t>(length, slot.chain[slot.write.element].length - slot.write.offset);
+    const std::uint64_t size =
+        std::min<std::uint64_t>(length, slot.chain[slot.write.element].length - slot.write.offset);
     if (size == 0) slot.write = {slot.write.element + 1, 0, slot.write.done};
     step(slot.write, size);
     length -= size;
@@ -359,7 +364,8 @@ bool DeviceQueue::pinned(IovaRange range) const {
     if (slot.pins[0] == nullptr && slot.pins[1] == nullptr) continue;
     for (std::uint32_t e = 0; e < slot.chain.count(); ++e) {
       const bool in_use = slot.pins[slot.chain.access(e) == Access::write ? 1 : 0] != nullptr;
-      if (in_use && slot.chain[e].length != 0 && range.overlaps({slot.chain[e].address, slot.chain[e].length})) return true;
+      if (in_use && slot.chain[e].length != 0 && range.overlaps({slot.chain[e].address, slot.chain[e].length}))
+        return true;
     }
   }
   return false;

@@ -7,9 +7,13 @@
 #include <optional>
 #include <thread>
 
+#include <unistd.h>
+
 #include <gtest/gtest.h>
 
+#include <outboard/memory/fault_guard.hpp>
 #include <outboard/testing/device_rig.hpp>
+#include <outboard/testing/temp_dir.hpp>
 #include <outboard/virtio/device_queue.hpp>
 
 namespace outboard::virtio {
@@ -316,7 +320,8 @@ TEST_P(EitherDeviceQueue, ABufferThatIsAwayForAMomentWaitsInsteadOfBreakingTheQu
   auto& rig = running();
   auto other = memory::HostMemory::anonymous(4096);
   ASSERT_TRUE(other);
-  const memory::Mapping more{.range = {Iova{0x9000000}, 4096}, .access = Access::read_write, .memory = *other, .offset = 0, .port = {}};
+  const memory::Mapping more{
+      .range = {Iova{0x9000000}, 4096}, .access = Access::read_write, .memory = *other, .offset = 0, .port = {}};
   ASSERT_TRUE(rig.map.map(more));
   rig.map.unmap(more.range, [](const Status&) {});
   rig.settle();
@@ -334,7 +339,8 @@ TEST_P(EitherDeviceQueue, ABufferThatStaysAwayBreaksTheQueueAfterAll) {
   auto& rig = running();
   auto other = memory::HostMemory::anonymous(4096);
   ASSERT_TRUE(other);
-  const memory::Mapping more{.range = {Iova{0x9000000}, 4096}, .access = Access::read_write, .memory = *other, .offset = 0, .port = {}};
+  const memory::Mapping more{
+      .range = {Iova{0x9000000}, 4096}, .access = Access::read_write, .memory = *other, .offset = 0, .port = {}};
   ASSERT_TRUE(rig.map.map(more));
   rig.map.unmap(more.range, [](const Status&) {});
   rig.driver().chain().writable_at(Iova{0x9000000}, 4).publish();
@@ -349,7 +355,8 @@ TEST_P(EitherDeviceQueue, AnUnmapWaitsForTheIoThatRunsOnItAndForNoOther) {
   auto& rig = running();
   auto other = memory::HostMemory::anonymous(4096);
   ASSERT_TRUE(other);
-  const memory::Mapping more{.range = {Iova{0x9000000}, 4096}, .access = Access::read_write, .memory = *other, .offset = 0, .port = {}};
+  const memory::Mapping more{
+      .range = {Iova{0x9000000}, 4096}, .access = Access::read_write, .memory = *other, .offset = 0, .port = {}};
   ASSERT_TRUE(rig.map.map(more));
   rig.device.on_request = rig.device.keep();
   rig.driver().chain().writable_at(Iova{0x9000100}, 16).publish();
@@ -374,7 +381,8 @@ TEST_P(EitherDeviceQueue, AnUnmapWaitsForTheIoThatRunsOnItAndForNoOther) {
   // The other one's I/O is not on what goes away.
   ASSERT_TRUE(rig.device.kept[1].writable_pieces(16));
   auto again = memory::HostMemory::anonymous(4096);
-  ASSERT_TRUE(rig.map.map({.range = more.range, .access = Access::read_write, .memory = *again, .offset = 0, .port = {}}));
+  ASSERT_TRUE(
+      rig.map.map({.range = more.range, .access = Access::read_write, .memory = *again, .offset = 0, .port = {}}));
   answered = false;
   rig.map.unmap(more.range, [&](const Status&) { answered = true; });
   EXPECT_TRUE(answered);
@@ -391,6 +399,45 @@ TEST_P(EitherDeviceQueue, UnpinLetsAnUnmapGoOn) {
   EXPECT_FALSE(answered);
   rig.device.kept[0].unpin();
   EXPECT_TRUE(answered);
+}
+
+// Files that shrink (the fault guard puts zeroed memory in their place).
+
+TEST_P(EitherDeviceQueue, ARequestWhoseFileShrankBreaksThisDeviceOnly) {
+  ASSERT_TRUE(memory::install_fault_guard());
+  auto& rig = running();
+  const UniqueFd fd = testing::make_memfd(8192);
+  auto file = memory::HostMemory::map_file(fd, 0, 8192, Access::read_write);
+  ASSERT_TRUE(file);
+  ASSERT_TRUE(rig.map.map(
+      {.range = {Iova{0x9000000}, 8192}, .access = Access::read_write, .memory = *file, .offset = 0, .port = {}}));
+  int code = 0;
+  rig.device.on_request = [&](Request request) {
+    const auto read = request.read<le64>();
+    if (!read) code = read.error().code();
+    request.complete();
+  };
+  rig.driver().chain().readable_at(Iova{0x9001000}, 8).publish();
+  ASSERT_EQ(::ftruncate(fd.get(), 4096), 0);
+  rig.process();
+  EXPECT_EQ(code, EFAULT);
+  EXPECT_TRUE(rig.needs_reset());
+  EXPECT_EQ(rig.driver().used_count(), 0U);
+}
+
+TEST_P(EitherDeviceQueue, ARingWhoseFileShrankBreaksTheDevice) {
+  ASSERT_TRUE(memory::install_fault_guard());
+  auto& rig = make();
+  const UniqueFd fd = testing::make_memfd(RingDriver::memory_size);
+  auto file = memory::HostMemory::map_file(fd, 0, RingDriver::memory_size, Access::read_write);
+  ASSERT_TRUE(file);
+  rig.drivers[0] = std::make_unique<RingDriver>(RingDriver::Setup{.packed = packed(), .size = 16, .memory = *file});
+  rig.run();
+  rig.driver().chain().writable(1).publish();
+  ASSERT_EQ(::ftruncate(fd.get(), 0), 0);
+  rig.process();
+  EXPECT_TRUE(rig.needs_reset());
+  EXPECT_EQ(rig.device.requests, 0U);
 }
 
 // Stop and start.
@@ -663,8 +710,10 @@ TEST_P(EitherDeviceQueue, TheJournalIsToldBeforeAndAfterEachStep) {
   rig.driver().publish();
   rig.process();
   const std::vector<std::string> expected =
-      packed() ? std::vector<std::string>{"popped 0 +2", "popped 2 +1", "publishing 2 to 3 seen 0", "published 2 to 3 seen 2"}
-               : std::vector<std::string>{"popped 0 +0", "popped 2 +0", "publishing 2 to 2 seen 0", "published 2 to 2 seen 2"};
+      packed() ? std::vector<std::string>{"popped 0 +2", "popped 2 +1", "publishing 2 to 3 seen 0",
+                                          "published 2 to 3 seen 2"}
+               : std::vector<std::string>{"popped 0 +0", "popped 2 +0", "publishing 2 to 2 seen 0",
+                                          "published 2 to 2 seen 2"};
   EXPECT_EQ(journal.notes, expected);
   journal.notes.clear();
   rig.core->write_status(0);
@@ -766,7 +815,11 @@ class Remote : public EitherDeviceQueue {
   std::shared_ptr<LatePort> port = std::make_shared<LatePort>();
   DeviceRig& with_port() {
     auto& rig = running();
-    EXPECT_TRUE(rig.map.map({.range = {Iova{LatePort::base}, port->bytes.size()}, .access = Access::read_write, .memory = {}, .offset = 0, .port = port}));
+    EXPECT_TRUE(rig.map.map({.range = {Iova{LatePort::base}, port->bytes.size()},
+                             .access = Access::read_write,
+                             .memory = {},
+                             .offset = 0,
+                             .port = port}));
     return rig;
   }
   static Iova far(std::uint64_t offset) { return Iova{LatePort::base + offset}; }

@@ -191,14 +191,12 @@ TEST_P(TwoThreads, NoBufferIsLostAndNoWakeUp) {
   EXPECT_FALSE(core_->broken());
 }
 
-INSTANTIATE_TEST_SUITE_P(Rings, TwoThreads,
-                         ::testing::Values(Variant{"Split", false, false, false},
-                                           Variant{"SplitEventIndex", false, true, false},
-                                           Variant{"SplitWorker", false, true, true},
-                                           Variant{"Packed", true, false, false},
-                                           Variant{"PackedEventIndex", true, true, false},
-                                           Variant{"PackedWorker", true, true, true}),
-                         [](const auto& variant) { return variant.param.name; });
+INSTANTIATE_TEST_SUITE_P(
+    Rings, TwoThreads,
+    ::testing::Values(Variant{"Split", false, false, false}, Variant{"SplitEventIndex", false, true, false},
+                      Variant{"SplitWorker", false, true, true}, Variant{"Packed", true, false, false},
+                      Variant{"PackedEventIndex", true, true, false}, Variant{"PackedWorker", true, true, true}),
+    [](const auto& variant) { return variant.param.name; });
 
 /// Resets while buffers are on their way, again and again.
 TEST_P(TwoThreads, AResetWaitsForTheQueuesThread) {

@@ -217,7 +217,12 @@ TEST_P(EitherDeviceRing, Row7_MoreThanFourGigabytesBreakTheQueue) {
 TEST_P(EitherDeviceRing, Row8_AnEmptyElementIsSkippedWhateverItsAddress) {
   auto& rig = running();
   auto chain = rig.driver().chain();
-  const auto id = chain.readable("ab").readable_at(Iova{UINT64_MAX}, 0).readable("cd").writable_at(Iova{1}, 0).writable(8).publish();
+  const auto id = chain.readable("ab")
+                      .readable_at(Iova{UINT64_MAX}, 0)
+                      .readable("cd")
+                      .writable_at(Iova{1}, 0)
+                      .writable(8)
+                      .publish();
   rig.process();
   EXPECT_EQ(rig.driver().take_used(), (Used{{id, 4}}));
   EXPECT_EQ(rig.driver().text(chain.at(4), 4), "abcd");
@@ -278,7 +283,8 @@ TEST_P(EitherDeviceRing, Row11_AnElementAcrossAdjacentMappingsWorks) {
   auto more = memory::HostMemory::anonymous(4096);
   ASSERT_TRUE(more);
   const Iova next = rig.driver().mapping().range.last() + 1;
-  ASSERT_TRUE(rig.map.map({.range = {next, 4096}, .access = Access::read_write, .memory = *more, .offset = 0, .port = {}}));
+  ASSERT_TRUE(
+      rig.map.map({.range = {next, 4096}, .access = Access::read_write, .memory = *more, .offset = 0, .port = {}}));
   rig.driver().chain().readable("spanning").writable_at(Iova{raw(next) - 4}, 8).publish();
   rig.process();
   EXPECT_EQ(rig.driver().take_used(), (Used{{0, 8}}));
@@ -326,7 +332,12 @@ TEST_P(OnlySplitDeviceRing, Row16_AnIndirectDescriptorInATableBreaksTheQueue) {
 TEST_P(OnlyPackedDeviceRing, Row16_FlagsInATableAreIgnoredButForWrite) {
   auto& rig = running();
   auto chain = rig.driver().chain();
-  chain.indirect().readable("hey").with(flag::indirect | flag::next | flag::avail).writable(3).with(flag::used).publish();
+  chain.indirect()
+      .readable("hey")
+      .with(flag::indirect | flag::next | flag::avail)
+      .writable(3)
+      .with(flag::used)
+      .publish();
   rig.process();
   EXPECT_EQ(rig.driver().take_used(), (Used{{0, 3}}));
   EXPECT_EQ(rig.driver().text(chain.at(1), 3), "hey");
@@ -420,7 +431,8 @@ TEST_P(EitherDeviceRing, ATableMayLieAnywhereAndAcrossMappings) {
   auto more = memory::HostMemory::anonymous(4096);
   ASSERT_TRUE(more);
   const Iova next = rig.driver().mapping().range.last() + 1;
-  ASSERT_TRUE(rig.map.map({.range = {next, 4096}, .access = Access::read_write, .memory = *more, .offset = 0, .port = {}}));
+  ASSERT_TRUE(
+      rig.map.map({.range = {next, 4096}, .access = Access::read_write, .memory = *more, .offset = 0, .port = {}}));
   const Iova data = rig.driver().allocate(16);
   std::memcpy(rig.driver().at(data), "data", 4);
   // Two entries, of which the boundary cuts the second.

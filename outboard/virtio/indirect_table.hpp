@@ -22,7 +22,8 @@ class IndirectTable {
     if (length == 0 || length % entry_size != 0) return &ring_rule::table_size;
     range_ = {memory::Iova{address}, length};
     host_ = memory_->host(range_.start, length, memory::Access::read);
-    if (host_ != nullptr) [[likely]] return nullptr;
+    if (host_ != nullptr) [[likely]]
+      return nullptr;
     return open_elsewhere();
   }
   std::uint32_t entries() const { return static_cast<std::uint32_t>(range_.size / entry_size); }

@@ -32,7 +32,8 @@ class MemoryView {
   /// The host address of a range that lies in one mapping; null for all else. Nothing is where its address says. `at + length` may be anything.
   std::byte* host(memory::Iova at, std::uint32_t length, memory::Access access) {
     const std::uint64_t offset = raw(at) - recent_[0].start;
-    if (offset < recent_[0].size && length <= recent_[0].size - offset && allows(recent_[0].access, access)) [[likely]] {
+    if (offset < recent_[0].size && length <= recent_[0].size - offset && allows(recent_[0].access, access))
+        [[likely]] {
       return recent_[0].host + offset;
     }
     return host_elsewhere(at, length, access);
@@ -49,7 +50,8 @@ class MemoryView {
   /// Whether the memory at `at` is no longer the driver's (see HostMemory::poisoned).
   bool poisoned(memory::Iova at) {
     const std::uint64_t offset = raw(at) - recent_[0].start;
-    if (offset < recent_[0].size) [[likely]] return recent_[0].memory->poisoned();
+    if (offset < recent_[0].size) [[likely]]
+      return recent_[0].memory->poisoned();
     return poisoned_elsewhere(at);
   }
 

@@ -68,7 +68,8 @@ const RingRule* PackedDeviceRing::parse_table(std::uint64_t address, std::uint32
     if (const auto* rule = table.read(i, entry)) return rule;
     // VIRTIO 1.4, 2.8.7: of the flags in a table only WRITE counts; its entries are taken one after the other, all.
     const bool writable = (entry.flags & spec::descriptor::write) != 0;
-    if (const auto* rule = slot.chain.add(sum, entry.addr, entry.len, writable, rules_.chain_limit, memory)) return rule;
+    if (const auto* rule = slot.chain.add(sum, entry.addr, entry.len, writable, rules_.chain_limit, memory))
+      return rule;
   }
   slot.chain.set(sum);
   return nullptr;
@@ -76,7 +77,8 @@ const RingRule* PackedDeviceRing::parse_table(std::uint64_t address, std::uint32
 
 void PackedDeviceRing::store_used(std::uint16_t slot, const UsedBuffer& buffer) const {
   // P3: published by P4.
-  memory::Shared<le32>(at(slot) + offsetof(spec::PackedDescriptor, len)).store(buffer.length, std::memory_order_relaxed);
+  memory::Shared<le32>(at(slot) + offsetof(spec::PackedDescriptor, len))
+      .store(buffer.length, std::memory_order_relaxed);
   memory::Shared<le16>(at(slot) + offsetof(spec::PackedDescriptor, id)).store(buffer.id, std::memory_order_relaxed);
 }
 

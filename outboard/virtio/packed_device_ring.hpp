@@ -59,7 +59,9 @@ class PackedDeviceRing {
  private:
   static constexpr std::uint32_t prefetch_distance = 4;  // descriptors in a cache line
 
-  std::byte* at(std::uint16_t slot) const { return at_.descriptors + std::size_t{slot} * sizeof(spec::PackedDescriptor); }
+  std::byte* at(std::uint16_t slot) const {
+    return at_.descriptors + std::size_t{slot} * sizeof(spec::PackedDescriptor);
+  }
   memory::Shared<le16> flags_of(std::uint16_t slot) const {
     return memory::Shared<le16>(at(slot) + offsetof(spec::PackedDescriptor, flags));
   }
@@ -75,7 +77,7 @@ class PackedDeviceRing {
   DeviceRingRules rules_;
   PackedCursor next_avail_;
   PackedCursor next_used_;
-  std::uint32_t in_flight_ = 0;    ///< descriptors popped whose buffers have not been used
+  std::uint32_t in_flight_ = 0;  ///< descriptors popped whose buffers have not been used
   std::uint32_t unsignalled_ = 0;  ///< descriptors published since the driver's wish was looked at
   std::uint16_t first_filled_ = 0;  ///< the slot whose flags expose() writes, and those
   std::uint16_t first_flags_ = 0;

@@ -9,7 +9,7 @@ namespace outboard::virtio {
 
 /// How a queue is to come to rest.
 enum class StopMode : std::uint8_t {
-  drain,    ///< requests with back-end work running are finished and published; kept ones are given up and stay in flight
+  drain,  ///< requests with back-end work running are finished and published; kept ones are given up and stay in flight
   discard,  ///< no answer is published any more; what is running ends for itself, its answer dropped
 };
 
@@ -23,9 +23,9 @@ struct ChainDescriptor {
 
 /// A buffer that was popped and not used yet.
 struct InFlight {
-  std::uint16_t head = 0;              ///< split: descriptor index. Packed: slot in the ring where the chain starts
-  std::uint16_t id = 0;                ///< packed: the buffer id
-  std::uint16_t descriptors = 1;       ///< packed: ring slots the chain takes
+  std::uint16_t head = 0;  ///< split: descriptor index. Packed: slot in the ring where the chain starts
+  std::uint16_t id = 0;  ///< packed: the buffer id
+  std::uint16_t descriptors = 1;  ///< packed: ring slots the chain takes
   /// Packed: the descriptors themselves. The slots they were in may have been overwritten by used descriptors of buffers
   /// that were popped later and finished earlier. Split: empty; the driver leaves its table alone until a buffer is used.
   std::vector<ChainDescriptor> chain{};
@@ -41,7 +41,7 @@ struct QueueState {
 
   std::uint16_t next_avail = 0;  ///< split: free-running index. Packed: slot
   std::uint16_t next_used = 0;
-  bool avail_wrap = true;        ///< packed only
+  bool avail_wrap = true;  ///< packed only
   bool used_wrap = true;
   std::vector<InFlight> in_flight;  ///< in the order they were popped
 

@@ -51,7 +51,7 @@ class Request {
   std::uint64_t writable_size() const;
   std::uint64_t readable_left() const;  ///< not read yet
   std::uint64_t writable_left() const;  ///< not written yet
-  std::uint64_t written() const;        ///< the used length, if it were completed now
+  std::uint64_t written() const;  ///< the used length, if it were completed now
 
   /// The next sizeof(T) readable bytes. EINVAL: fewer are left. EFAULT: not (or no longer) in memory the device may read.
   template <typename T>

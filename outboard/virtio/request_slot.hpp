@@ -61,7 +61,8 @@ class Chain {
     }
     // VIRTIO 1.4, 2.7.5.2: "Drivers MUST NOT add a descriptor chain longer than 2^32 bytes in total".
     if (sum.readable_bytes + sum.writable_bytes > max_bytes) return &ring_rule::buffer_too_large;
-    if (sum.count == capacity_) [[unlikely]] grow();
+    if (sum.count == capacity_) [[unlikely]]
+      grow();
     sum.unresolved |= host == nullptr;
     elements_[sum.count++] = {at, host, length};
     return nullptr;
@@ -113,8 +114,8 @@ struct ChainCursor {
 /// The whole of a buffer in memory of our own, where the driver's is reachable only by messages.
 struct Bounce {
   std::vector<std::byte> bytes;  ///< the readable part, then the writable one
-  std::uint32_t element = 0;     ///< being transferred
-  std::uint64_t at = 0;          ///< in bytes: where that element is
+  std::uint32_t element = 0;  ///< being transferred
+  std::uint64_t at = 0;  ///< in bytes: where that element is
 };
 
 /// An answered buffer, as the ring needs it.
@@ -130,22 +131,22 @@ struct UsedBuffer {
 struct RequestSlot {
   enum class State : std::uint8_t {
     free,
-    delivered,    ///< a token is out
-    transferring, ///< being fetched or written back
-    done,         ///< answered, and waiting for its turn or for the ring's memory
-    given_up,     ///< the token has gone without an answer that counts; the buffer stays in flight
+    delivered,  ///< a token is out
+    transferring,  ///< being fetched or written back
+    done,  ///< answered, and waiting for its turn or for the ring's memory
+    given_up,  ///< the token has gone without an answer that counts; the buffer stays in flight
   };
 
   DeviceQueue* queue = nullptr;
   State state = State::free;
   bool replayed = false;
-  bool plain = true;       ///< nothing but the slot itself has to be given up with it
-  bool indirect = false;   ///< packed: the chain was one indirect descriptor, `table`
+  bool plain = true;  ///< nothing but the slot itself has to be given up with it
+  bool indirect = false;  ///< packed: the chain was one indirect descriptor, `table`
   std::uint16_t head = 0;  ///< split: descriptor index. Packed: first slot in the ring
-  std::uint16_t id = 0;    ///< what the used entry will name
+  std::uint16_t id = 0;  ///< what the used entry will name
   std::uint16_t ring_count = 1;  ///< descriptors in the ring
-  std::uint64_t order = 0;      ///< counts up with each pop
-  std::uint64_t generation = 0; ///< of the map that `host` in the elements is good for
+  std::uint64_t order = 0;  ///< counts up with each pop
+  std::uint64_t generation = 0;  ///< of the map that `host` in the elements is good for
   ChainCursor read;
   ChainCursor write;
   std::array<MemoryView::Epoch*, 2> pins{};  ///< of the readable and of the writable pieces

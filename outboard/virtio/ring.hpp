@@ -61,18 +61,14 @@ struct PackedCursor {
     return {static_cast<std::uint16_t>(sum - queue_size), !wrap};
   }
   /// As an event suppression structure has it: bits 0...14 the slot, bit 15 the wrap counter.
-  constexpr std::uint16_t off_wrap() const {
-    return static_cast<std::uint16_t>(slot | (wrap ? spec::event::wrap : 0));
-  }
+  constexpr std::uint16_t off_wrap() const { return static_cast<std::uint16_t>(slot | (wrap ? spec::event::wrap : 0)); }
   friend constexpr bool operator==(const PackedCursor&, const PackedCursor&) = default;
 };
 
 /// VIRTIO 1.4, 2.8.1: the AVAIL and USED bits of a descriptor that the driver has made available on a turn with `wrap`.
 constexpr std::uint16_t available_bits(bool wrap) { return wrap ? spec::descriptor::avail : spec::descriptor::used; }
 /// The same bits of a descriptor that the device has used.
-constexpr std::uint16_t used_bits(bool wrap) {
-  return wrap ? spec::descriptor::avail | spec::descriptor::used : 0;
-}
+constexpr std::uint16_t used_bits(bool wrap) { return wrap ? spec::descriptor::avail | spec::descriptor::used : 0; }
 constexpr std::uint16_t wrap_bits_mask = spec::descriptor::avail | spec::descriptor::used;
 
 constexpr bool is_available(std::uint16_t flags, bool wrap) { return (flags & wrap_bits_mask) == available_bits(wrap); }
@@ -80,7 +76,8 @@ constexpr bool is_used(std::uint16_t flags, bool wrap) { return (flags & wrap_bi
 
 /// need_event() for a packed ring's event structure: `off_wrap` as the peer wrote it (any value), `now` the cursor after
 /// the batch, `count` the descriptors the batch took.
-constexpr bool packed_need_event(std::uint16_t off_wrap, PackedCursor now, std::uint16_t count, std::uint16_t queue_size) {
+constexpr bool packed_need_event(std::uint16_t off_wrap, PackedCursor now, std::uint16_t count,
+                                 std::uint16_t queue_size) {
   auto event = static_cast<std::uint16_t>(off_wrap & spec::event::offset_mask);
   if (((off_wrap & spec::event::wrap) != 0) != now.wrap) event = static_cast<std::uint16_t>(event - queue_size);
   return need_event(event, now.slot, static_cast<std::uint16_t>(now.slot - count));

@@ -21,7 +21,8 @@ inline constexpr RingRule chain_too_long{"2.7.5.3.1", "a descriptor chain is lon
 inline constexpr RingRule buffer_too_large{"2.7.5.2", "a buffer has more than 2^32 bytes"};
 inline constexpr RingRule buffer_empty{"2.7.13.1", "a buffer has no element"};
 inline constexpr RingRule address_wraps{"2.7.5", "a descriptor's address and length go beyond 2^64"};
-inline constexpr RingRule readable_after_writable{"2.7.4.2", "a device-readable element comes after a device-writable one"};
+inline constexpr RingRule readable_after_writable{"2.7.4.2",
+                                                  "a device-readable element comes after a device-writable one"};
 inline constexpr RingRule indirect_not_negotiated{"2.7.5.3.1", "an indirect descriptor without VIRTIO_F_INDIRECT_DESC"};
 inline constexpr RingRule indirect_in_table{"2.7.5.3.1", "an indirect descriptor within an indirect table"};
 inline constexpr RingRule indirect_and_next{"2.7.5.3.1", "an indirect descriptor with a next one"};
@@ -32,7 +33,8 @@ inline constexpr RingRule slots_overrun{"2.8.17", "more descriptors are availabl
 inline constexpr RingRule unmapped{"2.7.5", "an address is in no memory that was given to the device"};
 inline constexpr RingRule denied{"2.7.5", "an address is in memory that does not allow the access"};
 inline constexpr RingRule table_remote{"outboard", "an indirect table is in memory that is not mapped"};
-inline constexpr RingRule bounce_too_large{"outboard", "a buffer in memory that is not mapped is larger than the device copies"};
+inline constexpr RingRule bounce_too_large{"outboard",
+                                           "a buffer in memory that is not mapped is larger than the device copies"};
 inline constexpr RingRule transfer_failed{"outboard", "memory that is not mapped could not be read or written"};
 inline constexpr RingRule poisoned{"outboard", "the file behind the driver's memory has shrunk"};
 inline constexpr RingRule dropped{"outboard", "the device lost a request without answering it"};

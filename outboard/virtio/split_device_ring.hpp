@@ -114,7 +114,8 @@ class SplitDeviceRing {
   void unmark(std::uint16_t head) { heads_[head / bits] &= ~(std::uint64_t{1} << (head % bits)); }
 
   const RingRule* parse_chain(std::uint16_t head, RequestSlot& slot, MemoryView& memory);
-  const RingRule* parse_table(const spec::Descriptor& descriptor, Chain& chain, Chain::Sum sum, MemoryView& memory) const;
+  const RingRule* parse_table(const spec::Descriptor& descriptor, Chain& chain, Chain::Sum sum,
+                              MemoryView& memory) const;
 
   RingPointers at_;
   DeviceRingRules rules_;
@@ -123,12 +124,13 @@ class SplitDeviceRing {
   std::uint16_t seen_avail_ = 0;
   std::uint16_t next_used_ = 0;
   std::uint16_t signalled_used_ = 0;  ///< next_used_ when the driver's wish was looked at last
-  std::uint32_t in_flight_ = 0;       ///< popped, and not in the used ring
+  std::uint32_t in_flight_ = 0;  ///< popped, and not in the used ring
   bool signalled_valid_ = false;
   std::vector<std::uint64_t> heads_;  ///< one bit for each head in flight
 };
 
-[[gnu::always_inline]] inline const RingRule* SplitDeviceRing::parse_chain(std::uint16_t head, RequestSlot& slot, MemoryView& memory) {
+[[gnu::always_inline]] inline const RingRule* SplitDeviceRing::parse_chain(std::uint16_t head, RequestSlot& slot,
+                                                                           MemoryView& memory) {
   // VIRTIO 1.4, 2.7.6: "ring [...] each entry is the head of a descriptor chain", an index into the descriptor table.
   if (head >= rules_.size) return &ring_rule::head_out_of_range;
   // VIRTIO 1.4, 3.3.1: a buffer is the device's until it is used; the driver cannot offer it twice.
