@@ -4,11 +4,13 @@
 #include <poll.h>
 
 #include <array>
+#include <optional>
 #include <stdexcept>
 #include <thread>
 
 #include <gtest/gtest.h>
 
+#include <outboard/base/reactor.hpp>
 #include <outboard/pci/local_handle.hpp>
 #include <outboard/testing/increment.hpp>
 #include <outboard/virtio_pci/function.hpp>
@@ -35,6 +37,10 @@ class Threaded : public ::testing::TestWithParam<Variant> {
     auto factory = Function::factory(
         [queues](Loop&, Log) -> Result<std::unique_ptr<virtio::Device>> { return std::make_unique<Increment>(queues); },
         options);
+    connect(std::move(factory));
+  }
+  void connect(pci::FunctionFactory factory) {
+    transport.reset();
     handle = pci::LocalHandle::start(std::move(factory), {}).value();
     transport = Transport::open(*handle).value();
     Features features;
@@ -108,6 +114,39 @@ TEST_P(Threaded, PolledBothSidesWithDoorbellsInMemory) {
     ASSERT_EQ(caller.answer(0), number + 1);
   }
   EXPECT_TRUE(transport->reset());
+}
+
+TEST_P(Threaded, AQueueMayHaveALoopOfItsOwn) {
+  const auto queue_loop = Reactor::create().value();
+  std::thread runner([&] { EXPECT_TRUE(queue_loop->run()); });
+  for (const bool intx : {false, true}) {
+    auto factory = Function::factory(
+        [](Loop&, Log) -> Result<std::unique_ptr<virtio::Device>> { return std::make_unique<Increment>(2); },
+        {.core = {.packed = GetParam().packed, .queue_loops = {nullptr, queue_loop.get()}}});
+    connect(std::move(factory));
+    // One line for everything is raised on the control loop, whichever loop has used a buffer.
+    std::optional<pci::InterruptSet> line;
+    if (intx) line = handle->enable_interrupts(pci::InterruptKind::intx, 1).value();
+    const EventFd& interrupt = intx ? line->vector(0) : (transport->enable_vectors(2).value(), transport->vector(1));
+    DriverQueue queue = DriverQueue::create(*transport, 1, agreed, {.size = 16, .vector = 1}).value();
+    ASSERT_TRUE(virtio::start_device(*transport));
+    IncrementCaller caller(queue, transport->dma());
+    for (std::uint32_t number = 0; number < 300; ++number) {
+      ASSERT_TRUE(caller.add(0, number));
+      queue.publish();
+      next(queue, interrupt);
+      ASSERT_EQ(caller.answer(0), number + 1);
+      if (!intx) continue;
+      ASSERT_TRUE(transport->acknowledge_interrupt());
+      ASSERT_TRUE(line->unmask());
+    }
+    EXPECT_TRUE(transport->reset());
+    line.reset();
+  }
+  transport.reset();
+  handle.reset();
+  queue_loop->stop();
+  runner.join();
 }
 
 }  // namespace
