@@ -53,10 +53,10 @@ Result<std::unique_ptr<Service>> serve(const virtio::DeviceType& type, OptionSet
   server_options.spin = plan.spin;
   std::string where =
       path.empty() ? fmt::format("vfio-user on file descriptor {}", options.socket.get()) : std::string(listener);
-  OUTBOARD_TRY(auto server, path.empty() ? vfio_user::Server::adopt(std::move(options.socket), std::move(plan.factory),
-                                                                    std::move(server_options))
-                                         : vfio_user::Server::listen(std::move(path), std::move(plan.factory),
-                                                                     std::move(server_options)));
+  OUTBOARD_TRY(auto server, path.empty()
+                                ? vfio_user::Server::adopt(std::move(options.socket), std::move(plan.factory),
+                                                           std::move(server_options))
+                                : vfio_user::Server::listen(path, std::move(plan.factory), std::move(server_options)));
   return std::make_unique<VfioUserService>(std::move(server), std::move(where), std::move(plan.description));
 }
 

@@ -93,7 +93,7 @@ Status retry_while_starting(Duration wait, const std::function<bool(Duration)>& 
   }
 }
 
-Result<std::unique_ptr<pci::Handle>> open(std::string_view target, OpenOptions options) {
+Result<std::unique_ptr<pci::Handle>> open(std::string_view target, const OpenOptions& options) {
   OUTBOARD_TRY(const auto address, parse_address(target, "target", schemes));
   auto handle =
       address.scheme == "local" ? open_local(target, address.rest, options) : open_vfio_user(address.rest, options);

@@ -28,7 +28,7 @@ struct OpenOptions {
 ///                                `outboard serve DEVICE`, a comma in a value is doubled
 ///
 /// EINVAL: not a target; the error names the word that is wrong and lists what is known. Else what the back end says.
-Result<std::unique_ptr<pci::Handle>> open(std::string_view target, OpenOptions options = {});
+Result<std::unique_ptr<pci::Handle>> open(std::string_view target, const OpenOptions& options = {});
 
 /// A target or a listener, taken apart at its first colon.
 struct Address {

@@ -39,7 +39,7 @@ Result<std::unique_ptr<pci::Handle>> TargetArguments::open(Context& context) con
   options.log = context.log;
   options.wait = std::chrono::duration_cast<Duration>(std::chrono::duration<double>(wait_seconds));
   options.pause = [&stop = context.stop](Duration time) { return stop.pause(time); };
-  return targets::open(target, std::move(options));
+  return targets::open(target, options);
 }
 
 Result<Exit> TargetArguments::name_in(Result<Exit> result) const {

@@ -57,7 +57,7 @@ void StopSignal::watch() {
 bool StopSignal::pause(Duration time) const {
   const auto milliseconds = std::chrono::ceil<std::chrono::milliseconds>(time).count();
   pollfd fd{wake_.get(), POLLIN, 0};
-  poll(&fd, 1, static_cast<int>(std::clamp<std::int64_t>(milliseconds, 0, 3600 * 1000)));
+  poll(&fd, 1, static_cast<int>(std::clamp<std::int64_t>(milliseconds, 0, std::int64_t{3600} * 1000)));
   return !requested();
 }
 
