@@ -35,7 +35,7 @@ class Increment final : public virtio::Device {
 class IncrementCaller {
  public:
   IncrementCaller(virtio::DriverQueue& queue, memory::DmaSpace& dma)
-      : queue_(queue), buffer_(dma.allocate(8 * slots).value()) {}
+      : queue_(queue), buffer_(dma.allocate(std::uint64_t{8} * slots).value()) {}
 
   static constexpr std::uint64_t slots = 32;
 
@@ -44,7 +44,8 @@ class IncrementCaller {
     const le32 stored = number, cleared = 0;
     std::memcpy(at(slot), &stored, 4);
     std::memcpy(at(slot) + 4, &cleared, 4);
-    const virtio::Element in[] = {{buffer_.iova() + 8 * slot, 4}}, out[] = {{buffer_.iova() + 8 * slot + 4, 4}};
+    const virtio::Element in[] = {{buffer_.iova() + std::uint64_t{8} * slot, 4}},
+                          out[] = {{buffer_.iova() + std::uint64_t{8} * slot + 4, 4}};
     return queue_.add(in, out, at(slot));
   }
   std::uint32_t answer(std::uint32_t slot) const {
@@ -58,7 +59,7 @@ class IncrementCaller {
   }
 
  private:
-  std::byte* at(std::uint32_t slot) const { return buffer_.data() + 8 * slot; }
+  std::byte* at(std::uint32_t slot) const { return buffer_.data() + std::uint64_t{8} * slot; }
 
   virtio::DriverQueue& queue_;
   memory::DmaBuffer buffer_;

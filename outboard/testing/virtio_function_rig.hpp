@@ -93,20 +93,20 @@ class VirtioFunctionRig {
 
   /// Puts a request of two elements into the split ring of a queue: descriptors 2n and 2n + 1.
   void publish(std::uint16_t queue, std::uint16_t n, std::uint32_t number) {
-    const std::uint64_t at = (queue + 1) * UINT64_C(0x10'0000) + 0x3000 + 8 * n;
+    const std::uint64_t at = (queue + 1) * UINT64_C(0x10'0000) + 0x3000 + UINT64_C(8) * n;
     std::byte* base = memory[queue]->data();
-    store(base + 0x3000 + 8 * n, le32(number));
+    store(base + 0x3000 + UINT64_C(8) * n, le32(number));
     const auto first = static_cast<std::uint16_t>(2 * n), second = static_cast<std::uint16_t>(2 * n + 1);
-    store(base + 16 * first, virtio::spec::Descriptor{at, 4, virtio::spec::descriptor::next, second});
-    store(base + 16 * second, virtio::spec::Descriptor{at + 4, 4, virtio::spec::descriptor::write, 0});
+    store(base + UINT64_C(16) * first, virtio::spec::Descriptor{at, 4, virtio::spec::descriptor::next, second});
+    store(base + UINT64_C(16) * second, virtio::spec::Descriptor{at + 4, 4, virtio::spec::descriptor::write, 0});
     const std::uint16_t size = queue == 0 ? 8 : 4;
     const std::uint16_t index = available[queue]++;
-    store(base + 0x1000 + 4 + 2 * (index % size), le16(first));
+    store(base + 0x1000 + 4 + UINT64_C(2) * (index % size), le16(first));
     store(base + 0x1000 + 2, le16(static_cast<std::uint16_t>(index + 1)));
   }
   std::uint16_t used_index(std::uint16_t queue) { return load<le16>(memory[queue]->data() + 0x2000 + 2); }
   std::uint32_t answer(std::uint16_t queue, std::uint16_t n) {
-    return load<le32>(memory[queue]->data() + 0x3000 + 8 * n + 4);
+    return load<le32>(memory[queue]->data() + 0x3000 + UINT64_C(8) * n + 4);
   }
   void kick(std::uint16_t queue) {
     set_bar<std::uint16_t>(virtio_pci::Function::notify_at + 4U * queue, queue);

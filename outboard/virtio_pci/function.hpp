@@ -53,9 +53,11 @@ class Function final : public pci::EmulatedFunction, private virtio::TransportEv
   /// A function for a D made from `args` (kept by value): `Function::of<Increment>()`.
   template <class D, class... Args>
   static pci::FunctionFactory of(Args... args) {
-    return factory([... args = std::move(args)](
-                       Loop&, Log) -> Result<std::unique_ptr<virtio::Device>> { return std::make_unique<D>(args...); },
-                   Options{});
+    return factory(
+        [... args = std::move(args)](Loop&, const Log&) -> Result<std::unique_ptr<virtio::Device>> {
+          return std::make_unique<D>(args...);
+        },
+        Options{});
   }
 
   ~Function() override;
