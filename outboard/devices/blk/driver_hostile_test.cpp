@@ -326,6 +326,29 @@ TEST_P(HostileBlkDevice, Row20_AStatusThatMeansNothingIsAnError) {
   EXPECT_EQ(read.error, ENOTSUP);
 }
 
+TEST_P(HostileBlkDevice, Row21_WhatItWritesIntoABufferThatItHasReturnedChangesNoResult) {
+  ASSERT_TRUE(r.start());
+  Operation& read = r.read();
+  const auto chain = r.hand->pop();
+  ASSERT_TRUE(chain);
+  const auto say = [&](std::uint8_t status) {
+    const auto& last = chain->elements.back();
+    std::memcpy(r.transport.space.host(last.address + (last.length - 1), 1), &status, 1);
+  };
+  say(spec::status::ok);
+  r.hand->use(*chain, 513);
+  r.interrupt();
+  ASSERT_EQ(read.completions, 1);
+  say(spec::status::ioerr);
+  r.interrupt();
+  EXPECT_EQ(read.completions, 1);
+  EXPECT_EQ(read.error, 0);
+  // Nor is it taken for the answer to the next request, which may well use the same byte.
+  Operation& next = r.read();
+  r.answer(spec::status::ok);
+  EXPECT_EQ(next.error, 0);
+}
+
 TEST_P(HostileBlkDevice, Row22_WhoseRegistersReadAllOnesHasGone) {
   ASSERT_TRUE(r.start());
   Operation& read = r.read();
