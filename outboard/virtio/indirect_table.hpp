@@ -29,18 +29,25 @@ class IndirectTable {
   std::uint32_t entries() const { return static_cast<std::uint32_t>(range_.size / entry_size); }
 
   /// Copies entry `index`, which is less than entries().
-  template <typename Entry>
-    requires(sizeof(Entry) == entry_size)
-  const RingRule* read(std::uint32_t index, Entry& entry) {
-    if (host_ == nullptr) return read_pieces(index, as_writable_bytes_of(entry));
+  template <typename Words>
+    requires(sizeof(Words) == entry_size)
+  const RingRule* read(std::uint32_t index, Words& entry) {
+    if (host_ == nullptr) [[unlikely]] {
+      Words copy;  // not `entry`, which stays in registers if nobody takes its address
+      const RingRule* rule = read_pieces(index, as_writable_bytes_of(copy));
+      entry = copy;
+      return rule;
+    }
     const std::byte* at = host_ + std::size_t{index} * entry_size;
     // S3, P2. VIRTIO asks for no alignment of a table; two 8-byte loads need one.
     if (reinterpret_cast<std::uintptr_t>(at) % alignof(std::uint64_t) == 0) [[likely]] {
-      entry = memory::load16<Entry>(at);
-    } else {
-      std::memcpy(&entry, at, entry_size);
-      std::atomic_signal_fence(std::memory_order_seq_cst);  // not fetched again when a field of the copy is used
+      entry = memory::load16<Words>(at);
+      return nullptr;
     }
+    Words copy;
+    std::memcpy(&copy, at, entry_size);
+    std::atomic_signal_fence(std::memory_order_seq_cst);  // not fetched again when a field of the copy is used
+    entry = copy;
     return nullptr;
   }
 

@@ -64,11 +64,11 @@ const RingRule* PackedDeviceRing::parse_table(std::uint64_t address, std::uint32
   if (const auto* rule = table.open(address, length)) return rule;
   Chain::Sum sum;
   for (std::uint32_t i = 0; i < table.entries(); ++i) {
-    spec::PackedDescriptor entry;
+    PackedDescriptorWords entry;
     if (const auto* rule = table.read(i, entry)) return rule;
     // VIRTIO 1.4, 2.8.7: of the flags in a table only WRITE counts; its entries are taken one after the other, all.
-    const bool writable = (entry.flags & spec::descriptor::write) != 0;
-    if (const auto* rule = slot.chain.add(sum, entry.addr, entry.len, writable, rules_.chain_limit, memory))
+    const bool writable = (entry.flags() & spec::descriptor::write) != 0;
+    if (const auto* rule = slot.chain.add(sum, entry.addr(), entry.len(), writable, rules_.chain_limit, memory))
       return rule;
   }
   slot.chain.set(sum);

@@ -4,6 +4,7 @@
 #include <span>
 
 #include <outboard/memory/shared.hpp>
+#include <outboard/virtio/descriptor_words.hpp>
 #include <outboard/virtio/queue_state.hpp>
 #include <outboard/virtio/request_slot.hpp>
 #include <outboard/virtio/ring.hpp>
@@ -92,8 +93,8 @@ class PackedDeviceRing {
     // VIRTIO 1.4, 2.8.17: no list is longer than the queue, nor does one reach into slots that the device still has.
     if (count > rules_.size - in_flight_) return &ring_rule::slots_overrun;
     // P2: the only read; from here on the copy.
-    const auto descriptor = memory::load16<spec::PackedDescriptor>(at(cursor.slot));
-    const std::uint16_t flags = descriptor.flags;
+    const auto descriptor = memory::load16<PackedDescriptorWords>(at(cursor.slot));
+    const std::uint16_t flags = descriptor.flags();
     // 2.8.17: the head's flags are written last, so the whole list has to be available when the head is.
     if (!is_available(flags, cursor.wrap)) return &ring_rule::chain_not_available;
     if ((flags & spec::descriptor::indirect) != 0) [[unlikely]] {
@@ -102,15 +103,15 @@ class PackedDeviceRing {
       // linked by VIRTQ_DESC_F_NEXT." A list is either direct or one indirect descriptor.
       if (!rules_.indirect) return &ring_rule::indirect_not_negotiated;
       if (count != 1 || (flags & spec::descriptor::next) != 0) return &ring_rule::indirect_in_list;
-      slot.set_buffer(next_avail_.slot, descriptor.id, count);
-      return parse_table(descriptor.addr, descriptor.len, slot, memory);
+      slot.set_buffer(next_avail_.slot, descriptor.id(), count);
+      return parse_table(descriptor.addr(), descriptor.len(), slot, memory);
     }
     const bool writable = (flags & spec::descriptor::write) != 0;
-    const auto* rule = slot.chain.add(sum, descriptor.addr, descriptor.len, writable, rules_.chain_limit, memory);
+    const auto* rule = slot.chain.add(sum, descriptor.addr(), descriptor.len(), writable, rules_.chain_limit, memory);
     if (rule != nullptr) return rule;
     if ((flags & spec::descriptor::next) == 0) {
       // 2.8.6: the buffer id that counts is that of the last descriptor in the list.
-      slot.set_buffer(next_avail_.slot, descriptor.id, count);
+      slot.set_buffer(next_avail_.slot, descriptor.id(), count);
       break;
     }
     cursor = cursor.plus(1, rules_.size);

@@ -23,7 +23,7 @@ void SplitDeviceRing::save(QueueState& state) const {
   state.next_used = next_used_;
 }
 
-const RingRule* SplitDeviceRing::parse_table(const spec::Descriptor& descriptor, Chain& chain, Chain::Sum sum,
+const RingRule* SplitDeviceRing::parse_table(SplitDescriptorWords descriptor, Chain& chain, Chain::Sum sum,
                                              MemoryView& memory) const {
   // VIRTIO 1.4, 2.7.5.3.1: "The driver MUST NOT set the VIRTQ_DESC_F_INDIRECT flag unless the VIRTIO_F_INDIRECT_DESC
   // feature was negotiated."
@@ -32,21 +32,21 @@ const RingRule* SplitDeviceRing::parse_table(const spec::Descriptor& descriptor,
   // 2.7.5.3.2: "The device MUST ignore the write-only flag [...] in the descriptor that refers to an indirect table",
   // and "MUST handle the case of zero or more normal chained descriptors followed by a single descriptor with
   // flags&VIRTQ_DESC_F_INDIRECT": both by what is not looked at here.
-  if ((descriptor.flags & spec::descriptor::next) != 0) return &ring_rule::indirect_and_next;
+  if ((descriptor.flags() & spec::descriptor::next) != 0) return &ring_rule::indirect_and_next;
   IndirectTable table(memory);
-  if (const auto* rule = table.open(descriptor.addr, descriptor.len)) return rule;
+  if (const auto* rule = table.open(descriptor.addr(), descriptor.len())) return rule;
   std::uint32_t index = 0;
   while (true) {
-    spec::Descriptor entry;
+    SplitDescriptorWords entry;
     if (const auto* rule = table.read(index, entry)) return rule;
-    const std::uint16_t flags = entry.flags;
+    const std::uint16_t flags = entry.flags();
     // 2.7.5.3.1: "The driver MUST NOT set the VIRTQ_DESC_F_INDIRECT flag within an indirect descriptor (ie. only one table
     // per descriptor)."
     if ((flags & spec::descriptor::indirect) != 0) return &ring_rule::indirect_in_table;
     const bool writable = (flags & spec::descriptor::write) != 0;
-    if (const auto* rule = chain.add(sum, entry.addr, entry.len, writable, rules_.chain_limit, memory)) return rule;
+    if (const auto* rule = chain.add(sum, entry.addr(), entry.len(), writable, rules_.chain_limit, memory)) return rule;
     if ((flags & spec::descriptor::next) == 0) break;
-    index = entry.next;
+    index = entry.next();
     if (index >= table.entries()) return &ring_rule::next_out_of_range;
   }
   chain.set(sum);

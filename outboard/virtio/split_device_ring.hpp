@@ -5,6 +5,7 @@
 #include <vector>
 
 #include <outboard/memory/shared.hpp>
+#include <outboard/virtio/descriptor_words.hpp>
 #include <outboard/virtio/queue_state.hpp>
 #include <outboard/virtio/request_slot.hpp>
 #include <outboard/virtio/ring.hpp>
@@ -114,8 +115,7 @@ class SplitDeviceRing {
   void unmark(std::uint16_t head) { heads_[head / bits] &= ~(std::uint64_t{1} << (head % bits)); }
 
   const RingRule* parse_chain(std::uint16_t head, RequestSlot& slot, MemoryView& memory);
-  const RingRule* parse_table(const spec::Descriptor& descriptor, Chain& chain, Chain::Sum sum,
-                              MemoryView& memory) const;
+  const RingRule* parse_table(SplitDescriptorWords descriptor, Chain& chain, Chain::Sum sum, MemoryView& memory) const;
 
   RingPointers at_;
   DeviceRingRules rules_;
@@ -140,14 +140,14 @@ class SplitDeviceRing {
   std::uint16_t index = head;
   while (true) {
     // S3: the only read; from here on the copy.
-    const auto descriptor = memory::load16<spec::Descriptor>(at_.descriptors + std::size_t{index} * 16);
-    const std::uint16_t flags = descriptor.flags;
+    const auto descriptor = memory::load16<SplitDescriptorWords>(at_.descriptors + std::size_t{index} * 16);
+    const std::uint16_t flags = descriptor.flags();
     if ((flags & spec::descriptor::indirect) != 0) return parse_table(descriptor, slot.chain, sum, memory);
     const bool writable = (flags & spec::descriptor::write) != 0;
-    const auto* rule = slot.chain.add(sum, descriptor.addr, descriptor.len, writable, rules_.chain_limit, memory);
+    const auto* rule = slot.chain.add(sum, descriptor.addr(), descriptor.len(), writable, rules_.chain_limit, memory);
     if (rule != nullptr) return rule;
     if ((flags & spec::descriptor::next) == 0) break;
-    index = descriptor.next;
+    index = descriptor.next();
     // VIRTIO 1.4, 2.7.5.2: `next` is an index into the same table.
     if (index >= rules_.size) return &ring_rule::next_out_of_range;
   }
