@@ -45,6 +45,7 @@ void PackedDriverRing::add(const DriverChain& chain) {
 
 /// Fills the next slot. The flags of a batch's first one wait for publish().
 void PackedDriverRing::store_slot(const Element& element, std::uint16_t id, std::uint16_t flags) {
+  // Row P17: published by the batch's first flags.
   flags = static_cast<std::uint16_t>(flags | available_bits(next_avail_.wrap));
   std::byte* at = slot_at(next_avail_.slot);
   if (batch_count_ == 0) {
@@ -105,6 +106,7 @@ std::uint16_t PackedDriverRing::load_flags(std::uint16_t slot) const {
 Taken PackedDriverRing::take(DriverQueue::Used& used) {
   if (!buffers_.used()) {
     if (!is_used(load_flags(next_used_.slot), next_used_.wrap)) return Taken::none;
+    // Row P15: each read once, then checked, then used.
     std::byte* at = slot_at(next_used_.slot);
     const std::uint16_t id = memory::Shared<le16>(at + offsetof(Descriptor, id)).load(relaxed);
     // VIRTIO 1.4, 2.8.4: the length is reserved without WRITE; many devices never set that flag, so it is not asked for.
@@ -134,6 +136,9 @@ bool PackedDriverRing::arm() {
   return buffers_.used() || is_used(load_flags(next_used_.slot), next_used_.wrap);
 }
 
-void PackedDriverRing::disarm() { driver_flags_.store(spec::event::disable, relaxed); }
+void PackedDriverRing::disarm() {
+  // Row P18.
+  driver_flags_.store(spec::event::disable, relaxed);
+}
 
 }  // namespace outboard::virtio

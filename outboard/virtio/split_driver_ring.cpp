@@ -145,7 +145,7 @@ bool SplitDriverRing::arm() {
 
 void SplitDriverRing::disarm() {
   // VIRTIO 1.4, 2.7.7.1: "If the VIRTIO_F_EVENT_IDX feature bit is negotiated [...] The driver MUST set flags to 0."
-  // There, not moving the event index is what keeps interrupts away.
+  // There, not moving the event index is what keeps interrupts away. Row S18.
   if (!layout_.event_idx) avail_flags_.store(spec::avail::no_interrupt, relaxed);
 }
 
