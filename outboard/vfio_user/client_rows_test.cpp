@@ -3,7 +3,7 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
-#include <outboard/testing/vfio_user_client_test.hpp>
+#include <outboard/testing/vfio_user_client_fixture.hpp>
 
 // Rows that bind both sides (docs/spec-map.md, VU), shown on the client's.
 

@@ -5,7 +5,7 @@
 
 #include <outboard/testing/manual_loop.hpp>
 #include <outboard/testing/temp_dir.hpp>
-#include <outboard/testing/vfio_user_client_test.hpp>
+#include <outboard/testing/vfio_user_client_fixture.hpp>
 
 // Rows of the checklist in the vfio-user notes, section 7.3, that a client has to keep.
 

@@ -2,7 +2,7 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
-#include <outboard/testing/vfio_user_server_test.hpp>
+#include <outboard/testing/vfio_user_server_fixture.hpp>
 
 // Rows of the checklist in the vfio-user notes, section 7.3, that concern the connection as a whole.
 

@@ -4,7 +4,7 @@
 #include <unistd.h>
 
 #include <outboard/memory/fault_guard.hpp>
-#include <outboard/testing/vfio_user_server_test.hpp>
+#include <outboard/testing/vfio_user_server_fixture.hpp>
 
 // Rows of the checklist in the vfio-user notes, section 7.3, that concern memory.
 

@@ -1,7 +1,7 @@
 #include <fcntl.h>
 #include <sys/mman.h>
 
-#include <outboard/testing/vfio_user_server_test.hpp>
+#include <outboard/testing/vfio_user_server_fixture.hpp>
 
 // Rows of the checklist in the vfio-user notes, section 7.3, that concern what a client asks about the device.
 

@@ -4,7 +4,7 @@
 #include <sys/un.h>
 #include <unistd.h>
 
-#include <outboard/testing/vfio_user_server_test.hpp>
+#include <outboard/testing/vfio_user_server_fixture.hpp>
 #include <outboard/vfio_user/client.hpp>
 
 // The socket: who has it, what is left of it, who may use it.
