@@ -67,7 +67,7 @@ class Function {
 
   virtual ~Function() = default;
 
-  virtual RegionInfo region(unsigned index) const = 0;               ///< index < region::count
+  virtual RegionInfo region(unsigned index) const = 0;  ///< index < region::count
   virtual InterruptInfo interrupts(InterruptKind kind) const = 0;
   virtual bool resettable() const = 0;
   /// Doorbells of a region; empty for most.

@@ -24,7 +24,7 @@ struct Identity {
   /// VERSION_1, INDIRECT_DESC, EVENT_IDX and RING_RESET for every device.
   Features features{};
   std::vector<std::uint16_t> queue_sizes{};  ///< one maximum size for each queue; powers of two
-  std::uint32_t config_size = 0;             ///< bytes of device configuration space; 0: none
+  std::uint32_t config_size = 0;  ///< bytes of device configuration space; 0: none
   /// Longest chain the device takes, in elements, where that is more than the queue size (0: the queue size).
   std::uint32_t max_chain = 0;
 };

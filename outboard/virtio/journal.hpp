@@ -27,9 +27,11 @@ class Journal {
   /// descriptors will overwrite the ring; empty for split.
   virtual void popped(unsigned queue, const InFlight& buffer, std::span<const std::byte> descriptors) = 0;
   /// 2. The used entries are written; the next store (used.idx, or the first entry's flags) publishes them all.
-  virtual void publishing(unsigned queue, std::span<const Completion> batch, std::uint16_t next_used, bool used_wrap) = 0;
+  virtual void publishing(unsigned queue, std::span<const Completion> batch, std::uint16_t next_used,
+                          bool used_wrap) = 0;
   /// 3. That store has been made.
-  virtual void published(unsigned queue, std::span<const Completion> batch, std::uint16_t next_used, bool used_wrap) = 0;
+  virtual void published(unsigned queue, std::span<const Completion> batch, std::uint16_t next_used,
+                         bool used_wrap) = 0;
   /// 4. The device status is about to be acknowledged to the driver as `status`.
   virtual void status_changing(std::uint8_t status) = 0;
 };
