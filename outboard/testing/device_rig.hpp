@@ -13,8 +13,8 @@
 
 namespace outboard::testing {
 
-/// A virtio device whose behaviour is what the test puts into `on_request`. Unless told otherwise it copies the readable
-/// part to the writable one, as far as there is room, and completes.
+/// A virtio device whose behaviour is what the test puts into `on_request`. Unless told otherwise it copies the
+/// readable part to the writable one, as far as there is room, and completes.
 class ScriptedDevice final : public virtio::Device {
  public:
   using StopMode = virtio::StopMode;
@@ -62,8 +62,8 @@ class ScriptedDevice final : public virtio::Device {
   virtio::Identity identity_;
 };
 
-/// A DeviceCore with everything around it: one or more queues whose rings are RingDrivers in one address map, a loop that
-/// the test pumps, and notes of what the transport would have been told.
+/// A DeviceCore with everything around it: one or more queues whose rings are RingDrivers in one address map, a loop
+/// that the test pumps, and notes of what the transport would have been told.
 class DeviceRig final : public virtio::TransportEvents {
  public:
   struct Setup {

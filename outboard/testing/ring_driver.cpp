@@ -6,16 +6,15 @@
 namespace outboard::testing {
 
 using memory::Iova;
-using virtio::RingPart;
 namespace spec = virtio::spec;
 namespace flag = virtio::spec::descriptor;
 
 namespace {
 
 // Room for the largest ring, whatever the format.
-constexpr std::uint64_t driver_area = 16 * 4096;
-constexpr std::uint64_t device_area = driver_area + 4 * 4096;
-constexpr std::uint64_t data_area = device_area + 16 * 4096;
+constexpr std::uint64_t driver_area = UINT64_C(0x10000);
+constexpr std::uint64_t device_area = driver_area + UINT64_C(0x4000);
+constexpr std::uint64_t data_area = device_area + UINT64_C(0x10000);
 
 }  // namespace
 

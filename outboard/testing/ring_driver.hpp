@@ -11,9 +11,9 @@
 
 namespace outboard::testing {
 
-/// A driver's side of one virtqueue, made by hand: it writes descriptors and indices into plain memory, right or wrong as
-/// the test wants, and keeps no rule by itself. Memory is `memory_size` bytes at I/O address `base`, which the test maps
-/// (or not) with mapping().
+/// A driver's side of one virtqueue, made by hand: it writes descriptors and indices into plain memory, right or wrong
+/// as the test wants, and keeps no rule by itself. Memory is `memory_size` bytes at I/O address `base`, which the test
+/// maps (or not) with mapping().
 class RingDriver {
  public:
   struct Setup {

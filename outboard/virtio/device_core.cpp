@@ -131,8 +131,8 @@ void DeviceCore::write_config(std::uint32_t offset, Bytes from) {
   state_->device.write_config(offset, from);
 }
 
-/// VIRTIO 1.4, 4.1.4.3.1: the generation differs after a change that a driver might have seen half of. It moves when a change
-/// is looked at, not with each change: eight bits would soon be round.
+/// VIRTIO 1.4, 4.1.4.3.1: the generation differs after a change that a driver might have seen half of. It moves when a
+/// change is looked at, not with each change: eight bits would soon be round.
 std::uint8_t DeviceCore::config_generation() {
   if (std::exchange(state_->config_has_changed, false)) ++state_->generation;
   return state_->generation;

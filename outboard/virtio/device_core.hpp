@@ -24,11 +24,11 @@ class TransportEvents {
 };
 
 /// Runs one virtio::Device below any transport: the status state machine, feature negotiation, the queues and their
-/// life cycle, configuration generation, the broken latch. virtio_pci::Function and vduse::Export are its clients; neither
-/// knows a device, and no device knows them.
+/// life cycle, configuration generation, the broken latch. virtio_pci::Function and vduse::Export are its clients;
+/// neither knows a device, and no device knows them.
 ///
-/// Control loop, unless a call says otherwise. What a driver writes is data of a peer: nothing here fails because of it,
-/// what the specification does not allow is ignored or latches NEEDS_RESET.
+/// Control loop, unless a call says otherwise. What a driver writes is data of a peer: nothing here fails because of
+/// it, what the specification does not allow is ignored or latches NEEDS_RESET.
 class DeviceCore final : private Host {
  public:
   struct Options {

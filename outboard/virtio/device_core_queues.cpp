@@ -190,8 +190,8 @@ void DeviceCore::State::stop_queue(unsigned index, StopMode mode, StopDone done)
   stop_engine(index, mode);
 }
 
-/// The engine first, so that the device gets no request after it was told to stop; then the device; then the engine waits
-/// for the requests whose work is running.
+/// The engine first, so that the device gets no request after it was told to stop; then the device; then the engine
+/// waits for the requests whose work is running.
 void DeviceCore::State::stop_engine(unsigned index, StopMode mode) {
   const auto weak = weak_from_this();
   Loop* const loop = queues[index].loop;

@@ -31,8 +31,8 @@ void DeviceCore::State::write_status(std::uint8_t value) {
   if ((added & bit::failed) != 0) add_failed();
 }
 
-/// VIRTIO 1.4, 2.2.2: "The device SHOULD accept any valid subset of features the driver accepts, otherwise it MUST fail to
-/// set the FEATURES_OK device status bit when the driver writes it."
+/// VIRTIO 1.4, 2.2.2: "The device SHOULD accept any valid subset of features the driver accepts, otherwise it MUST
+/// fail to set the FEATURES_OK device status bit when the driver writes it."
 void DeviceCore::State::add_features_ok() {
   if (!has(bit::driver) || stuck()) return;
   if (acceptable() && device.accept_features(accepted)) set_status(status | bit::features_ok);
@@ -54,7 +54,8 @@ void DeviceCore::State::add_driver_ok() {
   }
 }
 
-/// Starts every enabled queue. DRIVER_OK is set before the first request is delivered, and not at all if one cannot start.
+/// Starts every enabled queue. DRIVER_OK is set before the first request is delivered, and not at all if one cannot
+/// start.
 bool DeviceCore::State::activate() {
   std::vector<std::pair<unsigned, QueueState>> starting;
   for (unsigned index = 0; index < queues.size(); ++index) {
@@ -85,8 +86,8 @@ void DeviceCore::State::add_failed() {
 
 // Reset.
 
-/// VIRTIO 1.4, 2.4.1: "A device MUST reinitialize device status to 0 after receiving a reset", and after it does "MUST NOT
-/// send notifications" or touch a queue: so it does when the queues have come to rest.
+/// VIRTIO 1.4, 2.4.1: "A device MUST reinitialize device status to 0 after receiving a reset", and after it does "MUST
+/// NOT send notifications" or touch a queue: so it does when the queues have come to rest.
 void DeviceCore::State::start_reset(Done done) {
   reset_waiters.push_back(std::move(done));
   if (std::exchange(resetting, true)) return;
@@ -133,8 +134,8 @@ void DeviceCore::State::break_device(std::string_view clause, std::string_view w
   });
 }
 
-/// VIRTIO 1.4, 2.1.2: "If DRIVER_OK is set, after it sets DEVICE_NEEDS_RESET, the device MUST send a device configuration
-/// change notification to the driver."
+/// VIRTIO 1.4, 2.1.2: "If DRIVER_OK is set, after it sets DEVICE_NEEDS_RESET, the device MUST send a device
+/// configuration change notification to the driver."
 void DeviceCore::State::show_broken() {
   if (!broken.load(std::memory_order_acquire) || has(bit::needs_reset)) return;  // a reset was faster
   set_status(status | bit::needs_reset);

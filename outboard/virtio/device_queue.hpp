@@ -27,17 +27,19 @@ class QueueOwner {
   virtual void queue_broken(unsigned queue, std::string_view clause, std::string_view what) = 0;
 };
 
-/// Where the parts of a ring are, if each of them is contiguous in host memory that the device may use as a ring needs it.
+/// Where the parts of a ring are, if each of them is contiguous in host memory that the device may use as a ring needs
+/// it.
 std::optional<RingPointers> locate_ring(const memory::Snapshot& snapshot, bool packed, const QueueState& ring);
 
-/// The engine of one virtqueue on the device's side: takes buffers out of a split or packed ring, hands them to the device
-/// as Requests, and gives back what is answered, in batches. Keeps up with a memory map that changes under it.
+/// The engine of one virtqueue on the device's side: takes buffers out of a split or packed ring, hands them to the
+/// device as Requests, and gives back what is answered, in batches. Keeps up with a memory map that changes under it.
 ///
-/// Everything comes on the queue's loop, but for kick(), halt(), and the answers of Requests, which may come from any thread. Lives
-/// until the last token of it has returned, whoever else has let go of it: held by shared_ptr.
+/// Everything comes on the queue's loop, but for kick(), halt(), and the answers of Requests, which may come from any
+/// thread. Lives until the last token of it has returned, whoever else has let go of it: held by shared_ptr.
 ///
-/// States: idle (no ring), running, stopping (nothing is popped any more, tokens are out), then idle again. Running and
-/// parked: the ring's memory is away; and paused: the transport forbids DMA. In neither is anything popped or published.
+/// States: idle (no ring), running, stopping (nothing is popped any more, tokens are out), then idle again. Running
+/// and parked: the ring's memory is away; and paused: the transport forbids DMA. In neither is anything popped or
+/// published.
 class DeviceQueue final : public memory::MapUser, public std::enable_shared_from_this<DeviceQueue> {
  public:
   struct Environment {
@@ -70,8 +72,8 @@ class DeviceQueue final : public memory::MapUser, public std::enable_shared_from
   explicit DeviceQueue(const Environment& environment);
   ~DeviceQueue() override;
 
-  /// Begins to serve the ring that `state` describes; the caller has checked that it is consistent. Buffers in flight are
-  /// delivered again, first. Then looks at the ring, on the next turn of the loop.
+  /// Begins to serve the ring that `state` describes; the caller has checked that it is consistent. Buffers in flight
+  /// are delivered again, first. Then looks at the ring, on the next turn of the loop.
   void start(const QueueState& state, const Rules& rules);
 
   /// Stops popping. The device is then told to give up what it keeps; finish() when it has.

@@ -123,7 +123,8 @@ void DeviceQueue::map_changed(IovaRange removed, Loop::Task released) {
 }
 
 /// A client that rearranges its memory takes all of it away and gives it back in pieces, while the driver, who knows
-/// nothing of it, goes on. A hole that is found in such a time is looked at again before it counts as the driver's fault.
+/// nothing of it, goes on. A hole that is found in such a time is looked at again before it counts as the driver's
+/// fault.
 bool DeviceQueue::hold_for_map(const RingRule& rule) {
   if (&rule != &ring_rule::unmapped || unmapped_at_ == TimePoint{}) return false;
   const Duration since = env_.loop->clock().now() - unmapped_at_;
@@ -136,7 +137,8 @@ bool DeviceQueue::hold_for_map(const RingRule& rule) {
   return true;
 }
 
-/// Finds the memory that a compare did not. Null, or the rule that an element breaks: nothing of the buffer is touched then.
+/// Finds the memory that a compare did not. Null, or the rule that an element breaks: nothing of the buffer is touched
+/// then.
 const RingRule* DeviceQueue::resolve(RequestSlot& slot) {
   for (std::uint32_t i = 0; i < slot.chain.count(); ++i) {
     ChainElement& element = slot.chain[i];
@@ -185,8 +187,8 @@ void step(ChainCursor& cursor, std::uint64_t size) {
 
 }  // namespace
 
-/// Calls `each(std::byte*, size)` for the next `length` bytes of a part and moves the cursor on; the caller has checked that
-/// so many are left.
+/// Calls `each(std::byte*, size)` for the next `length` bytes of a part and moves the cursor on; the caller has
+/// checked that so many are left.
 template <typename Each>
 Status DeviceQueue::walk(RequestSlot& slot, ChainCursor& cursor, std::uint64_t length, Each&& each) {
   const bool writable = &cursor == &slot.write;

@@ -21,7 +21,6 @@ namespace {
 
 using memory::Access;
 using memory::Iova;
-using memory::IovaRange;
 using testing::DeviceRig;
 using testing::RingDriver;
 using testing::ScriptedDevice;
@@ -539,7 +538,8 @@ TEST_P(EitherDeviceQueue, BuffersInFlightAreDeliveredAgainFirstAndInOrder) {
 }
 
 TEST_P(EitherDeviceQueue, ABufferInFlightSurvivesItsSlotsBeingOverwritten) {
-  // Packed: used descriptors of buffers that were popped later and finished earlier lie where this one's descriptors were.
+  // Packed: used descriptors of buffers that were popped later and finished earlier lie where this one's descriptors
+  // were.
   auto& rig = running({.size = 8});
   rig.device.on_request = rig.device.keep();
   auto first = rig.driver().chain();

@@ -1,5 +1,6 @@
-// A driver on one thread, the device's queue on another, and (for some) a back end on a third. Both sides sleep when there
-// is nothing to do and are woken by notifications only: a barrier that is missing shows as a buffer that never comes back.
+// A driver on one thread, the device's queue on another, and (for some) a back end on a third. Both sides sleep when
+// there is nothing to do and are woken by notifications only: a barrier that is missing shows as a buffer that never
+// comes back.
 
 #include <condition_variable>
 #include <cstring>
@@ -44,7 +45,7 @@ class Bell {
 /// Runs a reactor until it is destroyed.
 class LoopThread {
  public:
-  LoopThread() : reactor_(*Reactor::create()), thread_([this] { (void)reactor_->run(); }) {}
+  LoopThread() : reactor_(*Reactor::create()), thread_([this] { EXPECT_TRUE(reactor_->run()); }) {}
   ~LoopThread() {
     reactor_->stop();
     thread_.join();
@@ -170,8 +171,8 @@ TEST_P(TwoThreads, NoBufferIsLostAndNoWakeUp) {
   std::uint32_t sent = 0, received = 0;
   std::uint32_t outstanding = 0;
   while (received < buffers) {
-    // As many as this turn of the count says, so that both sides fall asleep often. A slot of data is free again when all
-    // are back.
+    // As many as this turn of the count says, so that both sides fall asleep often. A slot of data is free again when
+    // all are back.
     if (outstanding == 0) {
       const std::uint32_t bunch = 1 + sent % 7;
       for (std::uint32_t i = 0; i < bunch && sent < buffers; ++i, ++outstanding) submit(sent++);

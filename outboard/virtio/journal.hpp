@@ -26,6 +26,7 @@ class Journal {
   /// 1. The buffer has been taken from the ring and nobody has seen it yet. Packed: the chain's descriptors, because used
   /// descriptors will overwrite the ring; empty for split.
   virtual void popped(unsigned queue, const InFlight& buffer, std::span<const std::byte> descriptors) = 0;
+  /// `next_used` and `used_wrap`, here and below: the cursor after the batch. `buffer.chain` is empty: popped() had it.
   /// 2. The used entries are written; the next store (used.idx, or the first entry's flags) publishes them all.
   virtual void publishing(unsigned queue, std::span<const Completion> batch, std::uint16_t next_used,
                           bool used_wrap) = 0;

@@ -29,7 +29,8 @@ class MemoryView {
   std::uint64_t generation() const { return generation_; }
   const memory::Snapshot& snapshot() const { return *epoch_->snapshot; }
 
-  /// The host address of a range that lies in one mapping; null for all else. Nothing is where its address says. `at + length` may be anything.
+  /// The host address of a range that lies in one mapping; null for all else. Nothing is where its address says. `at +
+  /// length` may be anything.
   std::byte* host(memory::Iova at, std::uint32_t length, memory::Access access) {
     const std::uint64_t offset = raw(at) - recent_[0].start;
     if (offset < recent_[0].size && length <= recent_[0].size - offset && allows(recent_[0].access, access))

@@ -91,8 +91,8 @@ void PackedDeviceRing::fill(std::span<const UsedBuffer> batch) {
     next_used_ = next_used_.plus(buffer.ring_count, rules_.size);
     in_flight_ -= buffer.ring_count;
     unsignalled_ += buffer.ring_count;
-    // VIRTIO 1.4, 2.8.9: with IN_ORDER one used descriptor may stand for a batch, with the id of its last buffer. As in a
-    // split ring, only buffers that were used completely are skipped.
+    // VIRTIO 1.4, 2.8.9: with IN_ORDER one used descriptor may stand for a batch, with the id of its last buffer. As
+    // in a split ring, only buffers that were used completely are skipped.
     if (rules_.in_order && buffer.filled && i + 1 < batch.size()) continue;
     store_used(run.slot, buffer);
     const std::uint16_t flags = used_flags(run.wrap, buffer.length);

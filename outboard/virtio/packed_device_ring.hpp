@@ -12,8 +12,8 @@
 
 namespace outboard::virtio {
 
-/// The device's side of a packed virtqueue (VIRTIO 1.4, 2.8), with the same calls as SplitDeviceRing. Rows P1... are those
-/// of docs/memory-ordering.md.
+/// The device's side of a packed virtqueue (VIRTIO 1.4, 2.8), with the same calls as SplitDeviceRing. Rows P1... are
+/// those of docs/memory-ordering.md.
 class PackedDeviceRing {
  public:
   void start(const DeviceRingRules& rules, const QueueState& state);

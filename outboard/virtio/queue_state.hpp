@@ -26,14 +26,15 @@ struct InFlight {
   std::uint16_t head = 0;  ///< split: descriptor index. Packed: slot in the ring where the chain starts
   std::uint16_t id = 0;  ///< packed: the buffer id
   std::uint16_t descriptors = 1;  ///< packed: ring slots the chain takes
-  /// Packed: the descriptors themselves. The slots they were in may have been overwritten by used descriptors of buffers
-  /// that were popped later and finished earlier. Split: empty; the driver leaves its table alone until a buffer is used.
+  /// Packed: the descriptors themselves. The slots they were in may have been overwritten by used descriptors of
+  /// buffers that were popped later and finished earlier. Split: empty; the driver leaves its table alone until a
+  /// buffer is used.
   std::vector<ChainDescriptor> chain{};
   friend bool operator==(const InFlight&, const InFlight&) = default;
 };
 
-/// Where a queue's rings are and how far its device got: everything that lets another device object, or another process,
-/// go on. Cursors are those of the device.
+/// Where a queue's rings are and how far its device got: everything that lets another device object, or another
+/// process, go on. Cursors are those of the device.
 struct QueueState {
   std::uint16_t size = 0;
   memory::Iova descriptors{}, driver{}, device{};

@@ -14,15 +14,15 @@ namespace outboard::virtio {
 class DeviceQueue;
 struct RequestSlot;
 
-/// One buffer that the driver made available: device-readable elements, then device-writable ones. A token: move-only and
-/// answered exactly once, by complete() or violation(). Used length: the bytes that were written, from the first writable
-/// byte on, without a gap.
+/// One buffer that the driver made available: device-readable elements, then device-writable ones. A token: move-only
+/// and answered exactly once, by complete() or violation(). Used length: the bytes that were written, from the first
+/// writable byte on, without a gap.
 ///
 /// Readable bytes are copied out (or handed out as pieces for a back end); there is no way to get bytes that were not
 /// there. Descriptor boundaries mean nothing (VIRTIO 1.4, 2.7.4.1): both parts are streams of bytes.
 ///
-/// All calls come on the queue's loop, but for complete(), fail-safe destruction and loop(): a completion that arrives on
-/// another thread is carried to the queue's loop by the same call.
+/// All calls come on the queue's loop, but for complete(), fail-safe destruction and loop(): a completion that arrives
+/// on another thread is carried to the queue's loop by the same call.
 ///
 /// A token that is destroyed unanswered, outside a stop, is a fault of the device: NEEDS_RESET, logged, no used entry.
 /// A device may keep a token (event and receive buffers); a kept token pins no memory.
@@ -53,7 +53,8 @@ class Request {
   std::uint64_t writable_left() const;  ///< not written yet
   std::uint64_t written() const;  ///< the used length, if it were completed now
 
-  /// The next sizeof(T) readable bytes. EINVAL: fewer are left. EFAULT: not (or no longer) in memory the device may read.
+  /// The next sizeof(T) readable bytes. EINVAL: fewer are left. EFAULT: not (or no longer) in memory the device may
+  /// read.
   template <typename T>
     requires std::is_trivially_copyable_v<T>
   Result<T> read() {
@@ -73,13 +74,13 @@ class Request {
   Status write_bytes(Bytes bytes);
   Status write_zeros(std::uint64_t length);
 
-  /// The next `length` readable bytes as pieces of memory for a back end. Pins them (and only them) until the request is
-  /// answered or unpin() is called: an unmap waits for it. The span is valid as long. Errors as for read.
+  /// The next `length` readable bytes as pieces of memory for a back end. Pins them (and only them) until the request
+  /// is answered or unpin() is called: an unmap waits for it. The span is valid as long. Errors as for read.
   Result<std::span<const iovec>> readable_pieces(std::uint64_t length);
   /// The next `length` writable bytes, likewise. They do not count as written until pieces_written() says so.
   Result<std::span<const iovec>> writable_pieces(std::uint64_t length);
-  /// The back end has filled the first `length` bytes of what writable_pieces gave; the rest can be written by the calls
-  /// above (write_zeros, say).
+  /// The back end has filled the first `length` bytes of what writable_pieces gave; the rest can be written by the
+  /// calls above (write_zeros, say).
   void pieces_written(std::uint64_t length);
   void unpin();
 

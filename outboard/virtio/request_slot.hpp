@@ -41,8 +41,8 @@ class Chain {
   Chain(const Chain&) = delete;
   Chain& operator=(const Chain&) = delete;
 
-  /// Null, or the rule that the element breaks. `limit`: the longest chain there may be, in elements. Its memory is looked up
-  /// as far as that is done with a compare; what is left for later makes the sum `unresolved`.
+  /// Null, or the rule that the element breaks. `limit`: the longest chain there may be, in elements. Its memory is
+  /// looked up as far as that is done with a compare; what is left for later makes the sum `unresolved`.
   const RingRule* add(Sum& sum, std::uint64_t address, std::uint32_t length, bool writable, std::uint32_t limit,
                       MemoryView& memory) {
     if (sum.count >= limit) return &ring_rule::chain_too_long;
@@ -170,8 +170,9 @@ struct RequestSlot {
     write = {chain.readable_count(), 0, 0};
     pieces_left = 0;
   }
-  /// VIRTIO 1.4, 2.7.8.2: "The device MUST write at least len bytes to descriptor, beginning at the first device-writable
-  /// buffer, prior to updating the used idx." Never more than was written, then; and 32 bits are all there are.
+  /// VIRTIO 1.4, 2.7.8.2: "The device MUST write at least len bytes to descriptor, beginning at the first
+  /// device-writable buffer, prior to updating the used idx." Never more than was written, then; and 32 bits are all
+  /// there are.
   std::uint32_t written_length() const {
     constexpr std::uint64_t most = std::numeric_limits<std::uint32_t>::max();
     return static_cast<std::uint32_t>(write.done < most ? write.done : most);

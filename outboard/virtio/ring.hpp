@@ -74,8 +74,8 @@ constexpr std::uint16_t wrap_bits_mask = spec::descriptor::avail | spec::descrip
 constexpr bool is_available(std::uint16_t flags, bool wrap) { return (flags & wrap_bits_mask) == available_bits(wrap); }
 constexpr bool is_used(std::uint16_t flags, bool wrap) { return (flags & wrap_bits_mask) == used_bits(wrap); }
 
-/// need_event() for a packed ring's event structure: `off_wrap` as the peer wrote it (any value), `now` the cursor after
-/// the batch, `count` the descriptors the batch took.
+/// need_event() for a packed ring's event structure: `off_wrap` as the peer wrote it (any value), `now` the cursor
+/// after the batch, `count` the descriptors the batch took.
 constexpr bool packed_need_event(std::uint16_t off_wrap, PackedCursor now, std::uint16_t count,
                                  std::uint16_t queue_size) {
   auto event = static_cast<std::uint16_t>(off_wrap & spec::event::offset_mask);

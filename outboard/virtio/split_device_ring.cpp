@@ -40,8 +40,8 @@ const RingRule* SplitDeviceRing::parse_table(SplitDescriptorWords descriptor, Ch
     SplitDescriptorWords entry;
     if (const auto* rule = table.read(index, entry)) return rule;
     const std::uint16_t flags = entry.flags();
-    // 2.7.5.3.1: "The driver MUST NOT set the VIRTQ_DESC_F_INDIRECT flag within an indirect descriptor (ie. only one table
-    // per descriptor)."
+    // 2.7.5.3.1: "The driver MUST NOT set the VIRTQ_DESC_F_INDIRECT flag within an indirect descriptor (ie. only one
+    // table per descriptor)."
     if ((flags & spec::descriptor::indirect) != 0) return &ring_rule::indirect_in_table;
     const bool writable = (flags & spec::descriptor::write) != 0;
     if (const auto* rule = chain.add(sum, entry.addr(), entry.len(), writable, rules_.chain_limit, memory)) return rule;
@@ -69,8 +69,8 @@ void SplitDeviceRing::fill(std::span<const UsedBuffer> batch) {
   next_used_ = index;
 }
 
-/// VIRTIO 1.4, 2.7.9: with IN_ORDER one entry may stand for a batch, with the id of its last buffer, where the first would have
-/// been. The skipped buffers count as used completely, so only buffers that were are skipped.
+/// VIRTIO 1.4, 2.7.9: with IN_ORDER one entry may stand for a batch, with the id of its last buffer, where the first
+/// would have been. The skipped buffers count as used completely, so only buffers that were are skipped.
 void SplitDeviceRing::fill_in_order(std::span<const UsedBuffer> batch) {
   std::uint16_t run = next_used_;  // where the entry goes that stands for the buffers since
   for (const UsedBuffer& buffer : batch) {
@@ -87,8 +87,9 @@ bool SplitDeviceRing::wants_notification() {
   signalled_used_ = next_used_;
   signalled_valid_ = true;
   if (sure) return true;
-  // S8. VIRTIO 1.4, 2.7.7.2: without EVENT_IDX "If flags is 1, the device SHOULD NOT send a notification. If flags is 0, the
-  // device MUST send a notification." With it, "The device MUST ignore the lower bit of flags", and used_event decides.
+  // S8. VIRTIO 1.4, 2.7.7.2: without EVENT_IDX "If flags is 1, the device SHOULD NOT send a notification. If flags is
+  // 0, the device MUST send a notification." With it, "The device MUST ignore the lower bit of flags", and used_event
+  // decides.
   if (!rules_.event_idx) {
     return (avail_field(spec::avail::flags).load(std::memory_order_relaxed) & spec::avail::no_interrupt) == 0;
   }

@@ -28,12 +28,11 @@ struct RingPointers {
   std::byte* device = nullptr;
 };
 
-/// The device's side of a split virtqueue (VIRTIO 1.4, 2.7): what is done to the memory of the ring, and no more. Cursors
-/// are private; what the driver writes is loaded once. Rows S1... are those of docs/memory-ordering.md.
+/// The device's side of a split virtqueue (VIRTIO 1.4, 2.7): what is done to the memory of the ring, and no more.
+/// Cursors are private; what the driver writes is loaded once. Rows S1... are those of docs/memory-ordering.md.
 ///
-/// Taking a buffer: look(), and while !exhausted(): parse(), then commit(). A buffer that is not committed can be parsed
-/// again. Giving buffers back: fill(), expose(), then a full fence, then
-/// wants_notification().
+/// Taking a buffer: look(), and while !exhausted(): parse(), then commit(). A buffer that is not committed can be
+/// parsed again. Giving buffers back: fill(), expose(), then a full fence, then wants_notification().
 class SplitDeviceRing {
  public:
   /// Begins at the cursors of `state`. `state.in_flight` counts as popped; each is to be parsed with replay().

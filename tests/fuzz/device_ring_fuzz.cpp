@@ -1,9 +1,11 @@
-// A device's queue against a driver that writes whatever it likes into its ring, its tables and its memory map, while the
-// device answers now or later, and is stopped, started and reset. Whatever comes: no access outside the driver's memory, no
-// request longer than was offered, nothing published once the device is broken or has been reset, and an end.
+// A device's queue against a driver that writes whatever it likes into its ring, its tables and its memory map, while
+// the device answers now or later, and is stopped, started and reset. Whatever comes: no access outside the driver's
+// memory, no request longer than was offered, nothing published once the device is broken or has been reset, and an
+// end.
 //
-// Input: a byte of features (1 packed, 2 event index, 4 in order, 8 indirect, 16 poll), then steps: a byte (low four bits
-// what, see Step) and its operands. Addresses are offsets into the driver's memory but for a high bit that leaves it.
+// Input: a byte of features (1 packed, 2 event index, 4 in order, 8 indirect, 16 poll), then steps: a byte (low four
+// bits what, see Step) and its operands. Addresses are offsets into the driver's memory but for a high bit that leaves
+// it.
 
 #include <cstdint>
 #include <cstdio>
