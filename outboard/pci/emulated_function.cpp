@@ -206,7 +206,7 @@ Status EmulatedFunction::add_msix(unsigned vectors, unsigned bar, std::uint32_t 
   }
   std::vector<Part>& parts = bars_[bar]->parts;
   const std::vector<Part> before = parts;
-  const std::uint64_t pba_size = (vectors + 63) / 64 * 8;
+  const std::uint64_t pba_size = (std::uint64_t{vectors} + 63) / 64 * 8;
   const std::uint64_t table_size = std::uint64_t{vectors} * msix_entry::size;
   if (table_offset % 8 != 0 || pba_offset % 8 != 0 ||
       !bars_[bar]->add_part({.kind = Part::Kind::msix_table, .start = table_offset, .size = table_size}) ||
