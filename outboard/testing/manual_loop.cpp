@@ -82,6 +82,11 @@ struct ManualLoop::State {
     if (found == entries.end()) return {nullptr, nullptr};
     return {found->second, std::get_if<Kind>(found->second.get())};
   }
+  /// Of an id that ids<Kind>() gave.
+  template <typename Kind>
+  Kind& at(std::uint64_t id) const {
+    return std::get<Kind>(*entries.at(id));
+  }
   std::uint64_t add(Entry entry) {
     entries.emplace(next_id, std::make_shared<Entry>(std::move(entry)));
     return next_id++;
@@ -94,7 +99,7 @@ struct ManualLoop::State {
   std::optional<TimePoint> next_deadline() const {
     std::optional<TimePoint> first;
     for (const auto id : ids<Timer>()) {
-      const TimePoint deadline = find<Timer>(id).second->deadline;
+      const TimePoint deadline = at<Timer>(id).deadline;
       if (!first || deadline < *first) first = deadline;
     }
     return first;
@@ -118,7 +123,7 @@ bool ManualLoop::State::run_posted() {
 bool ManualLoop::State::run_timers() {
   std::vector<std::pair<TimePoint, std::uint64_t>> due;
   for (const auto id : ids<Timer>()) {
-    const TimePoint deadline = find<Timer>(id).second->deadline;
+    const TimePoint deadline = at<Timer>(id).deadline;
     if (deadline <= clock.now()) due.emplace_back(deadline, id);
   }
   std::ranges::sort(due);
@@ -146,7 +151,7 @@ bool ManualLoop::State::run_watches(int milliseconds) {
   std::vector<pollfd> list{{wake.get(), POLLIN, 0}};
   std::vector<std::uint64_t> who{0};
   for (const auto id : ids<Watch>()) {
-    const Watch& watch = *find<Watch>(id).second;
+    const Watch& watch = at<Watch>(id);
     if (watch.interest == Ready::none) continue;
     list.push_back({watch.fd, poll_bits(watch.interest), 0});
     who.push_back(id);
@@ -224,7 +229,7 @@ Result<Registration> ManualLoop::watch(int fd, Ready interest, Watcher watcher) 
   // poll(2) takes them and always says ready; epoll refuses them.
   if (S_ISREG(info.st_mode) || S_ISDIR(info.st_mode)) return Error(EPERM, "a file cannot be watched");
   for (const auto id : state_->ids<Watch>()) {
-    if (state_->find<Watch>(id).second->fd == fd) return Error(EEXIST, "the descriptor is being watched already");
+    if (state_->at<Watch>(id).fd == fd) return Error(EEXIST, "the descriptor is being watched already");
   }
   return Registration(*this, state_->add(Watch{fd, interest, std::move(watcher)}));
 }
