@@ -34,8 +34,9 @@ constexpr std::array<std::pair<unsigned, std::string_view>, 15> virtio_devices{{
 std::optional<std::uint32_t> take_number(std::string_view& text, std::size_t digits) {
   std::uint32_t value = 0;
   if (text.size() < digits) return std::nullopt;
-  const auto [end, error] = std::from_chars(text.data(), text.data() + digits, value, 16);
-  if (error != std::errc{} || end != text.data() + digits) return std::nullopt;
+  const std::string_view number = text.substr(0, digits);
+  const auto [end, error] = std::from_chars(number.begin(), number.end(), value, 16);
+  if (error != std::errc{} || end != number.end()) return std::nullopt;
   text.remove_prefix(digits);
   while (text.starts_with(' ')) text.remove_prefix(1);
   return value;
