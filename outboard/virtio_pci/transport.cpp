@@ -68,7 +68,7 @@ struct Transport::CalledDoorbell {
     const auto& bell = *static_cast<CalledDoorbell*>(context);
     const le32 data = value;
     // It fails when the function is gone, and then every other call says so.
-    (void)bell.notify->post(bell.offset, as_bytes_of(data).first(bell.width));
+    [[maybe_unused]] const auto posted = bell.notify->post(bell.offset, as_bytes_of(data).first(bell.width));
   }
 };
 
