@@ -64,7 +64,7 @@ Result<Features> negotiate(Transport& transport, const Features& wanted,
   if (!agreed) {
     // VIRTIO 1.4, 3.1.1: "If any of these steps go irrecoverably wrong, the driver SHOULD set the FAILED status bit".
     // Where even that fails the first error says more.
-    (void)transport.write_status(status::acknowledge | status::driver | status::failed);
+    [[maybe_unused]] const auto told = transport.write_status(status::acknowledge | status::driver | status::failed);
   }
   return agreed;
 }
