@@ -5,6 +5,7 @@
 #include <functional>
 #include <utility>
 
+#include <outboard/base/fd.hpp>
 #include <outboard/base/result.hpp>
 
 namespace outboard {
@@ -76,6 +77,12 @@ class Loop {
   /// Changes what a watch waits for; Ready::none keeps it registered but silent, a hangup included. ENOENT when it
   /// ended.
   virtual Status rewatch(const Registration& watch, Ready interest) = 0;
+
+  /// Calls `signalled` when the eventfd has been written to, and once at first if it has been before; several writes may be
+  /// one call. Nobody else may read it, and its count means nothing: a loop that can do without reading it does. So whoever
+  /// may write to it can saturate it and end its signals for good: for eventfds whose other side harms only itself by that.
+  /// The eventfd stays the caller's and must outlive the registration. Errors as watch(); rewatch() is not for it.
+  [[nodiscard]] virtual Result<Registration> watch_eventfd(const EventFd& eventfd, Task signalled);
 
   /// Runs `task` once, `delay` from now by the loop's clock.
   [[nodiscard]] virtual Registration after(Duration delay, Task task) = 0;

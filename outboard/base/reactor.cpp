@@ -61,6 +61,7 @@ struct TimerKey {
 struct Watch {
   int fd;
   Ready interest;
+  std::uint32_t mode;  ///< EPOLLET, or 0
   Loop::Watcher call;
 };
 struct Timer {
@@ -116,7 +117,8 @@ struct Reactor::State {
   bool turn(Duration timeout, bool& woken);
   void fall_asleep();
   void arm_timer();
-  Status change(int operation, int fd, Ready interest, std::uint64_t id) const;
+  Status change(int operation, int fd, std::uint32_t epoll_events, std::uint64_t id) const;
+  Result<std::uint64_t> add(Watch watch);
 };
 
 /// Marks the loop as run by this thread, for one call. Refuses a second one, whether from inside a callback or from
@@ -286,10 +288,24 @@ void Reactor::State::arm_timer() {
   ::timerfd_settime(timer.get(), 0, &setting, nullptr);
 }
 
-Status Reactor::State::change(int operation, int fd, Ready interest, std::uint64_t id) const {
-  epoll_event event{.events = epoll_bits(interest), .data = {.u64 = id}};
+Status Reactor::State::change(int operation, int fd, std::uint32_t epoll_events, std::uint64_t id) const {
+  epoll_event event{.events = epoll_events, .data = {.u64 = id}};
   if (::epoll_ctl(epoll.get(), operation, fd, &event) == 0) return {};
   return Error::from_errno("watching file descriptor " + std::to_string(fd));
+}
+
+Result<std::uint64_t> Reactor::State::add(Watch watch) {
+  const int fd = watch.fd;
+  const Ready interest = watch.interest;
+  const std::uint32_t wanted = epoll_bits(interest) | watch.mode;
+  const std::uint64_t id = entries.add(std::make_unique<Entry>(std::move(watch)));
+  auto added = change(EPOLL_CTL_ADD, fd, wanted, id);
+  // epoll reports a hangup to whoever is registered: silence is not being registered. Added first to learn what is
+  // wrong.
+  if (added && interest == Ready::none) added = change(EPOLL_CTL_DEL, fd, wanted, id);
+  if (added) return id;
+  entries.remove(id);
+  return added.error();
 }
 
 Reactor::Reactor(std::unique_ptr<State> state) : state_(std::move(state)) {}
@@ -378,15 +394,14 @@ Status Reactor::process() {
 int Reactor::fd() const { return state_->epoll.get(); }
 
 Result<Registration> Reactor::watch(int fd, Ready interest, Watcher watcher) {
-  const std::uint64_t id = state_->entries.add(std::make_unique<Entry>(Watch{fd, interest, std::move(watcher)}));
-  auto added = state_->change(EPOLL_CTL_ADD, fd, interest, id);
-  // epoll reports a hangup to whoever is registered: silence is not being registered. Added first to learn what is
-  // wrong.
-  if (added && interest == Ready::none) added = state_->change(EPOLL_CTL_DEL, fd, interest, id);
-  if (!added) {
-    state_->entries.remove(id);
-    return added.error();
-  }
+  OUTBOARD_TRY(const std::uint64_t id, state_->add({fd, interest, 0, std::move(watcher)}));
+  return Registration(*this, id);
+}
+
+/// Edge-triggered: each write is an event, so it need not be read.
+Result<Registration> Reactor::watch_eventfd(const EventFd& eventfd, Task signalled) {
+  auto call = [signalled = std::move(signalled)](Ready) mutable { signalled(); };
+  OUTBOARD_TRY(const std::uint64_t id, state_->add({eventfd.get(), Ready::readable, EPOLLET, std::move(call)}));
   return Registration(*this, id);
 }
 
@@ -398,7 +413,7 @@ Status Reactor::rewatch(const Registration& registration, Ready interest) {
   const int operation = interest == Ready::none          ? EPOLL_CTL_DEL
                         : watch->interest == Ready::none ? EPOLL_CTL_ADD
                                                          : EPOLL_CTL_MOD;
-  OUTBOARD_CHECK(state_->change(operation, watch->fd, interest, registration.id()));
+  OUTBOARD_CHECK(state_->change(operation, watch->fd, epoll_bits(interest) | watch->mode, registration.id()));
   watch->interest = interest;
   return {};
 }

@@ -38,6 +38,7 @@ class Reactor final : public Loop {
   int fd() const;
 
   Result<Registration> watch(int fd, Ready interest, Watcher watcher) override;
+  Result<Registration> watch_eventfd(const EventFd& eventfd, Task signalled) override;
   Status rewatch(const Registration& watch, Ready interest) override;
   Registration after(Duration delay, Task task) override;
   Registration poll(Poller poller) override;

@@ -75,6 +75,46 @@ TEST_F(ReactorTest, WatchIsLevelTriggered) {
   EXPECT_EQ(calls, 2);
 }
 
+TEST_F(ReactorTest, EventfdIsToldOncePerWriteAndNeedsNoReading) {
+  const auto event = EventFd::create().value();
+  event.signal();
+  int calls = 0;
+  const auto watch = loop->watch_eventfd(event, [&] { ++calls; });
+  ASSERT_TRUE(watch.has_value());
+  EXPECT_TRUE(*loop->run_once(0ns));
+  EXPECT_EQ(calls, 1) << "what was written before counts";
+  EXPECT_FALSE(*loop->run_once(0ns));
+  for (int i = 2; i < 5; ++i) {
+    event.signal();
+    EXPECT_TRUE(*loop->run_once(0ns));
+    EXPECT_EQ(calls, i);
+    EXPECT_FALSE(*loop->run_once(0ns));
+  }
+  EXPECT_EQ(loop->watch_eventfd(event, [] {}).error().code(), EEXIST);
+}
+
+TEST_F(ReactorTest, EventfdWrittenInItsOwnCallbackIsToldAgain) {
+  const auto event = EventFd::create().value();
+  int calls = 0;
+  const auto watch = loop->watch_eventfd(event, [&] {
+    if (++calls < 3) event.signal();
+  });
+  event.signal();
+  drain(*loop);
+  EXPECT_EQ(calls, 3);
+}
+
+TEST_F(ReactorTest, EndedEventfdWatchIsSilent) {
+  const auto event = EventFd::create().value();
+  int calls = 0;
+  auto watch = loop->watch_eventfd(event, [&] { ++calls; });
+  event.signal();
+  watch->reset();
+  EXPECT_FALSE(*loop->run_once(0ns));
+  EXPECT_EQ(calls, 0);
+  EXPECT_FALSE(is_readable(loop->fd()));
+}
+
 TEST_F(ReactorTest, HangupIsReportedWhateverTheInterest) {
   Pipe pipe;
   Ready seen = Ready::none;

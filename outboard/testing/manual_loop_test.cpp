@@ -37,6 +37,20 @@ TEST(ManualLoop, AdvanceStopsAtEachDeadline) {
   EXPECT_EQ(loop.clock().now() - start, 5s);
 }
 
+TEST(ManualLoop, EventfdIsToldForEachWrite) {
+  ManualLoop loop;
+  const auto event = EventFd::create().value();
+  int calls = 0;
+  const auto watch = loop.watch_eventfd(event, [&] { ++calls; });
+  ASSERT_TRUE(watch.has_value());
+  for (int i = 1; i < 4; ++i) {
+    event.signal();
+    EXPECT_TRUE(loop.run_until_idle());
+    EXPECT_EQ(calls, i);
+  }
+  EXPECT_FALSE(loop.run_until_idle());
+}
+
 TEST(ManualLoop, WatchSeesADescriptorAndMayEndItself) {
   ManualLoop loop;
   const auto event = *EventFd::create();

@@ -200,20 +200,41 @@ Status Function::watch_doorbells() {
   }
   for (unsigned queue = 0; queue < queue_count(); ++queue) {
     Status watched;
-    run_on(queue_loop(queue), [this, queue, &watched] {
-      Doorbell& doorbell = *doorbells_[queue];
-      auto watch = queue_loop(queue).watch(doorbell.event.get(), Ready::readable, [this, queue](Ready) {
-        doorbells_[queue]->event.drain();
-        core_->kick_now(queue);
-      });
-      if (!watch)
-        watched = std::unexpected(watch.error());
-      else
-        doorbell.watch = std::move(*watch);
-    });
+    run_on(queue_loop(queue), [&] { watched = watch_doorbell(queue, *doorbells_[queue]); });
     OUTBOARD_CHECK(watched);
   }
   return {};
+}
+
+/// On the queue's loop.
+Status Function::watch_doorbell(unsigned queue, Doorbell& doorbell) {
+  OUTBOARD_TRY(doorbell.watch,
+               queue_loop(queue).watch_eventfd(doorbell.event, [this, queue] { core_->kick_now(queue); }));
+  return {};
+}
+
+/// A client keeps what it was given, and may saturate it: the next one gets other eventfds.
+void Function::renew_doorbells() {
+  for (unsigned queue = 0; queue < doorbells_.size(); ++queue) {
+    auto event = EventFd::create();
+    if (!event) return log().warning("queue {} keeps its doorbell: {}", queue, event.error().message());
+    auto old = std::exchange(doorbells_[queue], std::make_unique<Doorbell>(std::move(*event)));
+    auto replace = [this, queue, &fresh = *doorbells_[queue], old = std::move(old)]() mutable {
+      old.reset();
+      if (const auto watched = watch_doorbell(queue, fresh); !watched) log().error("{}", watched.error().message());
+    };
+    Loop& loop = queue_loop(queue);
+    if (loop.in_loop_thread()) {
+      replace();
+    } else {
+      loop.post(std::move(replace));
+    }
+  }
+}
+
+void Function::release_client(Completion done) {
+  renew_doorbells();
+  EmulatedFunction::release_client(std::move(done));
 }
 
 std::vector<pci::IoEventFd> Function::io_eventfds(unsigned region) {

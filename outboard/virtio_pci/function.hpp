@@ -66,6 +66,7 @@ class Function final : public pci::EmulatedFunction, private virtio::TransportEv
   virtio::DeviceCore& core() { return *core_; }
 
   std::vector<pci::IoEventFd> io_eventfds(unsigned region) override;
+  void release_client(Completion done) override;
 
  protected:
   void read_bar(unsigned bar, std::uint64_t offset, MutableBytes into) override;
@@ -90,6 +91,8 @@ class Function final : public pci::EmulatedFunction, private virtio::TransportEv
   Status add_structure(spec::Structure type, Area area, std::uint8_t length);
   Status add_access_window();
   Status watch_doorbells();
+  Status watch_doorbell(unsigned queue, Doorbell& doorbell);
+  void renew_doorbells();
 
   unsigned queue_count() const { return static_cast<unsigned>(identity_.queue_sizes.size()); }
   unsigned vector_count() const;

@@ -1,6 +1,7 @@
 #include <outboard/virtio_pci/function.hpp>
 
 #include <gtest/gtest.h>
+#include <unistd.h>
 
 #include <cstddef>
 
@@ -138,6 +139,26 @@ TEST(Notify, AnEventfdStandsForEachDoorbell) {
 
   r.publish(1, 0, 9);
   eventfds[1].fd->signal();
+  r.loop.run_until_idle();
+  EXPECT_EQ(r.answer(1, 0), 10U);
+}
+
+TEST(Notify, TheNextClientGetsDoorbellsThatTheLastOneCannotSpoil) {
+  Rig r;
+  r.start();
+  const UniqueFd kept = r.function->io_eventfds(0)[1].fd->fd().duplicate().value();
+  const std::uint64_t saturated = UINT64_MAX - 1;
+  ASSERT_EQ(::write(kept.get(), &saturated, sizeof saturated), static_cast<ssize_t>(sizeof saturated));
+  bool released = false;
+  r.function->release_client([&](const Status&) { released = true; });
+  r.loop.run_until_idle();
+  ASSERT_TRUE(released);
+
+  r.memory.clear();
+  r.available.clear();
+  r.start();
+  r.publish(1, 0, 9);
+  r.function->io_eventfds(0)[1].fd->signal();
   r.loop.run_until_idle();
   EXPECT_EQ(r.answer(1, 0), 10U);
 }

@@ -116,8 +116,7 @@ Status DriverCore::build_queues() {
 
 Status DriverCore::watch_vectors() {
   if (vectors_ == 0) return {};
-  OUTBOARD_TRY(config_watch_,
-               control_->watch(transport_.vector(0).get(), Ready::readable, [this](Ready) { vector_fired(0); }));
+  OUTBOARD_TRY(config_watch_, control_->watch_eventfd(transport_.vector(0), [this] { vector_fired(0); }));
   for (unsigned vector = 1; vector < vectors_; ++vector) watch_queue_vector(vector);
   return {};
 }
@@ -133,8 +132,7 @@ void DriverCore::watch_queue_vector(unsigned vector) {
   Queue* first = first_with(vector);
   if (first == nullptr) return;
   on_loop(first->loop(), [this, vector, first] {
-    auto watch = first->loop().watch(transport_.vector(vector).get(), Ready::readable,
-                                     [this, vector](Ready) { vector_fired(vector); });
+    auto watch = first->loop().watch_eventfd(transport_.vector(vector), [this, vector] { vector_fired(vector); });
     if (watch) {
       first->watch_ = std::move(*watch);
     } else {
@@ -144,7 +142,6 @@ void DriverCore::watch_queue_vector(unsigned vector) {
 }
 
 void DriverCore::vector_fired(unsigned vector) {
-  transport_.vector(vector).drain();
   if (vector == 0) {
     // A vector that stands for everything (INTx among them) says what it was in the ISR status.
     const auto isr = vectors_ == 1 ? transport_.acknowledge_interrupt() : Result<std::uint8_t>(2);
