@@ -112,7 +112,7 @@ struct Reactor::State {
   bool due_work() const;
   bool look_now();
   int collect(Duration timeout);
-  int collect_spinning(Duration timeout, TimePoint start);
+  int collect_sleeping(Duration timeout);
   bool dispatch(int count, bool& woken);
   bool turn(Duration timeout, bool& woken);
   void fall_asleep();
@@ -219,17 +219,20 @@ int Reactor::State::collect(Duration timeout) {
   return std::max(count, 0);  // EINTR: nothing yet
 }
 
-/// collect(), after looking for a while without sleeping. Real time: an injected clock may stand still.
-int Reactor::State::collect_spinning(Duration timeout, TimePoint start) {
-  const TimePoint end = later(start, std::min(spin, timeout));
-  while (Clock::system().now() < end) {
-    if (due_work()) return 0;
-    if (const int count = collect(Duration::zero()); count != 0) return count;
+/// collect(), after looking for a while without sleeping. Real time: an injected clock may stand still. Without a spin
+/// no clock is read: reading it costs a good part of what else there is to do for a wake-up.
+int Reactor::State::collect_sleeping(Duration timeout) {
+  if (spin > Duration::zero()) {
+    const TimePoint start = Clock::system().now();
+    const TimePoint end = later(start, std::min(spin, timeout));
+    for (TimePoint now = start; now < end; now = Clock::system().now()) {
+      if (due_work()) return 0;
+      if (const int count = collect(Duration::zero()); count != 0) return count;
+    }
+    if (timeout != for_ever) timeout = std::max(timeout - (Clock::system().now() - start), Duration::zero());
   }
-  fall_asleep();
-  const Duration waited = Clock::system().now() - start;
-  const Duration rest = timeout == for_ever ? for_ever : std::max(timeout - waited, Duration::zero());
-  const int count = collect(due_work() ? Duration::zero() : rest);
+  fall_asleep();  // what is due, or is posted from here on, makes collect() return
+  const int count = collect(timeout);
   asleep.store(false, std::memory_order_relaxed);
   return count;
 }
@@ -260,7 +263,7 @@ bool Reactor::State::turn(Duration timeout, bool& woken) {
   did |= run_pollers();
   if (did || !pollers.empty()) timeout = Duration::zero();
   if (!look_now() && timeout == Duration::zero()) return did;
-  const int count = timeout == Duration::zero() ? collect(timeout) : collect_spinning(timeout, Clock::system().now());
+  const int count = timeout == Duration::zero() ? collect(timeout) : collect_sleeping(timeout);
   did |= dispatch(count, woken);
   if (!did) did = run_posted() || run_timers();
   return did;
