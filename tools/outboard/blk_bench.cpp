@@ -122,7 +122,9 @@ void Bench::completed(Slot& slot) {
 /// Polling looks at the rings without a pause; the loop, for what else there is, gets its turn now and then.
 Status Bench::turn() {
   static constexpr unsigned turns_between = 1024;
-  if (!arguments_.poll) return session_.pump_regardless();
+  static constexpr Duration for_ever(
+      -1);  // the driver has its deadline; a time-out of ours would cost a timer a request
+  if (!arguments_.poll) return session_.pump_regardless(for_ever);
   blk::Driver& driver = session_.driver();
   for (unsigned i = 0; i < driver.queue_count(); ++i) driver.queue(i).poll();
   if (++turns_ % turns_between != 0) return {};
