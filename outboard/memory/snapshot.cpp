@@ -66,11 +66,13 @@ bool SnapshotEditor::cuts(IovaRange range) const {
 void SnapshotEditor::replace(std::size_t first, std::size_t last, Chunk mappings) {
   std::vector<Snapshot::ChunkRef> refs;
   constexpr std::size_t capacity = Snapshot::chunk_capacity;
-  // One too many is cut in halves, which leaves room on both sides, except at the end of the map: addresses are often
-  // given out in ascending order, and full chunks stay behind then.
+  // What does not fit into one is cut evenly, which leaves room on both sides, except at the end of the map: addresses
+  // are often given out in ascending order, and full chunks stay behind then. No chunk is ever longer than its capacity:
+  // a position counts on it.
   const bool at_end = last == next_.chunks_.size();
   while (!mappings.empty()) {
-    const std::size_t size = mappings.size() <= capacity ? mappings.size() : at_end ? capacity : mappings.size() / 2;
+    const std::size_t pieces = (mappings.size() + capacity - 1) / capacity;
+    const std::size_t size = at_end ? std::min(mappings.size(), capacity) : (mappings.size() + pieces - 1) / pieces;
     const auto cut = mappings.begin() + static_cast<std::ptrdiff_t>(size);
     Chunk rest(std::make_move_iterator(cut), std::make_move_iterator(mappings.end()));
     mappings.erase(cut, mappings.end());

@@ -134,6 +134,24 @@ TEST_F(SnapshotTest, HintOfAnotherSnapshotDoesNoHarm) {
   }
 }
 
+TEST_F(SnapshotTest, JoiningChunksWhereARangeWasRemovedLosesNoMapping) {
+  // Full chunks, then two of them made short, with full ones between and behind: a removal where two full ones meet takes
+  // the short neighbours along, and has more to put back than two chunks hold.
+  constexpr std::uint64_t chunk = 64;
+  for (std::uint64_t i = 0; i < 6 * chunk; ++i) ASSERT_EQ(map(i * page, page), 0);
+  ASSERT_EQ(unmap(0, (chunk - 10) * page), 0);
+  ASSERT_EQ(unmap(3 * chunk * page, (chunk - 10) * page), 0);
+  ASSERT_EQ(unmap((2 * chunk - 1) * page, 2 * page), 0);
+  for (std::uint64_t i = 0; i < 6 * chunk; ++i) {
+    const bool gone = i < chunk - 10 || (i >= 3 * chunk && i < 4 * chunk - 10) || i == 2 * chunk - 1 || i == 2 * chunk;
+    const Mapping* found = map_.current()->find(Iova{i * page});
+    ASSERT_EQ(found != nullptr, !gone) << i;
+    if (!gone) {
+      ASSERT_EQ(raw(found->range.start), i * page);
+    }
+  }
+}
+
 /// The map against a plain std::map, with a fixed seed: chunks are split, joined and shared in all ways.
 TEST_F(SnapshotTest, AgreesWithASimpleModelOverRandomChanges) {
   std::mt19937_64 random(20240607);
