@@ -32,8 +32,14 @@ class UniqueFd {
   int fd_ = -1;
 };
 
-/// An eventfd: a counter that one side adds to and the other waits for. Both calls may come from any thread and never
-/// block: the descriptor is made (or, when it came from a peer, turned) non-blocking.
+/// Takes the count of an eventfd and clears it. 0 when there was none: errno is EAGAIN then, and something else when it
+/// cannot be read at all. Never blocks, whatever flags a peer gives to the open file. Any thread.
+std::uint64_t drain_eventfd(int fd);
+
+/// An eventfd: a counter that one side adds to and the other waits for. All calls may come from any thread. The
+/// descriptor is made (or, when it came from a peer, turned) non-blocking, so none of them blocks, with one exception
+/// that the kernel leaves no cure for: whether an eventfd blocks is a flag of the open file, which a peer who has it too
+/// may change back, and who then saturates the counter makes signal() wait until it is read.
 class EventFd {
  public:
   EventFd() = default;
@@ -49,8 +55,10 @@ class EventFd {
 
   /// Adds one. A saturated counter, or a descriptor that is not an eventfd, drops the event.
   void signal() const;
-  /// Takes the count and clears it; 0 when there was none.
-  std::uint64_t drain() const;
+  /// Takes the count and clears it; 0 when there was none. As drain_eventfd().
+  std::uint64_t drain() const { return drain_eventfd(fd_.get()); }
+  /// Whether both are descriptors of one eventfd. Asks /proc; without it, and for other files, the answer is no.
+  bool same_as(const EventFd& other) const;
 
  private:
   explicit EventFd(UniqueFd fd) : fd_(std::move(fd)) {}

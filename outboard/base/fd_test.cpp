@@ -67,6 +67,27 @@ TEST(EventFd, Row49_SaturatedEventFdOfAPeerDropsTheEventInsteadOfBlocking) {
   EXPECT_EQ(event->drain(), most);
 }
 
+TEST(EventFd, DrainDoesNotWaitEvenWhenThePeerMadeTheEventFdBlockingAgain) {
+  UniqueFd raw(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
+  const UniqueFd the_peers = raw.duplicate().value();  // one open file: its flags are the peer's too
+  const auto event = EventFd::adopt(std::move(raw));
+  ASSERT_TRUE(event.has_value());
+  ASSERT_EQ(::fcntl(the_peers.get(), F_SETFL, 0), 0);
+  EXPECT_EQ(event->drain(), 0U);
+  event->signal();
+  EXPECT_EQ(event->drain(), 1U);
+}
+
+TEST(EventFd, TwoDescriptorsOfOneEventFdAreTheSame) {
+  const auto event = EventFd::create().value();
+  const auto copy = EventFd::adopt(event.fd().duplicate().value()).value();
+  const auto other = EventFd::create().value();
+  EXPECT_TRUE(event.same_as(event));
+  EXPECT_TRUE(event.same_as(copy));
+  EXPECT_FALSE(event.same_as(other));
+  EXPECT_FALSE(event.same_as(EventFd()));
+}
+
 TEST(EventFd, Row49_FullPipeInPlaceOfAnEventFdDoesNotBlock) {
   std::array<int, 2> ends{};
   ASSERT_EQ(::pipe2(ends.data(), O_CLOEXEC), 0);
