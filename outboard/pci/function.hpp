@@ -86,9 +86,10 @@ class Function {
 
   /// Binds one eventfd to each vector from `start`; an invalid EventFd unbinds that vector. Replaces what was bound.
   /// With an empty span, and with only invalid ones, the kind becomes enabled with nothing bound (an MSI-X enable with
-  /// all vectors masked). EINVAL: beyond the count, or another of INTx, MSI and MSI-X is enabled.
+  /// all vectors masked). EINVAL: beyond the count, another of INTx, MSI and MSI-X is enabled, or INTx with the eventfd
+  /// of bind_unmask().
   virtual Status bind_interrupts(InterruptKind kind, std::uint32_t start, std::vector<EventFd> eventfds) = 0;
-  /// INTx only: each signal of `eventfd` is an unmask. An invalid one unbinds.
+  /// INTx only: each signal of `eventfd` is an unmask. An invalid one unbinds. EINVAL: no INTx, or its own eventfd.
   virtual Status bind_unmask(EventFd eventfd) = 0;
   /// Unbinds everything of this kind and drops what is pending. Always succeeds for a kind with nothing enabled.
   virtual Status disable_interrupts(InterruptKind kind) = 0;

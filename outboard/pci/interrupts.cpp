@@ -4,8 +4,6 @@
 #include <cerrno>
 #include <optional>
 
-#include <unistd.h>
-
 #include <outboard/pci/message_vectors.hpp>
 #include <outboard/pci/registers.hpp>
 
@@ -45,6 +43,9 @@ class MsixTableBytes {
 
   std::vector<std::byte> bytes_;
 };
+
+/// Each delivery would unmask the line and deliver again, for as long as the device holds it up.
+Error feeds_itself() { return Error(EINVAL, "one eventfd is to be both the signal of INTx and its unmask"); }
 
 }  // namespace
 
@@ -138,6 +139,9 @@ Status Interrupts::bind(InterruptKind kind, std::uint32_t start, std::vector<Eve
     return Error(EINVAL, "another kind of interrupt is enabled")
         .cure("disable that kind first: only one of INTx, MSI and MSI-X can be in use");
   }
+  if (kind == InterruptKind::intx && !eventfds.empty() && s.resample && s.resample->same_as(eventfds[0])) {
+    return feeds_itself();
+  }
   s.bound = kind;
   if (kind == InterruptKind::intx) {
     if (!eventfds.empty()) s.intx.reset();
@@ -155,6 +159,7 @@ Status Interrupts::bind(InterruptKind kind, std::uint32_t start, std::vector<Eve
 Status Interrupts::bind_unmask(EventFd eventfd) {
   State& s = *state_;
   if (s.intx_count == 0) return Error(EINVAL, "the function has no INTx");
+  if (s.intx && s.intx->same_as(eventfd)) return feeds_itself();
   s.resample_watch.reset();
   s.resample.reset();
   if (!is_eventfd(eventfd)) return {};
@@ -170,10 +175,8 @@ Status Interrupts::bind_unmask(EventFd eventfd) {
 
 void Interrupts::resample_ready() {
   State& s = *state_;
-  std::uint64_t count = 0;
-  const auto got = ::read(s.resample->get(), &count, sizeof count);
-  if (got == static_cast<ssize_t>(sizeof count)) return unmask_intx();
-  if (got < 0 && (errno == EAGAIN || errno == EINTR)) return;
+  if (s.resample->drain() != 0) return unmask_intx();
+  if (errno == EAGAIN) return;
   // Not an eventfd after all. It would stay readable, and keep the loop awake, for ever.
   s.resample_watch.reset();
 }

@@ -242,6 +242,30 @@ TEST_F(IntxTest, EachSignalOfTheResampleEventfdUnmasks) {
   EXPECT_EQ(b.signals(), 0u) << "taken by the function, never written by it";
 }
 
+TEST_F(IntxTest, OneEventfdCannotBeBothTheSignalAndTheUnmask) {
+  bind(intx, 0, a.give());
+  EXPECT_EQ(interrupts.bind_unmask(a.give()).error().code(), EINVAL) << "each delivery would ask for the next";
+  EXPECT_EQ(loop.registrations(), 0u);
+  ASSERT_TRUE(interrupts.bind_unmask(b.give()));
+  EXPECT_EQ(interrupts.bind(intx, 0, list(b.give())).error().code(), EINVAL);
+  interrupts.set_intx(true);
+  EXPECT_EQ(a.signals(), 1u) << "what was bound before is bound still";
+  b.fd().signal();
+  loop.run_until_idle();
+  EXPECT_EQ(a.signals(), 1u);
+}
+
+TEST_F(IntxTest, AResampleEventfdThatThePeerMadeBlockingAndEmptiedDoesNotStopTheLoop) {
+  // The peer takes the count between the loop's wake-up and its look: here, in a callback that comes first.
+  bind(intx, 0, a.give());
+  const auto thief = loop.watch(b.fd().get(), Ready::readable, [&](Ready) { b.fd().drain(); });
+  ASSERT_TRUE(interrupts.bind_unmask(b.give()));
+  ASSERT_EQ(::fcntl(b.fd().get(), F_SETFL, 0), 0);
+  b.fd().signal();
+  loop.run_until_idle();
+  EXPECT_EQ(loop.registrations(), 2u);
+}
+
 TEST_F(IntxTest, UnbindingOrDisablingEndsResampling) {
   bind(intx, 0, a.give());
   ASSERT_TRUE(interrupts.bind_unmask(b.give()));
