@@ -88,9 +88,9 @@ Status Client::post_write(unsigned region, std::uint64_t offset, Bytes from) {
   OUTBOARD_CHECK(state_->may_wait());
   if (from.empty()) return {};
   const spec::RegionAccess access{.offset = offset, .region = region, .count = static_cast<std::uint32_t>(from.size())};
-  auto posted = state_->requests_.post(Command::region_write, as_bytes_of(access), from);
-  state_->update_poll();
-  if (!posted) return state_->named(posted.error());
+  if (auto posted = state_->requests_.post(Command::region_write, as_bytes_of(access), from); !posted) {
+    return state_->named(posted.error());
+  }
   return {};
 }
 

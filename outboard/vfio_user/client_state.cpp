@@ -61,7 +61,7 @@ Client::State::State(UniqueFd socket, std::string given_name, Options given_opti
       requests_(
           std::move(socket), request_options(options_),
           [this](const Message& command, Channel& channel) { return served_.serve(command, channel); },
-          [this] { revoke(); }) {}
+          [this] { revoke(); }, [this] { update_poll(); }) {}
 
 Status Client::State::start() {
   OUTBOARD_TRY(description_.server, negotiate(requests_, our_capabilities()));

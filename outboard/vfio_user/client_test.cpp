@@ -1,6 +1,8 @@
 #include <fcntl.h>
+#include <poll.h>
 #include <sys/eventfd.h>
 #include <sys/mman.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 #include <outboard/testing/manual_loop.hpp>
@@ -443,6 +445,7 @@ class ClientMemory : public ClientRows {
   static constexpr std::size_t size = 8192;
 
   void SetUp() override {
+    client_socket_ = socket_.get();
     pages_ = ::mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     connect();
     reply(Command::dma_map, next_id_++, {});
@@ -482,6 +485,7 @@ class ClientMemory : public ClientRows {
     return reply ? reply->error() : -1;
   }
 
+  int client_socket_ = -1;
   void* pages_ = nullptr;
   memory::DmaBuffer buffer_;
 };
@@ -543,6 +547,42 @@ TEST_F(ClientMemory, Row82_ACommandThatComesWhileACallWaitsIsServed) {
   const auto answer = server_.receive();
   ASSERT_TRUE(answer);
   EXPECT_EQ(answer->payload.back(), std::byte{9});
+}
+
+TEST_F(ClientMemory, Row82_ACommandThatComesRightBehindAReplyIsServedToo) {
+  // Both in one piece: once the reply has been taken, nothing makes the descriptor readable for what came with it.
+  memory()[0] = std::byte{9};
+  auto bytes = server_.message(9, read_reply(5), {.flags = spec::flag::reply, .id = next_id_++});
+  const auto command = server_.message(11, joined(spec::DmaAccess{address(), 1}), {});
+  bytes.insert(bytes.end(), command.begin(), command.end());
+  server_.send_bytes(bytes);
+  EXPECT_EQ(read().value(), 5u);
+  server_.receive();  // the REGION_READ
+  const auto answer = server_.receive();
+  ASSERT_TRUE(answer);
+  EXPECT_EQ(answer->payload.back(), std::byte{9});
+}
+
+TEST_F(ClientMemory, Row85_WhatACallCouldNotSendGoesWhenTheServerReads) {
+  const int small = 4096;
+  ::setsockopt(client_socket_, SOL_SOCKET, SO_SNDBUF, &small, sizeof small);
+  pollfd state{.fd = client_->fd(), .events = POLLIN, .revents = 0};
+  const auto command = joined(spec::DmaAccess{address(), size});
+  for (int i = 0; i < 4; ++i) server_.send(Command::dma_read, command);
+  reply(Command::region_read, next_id_++, read_reply(5));
+  EXPECT_EQ(read().value(), 5u);
+
+  server_.receive();  // the REGION_READ
+  for (int i = 0; i < 4; ++i) {
+    auto answer = server_.receive();
+    while (!answer) {
+      ASSERT_EQ(::poll(&state, 1, 0), 1);
+      ASSERT_TRUE(client_->process());
+      answer = server_.receive();
+    }
+    EXPECT_EQ(answer->payload.size(), 16 + size);
+  }
+  EXPECT_EQ(::poll(&state, 1, 0), 0);
 }
 
 TEST_F(ClientMemory, Row83_DescriptorsAndUnknownCommandsAreRefused) {

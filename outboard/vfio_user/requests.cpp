@@ -31,11 +31,13 @@ TimePoint now() { return Clock::system().now(); }
 
 }  // namespace
 
-Requests::Requests(UniqueFd socket, const Options& options, Server server, std::move_only_function<void()> broken)
+Requests::Requests(UniqueFd socket, const Options& options, Server server, std::move_only_function<void()> broken,
+                   std::move_only_function<void()> backlog)
     : options_(options),
       channel_(std::move(socket), options.channel),
       server_(std::move(server)),
-      on_broken_(std::move(broken)) {
+      on_broken_(std::move(broken)),
+      on_backlog_(std::move(backlog)) {
   const auto seconds = std::chrono::duration_cast<std::chrono::seconds>(options.timeout);
   const auto rest = std::chrono::duration_cast<std::chrono::microseconds>(options.timeout - seconds);
   // Not 0, which would be for ever.
@@ -102,11 +104,11 @@ Status Requests::post(spec::Command command, Bytes head, Bytes tail) {
       fail(Error(ETIMEDOUT, "the server does not read what it is sent"));
     } else {
       poll_socket(deadline - moment);
-      while (dispatch_one()) {
-      }
+      dispatch_all();
     }
   }
   if (error_) return *error_;
+  if (wants_write()) on_backlog_();
   return {};
 }
 
@@ -123,6 +125,20 @@ bool Requests::dispatch_one() {
   if (!*ready) return false;
   if (auto done = dispatch(channel_.take()); !done) fail(done.error());
   return true;
+}
+
+/// A command, or a reply that is waited for, has come. What else there is ends the connection, at the next call.
+bool Requests::next_is_expected() {
+  const auto ready = channel_.ready();
+  if (!ready || !*ready) return false;
+  const spec::Header& next = channel_.front();
+  return (next.flags & spec::flag::type_mask) != spec::flag::reply ||
+         std::ranges::find(pending_, next.msg_id, &Pending::id) != pending_.end();
+}
+
+void Requests::dispatch_all() {
+  while (dispatch_one()) {
+  }
 }
 
 Status Requests::dispatch(Message message) {
@@ -184,14 +200,17 @@ void Requests::wait(const bool& done) {
       wait_for_socket();
     }
   }
+  // What came in one piece with the reply: nothing makes the descriptor readable for it any more.
+  while (next_is_expected() && dispatch_one()) {
+  }
+  if (wants_write()) on_backlog_();
 }
 
 void Requests::process() {
   if (error_) return;
   if (auto flushed = channel_.flush(); !flushed) return fail(flushed.error());
   do {
-    while (dispatch_one()) {
-    }
+    dispatch_all();
   } while (!error_ && receive(Channel::Wait::no));
 }
 

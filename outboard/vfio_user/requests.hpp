@@ -38,8 +38,10 @@ class Requests {
     std::size_t max_abandoned = 256;
   };
 
-  /// `broken` is called once, when the connection has ended and every request has been completed.
-  Requests(UniqueFd socket, const Options& options, Server server, std::move_only_function<void()> broken);
+  /// `broken` is called once, when the connection has ended and every request has been completed; `backlog` when a call
+  /// leaves something behind that process() is to send.
+  Requests(UniqueFd socket, const Options& options, Server server, std::move_only_function<void()> broken,
+           std::move_only_function<void()> backlog);
   ~Requests();
 
   int fd() const { return channel_.fd(); }
@@ -76,6 +78,8 @@ class Requests {
   Status send(spec::Command command, std::uint16_t id, std::uint32_t flags, Bytes head, Bytes tail,
               std::span<const int> fds);
   bool dispatch_one();
+  void dispatch_all();
+  bool next_is_expected();
   Status dispatch(Message message);
   Status complete(Message message);
   Status drop_late(const Message& message);
@@ -91,7 +95,7 @@ class Requests {
   Options options_;
   Channel channel_;
   Server server_;
-  std::move_only_function<void()> on_broken_;
+  std::move_only_function<void()> on_broken_, on_backlog_;
   std::optional<Error> error_;
   std::vector<Pending> pending_;
   std::vector<Abandoned> abandoned_;
