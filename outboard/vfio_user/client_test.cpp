@@ -585,6 +585,22 @@ TEST_F(ClientMemory, Row85_WhatACallCouldNotSendGoesWhenTheServerReads) {
   EXPECT_EQ(::poll(&state, 1, 0), 0);
 }
 
+TEST_F(ClientMemory, Row82_AFloodOfCommandsIsServedAPieceAtATime) {
+  std::vector<std::byte> bytes;
+  const auto posted = server_.message(11, joined(spec::DmaAccess{address(), size}), {.flags = spec::flag::no_reply});
+  for (int i = 0; i < 2000; ++i) bytes.insert(bytes.end(), posted.begin(), posted.end());
+  const auto last = server_.message(11, joined(spec::DmaAccess{address(), 1}), {});
+  bytes.insert(bytes.end(), last.begin(), last.end());
+  ASSERT_TRUE(server_.send_bytes(bytes));
+  pollfd state{.fd = client_->fd(), .events = POLLIN, .revents = 0};
+
+  ASSERT_TRUE(client_->process());
+
+  EXPECT_FALSE(server_.receive());
+  while (::poll(&state, 1, 0) == 1) ASSERT_TRUE(client_->process());
+  EXPECT_TRUE(server_.receive());
+}
+
 TEST_F(ClientMemory, Row83_DescriptorsAndUnknownCommandsAreRefused) {
   const int fd = ::eventfd(0, EFD_CLOEXEC);
   const std::size_t before = open_fds();

@@ -1,6 +1,7 @@
 #include <gtest/gtest.h>
 #include <poll.h>
 #include <sys/mman.h>
+#include <sys/socket.h>
 
 #include <thread>
 
@@ -8,6 +9,7 @@
 #include <outboard/testing/manual_loop.hpp>
 #include <outboard/testing/plain_function.hpp>
 #include <outboard/testing/temp_dir.hpp>
+#include <outboard/testing/vfio_user_peer.hpp>
 #include <outboard/vfio_user/client.hpp>
 #include <outboard/vfio_user/server.hpp>
 
@@ -253,6 +255,23 @@ TEST_F(ClientAndServer, Row75_WhenTheServerEndsEveryCallSaysSoAndWindowsReadAllO
   EXPECT_EQ(client->reset().error().code(), ECONNRESET);
   EXPECT_EQ(window.read<std::uint32_t>(0), 0xffffffffu);
   EXPECT_EQ(window.read<std::uint32_t>(PlainFunction::area_size - 4), 0xffffffffu);
+}
+
+TEST(ClientOfAFloodingServer, Row74_ACallThatSpinsEndsInTimeWhateverElseComes) {
+  auto [peer, socket] = testing::VfioUserPeer::pair();
+  // Answers VERSION; to what follows, it only sends posted commands without end.
+  std::thread server([&peer] {
+    const auto version = peer.receive_within(30000);
+    peer.reply(*version, testing::joined(spec::Version{0, 0}));
+    const spec::Header header{.msg_id = 0, .command = 99, .msg_size = 16, .flags = spec::flag::no_reply, .error = 0};
+    while (::send(peer.socket().get(), &header, sizeof header, MSG_NOSIGNAL) > 0) {
+    }
+  });
+  const auto client = Client::over(std::move(socket), "the server",
+                                   {.timeout = std::chrono::milliseconds(50), .spin = std::chrono::seconds(10)});
+  server.join();
+  ASSERT_FALSE(client);
+  EXPECT_EQ(client.error().code(), ETIMEDOUT);
 }
 
 TEST_F(ClientAndServer, StoppingTheServerRemovesItsSocketAndReturnsZero) {

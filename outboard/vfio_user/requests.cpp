@@ -206,19 +206,20 @@ void Requests::wait(const bool& done) {
   if (wants_write()) on_backlog_();
 }
 
+/// One recvmsg: a server that sends without end does not keep the caller, and what is left keeps the descriptor readable.
 void Requests::process() {
   if (error_) return;
   if (auto flushed = channel_.flush(); !flushed) return fail(flushed.error());
-  do {
-    dispatch_all();
-  } while (!error_ && receive(Channel::Wait::no));
+  dispatch_all();
+  if (!error_ && receive(Channel::Wait::no)) dispatch_all();
 }
 
 /// One wait for bytes, at most until a request is due.
 void Requests::wait_for_socket() {
-  if (options_.spin != Duration::zero() && receive_spinning()) return;
+  // First: a server that keeps sending something else does not put the end off.
   const Duration left = next_deadline() - now();
   if (left <= Duration::zero()) return expire();
+  if (options_.spin != Duration::zero() && receive_spinning(std::min(options_.spin, left))) return;
   // One system call where the socket's own timeout is what is left.
   if (channel_.queued() == 0 && left <= options_.timeout && left + timeout_slack >= options_.timeout) {
     receive(Channel::Wait::socket_timeout);
@@ -238,8 +239,8 @@ bool Requests::receive(Channel::Wait wait) {
   return *received == Channel::Received::data;
 }
 
-bool Requests::receive_spinning() {
-  const TimePoint end = now() + options_.spin;
+bool Requests::receive_spinning(Duration limit) {
+  const TimePoint end = now() + limit;
   do {
     if (receive(Channel::Wait::no)) return true;
     if (error_) return true;

@@ -51,7 +51,7 @@ class Requests {
   Status post(spec::Command command, Bytes head, Bytes tail);
   /// Waits until a completion has set `done`; deadlines see to it that one does.
   void wait(const bool& done);
-  /// Serves what has come, without waiting.
+  /// Serves some of what has come, without waiting; with more to come, the descriptor stays readable.
   void process();
   /// Something waits for the socket to take it.
   bool wants_write() const { return channel_.queued() != 0; }
@@ -86,7 +86,7 @@ class Requests {
   static Result<Reply> check(const Pending& pending, Message message);
   void wait_for_socket();
   bool receive(Channel::Wait wait);
-  bool receive_spinning();
+  bool receive_spinning(Duration limit);
   void poll_socket(Duration limit);
   void expire();
   TimePoint next_deadline() const;

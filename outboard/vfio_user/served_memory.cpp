@@ -75,6 +75,7 @@ Status ServedMemory::access(const Message& command, Channel& channel) {
     if (!found) return refuse(command, channel, found.error());
     pieces = std::move(*found);
   }
+  if (request->reads && !command.wants_reply()) return {};  // a copy for nobody
   scratch_.resize(sizeof(spec::Header) + sizeof(spec::DmaAccess) + (request->reads ? request->access.count : 0));
   const spec::Header header = reply_header(command, scratch_.size() - sizeof(spec::Header));
   std::memcpy(scratch_.data(), &header, sizeof header);
