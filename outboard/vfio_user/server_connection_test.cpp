@@ -360,6 +360,17 @@ TEST_F(ServerConnection, Row28_ASecondVersionIsRefusedAndTheConnectionKept) {
   EXPECT_TRUE(alive(peer));
 }
 
+TEST_F(ServerConnection, AServerMayGoAtAnyMomentOfAClientsEnd) {
+  // What it has posted to a loop of somebody else's must not find it gone.
+  for (int passes = 0; passes < 6; ++passes) {
+    Peer peer = client();
+    peer.close();
+    for (int i = 0; i < passes; ++i) loop_.run_once();
+    server_.reset();
+    pump();
+  }
+}
+
 TEST_F(ServerConnection, Row64_AClientThatNeverReadsIsDroppedInTime) {
   Peer peer = client();
   const auto read_all = joined(spec::RegionAccess{.offset = 0, .region = 0, .count = PlainFunction::bar_size});

@@ -48,6 +48,7 @@ Status Session::start(Loop::Task ended) {
 
 void Session::abandon() {
   function_ = nullptr;
+  on_ended_ = nullptr;
   ended_ = true;
   watch_.reset();
   slow_timer_.reset();
@@ -431,7 +432,10 @@ void Session::release() {
 
 void Session::released() {
   releasing_ = false;
-  if (on_ended_) loop_.post(std::move(on_ended_));
+  loop_.post([weak = weak_from_this()] {
+    const auto self = weak.lock();
+    if (self && self->on_ended_) std::exchange(self->on_ended_, nullptr)();
+  });
 }
 
 }  // namespace outboard::vfio_user

@@ -43,7 +43,7 @@ class Session : public std::enable_shared_from_this<Session> {
   bool ending() const { return ended_; }
   /// The client has closed its end; what it sent before is still being worked through.
   bool peer_hung_up() const;
-  /// Forgets the function, which is about to be destroyed. Nothing is called any more.
+  /// Forgets the function, which is about to be destroyed. Nothing is called any more, `ended` neither.
   void abandon();
 
   /// Commands with NO_REPLY that failed.
