@@ -409,12 +409,18 @@ void DeviceQueue::free_slot(RequestSlot& slot) {
   free_[free_count_++] = &slot;
 }
 
+/// It may have been the room of what has just ended that the next buffer waits for. One that is being fetched it waits
+/// for in any case.
+void DeviceQueue::unstall() {
+  if (!stalled_ || is_fetching_) return;
+  stalled_ = false;
+  kick();
+}
+
 void DeviceQueue::token_returned() {
   --tokens_;
-  if (stalled_) [[unlikely]] {
-    stalled_ = false;  // it may have been this one's room that was wanted
-    kick();
-  }
+  if (stalled_) [[unlikely]]
+    unstall();
   if (phase_ == Phase::stopping) [[unlikely]]
     finish_if_quiet();
 }

@@ -208,6 +208,7 @@ class DeviceQueue final : public memory::MapUser, public std::enable_shared_from
     stalled_ = true;
     update_plain_thread();
   }
+  void unstall();
   template <typename Each>
   Status walk(RequestSlot& slot, ChainCursor& cursor, std::uint64_t length, Each&& each);
   template <typename Each>
@@ -263,7 +264,7 @@ class DeviceQueue final : public memory::MapUser, public std::enable_shared_from
   std::uint32_t pinned_ = 0;
   std::uint32_t spilled_ = 0;
   std::uint64_t bounced_ = 0;
-  bool is_fetching_ = false;  ///< one request is on its way in; those behind it wait, to be delivered in order
+  bool is_fetching_ = false;  ///< one request is on its way in; those behind it are stalled, to be delivered in order
 
   QueueState setup_;  ///< as given to start()
   std::vector<InFlight> replays_;  ///< still to be delivered again

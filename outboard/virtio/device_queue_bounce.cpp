@@ -77,6 +77,7 @@ void DeviceQueue::transferred(RequestSlot& slot, Access access, const Status& st
     fetched(slot);
   } else {
     give_back(slot);
+    unstall();
   }
   if (phase_ == Phase::stopping) finish_if_quiet();
 }

@@ -118,7 +118,7 @@ void DeviceQueue::map_changed(IovaRange removed, Loop::Task released) {
   } else {
     unmaps_.push_back({removed, std::move(released)});
   }
-  stalled_ = false;
+  stalled_ = is_fetching_;
   if (phase_ == Phase::running) kick();
 }
 
@@ -131,7 +131,7 @@ bool DeviceQueue::hold_for_map(const RingRule& rule) {
   if (since >= remap_grace) return false;
   stall();
   hold_timer_ = env_.loop->after(remap_grace - since, [this] {
-    stalled_ = false;
+    stalled_ = is_fetching_;
     process();
   });
   return true;

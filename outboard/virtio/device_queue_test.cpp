@@ -884,6 +884,47 @@ TEST_P(Remote, ATransferThatFailsBreaksTheQueue) {
   EXPECT_EQ(rig.device.requests, 0U);
 }
 
+TEST_P(Remote, AnAnswerLetsNobodyPastABufferThatIsBeingFetched) {
+  auto& rig = with_port();
+  rig.device.on_request = rig.device.keep();
+  rig.driver().chain().writable(4).publish();
+  rig.driver().chain().readable_at(far(0), 16).writable(4).publish();
+  rig.driver().chain().writable(8).publish();
+  rig.process();
+  ASSERT_EQ(rig.device.requests, 1U);
+  rig.device.kept[0].complete();
+  rig.process();
+  EXPECT_EQ(rig.device.requests, 1U);
+  // Nor does a map that changes meanwhile.
+  auto more = memory::HostMemory::anonymous(4096);
+  ASSERT_TRUE(rig.map.map(
+      {.range = {Iova{0x9000000}, 4096}, .access = Access::read_write, .memory = *more, .offset = 0, .port = {}}));
+  rig.process();
+  EXPECT_EQ(rig.device.requests, 1U);
+  while (port->answer()) rig.settle();
+  ASSERT_EQ(rig.device.requests, 3U);
+  EXPECT_EQ(rig.device.kept[1].writable_size(), 4U);
+  EXPECT_EQ(rig.device.kept[2].writable_size(), 8U);
+}
+
+TEST_P(Remote, ABufferThatWaitsForRoomIsTakenWhenTheLastOneIsWrittenBack) {
+  auto& rig = with_port();
+  rig.device.on_request = rig.device.keep();
+  constexpr auto fit = DeviceQueue::max_queue_bounce / DeviceQueue::max_bounce;
+  for (unsigned i = 0; i <= fit; ++i) rig.driver().chain().writable_at(far(0), DeviceQueue::max_bounce).publish();
+  rig.process();
+  ASSERT_EQ(rig.device.requests, fit);
+  for (Request& request : rig.device.kept) {
+    ASSERT_TRUE(request.write(std::uint8_t{1}));
+    request.complete();
+  }
+  rig.settle();
+  EXPECT_EQ(rig.device.requests, fit);
+  while (port->answer()) rig.settle();  // nobody kicks
+  EXPECT_EQ(rig.driver().used_count(), fit);
+  EXPECT_EQ(rig.device.requests, fit + 1);
+}
+
 TEST_P(Remote, AStopWaitsForTransfers) {
   auto& rig = with_port();
   rig.driver().chain().readable_at(far(0), 16).publish();
