@@ -183,6 +183,7 @@ Result<Image> Image::duplicate() const {
   other.block_device = block_device;
   other.path = path;
   other.geometry = geometry;
+  other.flush_error = flush_error;
   return other;
 }
 

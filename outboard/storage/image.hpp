@@ -1,6 +1,8 @@
 #pragma once
 
+#include <atomic>
 #include <cstdint>
+#include <memory>
 #include <string>
 
 #include <outboard/base/fd.hpp>
@@ -21,6 +23,8 @@ struct Image {
   bool block_device = false;
   std::string path;
   Geometry geometry;
+  /// What the first flush that failed ended with, for all that share the image; 0: none has.
+  std::shared_ptr<std::atomic<int>> flush_error = std::make_shared<std::atomic<int>>(0);
 
   /// Other descriptors of the same open files: the lock is shared, and kept until the last of them is closed.
   Result<Image> duplicate() const;

@@ -77,6 +77,7 @@ struct RawFile::State final : FileEngine::Client {
   void start_zero_writes(Operation& op);
   void ended(FileOp& file_op) override;
   void transferred(Operation& op);
+  void flushed(Operation& op);
 };
 
 Status RawFile::State::open_engines(Loop& loop, bool report) {
@@ -232,8 +233,20 @@ void RawFile::State::ended(FileOp& file_op) {
       zero_range_works = false;
       return start_zeroes(op, Operation::Stage::write_zeros);
     case Operation::Stage::sync:
-      return finish(op, static_cast<int>(-op.result));
+      return flushed(op);
   }
+}
+
+/// Linux tells of pages that it could not write once, and holds them to be clean from then on: a flush that succeeded
+/// after one that failed would say that lost data are safe.
+void RawFile::State::flushed(Operation& op) {
+  const int error = static_cast<int>(-op.result);
+  int first = 0;
+  if (error != 0 && image.flush_error->compare_exchange_strong(first, error)) {
+    log.error("{}: flushing it failed ({}): what was written since the last flush may be lost; no flush will succeed",
+              image.path, Error(error).what());
+  }
+  finish(op, image.flush_error->load());
 }
 
 RawFile::RawFile(std::unique_ptr<State> state) : state_(std::move(state)) {}
@@ -274,6 +287,7 @@ void RawFile::write(std::uint64_t offset, std::span<const iovec> pieces, Complet
 
 void RawFile::flush(Completion done) {
   if (geometry().read_only) return done(0);
+  if (const int error = state_->image.flush_error->load(); error != 0) return done(error);
   Operation& op = state_->take(std::move(done));
   op.stage = Operation::Stage::sync;
   op.kind = FileOp::Kind::sync;

@@ -11,7 +11,8 @@ enum class Engine : std::uint8_t {
   pool,       ///< preadv2 and so on, on a few threads
 };
 
-/// A raw image file or a block device. Many readers or one that writes: the image is locked, see open_image.
+/// A raw image file or a block device. Many readers or one that writes: the image is locked, see open_image. Once a flush
+/// has failed every later one fails too, on what was shared as well: nobody can tell what is on the disk.
 class RawFile final : public Backend {
  public:
   struct Options {

@@ -2,9 +2,11 @@
 
 #include <outboard/storage/raw_file.hpp>
 
+#include <algorithm>
 #include <optional>
 #include <string>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include <fcntl.h>
@@ -43,6 +45,17 @@ class AnImage : public ::testing::Test {
     auto opened = open(path, read_only);
     EXPECT_FALSE(opened) << "was opened: " << path;
     return opened ? Error(EIO) : opened.error();
+  }
+
+  /// Starts an operation, runs the loop until it has completed, and gives its errno.
+  template <typename Start>
+  int run(Backend& disk, Start&& start) {
+    std::optional<int> result;
+    start([&result](int error) { result = error; });
+    disk.submit();
+    while (!result && loop_->run_once(std::chrono::seconds(1))) {
+    }
+    return result.value_or(-1);
   }
 
   outboard::testing::TempDir dir_;
@@ -174,13 +187,13 @@ TEST_F(AnImage, PassesOnWhatTheKernelSaysToAWrite) {
   }
 }
 
-/// Runs `what` on a thread whose io_uring_setup fails with `code`, as in a container.
+/// Runs `what` on a thread where a system call fails with `code`, there and on threads that are made there.
 template <typename What>
-void without_io_uring(int code, What&& what) {
+void with_failing(long call, int code, What&& what) {
   std::thread([&] {
     sock_filter filter[] = {
         BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(seccomp_data, nr)),
-        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_io_uring_setup, 0, 1),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, static_cast<unsigned>(call), 0, 1),
         BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | static_cast<unsigned>(code)),
         BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
     };
@@ -189,6 +202,12 @@ void without_io_uring(int code, What&& what) {
     ASSERT_EQ(::prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program), 0);
     what();
   }).join();
+}
+
+/// The same where io_uring cannot be set up, as in a container.
+template <typename What>
+void without_io_uring(int code, What&& what) {
+  with_failing(SYS_io_uring_setup, code, std::forward<What>(what));
 }
 
 TEST_F(AnImage, IsServedByThreadsWhereIoUringIsForbiddenAndTheLogSaysSoOnce) {
@@ -223,6 +242,49 @@ TEST_F(AnImage, IsRefusedWhereIoUringIsForbiddenAndWasAskedFor) {
     EXPECT_THAT(disk.error().cure(), HasSubstr("io_uring_disabled"));
     EXPECT_FALSE(probe_io_uring());
   });
+}
+
+TEST_F(AnImage, WhoseFlushHasFailedFailsEveryFlushAfterThatOnWhateverIsSharedToo) {
+  // The kernel says only once that it has lost pages, and holds them to be clean from then on.
+  static_cast<void>(dir_.make_file("disk.raw", 4096));
+  std::unique_ptr<RawFile> disk;
+  with_failing(SYS_fdatasync, EIO, [&] {
+    disk = RawFile::open(*loop_, {.path = dir_.path("disk.raw"), .engine = Engine::pool}, Log()).value();
+    EXPECT_EQ(run(*disk, [&](auto done) { disk->flush(done); }), EIO);
+  });
+  auto shared = disk->share(*loop_);  // on threads whose calls succeed
+  ASSERT_TRUE(shared);
+  EXPECT_EQ(run(**shared, [&](auto done) { (*shared)->flush(done); }), EIO);
+  EXPECT_EQ(run(*disk, [&](auto done) { disk->flush(done); }), EIO);
+}
+
+TEST_F(AnImage, OnAFileSystemThatMakesNoZerosHasThemWritten) {
+  const UniqueFd file = dir_.make_file("disk.raw", 8 << 20);
+  const std::vector<char> bytes(8 << 20, 'x');
+  ASSERT_EQ(::pwrite(file.get(), bytes.data(), bytes.size(), 0), 8 << 20);
+  with_failing(SYS_fallocate, EOPNOTSUPP, [&] {
+    const auto disk = RawFile::open(*loop_, {.path = dir_.path("disk.raw"), .engine = Engine::pool}, Log()).value();
+    EXPECT_FALSE(disk->geometry().can_discard);
+    EXPECT_FALSE(disk->geometry().can_write_zeroes);
+    EXPECT_EQ(run(*disk, [&](auto done) { disk->discard(0, 4096, done); }), 0);
+    for (const bool may_unmap : {false, true})
+      EXPECT_EQ(run(*disk, [&](auto done) { disk->write_zeroes(512, (3 << 20) + 512, may_unmap, done); }), 0);
+  });
+  std::vector<char> back(8 << 20);
+  ASSERT_EQ(::pread(file.get(), back.data(), back.size(), 0), 8 << 20);
+  std::vector<char> expected = bytes;
+  std::fill_n(expected.begin() + 512, (3 << 20) + 512, '\0');
+  EXPECT_TRUE(back == expected);
+}
+
+TEST_F(AnImage, HasNoDescriptorThatIsNonBlocking) {
+  // io_uring fails what would wait on such a descriptor where the disk beneath cannot tell (EAGAIN, again and again).
+  static_cast<void>(dir_.make_file("disk.raw", 4096));
+  const auto image = open_image(dir_.path("disk.raw"), false, true, Log());
+  ASSERT_TRUE(image) << image.error().message();
+  EXPECT_EQ(::fcntl(image->fd.get(), F_GETFL) & O_NONBLOCK, 0);
+  if (!image->direct) return;  // the file system does not do O_DIRECT
+  EXPECT_EQ(::fcntl(image->direct.get(), F_GETFL) & (O_NONBLOCK | O_DIRECT), O_DIRECT);
 }
 
 TEST_F(AnImage, IsDescribedWithItsEngine) {
