@@ -56,10 +56,12 @@ Error open_error(int code, const std::string& path, bool read_only) {
 }
 
 Result<UniqueFd> open_file(const std::string& path, bool read_only, int more) {
-  // O_NONBLOCK: a FIFO named by mistake must not make us wait for its other end. It means nothing for files and disks.
-  const int flags = (read_only ? O_RDONLY : O_RDWR) | O_CLOEXEC | O_NOCTTY | O_NONBLOCK | more;
-  UniqueFd fd(::open(path.c_str(), flags));
+  // O_NONBLOCK: a FIFO named by mistake must not make us wait for its other end. Taken away again, since io_uring heeds it
+  // even on files and disks: where their driver cannot tell whether it would wait, each operation ends with EAGAIN.
+  const int flags = (read_only ? O_RDONLY : O_RDWR) | O_CLOEXEC | O_NOCTTY | more;
+  UniqueFd fd(::open(path.c_str(), flags | O_NONBLOCK));
   if (!fd) return open_error(errno, path, read_only);
+  if (::fcntl(fd.get(), F_SETFL, flags) != 0) return Error::from_errno("opening the image").on(path);
   return fd;
 }
 
