@@ -153,7 +153,8 @@ Status measure(Image& image) {
   const bool writable = !image.geometry.read_only;
   image.geometry.can_discard = writable && (image.block_device || can_punch(image));
   image.geometry.can_unmap_zeroes = image.geometry.can_discard;
-  image.geometry.can_write_zeroes = writable;
+  // A file system that makes no holes makes no zeros either; asking would take space beyond the end.
+  image.geometry.can_write_zeroes = image.geometry.can_discard;
   return {};
 }
 

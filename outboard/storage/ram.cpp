@@ -26,12 +26,13 @@ class Ram::Memory {
 
   std::byte* at(std::uint64_t offset) const { return data_ + offset; }
 
-  /// Zeroes a range; whole pages of it are given back if `give_back`.
-  void zero(std::uint64_t offset, std::uint64_t length, bool give_back) const {
+  /// Zeroes a range. Whole pages are given back: that costs what was written before, however much of a disk a driver asks
+  /// to have zeroed and how often; writing zeros would keep the loop busy for seconds, and take memory.
+  void zero(std::uint64_t offset, std::uint64_t length) const {
     const auto page = static_cast<std::uint64_t>(::sysconf(_SC_PAGESIZE));
     const std::uint64_t first = (offset + page - 1) / page * page;
     const std::uint64_t last = (offset + length) / page * page;
-    if (!give_back || first >= last || ::madvise(at(first), last - first, MADV_DONTNEED) != 0) {
+    if (first >= last || ::madvise(at(first), last - first, MADV_DONTNEED) != 0) {
       std::memset(at(offset), 0, length);
       return;
     }
@@ -76,9 +77,9 @@ void Ram::discard(std::uint64_t offset, std::uint64_t length, Completion done) {
   return write_zeroes(offset, length, true, std::move(done));
 }
 
-void Ram::write_zeroes(std::uint64_t offset, std::uint64_t length, bool may_unmap, Completion done) {
+void Ram::write_zeroes(std::uint64_t offset, std::uint64_t length, bool /*may_unmap*/, Completion done) {
   if (geometry_.read_only) return done(EROFS);
-  memory_->zero(offset, length, may_unmap);
+  memory_->zero(offset, length);
   done(0);
 }
 

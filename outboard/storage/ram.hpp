@@ -5,7 +5,7 @@
 namespace outboard::storage {
 
 /// A disk in this process's memory, gone with it. Sparse: memory is taken when written and given back by discard and by
-/// write_zeroes with unmap. Completions come from inside the call.
+/// write_zeroes. Completions come from inside the call.
 class Ram final : public Backend {
  public:
   /// `size` in bytes. EINVAL: 0, or not a multiple of 512; ENOMEM: more than can be addressed.
