@@ -2,6 +2,7 @@
 
 #include <cstring>
 #include <functional>
+#include <memory>
 #include <string>
 #include <utility>
 #include <vector>
@@ -11,7 +12,8 @@
 namespace outboard::testing {
 
 /// A storage back end in the test's hands: keeps its bytes in memory, notes what it is asked, fails what it is told to
-/// fail, and, while `hold` is set, completes nothing before release().
+/// fail, and, while `hold` is set, completes nothing before release(). What share() gives is this one again, which outlives
+/// it: for loops of one thread.
 class HeldBackend final : public storage::Backend {
  public:
   struct Call {
@@ -41,6 +43,8 @@ class HeldBackend final : public storage::Backend {
     return now.size();
   }
   std::size_t held() const { return held_.size(); }
+  /// How many of what share() gave are still there.
+  std::size_t shared() const { return static_cast<std::size_t>(shares_.use_count() - 1); }
 
   const storage::Geometry& geometry() const override { return shape; }
   std::string description() const override { return "held"; }
@@ -65,10 +69,38 @@ class HeldBackend final : public storage::Backend {
     if (error == 0) std::memset(bytes.data() + offset, 0, length);
     end(error, std::move(done));
   }
-  Result<std::unique_ptr<storage::Backend>> share(Loop&) const override { return Error(ENOTSUP, "held by a test"); }
+  Result<std::unique_ptr<storage::Backend>> share(Loop&) const override {
+    return std::make_unique<Shared>(const_cast<HeldBackend&>(*this));
+  }
   void submit() override { ++submits; }
 
  private:
+  class Shared final : public storage::Backend {
+   public:
+    explicit Shared(HeldBackend& held) : held_(held), share_(held.shares_) {}
+    const storage::Geometry& geometry() const override { return held_.geometry(); }
+    std::string description() const override { return held_.description(); }
+    void read(std::uint64_t offset, std::span<const iovec> pieces, Completion done) override {
+      held_.read(offset, pieces, std::move(done));
+    }
+    void write(std::uint64_t offset, std::span<const iovec> pieces, Completion done) override {
+      held_.write(offset, pieces, std::move(done));
+    }
+    void flush(Completion done) override { held_.flush(std::move(done)); }
+    void discard(std::uint64_t offset, std::uint64_t length, Completion done) override {
+      held_.discard(offset, length, std::move(done));
+    }
+    void write_zeroes(std::uint64_t offset, std::uint64_t length, bool may_unmap, Completion done) override {
+      held_.write_zeroes(offset, length, may_unmap, std::move(done));
+    }
+    Result<std::unique_ptr<storage::Backend>> share(Loop& loop) const override { return held_.share(loop); }
+    void submit() override { held_.submit(); }
+
+   private:
+    HeldBackend& held_;
+    std::shared_ptr<char> share_;
+  };
+
   static std::uint64_t length_of(std::span<const iovec> pieces) {
     std::uint64_t length = 0;
     for (const auto& piece : pieces) length += piece.iov_len;
@@ -95,6 +127,7 @@ class HeldBackend final : public storage::Backend {
   }
 
   std::vector<std::pair<Completion, int>> held_;
+  std::shared_ptr<char> shares_ = std::make_shared<char>();
 };
 
 }  // namespace outboard::testing

@@ -17,11 +17,11 @@ T must(Result<T> result) {
 
 LoopbackTransport::LoopbackTransport(virtio::Device& device, ManualLoop& device_loop, const Options& options)
     : options_(options), loop_(device_loop), map_(device_loop), iommu_(map_), dma_(iommu_) {
-  iommu_.set_pump([this] { loop_.run_once(); });
+  iommu_.set_pump([this] { pump(); });
   core_ = must(virtio::DeviceCore::create(device, map_, loop_, *this,
                                           {.packed = options.packed,
                                            .without = options.without,
-                                           .queue_loops = options.queue_loops,
+                                           .queue_loops = {options.queue_loops.begin(), options.queue_loops.end()},
                                            .stop_deadline = options.stop_deadline,
                                            .log = options.log}));
   queue_vectors_.resize(core_->queue_count());
@@ -32,7 +32,15 @@ LoopbackTransport::LoopbackTransport(virtio::Device& device, ManualLoop& device_
 LoopbackTransport::~LoopbackTransport() {
   bool stopped = false;
   core_->stop(virtio::StopMode::discard, [&](Status) { stopped = true; });
+  pump();
   if (!stopped) loop_.run_until([&] { return stopped; });
+}
+
+void LoopbackTransport::pump() {
+  for (bool did = true; did;) {
+    did = loop_.run_until_idle();
+    for (ManualLoop* queue_loop : options_.queue_loops) did |= queue_loop->run_until_idle();
+  }
 }
 
 Status LoopbackTransport::write_driver_features(const virtio::Features& features) {

@@ -23,7 +23,7 @@ class LoopbackTransport final : public virtio::Transport, private virtio::Transp
     virtio::Features without{};
     Duration stop_deadline = std::chrono::seconds(2);
     Log log{};
-    std::vector<Loop*> queue_loops{};
+    std::vector<ManualLoop*> queue_loops{};  ///< pumped with the device's own
   };
 
   /// The device outlives the transport.
@@ -34,7 +34,7 @@ class LoopbackTransport final : public virtio::Transport, private virtio::Transp
   FakeIommu& iommu() { return iommu_; }
   /// Interrupts sent so far by a queue.
   unsigned interrupts(unsigned queue) const { return interrupts_.at(queue); }
-  void pump() { loop_.run_until_idle(); }
+  void pump();
 
   std::string name() const override { return "loopback"; }
   std::uint32_t device_id() const override { return core_->identity().device_id; }

@@ -65,6 +65,7 @@ class Rig {
     bool refuse_flush = false;  ///< the driver does not accept FLUSH
     bool refuse_wce = true;  ///< ... CONFIG_WCE
     bool refuse_ranges = false;
+    bool own_loop = false;  ///< the first queue has a loop of its own
     Device::Options device{};
     std::function<void(HeldBackend&)> backend = [](HeldBackend&) {};
   };
@@ -76,7 +77,9 @@ class Rig {
     setup.backend(*disk);
     disk->bytes = pattern(disk_size);
     device = Device::create(std::move(backend), setup.device).value();
-    transport.emplace(*device, loop, LoopbackTransport::Options{.packed = setup.packed});
+    LoopbackTransport::Options options{.packed = setup.packed};
+    if (setup.own_loop) options.queue_loops = {&queue_loop};
+    transport.emplace(*device, loop, options);
     virtio::Features features = transport->core().offered();
     if (setup.refuse_flush) features.clear(feature::flush);
     if (setup.refuse_wce) features.clear(feature::config_wce);
@@ -89,6 +92,7 @@ class Rig {
     EXPECT_TRUE(virtio::start_device(*transport));
   }
 
+  void pump() { transport->pump(); }
   bool needs_reset() { return (transport->core().status() & virtio::spec::status::needs_reset) != 0; }
   template <typename T>
   T config(std::uint32_t offset) {
@@ -106,7 +110,7 @@ class Rig {
   }
   std::byte* host(const virtio::Element& element) { return arena.data() + (raw(element.address) - raw(arena.iova())); }
 
-  ManualLoop loop;
+  ManualLoop loop, queue_loop;
   HeldBackend* disk = nullptr;
   std::unique_ptr<Device> device;
   std::optional<LoopbackTransport> transport;
@@ -141,7 +145,7 @@ class Chain {
   Chain& send() {
     EXPECT_TRUE(rig_.queues[queue_].add(readable_, writable_, this));
     rig_.queues[queue_].publish();
-    rig_.loop.run_until_idle();
+    rig_.pump();
     return *this;
   }
   /// What the device has made of it.
@@ -451,7 +455,7 @@ TEST_P(BlkDevice, AReadIntoMemoryThatIsNotThereBreaksTheDevice) {
   const virtio::Element writable[] = {nowhere, status};
   ASSERT_TRUE(rig.queues[0].add(std::span(&header, 1), writable, &rig));
   rig.queues[0].publish();
-  rig.loop.run_until_idle();
+  rig.pump();
   EXPECT_TRUE(rig.needs_reset());
   EXPECT_TRUE(rig.disk->calls.empty());
 }
@@ -485,10 +489,10 @@ TEST_P(BlkDevice, D_BO_11_WithWriteback0AWriteIsNotCompletedBeforeItsFlush) {
   Chain chain = Chain::of(rig, spec::type::out, 0).readable(pattern(512)).writable(1);
   chain.send();
   EXPECT_EQ(rig.disk->release(), 1u);  // the write
-  rig.loop.run_until_idle();
+  rig.pump();
   EXPECT_FALSE(chain.answer().used);
   EXPECT_EQ(rig.disk->release(), 1u);  // the flush
-  rig.loop.run_until_idle();
+  rig.pump();
   EXPECT_EQ(chain.answer().status(), spec::status::ok);
 }
 
@@ -616,7 +620,7 @@ TEST_P(BlkDevice, WorkIsSubmittedOncePerBatch) {
   second.send();
   EXPECT_EQ(rig.disk->submits, 2u);
   rig.disk->release();
-  rig.loop.run_until_idle();
+  rig.pump();
   EXPECT_TRUE(first.answer().used);
   EXPECT_TRUE(second.answer().used);
 }
@@ -628,11 +632,65 @@ TEST_P(BlkDevice, RequestsWithTheStorageAreFinishedBeforeAResetIsDone) {
   Chain chain = Chain::of(rig, spec::type::in, 0).writable(513);
   chain.send();
   rig.transport->core().write_status(0);
-  rig.loop.run_until_idle();
+  rig.pump();
   EXPECT_NE(rig.transport->core().status(), 0);
   rig.disk->release();
-  rig.loop.run_until_idle();
+  rig.pump();
   EXPECT_EQ(rig.transport->core().status(), 0);
+}
+
+TEST_P(BlkDevice, DataOfMoreThanTheMaximumBreakTheDevice) {
+  Rig rig(setup());
+  const virtio::Element header = rig.place(16, std::byte{0});
+  // The same memory again and again.
+  const auto buffer = rig.transport->dma().allocate(16 << 20).value();
+  const std::vector<virtio::Element> writable(17, {buffer.iova(), 16 << 20});
+  ASSERT_TRUE(rig.queues[0].add(std::span(&header, 1), writable, &rig));
+  rig.queues[0].publish();
+  rig.pump();
+  EXPECT_TRUE(rig.needs_reset());
+  EXPECT_TRUE(rig.disk->calls.empty());
+}
+
+// A queue with a loop of its own reaches the storage by a way of its own, and gives it back when it is stopped.
+
+TEST_P(BlkDevice, AQueueWithALoopOfItsOwnSharesTheStorageUntilItIsStopped) {
+  Rig::Setup with = setup();
+  with.own_loop = true;
+  Rig rig(with);
+  EXPECT_EQ(rig.disk->shared(), 0u);
+  EXPECT_EQ(Chain::of(rig, spec::type::in, 3).writable(512).writable(1).run().status(), spec::status::ok);
+  EXPECT_EQ(rig.disk->shared(), 1u);
+  rig.transport->core().write_status(0);
+  rig.pump();
+  EXPECT_EQ(rig.transport->core().status(), 0);
+  EXPECT_EQ(rig.disk->shared(), 0u);
+}
+
+TEST_P(BlkDevice, StorageOfAQueueThatIsStoppedIsKeptForWhatRunsOnIt) {
+  Rig::Setup with = setup();
+  with.own_loop = true;
+  with.refuse_flush = true;  // so that a write is followed by a flush
+  const auto types = {spec::type::in, spec::type::out, spec::type::discard, spec::type::write_zeroes};
+  for (const auto type : types) {
+    Rig rig(with);
+    rig.disk->hold = true;
+    Chain chain = Chain::of(rig, type, 0);
+    if (type == spec::type::in) chain.writable(512);
+    if (type == spec::type::out) chain.readable(pattern(512));
+    if (type >= spec::type::discard) chain.readable(segment(0, 8) + segment(8, 8) + segment(16, 0));
+    chain.writable(1).send();
+    rig.transport->core().write_status(0);
+    rig.pump();
+    EXPECT_NE(rig.transport->core().status(), 0);
+    EXPECT_EQ(rig.disk->shared(), 1u);
+    // What follows the first step ends from inside the call that starts it.
+    rig.disk->hold = false;
+    rig.disk->release();
+    rig.pump();
+    EXPECT_EQ(rig.transport->core().status(), 0);
+    EXPECT_EQ(rig.disk->shared(), 0u);
+  }
 }
 
 TEST(BlkDeviceOptions, OutsideTheirRangesAreRefusedByName) {

@@ -177,8 +177,10 @@ void Lane::next_range(Op& op) {
 
 void Lane::range_done(Op& op, int error) {
   if (error == 0 && ++op.segment < op.segment_count) {
+    // Kept, since the operation may end in there, and with it what backend_ names, and this lane.
+    storage::Backend& storage = *backend_;
     next_range(op);
-    return backend_->submit();
+    return storage.submit();
   }
   if (op.type == spec::type::discard) return finish(op, error);
   write_done(op, error);
@@ -189,20 +191,24 @@ void Lane::write_done(Op& op, int error) {
   // the write": those of a driver that cannot flush, and those with writeback 0 from submission to completion.
   const bool flush = error == 0 && op.write_through && !disk_.writeback.load(std::memory_order_relaxed);
   if (!flush) return finish(op, error);
-  backend_->flush([this, &op](int flush_error) { finish(op, flush_error); });
-  backend_->submit();
+  storage::Backend& storage = *backend_;  // as in range_done
+  storage.flush([this, &op](int flush_error) { finish(op, flush_error); });
+  storage.submit();
 }
 
 void Lane::finish(Op& op, int error) {
   if (error != 0) disk_.failed(name_of(op.type), op.sector, error);
   if (op.type == spec::type::in) op.request.pieces_written(error == 0 ? op.data : 0);
-  answer(release(op), error == 0 ? spec::status::ok : spec::status::ioerr);
+  virtio::Request request = release(op);
   if (closing_ && running_ == 0) {
     // Not here: this is called by the very object that is to go.
     disk_.host->queue_loop(queue_).post([old = std::move(own_)] {});
     backend_ = nullptr;
     closing_ = false;
   }
+  // Last: with the last request of a queue that is being stopped, whoever waits for that, on another thread, may destroy
+  // the device.
+  answer(std::move(request), error == 0 ? spec::status::ok : spec::status::ioerr);
 }
 
 void Lane::batch_end() {
