@@ -197,6 +197,7 @@ Status Channel::keep(Bytes head, Bytes tail, std::size_t done, std::span<const i
     rest.fds.push_back(std::move(*copy));
   }
   queued_ += left;
+  queued_fds_ += rest.fds.size();
   queue_.push_back(std::move(rest));
   return {};
 }
@@ -218,6 +219,7 @@ Status Channel::flush() {
     for (const UniqueFd& fd : first.fds) fds.push_back(fd.get());
     OUTBOARD_TRY(const std::size_t done, write_some(Bytes(first.bytes).subspan(first.sent), {}, fds));
     if (done == 0) return {};
+    queued_fds_ -= first.fds.size();
     first.fds.clear();
     first.sent += done;
     queued_ -= done;
@@ -240,7 +242,7 @@ void Channel::drop_waiting() {
   arrivals_.clear();
   front_fds_.clear();
   queue_.clear();
-  queued_ = 0;
+  queued_ = queued_fds_ = 0;
 }
 
 }  // namespace outboard::vfio_user

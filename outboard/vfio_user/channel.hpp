@@ -65,6 +65,8 @@ class Channel {
   /// Sends what was kept, as far as the socket takes it.
   Status flush();
   std::size_t queued() const { return queued_; }
+  /// Descriptors that wait with it: each is one of this process.
+  std::size_t queued_fds() const { return queued_fds_; }
   /// Bytes that the socket has taken so far.
   std::uint64_t sent() const { return sent_; }
 
@@ -105,7 +107,7 @@ class Channel {
   bool front_fds_lost_ = false;
 
   std::deque<Outgoing> queue_;
-  std::size_t queued_ = 0;
+  std::size_t queued_ = 0, queued_fds_ = 0;
   std::uint64_t sent_ = 0;
 };
 

@@ -382,6 +382,32 @@ TEST_F(ServerConnection, Row64_AClientThatNeverReadsIsDroppedInTime) {
   EXPECT_TRUE(dropped_and_serving(peer));
 }
 
+TEST_F(ServerConnection, Row64_DescriptorsOfRepliesThatNobodyReadsAreFew) {
+  Peer peer = client();
+  const std::size_t before = open_fds();
+  constexpr std::uint16_t count = 3000;
+  std::vector<std::byte> bytes;
+  for (std::uint16_t id = 0; id < count; ++id) {
+    const auto one = peer.message(5, joined(vfio_abi::RegionInfo{.argsz = 4096, .index = 0}), {.id = id});
+    bytes.insert(bytes.end(), one.begin(), one.end());
+  }
+  ASSERT_TRUE(peer.send_bytes(bytes));
+  pump();
+  EXPECT_LE(open_fds(), before + 64);
+
+  for (std::uint16_t id = 0; id < count; ++id) {
+    auto reply = peer.receive();
+    if (!reply) {
+      pump();
+      reply = peer.receive();
+    }
+    ASSERT_TRUE(reply) << id;
+    EXPECT_EQ(reply->header.msg_id, id);
+    EXPECT_EQ(reply->fds.size(), 1u);
+  }
+  EXPECT_EQ(open_fds(), before);
+}
+
 TEST_F(ServerConnection, Row66_AFloodOfCommandsIsHeldBackAndAnsweredInOrder) {
   Peer peer = client();
   const auto read_much = joined(spec::RegionAccess{.offset = 0, .region = 0, .count = 65536});

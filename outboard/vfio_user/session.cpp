@@ -14,6 +14,8 @@ using spec::Command;
 
 /// With more than this unread by the client, its further commands wait.
 constexpr std::size_t high_water = std::size_t{256} << 10;
+/// The same for descriptors in its replies: others have clients to serve, too.
+constexpr std::size_t most_queued_fds = 32;
 /// Whoever connects and says nothing keeps others from the function no longer than this.
 constexpr Duration version_deadline = std::chrono::seconds(5);
 
@@ -105,7 +107,8 @@ Status Session::process_messages() {
     if (!ready) return {};
     const bool is_reply = (channel_.front().flags & spec::flag::type_mask) == spec::flag::reply;
     const bool held_back = operation_.running && !operation_.answered;
-    if ((held_back && !is_reply) || channel_.queued() > high_water) {
+    const bool unread = channel_.queued() > high_water || channel_.queued_fds() > most_queued_fds;
+    if ((held_back && !is_reply) || unread) {
       blocked_ = true;
       return {};
     }
