@@ -48,6 +48,11 @@ Result<std::vector<spec::IoEventFd>> parse_doorbells(Bytes reply) {
   return entries;
 }
 
+/// A server that does not know the command has no doorbells. Servers say so in different ways.
+bool is_unknown_command(const Error& error) {
+  return error.code() == ENOTSUP || error.code() == ENOSYS || error.code() == EINVAL;
+}
+
 bool is_width(std::uint64_t size) { return size == 0 || size == 1 || size == 2 || size == 4 || size == 8; }
 
 }  // namespace
@@ -195,12 +200,13 @@ Result<std::uint32_t> Client::State::take_doorbells(unsigned region, Requests::R
   OUTBOARD_TRY(const auto entries, parse_doorbells(reply.payload));
   Doorbells& bells = doorbells_[region];
   for (auto& fd : reply.fds) {
-    OUTBOARD_TRY(auto eventfd, adopt_eventfd(std::move(fd)));
-    bells.fds.push_back(std::move(eventfd));
+    // Shared memory comes with the doorbells of some servers: it keeps its number, and rings nothing.
+    auto eventfd = adopt_eventfd(std::move(fd));
+    bells.fds.push_back(eventfd ? std::move(*eventfd) : EventFd());
   }
   for (const auto& entry : entries) {
     const bool fits =
-        is_width(entry.size) && entry.fd_index < bells.fds.size() &&
+        is_width(entry.size) && entry.fd_index < bells.fds.size() && bells.fds[entry.fd_index].valid() &&
         range_within(entry.offset, std::max<std::uint64_t>(entry.size, 1), description_.regions[region].info.size);
     if (!fits) continue;
     pci::IoEventFd bell{.offset = entry.offset,
@@ -228,8 +234,7 @@ Status Client::State::get_doorbells(unsigned region) {
                              OUTBOARD_TRY(needed, take_doorbells(region, reply, room));
                              return {};
                            });
-    // A server that does not know the command has no doorbells.
-    if (!asked && asked.error().code() != ENOTSUP) return named(asked.error());
+    if (!asked && !is_unknown_command(asked.error())) return named(asked.error());
     room = needed <= largest_doorbell_room ? needed : 0;
   }
   doorbells_[region].known = true;

@@ -694,6 +694,36 @@ TEST_F(ClientRows, DoorbellsThatMakeNoSenseAreRefusedOrLeftOut) {
   EXPECT_TRUE(client_->io_eventfds(7).value().empty());
 }
 
+TEST_F(ClientRows, DoorbellsBesideSharedMemoryKeepTheirNumbers) {
+  const UniqueFd shadow = testing::make_sealed_memfd(4096);
+  const UniqueFd bell(::eventfd(0, EFD_CLOEXEC));
+  const spec::IoEventFd in_memory{
+      .offset = 16, .size = 4, .fd_index = 0, .type = 0, .flags = 0, .padding = 0, .datamatch = 0};
+  auto by_eventfd = in_memory;
+  by_eventfd.fd_index = 1;
+  connect();
+  reply(Command::device_get_region_io_fds, next_id_++,
+        joined(spec::RegionIoFds{.argsz = 96, .flags = 0, .index = 0, .count = 2}, in_memory, by_eventfd),
+        {shadow.get(), bell.get()});
+  const auto bells = client_->io_eventfds(0);
+  ASSERT_TRUE(bells) << bells.error().message();
+  ASSERT_EQ(bells->size(), 1u);
+  (*bells)[0].fd->signal();
+  std::uint64_t count = 0;
+  EXPECT_EQ(::read(bell.get(), &count, sizeof count), 8);
+}
+
+TEST_F(ClientRows, AServerThatDoesNotKnowDoorbellsHasNone) {
+  connect();
+  unsigned region = 0;
+  for (const int error : {ENOTSUP, ENOSYS, EINVAL}) {
+    reply_error(Command::device_get_region_io_fds, next_id_++, static_cast<std::uint32_t>(error));
+    const auto bells = client_->io_eventfds(region++);
+    ASSERT_TRUE(bells) << bells.error().message();
+    EXPECT_TRUE(bells->empty());
+  }
+}
+
 TEST_F(ClientRows, AServerThatCannotResetIsNotAsked) {
   reply_version();
   reply_info(2);
