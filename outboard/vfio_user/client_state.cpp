@@ -185,7 +185,8 @@ Result<pci::Window> Client::State::window(unsigned region, std::uint64_t offset,
   for (const pci::MmapArea& area : known.info.areas) {
     if (length == 0 || offset < area.offset || !range_within(offset - area.offset, length, area.size)) continue;
     const auto access = known.info.writable ? memory::Access::read_write : memory::Access::read;
-    auto mapped = MappedArea::map(known.fd, known.info.fd_offset, area, access);
+    // Not the whole area: its size is the server's word, and each page has to be covered again when the server goes.
+    auto mapped = MappedArea::map(known.fd, known.info.fd_offset, pages_around(offset, length), access);
     if (!mapped) return Error(ENOTSUP, mapped.error().what()).while_doing("mapping a part of a BAR").on(name_);
     mapped_[region].push_back(std::move(*mapped));
     return mapped_[region].back().window(offset, length);

@@ -5,6 +5,9 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include <algorithm>
+#include <fstream>
+
 #include <outboard/testing/manual_loop.hpp>
 #include <outboard/testing/temp_dir.hpp>
 #include <outboard/testing/vfio_user_client_fixture.hpp>
@@ -300,6 +303,10 @@ class ClientRegions : public ClientRows {
     client_ = std::move(*client);
     return client_->region(0);
   }
+  static std::size_t mappings() {
+    std::ifstream maps("/proc/self/maps");
+    return static_cast<std::size_t>(std::count(std::istreambuf_iterator<char>(maps), {}, '\n'));
+  }
   static abi::RegionInfo mappable(std::uint32_t argsz = 32, std::uint32_t cap_offset = 0) {
     return {.argsz = argsz,
             .flags = cap_offset == 0 ? 7u : 15u,
@@ -331,6 +338,28 @@ TEST_F(ClientRegions, AreasAreMapped) {
   EXPECT_EQ(error_of(client_->map_window(0, 0x1800, 0x801)), ENOTSUP);
   EXPECT_EQ(error_of(client_->map_window(0, 0, 4)), ENOTSUP);
   EXPECT_EQ(error_of(client_->map_window(0, 0x3000, bar_size)), EINVAL);
+}
+
+TEST_F(ClientRegions, AWindowIntoAHugeAreaMapsItsOwnPagesOnly) {
+  constexpr std::uint64_t huge = UINT64_C(1) << 40;
+  file_ = testing::make_sealed_memfd(huge);
+  auto info = mappable();
+  info.size = huge;
+  ASSERT_TRUE(bar0(joined(info), {file_.get()}));
+  const std::size_t before = mappings();
+  const auto window = client_->map_window(0, huge / 2 + 4092, 8);  // across two pages
+  ASSERT_TRUE(window) << window.error().message();
+  window->write<std::uint32_t>(4, 0xabcd);
+  std::uint32_t value = 0;
+  ASSERT_EQ(::pread(file_.get(), &value, 4, static_cast<off_t>(huge / 2 + 4096)), 4);
+  EXPECT_EQ(value, 0xabcdu);
+
+  server_.close();
+  ASSERT_TRUE(client_->process());
+
+  EXPECT_EQ(window->read<std::uint32_t>(0), UINT32_MAX);
+  EXPECT_EQ(window->read<std::uint32_t>(4), UINT32_MAX);
+  EXPECT_LE(mappings(), before + 10);
 }
 
 TEST_F(ClientRegions, ADescriptionThatNeedsMoreRoomIsAskedForOnceMore) {

@@ -120,6 +120,12 @@ Result<pci::RegionInfo> parse_region_info(Bytes reply, unsigned index, const Uni
   return region;
 }
 
+pci::MmapArea pages_around(std::uint64_t offset, std::uint64_t length) {
+  const std::uint64_t page = page_size();
+  const std::uint64_t begin = offset / page * page;
+  return {.offset = begin, .size = (offset - begin + length + page - 1) / page * page};
+}
+
 Result<MappedArea> MappedArea::map(const UniqueFd& fd, std::uint64_t file_offset, const pci::MmapArea& area,
                                    memory::Access access) {
   OUTBOARD_TRY(auto memory, memory::HostMemory::map_file(fd, file_offset + area.offset, area.size, access));

@@ -16,6 +16,9 @@ namespace outboard::vfio_user {
 /// power of two, the answer to another question. `info.fd` is not set.
 Result<pci::RegionInfo> parse_region_info(Bytes reply, unsigned index, const UniqueFd& fd);
 
+/// The whole pages that a piece of a region lies in.
+pci::MmapArea pages_around(std::uint64_t offset, std::uint64_t length);
+
 /// Pages of a server's file that a driver looks at through windows, until the server is gone.
 class MappedArea {
  public:
