@@ -87,6 +87,19 @@ class Device {
   /// The requests that were available have been handed over; a device that batches its back end's work starts it here.
   virtual void batch_end(unsigned /*queue*/) {}
 
+  /// What stands behind the device may have changed (a file that has grown, a setting): look again, and tell the driver by
+  /// Host::config_changed. Whoever serves the device calls it when a person asks for it (SIGHUP).
+  virtual Status reload() { return {}; }
+
+  /// What of the device itself, beside its queues and its status, another device object needs to go on: bytes of a layout
+  /// that the device type documents and versions. All queues are stopped.
+  virtual Result<std::vector<std::byte>> save_state() { return std::vector<std::byte>(); }
+  /// What save_state() gave, perhaps in another process, another version, or made up. All queues are stopped; the driver
+  /// is taken to be where it was. EINVAL: not understood, and nothing has changed.
+  virtual Status restore_state(Bytes state) {
+    return state.empty() ? Status() : Status(Error(EINVAL, "the device keeps no state of its own"));
+  }
+
   /// All queues are stopped; return to the power-on state (what a device reset leaves: see the device's chapter).
   virtual void reset() {}
 };

@@ -6,6 +6,7 @@
 
 #include <outboard/memory/address_map.hpp>
 #include <outboard/virtio/device.hpp>
+#include <outboard/virtio/device_state.hpp>
 #include <outboard/virtio/journal.hpp>
 #include <outboard/virtio/queue_state.hpp>
 
@@ -96,6 +97,14 @@ class DeviceCore final : private Host {
   void stop_queue(unsigned queue, StopMode mode, std::move_only_function<void(Result<QueueState>)> done);
   /// EINVAL: the state is not consistent (the message names the field).
   Status start_queue(unsigned queue, const QueueState& state);
+
+  /// Brings every queue to rest (drain) and takes the whole device's state. The device stays at rest, and can be reset, or
+  /// destroyed when the state lives elsewhere. ETIMEDOUT: a queue did not come to rest; what Device::save_state says.
+  void capture(std::move_only_function<void(Result<DeviceState>)> done);
+  /// Goes on where another device of this type was captured; requests that were in flight come first, as replays. The
+  /// memory must be mapped as it was. EBUSY: not in the state that follows a reset. EINVAL: not a state of such a device,
+  /// or not consistent; nothing has changed then. What Device::restore_state says.
+  Status restore(const DeviceState& state);
 
   /// Bus mastering and the like: while paused no queue touches memory; resumed queues look at their rings.
   void set_paused(bool paused);

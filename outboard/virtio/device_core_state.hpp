@@ -95,6 +95,8 @@ struct DeviceCore::State final : QueueOwner, std::enable_shared_from_this<Device
   void stopped(unsigned index, QueueState state);
   void stop_is_late(unsigned index);
   bool quiet() const;
+  Status restore(const DeviceState& from);
+  Status take_over(const DeviceState& from);
   void set_paused(bool value);
 
   /// Runs `task` on a queue's loop, at once where that is this one.

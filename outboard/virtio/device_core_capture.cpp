@@ -1,0 +1,116 @@
+#include <memory>
+#include <utility>
+
+#include <outboard/virtio/device_core_state.hpp>
+
+/// A whole device, taken from one object and given to another.
+namespace outboard::virtio {
+
+namespace {
+namespace bit = spec::status;
+
+constexpr std::uint8_t known_status =
+    bit::acknowledge | bit::driver | bit::driver_ok | bit::features_ok | bit::needs_reset | bit::failed;
+
+Error refused(std::string_view why) { return Error(EINVAL, fmt::format("the device's state is refused: {}", why)); }
+
+}  // namespace
+
+void DeviceCore::capture(std::move_only_function<void(Result<DeviceState>)> done) {
+  struct Capture {
+    DeviceState state;
+    std::size_t left = 0;
+    std::optional<Error> error;
+    std::move_only_function<void(Result<DeviceState>)> done;
+  };
+  auto capture = std::make_shared<Capture>();
+  capture->left = queue_count() + std::size_t{1};
+  capture->done = std::move(done);
+  capture->state.queues.resize(queue_count());
+  auto one_less = [weak = std::weak_ptr(state_), capture] {
+    if (--capture->left != 0) return;
+    const auto state = weak.lock();
+    if (state == nullptr) return capture->done(Error(ECANCELED, "the device is gone"));
+    if (capture->error) return capture->done(*capture->error);
+    auto own = state->device.save_state();
+    if (!own) return capture->done(Error(own.error()).while_doing("saving the device's state"));
+    DeviceState& all = capture->state;
+    all.device_id = state->core.identity().device_id;
+    all.status = state->status;
+    all.generation = state->core.config_generation();
+    all.accepted = state->accepted;
+    all.device = std::move(*own);
+    capture->done(std::move(all));
+  };
+  for (unsigned index = 0; index < queue_count(); ++index) {
+    stop_queue(index, StopMode::drain, [capture, index, one_less](Result<QueueState> stopped) {
+      if (stopped) {
+        capture->state.queues[index] = std::move(*stopped);
+      } else if (!capture->error) {
+        capture->error = stopped.error();
+      }
+      one_less();
+    });
+  }
+  one_less();
+}
+
+Status DeviceCore::restore(const DeviceState& from) { return state_->restore(from); }
+
+/// What can be wrong is looked at before anything is changed; but for what only the device itself can tell, which comes
+/// next.
+Status DeviceCore::State::restore(const DeviceState& from) {
+  if (status != 0 || resetting || !quiet()) return Error(EBUSY, "the device is in use").cure("reset it first");
+  if (from.device_id != core.identity().device_id)
+    return refused(fmt::format("it is of device ID {}, not {}", from.device_id, core.identity().device_id));
+  if ((from.status & ~known_status) != 0) return refused("its status has bits that are not known");
+  const bool agreed = (from.status & bit::features_ok) != 0;
+  if ((from.status & bit::driver_ok) != 0 && !agreed) return refused("DRIVER_OK without FEATURES_OK");
+  if (agreed && !offered.contains(from.accepted)) return refused("its driver has accepted what is not offered here");
+  if (from.queues.size() != queues.size())
+    return refused(fmt::format("it has {} queues, not {}", from.queues.size(), queues.size()));
+
+  // The checks of a queue look at what was negotiated.
+  accepted = from.accepted;
+  status = from.status;
+  Status whole;
+  for (unsigned index = 0; index < queues.size() && whole; ++index) {
+    const QueueState& queue = from.queues[index];
+    if (queue.enabled) whole = check(queues[index], queue);
+    if (whole && queue.size > queues[index].max_size) whole = refused(fmt::format("the size of queue {}", index));
+  }
+  if (whole) whole = device.restore_state(from.device);
+  if (!whole) {
+    accepted = {};
+    status = 0;
+    return whole;
+  }
+  generation = from.generation;
+  return take_over(from);
+}
+
+/// Puts the registers back and, where the driver was at DRIVER_OK, goes on.
+Status DeviceCore::State::take_over(const DeviceState& from) {
+  for (unsigned index = 0; index < queues.size(); ++index) {
+    const QueueState& old = from.queues[index];
+    Queue& queue = queues[index];
+    if (old.size != 0) queue.size = old.size;
+    queue.address = {old.descriptors, old.driver, old.device};
+    queue.enabled = old.enabled;
+    if (old.enabled) queue.saved = old;
+  }
+  if ((from.status & bit::needs_reset) != 0) {
+    broken.store(true, std::memory_order_release);
+    for (Queue& queue : queues) queue.engine->halt();
+    return {};
+  }
+  if ((from.status & bit::driver_ok) == 0 || (from.status & bit::failed) != 0) return {};
+  status = from.status & static_cast<std::uint8_t>(~bit::driver_ok);
+  if (!activate()) {
+    break_device(ring_rule::ring_unmapped.clause, "the device could not be started where another one stopped");
+    return Error(EIO, "the device could not be started");
+  }
+  return {};
+}
+
+}  // namespace outboard::virtio
