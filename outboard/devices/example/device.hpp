@@ -1,0 +1,65 @@
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include <outboard/devices/example/layout.hpp>
+#include <outboard/virtio/device.hpp>
+
+namespace outboard::example {
+
+class Events;
+
+/// The example device: adds one to a number. specification.md beside this file is its chapter; the tests name its
+/// statements.
+///
+/// Threads: as virtio::Device. The two queues may have loops of their own. The device must have been stopped before it
+/// is destroyed.
+class Device final : public virtio::Device {
+ public:
+  struct Options {
+    std::uint16_t queue_size = 64;             ///< a power of two, 4...32768
+    std::optional<std::uint32_t> limit{};      ///< largest value that is accepted; offers LIMIT
+    std::string limit_file{};                  ///< where reload() reads the limit, in decimal; offers LIMIT
+    std::optional<std::uint32_t> break_on{};   ///< for those who test a driver: this value breaks the device
+  };
+
+  /// EINVAL: options outside their ranges, by name; or what reading the file says.
+  static Result<std::unique_ptr<Device>> create(const Options& options);
+  ~Device() override;
+
+  /// A new limit, from now on; the driver is told. Control loop. ENOTSUP where LIMIT is not offered.
+  Status set_limit(std::uint32_t limit);
+  std::uint32_t limit() const { return limit_.load(std::memory_order_relaxed); }
+
+  virtio::Identity identity() const override;
+  std::string description() const override;
+  Status attach(virtio::Host& host) override;
+  void read_config(std::uint32_t offset, MutableBytes into) override;
+  Status start_queue(unsigned queue, const virtio::QueueState& state) override;
+  void stop_queue(unsigned queue, virtio::StopMode mode, Completion done) override;
+  void handle(virtio::Request request) override;
+  void reset() override;
+  Status reload() override;
+  Result<std::vector<std::byte>> save_state() override;
+  Status restore_state(Bytes state) override;
+
+ private:
+  Device(const Options& options, std::uint32_t limit);
+
+  bool has_limit() const { return options_.limit.has_value() || !options_.limit_file.empty(); }
+  spec::Reply answer(std::uint32_t value, bool limited);
+
+  Options options_;
+  virtio::Host* host_ = nullptr;
+  std::atomic<bool> limited_{false};  // LIMIT was negotiated
+  std::atomic<std::uint32_t> limit_;
+  std::uint64_t epoch_ = 0;
+  std::shared_ptr<Events> events_;
+};
+
+}  // namespace outboard::example

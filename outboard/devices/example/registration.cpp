@@ -1,0 +1,44 @@
+#include <outboard/devices/example/registration.hpp>
+
+#include <array>
+#include <limits>
+
+#include <outboard/devices/example/device.hpp>
+
+namespace outboard::example {
+
+namespace {
+
+constexpr std::uint64_t largest = std::numeric_limits<std::uint32_t>::max();
+
+constexpr std::array words = {
+    OptionHelp{"limit", "N", "refuse values that are larger (offers LIMIT)"},
+    OptionHelp{"limit-file", "FILE", "read the limit here, and again on SIGHUP (offers LIMIT)"},
+    OptionHelp{"queue-size", "N", "entries of a queue, a power of two (64)"},
+    OptionHelp{"break-on", "N", "break when this value comes, to test a driver"},
+};
+
+Result<std::optional<std::uint32_t>> value_of(OptionSet& set, std::string_view word) {
+  if (!set.has(word)) return std::nullopt;
+  OUTBOARD_TRY(const auto value, set.number(word, 0, 0, largest));
+  return static_cast<std::uint32_t>(value);
+}
+
+Result<std::unique_ptr<virtio::Device>> make(OptionSet& set, Loop& /*loop*/, const Log& /*log*/) {
+  Device::Options options;
+  OUTBOARD_TRY(options.limit, value_of(set, "limit"));
+  OUTBOARD_TRY(options.limit_file, set.text("limit-file", ""));
+  OUTBOARD_TRY(const auto queue_size, set.number("queue-size", 64, 4, 32768));
+  options.queue_size = static_cast<std::uint16_t>(queue_size);
+  OUTBOARD_TRY(options.break_on, value_of(set, "break-on"));
+  OUTBOARD_CHECK(set.finish(words));
+  OUTBOARD_TRY(std::unique_ptr<virtio::Device> device, Device::create(options));
+  return device;
+}
+
+}  // namespace
+
+constinit const virtio::DeviceType registration{
+    .name = "example", .summary = "adds one to a number: the template for new devices", .options = words, .make = make};
+
+}  // namespace outboard::example
