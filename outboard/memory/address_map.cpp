@@ -8,8 +8,9 @@
 namespace outboard::memory {
 
 struct AddressMap::Published {
-  mutable std::mutex mutex;
-  std::shared_ptr<const Snapshot> snapshot;
+  std::mutex editing;  ///< held from the look at the current snapshot until the next is published; taken before `mutex`
+  std::mutex mutex;
+  std::shared_ptr<const Snapshot> snapshot;  ///< guarded by mutex
 };
 
 /// Who has to be told, and which removals wait for whom. Control loop only, but for what a Member guards.
@@ -125,7 +126,8 @@ AddressMap::~AddressMap() {
   }
 }
 
-void AddressMap::publish(Snapshot next) {
+/// `editing` is held.
+void AddressMap::publish(Snapshot next) const {
   next.generation_ = generation_.load(std::memory_order_relaxed) + 1;
   auto snapshot = std::make_shared<const Snapshot>(std::move(next));
   {
@@ -142,7 +144,8 @@ std::shared_ptr<const Snapshot> AddressMap::current() const {
   return published_->snapshot;
 }
 
-Status AddressMap::map(Mapping mapping) {
+/// `editing` is held.
+Status AddressMap::insert(Mapping mapping) const {
   const IovaRange range = mapping.range;
   if (!range.well_formed()) return Error(EINVAL, "the I/O address range is empty or goes beyond the last address");
   if (!mapping.memory && !mapping.port) return Error(EINVAL, "there is nothing behind the I/O address range");
@@ -155,33 +158,68 @@ Status AddressMap::map(Mapping mapping) {
   if (old->mapping_count() >= limits_.max_mappings) return Error(ENOSPC, "too many I/O address ranges are mapped");
   editor.insert(std::move(mapping));
   publish(std::move(editor).take());
+  return {};
+}
+
+Status AddressMap::map(Mapping mapping) {
+  {
+    const std::lock_guard lock(published_->editing);
+    OUTBOARD_CHECK(insert(std::move(mapping)));
+  }
   core_->tell({}, nullptr);
   return {};
 }
 
 void AddressMap::unmap(IovaRange range, Completion done) {
-  if (!range.well_formed()) {
-    return done(Error(EINVAL, "the I/O address range is empty or goes beyond the last address"));
-  }
-  SnapshotEditor editor(*current());
-  if (editor.cuts(range)) return done(Error(EINVAL, "the I/O address range holds only part of a mapping"));
-  if (editor.remove(range) == 0) return done(Error(ENOENT, "nothing is mapped in the I/O address range"));
-  publish(std::move(editor).take());
+  const auto remove = [&]() -> Status {
+    if (!range.well_formed()) return Error(EINVAL, "the I/O address range is empty or goes beyond the last address");
+    const std::lock_guard lock(published_->editing);
+    SnapshotEditor editor(*current());
+    if (editor.cuts(range)) return Error(EINVAL, "the I/O address range holds only part of a mapping");
+    if (editor.remove(range) == 0) return Error(ENOENT, "nothing is mapped in the I/O address range");
+    publish(std::move(editor).take());
+    return {};
+  };
+  if (Status removed = remove(); !removed) return done(std::move(removed));
   const auto core = core_;  // `done` may destroy this map
   core->tell(range, std::make_shared<Core::Removal>(Core::Removal{.waiting = {}, .done = std::move(done)}));
 }
 
 void AddressMap::clear(Completion done) {
+  std::unique_lock lock(published_->editing);
   const auto old = current();
-  if (old->mapping_count() == 0) return done({});
+  if (old->mapping_count() == 0) {
+    lock.unlock();
+    return done({});
+  }
+  publish(Snapshot{});
+  lock.unlock();
   const Iova first = old->chunks_.front().first;
   const Iova last = old->chunks_.back().chunk->back().range.last();
-  publish(Snapshot{});
   // All 2^64 addresses have no size that fits; one short of them says it as well.
   const std::uint64_t span = raw(last) - raw(first);
   const IovaRange all{first, span == UINT64_MAX ? span : span + 1};
   const auto core = core_;
   core->tell(all, std::make_shared<Core::Removal>(Core::Removal{.waiting = {}, .done = std::move(done)}));
+}
+
+bool AddressMap::resolve(IovaRange range, Access access) const {
+  if (!resolver_ || !range.well_formed()) return false;
+  const std::lock_guard lock(published_->editing);
+  while (true) {
+    // Looked up again under the lock: another thread may have asked for the same.
+    std::uint64_t known = 0;
+    const Lookup lookup = current()->walk(range, access, nullptr, [&](const Mapping&, Iova, std::uint64_t size) {
+      known += size;
+      return Lookup::ok;
+    });
+    if (lookup != Lookup::hole) return lookup == Lookup::ok;
+    const IovaRange missing{range.start + known, range.size - known};
+    auto found = resolver_(missing, access);
+    // Each answer has the first byte that was missing, so this ends.
+    if (!found || !found->range.well_formed() || !found->range.contains({missing.start, 1})) return false;
+    if (!insert(std::move(*found))) return false;
+  }
 }
 
 void AddressMap::add_user(MapUser& user) {

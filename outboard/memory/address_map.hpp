@@ -3,6 +3,7 @@
 #include <atomic>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <vector>
 
 #include <outboard/base/loop.hpp>
@@ -114,8 +115,8 @@ class MapUser {
 };
 
 /// I/O addresses to memory, published as immutable snapshots. map(), unmap(), clear() and the user list belong to one
-/// thread (the device's control loop); current() and generation() are for any thread. The control loop must outlive the
-/// map and its users.
+/// thread (the device's control loop); current(), generation() and resolve() are for any thread. The control loop must
+/// outlive the map and its users.
 ///
 /// A mapping that is removed stays mapped in this process until the last snapshot, and the last I/O, that knows it has
 /// gone: a late touch is harmless to us, and what the client is promised (nobody touches the range once unmap is
@@ -153,18 +154,24 @@ class AddressMap {
   void add_user(MapUser& user);
   void remove_user(MapUser& user);
 
-  /// Asked on a miss (VDUSE learns its mappings that way). Returns true when it has published a snapshot with the
-  /// address. Any thread that translates; must not call back into the user. Set it before anyone translates.
-  using Resolver = std::function<bool(IovaRange, Access)>;
+  /// Asked about a range whose first byte is in no mapping (VDUSE learns its mappings that way): the mapping with that
+  /// byte, or nothing, when there is a hole. Runs on whatever thread translates, one call at a time, and never while
+  /// another thread is inside map(), unmap() or clear(): what it has learnt is in the map before an invalidation that
+  /// comes later removes it. It must not wait for the control loop, nor call back into this map or its users.
+  using Resolver = std::function<std::optional<Mapping>(IovaRange, Access)>;
+  /// Before anyone translates.
   void set_resolver(Resolver resolver) { resolver_ = std::move(resolver); }
-  bool resolve(IovaRange range, Access access) const { return resolver_ && resolver_(range, access); }
+  /// Asks the resolver for what is missing of the range. Returns whether all of it can now be accessed; current() has it
+  /// then. Users are not told: nothing was removed, and each asks for what it misses. Any thread.
+  bool resolve(IovaRange range, Access access) const;
 
  private:
   struct Core;
-  void publish(Snapshot next);
+  Status insert(Mapping mapping) const;
+  void publish(Snapshot next) const;
 
   Limits limits_;
-  std::atomic<std::uint64_t> generation_{0};
+  mutable std::atomic<std::uint64_t> generation_{0};  ///< mutable: resolve() learns of the map, and does not change it
   // Readers take its mutex only when generation() says that there is something new.
   struct Published;
   std::unique_ptr<Published> published_;

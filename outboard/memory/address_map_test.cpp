@@ -275,11 +275,67 @@ TEST_F(AddressMapTest, CompletionMayDestroyTheMap) {
   EXPECT_EQ(map_, nullptr);
 }
 
-TEST_F(AddressMapTest, ResolverIsAskedOnlyWhenThereIsOne) {
-  EXPECT_FALSE(map_->resolve({Iova{0x1000}, 1}, Access::read));
-  map_->set_resolver([&](IovaRange range, Access) { return map(raw(range.start), page) == 0; });
-  EXPECT_TRUE(map_->resolve({Iova{0x1000}, 1}, Access::read));
-  EXPECT_NE(map_->current()->find(Iova{0x1000}), nullptr);
+/// A resolver that knows the first `pages` pages, one by one.
+class ResolverTest : public AddressMapTest {
+ protected:
+  void know(std::uint64_t pages, Access access = Access::read_write) {
+    map_->set_resolver([this, pages, access](IovaRange range, Access) -> std::optional<Mapping> {
+      asked_.push_back(raw(range.start));
+      const std::uint64_t index = raw(range.start) / page;
+      if (index >= pages) return std::nullopt;
+      return Mapping{.range = {Iova{index * page}, page}, .access = access, .memory = memory_, .offset = index * page};
+    });
+  }
+  bool resolve(std::uint64_t start, std::uint64_t size) { return map_->resolve({Iova{start}, size}, Access::read); }
+  std::vector<std::uint64_t> asked_;
+};
+
+TEST_F(ResolverTest, WithoutOneAHoleStaysAHole) { EXPECT_FALSE(resolve(0x1000, 1)); }
+
+TEST_F(ResolverTest, WhatItKnowsIsInTheMapAfterwards) {
+  know(8);
+  EXPECT_TRUE(resolve(0x1008, 16));
+  EXPECT_EQ(map_->current()->contiguous({Iova{0x1008}, 16}, Access::read), memory_->data() + 0x1008);
+  EXPECT_EQ(map_->current()->generation(), map_->generation());
+}
+
+TEST_F(ResolverTest, IsAskedOnceForEachPieceThatIsMissing) {
+  know(8);
+  ASSERT_EQ(map(0x2000, page), 0);
+  EXPECT_TRUE(resolve(0x1800, 3 * page));
+  EXPECT_TRUE(resolve(0x1800, 3 * page));
+  EXPECT_EQ(asked_, (std::vector<std::uint64_t>{0x1800, 0x3000, 0x4000}));
+}
+
+TEST_F(ResolverTest, AHoleBehindWhatItKnowsIsAHole) {
+  know(2);
+  EXPECT_FALSE(resolve(0x1000, 2 * page));
+  EXPECT_FALSE(resolve(UINT64_MAX, 2));
+  EXPECT_FALSE(resolve(0x1000, 0));
+}
+
+TEST_F(ResolverTest, APermissionThatIsLackingIsNotAskedForAgain) {
+  know(8, Access::write);
+  EXPECT_FALSE(resolve(0x1000, 8));
+  EXPECT_EQ(asked_.size(), 1U);
+}
+
+TEST_F(ResolverTest, AnAnswerThatDoesNotFitIsAHole) {
+  Mapping answer{.range = {Iova{0x9000}, page}, .memory = memory_};
+  map_->set_resolver([&](IovaRange, Access) { return std::optional(answer); });
+  EXPECT_FALSE(resolve(0x1000, 8)) << "another place";
+  answer.range = {Iova{0}, 17 * page};
+  EXPECT_FALSE(resolve(0x1000, 8)) << "larger than its memory";
+  ASSERT_EQ(map(0x2000, page), 0);
+  answer.range = {Iova{0x1000}, 2 * page};
+  EXPECT_FALSE(resolve(0x1000, 8)) << "over another mapping";
+  EXPECT_EQ(count(), 1U);
+}
+
+TEST_F(ResolverTest, CannotPassTheLimit) {
+  know(16);
+  EXPECT_FALSE(resolve(0, 9 * page));
+  EXPECT_EQ(count(), 8U);
 }
 
 }  // namespace

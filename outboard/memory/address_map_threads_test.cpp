@@ -60,6 +60,40 @@ TEST(AddressMapThreads, ReadersAlwaysFindAWholeMap) {
   for (auto& reader : readers) reader.join();
 }
 
+TEST(AddressMapThreads, ResolvedMappingsAndThoseOfTheControlLoopAreAllKept) {
+  constexpr std::uint64_t pages = 300;
+  const auto control = *Reactor::create();
+  AddressMap map(*control);
+  const auto memory = *HostMemory::anonymous(pages * page);
+  std::uint64_t asked = 0;  // by one thread at a time: TSan watches it
+  map.set_resolver([&](IovaRange range, Access) {
+    ++asked;
+    const std::uint64_t at = raw(range.start) / page * page;
+    return std::optional(Mapping{.range = {Iova{at}, page}, .memory = memory, .offset = at});
+  });
+  std::atomic<bool> go{false};
+  std::vector<std::thread> queues;
+  for (std::uint64_t who = 0; who < 3; ++who) {
+    queues.emplace_back([&, who] {
+      while (!go.load()) std::this_thread::yield();
+      for (std::uint64_t i = 0; i < pages; ++i) {
+        const std::uint64_t at = (i + who) % pages * page;
+        EXPECT_TRUE(map.resolve({Iova{at}, 8}, Access::read));
+        EXPECT_NE(map.current()->find(Iova{at}), nullptr);
+      }
+    });
+  }
+  go.store(true);
+  constexpr std::uint64_t own = UINT64_C(1) << 40;
+  for (std::uint64_t i = 0; i < pages; ++i) {
+    ASSERT_TRUE(map.map({.range = {Iova{own + i * page}, page}, .memory = memory}).has_value());
+    map.unmap({Iova{own + i / 2 * page}, page}, [](Status) {});
+  }
+  for (auto& queue : queues) queue.join();
+  EXPECT_EQ(asked, pages) << "each page once, by whoever came first";
+  EXPECT_EQ(map.current()->mapping_count(), pages + pages / 2);
+}
+
 /// A queue on a thread of its own: writes to memory that it finds in its snapshot, all the time.
 class Worker final : public MapUser {
  public:
