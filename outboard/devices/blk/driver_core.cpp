@@ -69,9 +69,9 @@ Status DriverCore::prepare() {
     Loop* loop = i < options_.queue_loops.size() ? options_.queue_loops[i] : control_;
     queues_.push_back(std::unique_ptr<Queue>(new Queue(*this, i, *loop)));
   }
+  // Without any the loops poll the queues, as they do for a queue that is refused its vector.
   if (!options_.poll) {
     OUTBOARD_TRY(vectors_, transport_.enable_vectors(1 + count));
-    options_.poll = vectors_ == 0;
   }
   OUTBOARD_CHECK(build_queues());
   OUTBOARD_CHECK(watch_vectors());
@@ -116,7 +116,7 @@ Status DriverCore::build_queues() {
 
 Status DriverCore::watch_vectors() {
   if (vectors_ == 0) return {};
-  OUTBOARD_TRY(config_watch_, control_->watch_eventfd(transport_.vector(0), [this] { vector_fired(0); }));
+  OUTBOARD_TRY(config_watch_, control_->watch_eventfd(transport_.vector(0), [this] { vector_fired(0, *control_); }));
   for (unsigned vector = 1; vector < vectors_; ++vector) watch_queue_vector(vector);
   return {};
 }
@@ -132,7 +132,8 @@ void DriverCore::watch_queue_vector(unsigned vector) {
   Queue* first = first_with(vector);
   if (first == nullptr) return;
   on_loop(first->loop(), [this, vector, first] {
-    auto watch = first->loop().watch_eventfd(transport_.vector(vector), [this, vector] { vector_fired(vector); });
+    auto watch = first->loop().watch_eventfd(transport_.vector(vector),
+                                             [this, vector, first] { vector_fired(vector, first->loop()); });
     if (watch) {
       first->watch_ = std::move(*watch);
     } else {
@@ -141,16 +142,16 @@ void DriverCore::watch_queue_vector(unsigned vector) {
   });
 }
 
-void DriverCore::vector_fired(unsigned vector) {
+/// On the loop `here`.
+void DriverCore::vector_fired(unsigned vector, Loop& here) {
   if (vector == 0) {
     // A vector that stands for everything (INTx among them) says what it was in the ISR status.
     const auto isr = vectors_ == 1 ? transport_.acknowledge_interrupt() : Result<std::uint8_t>(2);
     if (isr && (*isr & 2) != 0) config_changed();
   }
-  Loop* here = vector == 0 ? control_ : &first_with(vector)->loop();
   for (auto& queue : queues_) {
     if (queue->vector() != vector) continue;
-    if (&queue->loop() == here) {
+    if (&queue->loop() == &here) {
       queue->interrupted();
     } else {
       on_loop(queue->loop(), [&queue = *queue] { queue.interrupted(); });

@@ -52,7 +52,7 @@ class DriverCore : public std::enable_shared_from_this<DriverCore> {
   std::optional<unsigned> wanted_vector(unsigned queue) const;
   Queue* first_with(unsigned vector) const;
   void watch_queue_vector(unsigned vector);
-  void vector_fired(unsigned vector);
+  void vector_fired(unsigned vector, Loop& here);
   void config_changed();
 
   void recover(const Error& reason);

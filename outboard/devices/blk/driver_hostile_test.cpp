@@ -371,6 +371,19 @@ TEST_P(HostileBlkDevice, Row23_WithoutAVectorForAQueueSharesOrIsPolled) {
   EXPECT_EQ(read.completions, 1);
 }
 
+TEST_P(HostileBlkDevice, Row23_WithoutAnyVectorIsPolledByTheLoop) {
+  r.transport.vectors.clear();
+  ASSERT_TRUE(r.start());
+  Operation& read = r.read();
+  const auto chain = r.hand->pop();
+  ASSERT_TRUE(chain);
+  const std::uint8_t ok = spec::status::ok;
+  std::memcpy(r.transport.space.host(chain->elements.back().address, 1), &ok, 1);
+  r.hand->use(*chain, 513);
+  r.loop.run_until_idle();
+  EXPECT_EQ(read.completions, 1);
+}
+
 TEST_P(HostileBlkDevice, Row23_SharesTheConfigurationsVector) {
   r.transport.queue(0).refuses_vectors = {1};
   ASSERT_TRUE(r.start());

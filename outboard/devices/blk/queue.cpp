@@ -77,7 +77,7 @@ Status Queue::build(const virtio::Features& features, const Limits& limits, std:
   if (ring.size() < 3)
     return Error(EPROTO, "a queue of less than 3 entries holds no request").on("queue " + std::to_string(index_));
   ring_.emplace(std::move(ring));
-  vector_ = ring_->vector();
+  vector_.store(ring_->vector().value_or(no_vector), std::memory_order_relaxed);
   seg_max_ = std::min<std::uint32_t>(elements, ring_->size()) - 2;
   ring_->disable_interrupts();
   if (!slots_.empty()) return {};
@@ -324,7 +324,7 @@ void Queue::interrupted() {
   for (unsigned done = 0; done < most_at_once;) {
     done += std::max(poll(), 1U);
     // False: armed, and nothing came between the last look and that.
-    if (paused_ || !vector_ || !ring_->enable_interrupts()) return;
+    if (paused_ || !vector() || !ring_->enable_interrupts()) return;
   }
   more_ = loop_.after(Duration(0), [this] {
     more_.reset();
@@ -423,7 +423,7 @@ void Queue::resume(int reason) {
   }
   for (Slot* slot : given_up) part_ended(*slot, reason);  // still paused: what its caller submits now waits
   paused_ = false;
-  if (!vector_ && !core_.options().poll && !poller_.active()) poller_ = loop_.poll([this] { return poll() != 0; });
+  if (!vector() && !core_.options().poll && !poller_.active()) poller_ = loop_.poll([this] { return poll() != 0; });
   issue_waiting();
   publish();
   interrupted();

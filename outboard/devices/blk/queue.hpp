@@ -1,5 +1,7 @@
 #pragma once
 
+#include <atomic>
+#include <climits>
 #include <cstdint>
 #include <memory>
 #include <optional>
@@ -54,8 +56,12 @@ class Queue {
   /// The device was never seen to stop: what it may still write to is never used for anything else.
   void abandon_memory();
   void interrupted();
-  /// What tells that something was used; none: it is polled.
-  std::optional<unsigned> vector() const { return vector_; }
+  /// What tells that something was used; none: it is polled. Any thread: an interrupt may come, on the loop of another
+  /// queue, while this one is set up anew.
+  std::optional<unsigned> vector() const {
+    const unsigned vector = vector_.load(std::memory_order_relaxed);
+    return vector == no_vector ? std::nullopt : std::optional(vector);
+  }
 
   Status check(Io& io) const;
   bool issue(Io& io);
@@ -94,7 +100,8 @@ class Queue {
   unsigned delivering_ = 0;  // completions on the stack
   unsigned idle_polls_ = 0;
   std::uint64_t now_ = 0;  // ticks
-  std::optional<unsigned> vector_;
+  static constexpr unsigned no_vector = UINT_MAX;
+  std::atomic<unsigned> vector_{no_vector};
   Registration timer_;
   Registration more_;
   Registration watch_;
