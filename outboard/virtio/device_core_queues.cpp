@@ -177,6 +177,9 @@ void DeviceCore::State::stop_queue(unsigned index, StopMode mode, StopDone done)
     return done(std::move(state));
   }
   queue.waiters.push_back(std::move(done));
+  // Also for who comes when the first deadline has passed: each gets an answer.
+  if (!queue.deadline.active())
+    queue.deadline = control.after(options.stop_deadline, [this, index] { stop_is_late(index); });
   if (queue.stopping) {
     if (mode == StopMode::discard && queue.stop_mode == StopMode::drain) {
       queue.stop_mode = mode;
@@ -186,7 +189,6 @@ void DeviceCore::State::stop_queue(unsigned index, StopMode mode, StopDone done)
   }
   queue.stopping = true;
   queue.stop_mode = mode;
-  queue.deadline = control.after(options.stop_deadline, [this, index] { stop_is_late(index); });
   stop_engine(index, mode);
 }
 
@@ -237,6 +239,7 @@ void DeviceCore::State::stopped(unsigned index, QueueState state) {
 /// The back end does not come back. Whoever waits is told; the queue goes on coming to rest.
 void DeviceCore::State::stop_is_late(unsigned index) {
   Queue& queue = queues[index];
+  queue.deadline.reset();
   const Error late(ETIMEDOUT, fmt::format("queue {}: requests did not end in time", index));
   break_device("outboard", late.message());
   for (StopDone& done : std::exchange(queue.waiters, {})) done(late);

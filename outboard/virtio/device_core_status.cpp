@@ -90,7 +90,7 @@ void DeviceCore::State::add_failed() {
 /// NOT send notifications" or touch a queue: so it does when the queues have come to rest.
 void DeviceCore::State::start_reset(Done done) {
   reset_waiters.push_back(std::move(done));
-  if (std::exchange(resetting, true)) return;
+  resetting = true;
   for (unsigned index = 0; index < queues.size(); ++index) {
     // What a queue does not finish in time is heard of by stop_is_late().
     stop_queue(index, StopMode::discard, [](const Result<QueueState>&) {});

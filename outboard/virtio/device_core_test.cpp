@@ -515,6 +515,25 @@ TEST_P(Resetting, WhatDoesNotEndInTimeBreaksTheDeviceAndResetsItWhenItEnds) {
   EXPECT_EQ(results.size(), 1U);
 }
 
+TEST_P(Resetting, WhoeverWaitsForADeviceThatIsLateIsToldInTimeToo) {
+  rig.core->reset_queue(0);
+  rig.loop.advance(std::chrono::milliseconds(2001));
+  ASSERT_TRUE(rig.needs_reset());
+  std::vector<int> results;
+  const auto note = [&](const Status& status) { results.push_back(status ? 0 : status.error().code()); };
+  rig.core->reset(note);
+  rig.loop.advance(std::chrono::milliseconds(2001));
+  EXPECT_EQ(results, (std::vector<int>{ETIMEDOUT}));
+  rig.core->reset(note);
+  rig.core->stop(StopMode::drain, note);
+  rig.loop.advance(std::chrono::milliseconds(2001));
+  EXPECT_EQ(results, (std::vector<int>{ETIMEDOUT, ETIMEDOUT, ETIMEDOUT}));
+  rig.device.kept[0].complete();
+  rig.settle();
+  EXPECT_EQ(rig.core->status(), 0);
+  EXPECT_EQ(results.size(), 3U);
+}
+
 TEST_P(Resetting, TheQueueAloneCanBeReset) {
   rig.core->reset_queue(0);
   rig.settle();
