@@ -209,7 +209,7 @@ template <bool again, typename Ring>
 template <typename Ring>
 bool DeviceQueue::settle(Ring& ring, bool budget_left) {
   if (!can_run()) {
-    if (batched_ != 0 && can_publish()) notify(ring);
+    publish_batch();
     return false;
   }
   if (ring_poisoned()) [[unlikely]] {  // what was read in this pass was not the driver's
@@ -258,17 +258,19 @@ void DeviceQueue::notify(Ring& ring) {
   if (ring.wants_notification()) env_.owner->queue_used(env_.index);
 }
 
-// device_queue_memory.cpp calls them.
-template void DeviceQueue::notify(SplitDeviceRing&);
-template void DeviceQueue::notify(PackedDeviceRing&);
-
-void DeviceQueue::flush() {
-  if (in_pass_ || batched_ == 0 || !can_publish()) return;
+/// For what is about to come of the queue, in the middle of a pass too: what has been answered is answered.
+void DeviceQueue::publish_batch() {
+  if (batched_ == 0 || !can_publish()) return;
   if (packed_) {
     notify(packed_ring_);
   } else {
     notify(split_);
   }
+}
+
+/// The end of a pass publishes for itself.
+void DeviceQueue::flush() {
+  if (!in_pass_) publish_batch();
 }
 
 void DeviceQueue::schedule_flush() {
@@ -301,7 +303,7 @@ void DeviceQueue::break_queue(const RingRule& rule) { env_.owner->queue_broken(e
 
 void DeviceQueue::set_paused(bool paused) {
   if (paused == paused_) return;
-  if (paused) flush();
+  if (paused) publish_batch();
   paused_ = paused;
   update_serving();
   if (paused) return;
@@ -429,7 +431,7 @@ void DeviceQueue::token_returned() {
 
 void DeviceQueue::quiesce(StopMode mode) {
   if (phase_ == Phase::idle) return;
-  flush();  // what was answered before the stop is answered
+  publish_batch();
   phase_ = Phase::stopping;
   stop_mode_ = mode;
   update_serving();

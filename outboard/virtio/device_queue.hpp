@@ -174,6 +174,7 @@ class DeviceQueue final : public memory::MapUser, public std::enable_shared_from
   bool can_publish() const;
   void journal_popped(const InFlight& buffer);
   void journal_batch();
+  void publish_batch();
   void flush();
   void schedule_flush();
   void break_queue(const RingRule& rule);

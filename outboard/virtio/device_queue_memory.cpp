@@ -52,13 +52,7 @@ std::optional<RingPointers> locate_ring(const memory::Snapshot& snapshot, bool p
 
 void DeviceQueue::refresh_memory() {
   // The old ring is there until it is let go of; what is in the batch could not be published again in another.
-  if (batched_ != 0 && can_publish()) {
-    if (packed_) {
-      notify(packed_ring_);
-    } else {
-      notify(split_);
-    }
-  }
+  publish_batch();
   view_.refresh();
   bind_ring();
 }

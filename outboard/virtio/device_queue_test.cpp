@@ -639,6 +639,44 @@ TEST_P(EitherDeviceQueue, Row68_AStateThatIsNotConsistentIsRefused) {
   EXPECT_EQ(rig.core->start_queue(9, good).error().code(), EINVAL);
 }
 
+TEST_P(EitherDeviceQueue, AStopInTheMiddleOfAPassLosesNoAnswer) {
+  for (const StopMode mode : {StopMode::drain, StopMode::discard}) {
+    auto& rig = running();
+    std::optional<QueueState> state;
+    rig.device.on_request = [&](Request request) {
+      if (rig.device.requests == 2) rig.core->stop_queue(0, mode, into(state));
+      ScriptedDevice::echo(std::move(request));
+    };
+    for (unsigned i = 0; i < 3; ++i) rig.driver().chain().readable("x").writable(1).add();
+    rig.driver().publish();
+    rig.process();
+    ASSERT_TRUE(state);
+    EXPECT_EQ(rig.device.requests, 2U);
+    const auto started = rig.core->start_queue(0, *state);
+    ASSERT_TRUE(started) << started.error().message();
+    rig.settle();
+    EXPECT_EQ(rig.driver().take_used().size(), 3U);
+  }
+}
+
+TEST_P(EitherDeviceQueue, APauseInTheMiddleOfAPassLosesNoAnswer) {
+  auto& rig = running();
+  rig.device.on_request = [&](Request request) {
+    ScriptedDevice::echo(std::move(request));
+    rig.core->set_paused(true);
+  };
+  for (unsigned i = 0; i < 2; ++i) rig.driver().chain().readable("x").writable(1).add();
+  rig.driver().publish();
+  rig.process();
+  const QueueState state = stop(StopMode::drain);
+  rig.device.on_request = ScriptedDevice::echo;
+  const auto started = rig.core->start_queue(0, state);
+  ASSERT_TRUE(started) << started.error().message();
+  rig.core->set_paused(false);
+  rig.settle();
+  EXPECT_EQ(rig.driver().take_used().size(), 2U);
+}
+
 TEST_P(EitherDeviceQueue, StopOfAllQueuesComesWhenTheLastIsQuiet) {
   auto& rig = running({.queues = 3});
   Request working;
