@@ -303,17 +303,25 @@ void Client::State::update_poll() {
   ::epoll_ctl(poll_.get(), EPOLL_CTL_MOD, requests_.fd(), &event);
 }
 
-/// Asks the server for errors and unplug requests, where it has them. Without them life goes on.
+/// Asks the server for errors and unplug requests, where it has them, and does not wait for the answer: without them life
+/// goes on.
 Status Client::State::watch_events() {
-  if (std::exchange(events_bound_, true)) return {};
+  if (std::exchange(events_bound_, true) || description_.server.max_msg_fds == 0) return {};
   for (const auto& [kind, eventfd] :
        {std::pair{pci::InterruptKind::error, &error_event_}, std::pair{pci::InterruptKind::request, &request_event_}}) {
     if (description_.interrupts[static_cast<std::size_t>(kind)].count == 0) continue;
     OUTBOARD_TRY(*eventfd, EventFd::create());
-    OUTBOARD_TRY(UniqueFd other, eventfd->fd().duplicate());
-    std::vector<EventFd> one;
-    OUTBOARD_TRY(one.emplace_back(), EventFd::adopt(std::move(other)));
-    if (auto bound = bind(kind, 0, one); !bound) options_.log.info("{}", bound.error().message());
+    const int fd = eventfd->get();
+    const abi::IrqSet set{.argsz = sizeof(abi::IrqSet),
+                          .flags = abi::irq_set_flag::data_eventfd | abi::irq_set_flag::action_trigger,
+                          .index = static_cast<std::uint32_t>(kind),
+                          .start = 0,
+                          .count = 1};
+    requests_.start(
+        {.command = Command::device_set_irqs, .head = as_bytes_of(set), .fds = std::span<const int>(&fd, 1)},
+        [this](const Result<Requests::Reply>& reply) {
+          if (!reply) options_.log.info("{}: no events: {}", name_, reply.error().message());
+        });
     if (!poll_) continue;
     epoll_event event{.events = EPOLLIN, .data = {}};
     ::epoll_ctl(poll_.get(), EPOLL_CTL_ADD, eventfd->get(), &event);

@@ -793,6 +793,32 @@ TEST_F(ClientRows, ErrorAndUnplugEventsComeThroughTheLoop) {
   client_.reset();
 }
 
+TEST_F(ClientRows, AskingForEventsDoesNotWait) {
+  std::string logged;
+  options_.log = Log([&logged](Level, std::string_view line) { logged += line; });
+  options_.timeout = std::chrono::milliseconds(50);
+  reply_version();
+  reply_info();
+  reply_regions();
+  for (std::uint32_t index = 0; index < 5; ++index) reply_irq(index, 1);
+  client_ = std::move(make().value());
+  while (server_.receive()) {
+  }
+  ASSERT_TRUE(client_->process());
+  const auto error_fd = server_.receive();
+  const auto request_fd = server_.receive();
+  ASSERT_TRUE(error_fd && request_fd);
+  EXPECT_EQ(error_fd->at<abi::IrqSet>().index, 3u);
+  EXPECT_EQ(request_fd->at<abi::IrqSet>().index, 4u);
+  EXPECT_EQ(logged, "");
+  server_.reply_error(*error_fd, ENOTSUP);
+  server_.reply(*request_fd, {});
+  ASSERT_TRUE(client_->process());
+  EXPECT_NE(logged.find("no events"), std::string::npos);
+  next_id_ = 19;
+  EXPECT_TRUE(alive());
+}
+
 TEST_F(ClientRows, APostedWriteAsksForNoReply) {
   connect();
   const std::uint32_t value = 0x01020304;
