@@ -74,6 +74,27 @@ TEST_F(ClientRows, Row01_EofBetweenMessagesIsToldOnceAndForAll) {
   expect_dead(ECONNRESET);
 }
 
+TEST_F(ClientRows, Row04_AMessageThatStallsEndsTheConnection) {
+  options_.timeout = std::chrono::milliseconds(20);
+  connect();
+  const auto bytes = server_.message(9, read_reply(77), {.flags = 1, .id = next_id_});
+  server_.send_bytes(Bytes(bytes).first(20));
+  EXPECT_EQ(error_of(read()), ETIMEDOUT);
+  EXPECT_FALSE(client_->gone());  // it may be late
+  EXPECT_EQ(error_of(read()), ETIMEDOUT);
+  EXPECT_TRUE(client_->gone());
+}
+
+TEST_F(ClientRows, Row04_ALateMessageMayEndAfterADeadline) {
+  options_.timeout = std::chrono::milliseconds(20);
+  connect();
+  const auto bytes = server_.message(9, read_reply(77), {.flags = 1, .id = next_id_++});
+  server_.send_bytes(Bytes(bytes).first(20));
+  EXPECT_EQ(error_of(read()), ETIMEDOUT);
+  server_.send_bytes(Bytes(bytes).subspan(20));
+  EXPECT_TRUE(alive());
+}
+
 TEST_F(ClientRows, Row05AndRow06AndRow07_AHeaderThatIsNoneIsFatal) {
   const testing::VfioUserPeer::Shape shapes[] = {{.flags = 1, .size = 15},
                                                  {.flags = 1, .size = 0},

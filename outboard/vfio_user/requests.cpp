@@ -267,6 +267,12 @@ TimePoint Requests::next_deadline() const {
 }
 
 void Requests::expire() {
+  // The same part of a message was here when the last one came to its end: it is not going to be a whole one.
+  if (channel_.partial() && stalled_at_ == channel_.consumed()) {
+    return fail(Error(ETIMEDOUT, "the server began a message and did not end it"));
+  }
+  stalled_at_.reset();
+  if (channel_.partial()) stalled_at_ = channel_.consumed();
   const TimePoint moment = now();
   std::vector<Pending> late;
   std::erase_if(pending_, [&](Pending& pending) {

@@ -100,6 +100,7 @@ class Requests {
   std::vector<Pending> pending_;
   std::vector<Abandoned> abandoned_;
   std::uint16_t next_id_ = 1;
+  std::optional<std::uint64_t> stalled_at_;  // where a message had begun when a request came to its deadline
   std::vector<std::byte> scratch_;
 };
 
