@@ -153,8 +153,11 @@ void DmaPool::State::remove_arena(std::map<Iova, Arena>::iterator arena) {
 
 DmaPool::DmaPool(DmaMapper& mapper, Config config) {
   Limits limits = mapper.limits();
-  if (limits.page_size == 0 || !std::has_single_bit(limits.page_size)) limits.page_size = 4096;
-  const std::uint64_t arena_size = std::bit_ceil(std::clamp(config.arena_size, limits.page_size, largest));
+  // What the device takes may be finer than what can be mapped here.
+  const auto page = static_cast<std::uint64_t>(::sysconf(_SC_PAGESIZE));
+  if (limits.page_size < page || !std::has_single_bit(limits.page_size)) limits.page_size = page;
+  // The page size may be what a peer says. An arena of one such page is not to be had when it is beyond all bounds.
+  const std::uint64_t arena_size = std::bit_ceil(std::max(std::min(config.arena_size, largest), limits.page_size));
   IovaAllocator addresses(limits.valid);
   state_ = std::make_unique<State>(State{mapper, std::move(limits), arena_size, std::move(addresses), {}, {}});
 }
@@ -168,7 +171,9 @@ DmaPool::~DmaPool() {
 Result<DmaBuffer> DmaPool::allocate(std::uint64_t size, const Options& options) {
   if (size == 0) return Error(EINVAL, "asking for no DMA memory");
   if (!std::has_single_bit(options.alignment)) return Error(EINVAL, "a DMA alignment has to be a power of two");
-  if (size > largest || options.alignment > largest) return Error(ENOMEM, "asking for too much DMA memory");
+  if (std::max({size, options.alignment, state_->limits.page_size}) > largest) {
+    return Error(ENOMEM, "asking for too much DMA memory");
+  }
   // Up to half an arena is carved out of a shared one; what is larger would waste the other half.
   if (std::max(size, options.alignment) <= state_->arena_size / 2) return state_->from_shared(*this, size, options);
   return state_->own_arena(*this, size, options);

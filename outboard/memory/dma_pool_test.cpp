@@ -1,6 +1,7 @@
 #include <outboard/memory/dma_space.hpp>
 
 #include <sys/mman.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <random>
@@ -141,6 +142,28 @@ TEST_F(DmaPoolTest, RefusalOfTheMapperIsPassedOnAndLeavesNothingBehind) {
   const auto first = pool.allocate(64);
   ASSERT_TRUE(first.has_value());
   EXPECT_EQ(iommu_.mapping_count(), 1U);
+}
+
+TEST_F(DmaPoolTest, PageSizeBelowThatOfTheHostIsTheHosts) {
+  for (const std::uint64_t size : {UINT64_C(0), UINT64_C(1), UINT64_C(512), 3 * page}) {
+    auto limits = testing::FakeIommu::default_limits();
+    limits.page_size = size;
+    testing::FakeIommu iommu(map_, limits);
+    DmaPool pool(iommu);
+    EXPECT_EQ(pool.limits().page_size, static_cast<std::uint64_t>(::sysconf(_SC_PAGESIZE))) << size;
+  }
+}
+
+TEST_F(DmaPoolTest, PageSizeThatAPeerMadeUpIsAnErrorOfTheAllocation) {
+  for (const unsigned log2 : {47U, 62U, 63U}) {
+    auto limits = testing::FakeIommu::default_limits();
+    limits.page_size = UINT64_C(1) << log2;
+    testing::FakeIommu iommu(map_, limits);
+    DmaPool pool(iommu);
+    EXPECT_EQ(code_of(pool.allocate(64)), ENOMEM) << log2;
+    EXPECT_EQ(code_of(pool.allocate(3 * mib)), ENOMEM) << log2;
+    EXPECT_EQ(iommu.maps(), 0U);
+  }
 }
 
 TEST_F(DmaPoolTest, NoMoreMappingsAreMadeThanTheDeviceTakes) {
