@@ -22,6 +22,8 @@ class TransportEvents {
   virtual void notify_queue(unsigned queue) = 0;
   /// The configuration or NEEDS_RESET has changed. Control loop.
   virtual void notify_config() = 0;
+  /// A device reset has ended: nothing that was raised before it is pending any more. Control loop.
+  virtual void was_reset() {}
 };
 
 /// Runs one virtio::Device below any transport: the status state machine, feature negotiation, the queues and their

@@ -111,6 +111,7 @@ void DeviceCore::State::finish_reset() {
     queue.engine->clear_halt();
   }
   broken.store(false, std::memory_order_release);
+  events.was_reset();
   set_status(0);
   resetting = false;
   for (Done& done : std::exchange(reset_waiters, {})) done({});

@@ -320,7 +320,7 @@ void Function::reset_device(Loop::Task done) {
   common_->reset();
   core_->reset([this, done = std::move(done)](Status status) mutable {
     if (!status) log().error("reset: {}", status.error().message());
-    take_isr();
+    take_isr();  // also when the device is late
     core_->set_paused(!bus_master());
     done();
   });
@@ -363,5 +363,8 @@ void Function::notify_config() {
   const std::uint16_t vector = common_->config_vector();
   if (interrupts().msix_enabled() && vector != spec::no_vector) interrupts().signal_msix(vector);
 }
+
+/// A line that stays up with nobody left who would read the ISR status keeps all others that share it from being heard.
+void Function::was_reset() { take_isr(); }
 
 }  // namespace outboard::virtio_pci

@@ -111,6 +111,7 @@ class Function final : public pci::EmulatedFunction, private virtio::TransportEv
   // virtio::TransportEvents
   void notify_queue(unsigned queue) override;
   void notify_config() override;
+  void was_reset() override;
 
   std::unique_ptr<virtio::Device> device_;
   virtio::Identity identity_;

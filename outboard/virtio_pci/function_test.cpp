@@ -306,6 +306,22 @@ TEST(Isr, IntxIsALevelThatReadingTakesDown) {  // D-ISR-3, 4, 5
   EXPECT_EQ(r.bar<std::uint8_t>(Function::isr_at), spec::isr::queue | spec::isr::config);
 }
 
+TEST(Isr, ADeviceResetTakesTheLineDown) {
+  Rig r;
+  const EventFd line = r.enable_intx();
+  r.start();
+  r.publish(0, 0, 1);
+  r.kick(0);
+  ASSERT_EQ(line.drain(), 1U);
+  r.set_status(0);
+  r.loop.run_until_idle();
+  ASSERT_EQ(r.device_status(), 0);
+  EXPECT_EQ(r.config<std::uint16_t>(6) & 8, 0) << "PCI Status.InterruptStatus";
+  ASSERT_TRUE(r.function->unmask_interrupts(pci::InterruptKind::intx, 0, 1));
+  EXPECT_EQ(line.drain(), 0U);
+  EXPECT_EQ(r.bar<std::uint8_t>(Function::isr_at), 0);
+}
+
 TEST(Isr, ABrokenDeviceSaysSo) {
   Rig r;
   const EventFd line = r.enable_intx();
