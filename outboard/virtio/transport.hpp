@@ -119,7 +119,7 @@ class Transport {
   /// Programs and enables a queue; size must be what the device then reads back (EPROTO otherwise). ENOSPC: the device
   /// refuses the vector (NO_VECTOR reads back); another one, or none, may do. EBUSY: the queue is enabled.
   virtual Result<Doorbell> setup_queue(unsigned queue, const QueueSetup& setup) = 0;
-  /// RING_RESET: waits until the queue is reset and disabled.
+  /// RING_RESET: waits until the queue is reset and disabled. ENOTSUP: not negotiated. ETIMEDOUT as for reset().
   virtual Status reset_queue(unsigned queue) = 0;
 
   /// Interrupt vectors: enabled once, before queues are set up. 0 when there are none: the driver polls.

@@ -293,6 +293,11 @@ Result<virtio::Doorbell> Transport::doorbell_by_eventfd(unsigned queue, std::uin
 }
 
 Status Transport::reset_queue(unsigned queue) {
+  // VIRTIO 1.4, 4.1.4.3: "This field exists only if VIRTIO_F_RING_RESET has been negotiated."
+  if (!accepted_.has(virtio::Feature::ring_reset))
+    return Error(ENOTSUP, "a queue cannot be reset without VIRTIO_F_RING_RESET").on(name());
+  if (structures_.common.length() < offsetof(Common, queue_reset) + sizeof(Common::queue_reset))
+    return Error(EPROTO, "the device offers VIRTIO_F_RING_RESET and has no queue_reset").on(name());
   OUTBOARD_CHECK(select(queue));
   OUTBOARD_CHECK(set_common<std::uint16_t>(offsetof(Common, queue_reset), 1));
   // VIRTIO 1.4, 2.6.1.1.2: "After writing 1 to queue_reset, the driver MUST NOT consider queue reset to be complete until

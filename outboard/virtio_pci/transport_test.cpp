@@ -243,8 +243,30 @@ TEST_F(HostileFunction, AResetThatNeverEndsTimesOut) {
 
 TEST_F(HostileFunction, AQueueResetThatNeverEndsTimesOut) {
   const auto transport = open();
+  ASSERT_TRUE(virtio::negotiate(*transport, {Feature::ring_reset}));
   handle.lie_at<std::uint16_t>(offsetof(Common, queue_reset), 1);
   EXPECT_EQ(transport->reset_queue(0).error().code(), ETIMEDOUT);
+}
+
+TEST_F(HostileFunction, AQueueResetThatWasNotAgreedOnIsTheDriversMistake) {
+  const auto transport = open();
+  ASSERT_TRUE(virtio::negotiate(*transport, {}));
+  EXPECT_EQ(transport->reset_queue(0).error().code(), ENOTSUP);
+  EXPECT_EQ(waits, 0U);
+}
+
+// Row 12: what it has is shorter than what it offers needs.
+TEST_F(HostileFunction, AQueueResetRegisterBeyondTheStructureIsNotTouched) {
+  handle.lie_in<std::uint32_t>(spec::Structure::common, offsetof(spec::Capability, length),
+                               offsetof(Common, queue_reset));
+  const auto transport = open();
+  ASSERT_TRUE(virtio::negotiate(*transport, {Feature::ring_reset}));
+  bool touched = false;
+  handle.lie = [&](unsigned region, std::uint64_t at, MutableBytes) {
+    touched = touched || (region == 0 && at >= offsetof(Common, queue_reset));
+  };
+  EXPECT_EQ(transport->reset_queue(0).error().code(), EPROTO);
+  EXPECT_FALSE(touched);
 }
 
 // Row 14.
