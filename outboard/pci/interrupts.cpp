@@ -1,7 +1,6 @@
 #include <outboard/pci/interrupts.hpp>
 
 #include <algorithm>
-#include <cerrno>
 #include <optional>
 
 #include <outboard/pci/message_vectors.hpp>
@@ -164,21 +163,13 @@ Status Interrupts::bind_unmask(EventFd eventfd) {
   s.resample.reset();
   if (!is_eventfd(eventfd)) return {};
   s.resample = std::move(eventfd);
-  auto watch = loop_.watch(s.resample->get(), Ready::readable, [this](Ready) { resample_ready(); });
+  auto watch = loop_.watch_eventfd(*s.resample, [this] { unmask_intx(); });
   if (watch) {
     s.resample_watch = std::move(*watch);
   } else {
     s.resample.reset();
   }
   return {};
-}
-
-void Interrupts::resample_ready() {
-  State& s = *state_;
-  if (s.resample->drain() != 0) return unmask_intx();
-  if (errno == EAGAIN) return;
-  // Not an eventfd after all. It would stay readable, and keep the loop awake, for ever.
-  s.resample_watch.reset();
 }
 
 Status Interrupts::disable(InterruptKind kind) {

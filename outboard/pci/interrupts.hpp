@@ -73,7 +73,6 @@ class Interrupts {
   struct State;
   void fire_intx();
   void unmask_intx();
-  void resample_ready();
 
   Loop& loop_;
   std::unique_ptr<State> state_;

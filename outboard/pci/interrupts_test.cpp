@@ -7,6 +7,7 @@
 #include <gtest/gtest.h>
 
 #include <outboard/base/endian.hpp>
+#include <outboard/base/reactor.hpp>
 #include <outboard/pci/registers.hpp>
 #include <outboard/testing/manual_loop.hpp>
 
@@ -264,6 +265,24 @@ TEST_F(IntxTest, AResampleEventfdThatThePeerMadeBlockingAndEmptiedDoesNotStopThe
   b.fd().signal();
   loop.run_until_idle();
   EXPECT_EQ(loop.registrations(), 2u);
+}
+
+TEST(IntxOnAReactor, AFullSemaphoreAsTheUnmaskEventfdDoesNotKeepTheLoopAwake) {
+  const auto reactor = std::move(*Reactor::create());
+  Interrupts interrupts(*reactor);
+  interrupts.set_counts(1, 0, 0);
+  const EventFd full = std::move(*EventFd::adopt(UniqueFd(::eventfd(1000, EFD_CLOEXEC | EFD_SEMAPHORE))));
+  const Line line;
+  ASSERT_TRUE(interrupts.bind(intx, 0, list(line.give())));
+  ASSERT_TRUE(interrupts.bind_unmask(std::move(*EventFd::adopt(std::move(*full.fd().duplicate())))));
+  interrupts.set_intx(true);
+  int passes = 0;
+  while (passes < 100 && *reactor->run_once(Duration::zero())) ++passes;
+  EXPECT_LT(passes, 3);
+  line.signals();
+  full.signal();
+  EXPECT_TRUE(*reactor->run_once(Duration::zero()));
+  EXPECT_EQ(line.signals(), 1u) << "each write is an unmask all the same";
 }
 
 TEST_F(IntxTest, UnbindingOrDisablingEndsResampling) {
