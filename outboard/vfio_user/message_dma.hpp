@@ -40,8 +40,6 @@ class MessageDma final : public memory::MemoryPort {
   /// The connection is gone.
   void close(const Error& error);
 
-  std::size_t in_flight() const { return sent_.size(); }
-
  private:
   struct Transfer {
     std::uint16_t id = 0;

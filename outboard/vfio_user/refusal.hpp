@@ -15,7 +15,6 @@ class Refusals {
 
   /// Takes the socket over; answers VERSION with EBUSY and closes.
   void add(UniqueFd socket);
-  std::size_t count() const { return waiting_.size(); }
 
  private:
   struct Waiting {

@@ -58,7 +58,6 @@ class Requests {
 
   /// What ended the connection. ECONNRESET: the server closed it; EPROTO: it sent what it must not.
   const std::optional<Error>& broken() const { return error_; }
-  std::size_t in_flight() const { return pending_.size(); }
 
  private:
   struct Pending {

@@ -3,6 +3,7 @@
 #include <unistd.h>
 
 #include <outboard/testing/vfio_user_server_fixture.hpp>
+#include <outboard/vfio_user/session.hpp>
 
 // Rows of the checklist in the vfio-user notes, section 7.3, that concern the connection as a whole.
 
@@ -266,6 +267,25 @@ TEST_F(ServerConnection, Row16_ACommandWithNoReplyThatFailsStaysUnanswered) {
   EXPECT_TRUE(alive(peer));
 }
 
+TEST_F(ServerConnection, Row16_ACommandWithNoReplyThatFailsIsCounted) {
+  const auto function = PlainFunction::create(loop_).value();
+  auto [peer, socket] = Peer::pair();
+  const auto session = std::make_shared<Session>(std::move(socket), loop_, *function, Log(), Session::Limits{});
+  ASSERT_TRUE(session->start([] {}));
+  peer.send_version(usual_json);
+  peer.send(Command::region_read, read_id(), {.flags = spec::flag::no_reply});
+  peer.send(Command::region_read, testing::pattern(15), {.flags = spec::flag::no_reply});
+  const int fd = ::eventfd(0, EFD_CLOEXEC);
+  const std::size_t before = open_fds();
+  peer.send(Command::region_read, read_id(), {.flags = spec::flag::no_reply, .fds = {fd}});
+  peer.send(std::uint16_t{99}, {}, {.flags = spec::flag::no_reply, .fds = {fd}});
+  pump();
+  EXPECT_EQ(session->failed_posted(), 3u);
+  EXPECT_EQ(open_fds(), before);
+  session->abandon();
+  ::close(fd);
+}
+
 TEST_F(ServerConnection, Row17_NoReplyOnACommandThatOnlyAsksSendsNothing) {
   Peer peer = client();
   EXPECT_EQ(error_of(peer, Command::region_read, read_id(), {.flags = spec::flag::no_reply}), -1);
@@ -410,14 +430,22 @@ TEST_F(ServerConnection, Row64_DescriptorsOfRepliesThatNobodyReadsAreFew) {
 
 TEST_F(ServerConnection, Row66_AFloodOfCommandsIsHeldBackAndAnsweredInOrder) {
   Peer peer = client();
+  enable(peer);
   const auto read_much = joined(spec::RegionAccess{.offset = 0, .region = 0, .count = 65536});
+  const auto ring = joined(spec::RegionAccess{.offset = PlainFunction::doorbell_at, .region = 0, .count = 4}, 1u);
   std::vector<std::uint16_t> sent;
   while (sent.size() < 100) {
-    const auto bytes = peer.message(9, read_much, {.id = static_cast<std::uint16_t>(1000 + sent.size())});
+    const auto id = static_cast<std::uint16_t>(1000 + sent.size());
+    auto bytes = peer.message(9, read_much, {.id = id});
+    const auto posted = peer.message(10, ring, {.flags = spec::flag::no_reply});
+    bytes.insert(bytes.end(), posted.begin(), posted.end());
     if (!peer.send_bytes(bytes)) break;
-    sent.push_back(static_cast<std::uint16_t>(1000 + sent.size()));
+    sent.push_back(id);
   }
   ASSERT_GT(sent.size(), 20u);
+  pump();
+  // Each read is followed by a posted write, which counts how far the server has gone: until 256 KiB are unread.
+  EXPECT_LT(function().doorbell_count(), 10u);
   for (const std::uint16_t id : sent) {
     pump();
     const auto reply = peer.receive();
@@ -425,6 +453,35 @@ TEST_F(ServerConnection, Row66_AFloodOfCommandsIsHeldBackAndAnsweredInOrder) {
     EXPECT_EQ(reply->header.msg_id, id);
     EXPECT_EQ(reply->payload.size(), 16u + 65536);
   }
+  pump();
+  EXPECT_EQ(function().doorbell_count(), sent.size());
+}
+
+TEST_F(ServerConnection, Row66_AFloodDoesNotKeepOtherDevicesWaiting) {
+  Peer flood = client();
+  enable(flood);
+  auto other = Server::listen(dir_.path("other"), PlainFunction::factory({}), {.loop = &loop_});
+  ASSERT_TRUE(other) << other.error().message();
+  Peer peer = Peer::connect_to(dir_.path("other"));
+  peer.send_version(usual_json);
+  pump();
+  ASSERT_TRUE(peer.receive());
+  const auto ring = joined(spec::RegionAccess{.offset = PlainFunction::doorbell_at, .region = 0, .count = 4}, 1u);
+  constexpr unsigned count = 3000;
+  std::vector<std::byte> bytes;
+  for (unsigned i = 0; i < count; ++i) {
+    const auto one = flood.message(10, ring, {.flags = spec::flag::no_reply});
+    bytes.insert(bytes.end(), one.begin(), one.end());
+  }
+  ASSERT_TRUE(flood.send_bytes(bytes));
+  peer.send(Command::region_read, joined(spec::RegionAccess{.offset = 0, .region = 7, .count = 4}));
+
+  loop_.run_once();
+
+  EXPECT_TRUE(peer.receive());
+  EXPECT_LT(function().doorbell_count(), count);
+  pump();
+  EXPECT_EQ(function().doorbell_count(), count);
 }
 
 TEST_F(ServerConnection, Row65_ASecondClientIsRefusedAtOnceAndTheFirstUndisturbed) {

@@ -48,7 +48,6 @@ class Session : public std::enable_shared_from_this<Session> {
 
   /// Commands with NO_REPLY that failed.
   std::uint64_t failed_posted() const { return failed_posted_; }
-  bool negotiated() const { return negotiated_; }
 
  private:
   void on_ready(Ready ready);

@@ -38,8 +38,6 @@ class ListeningSocket {
   ListeningSocket& operator=(ListeningSocket&&) = delete;
 
   int fd() const { return socket_.get(); }
-  /// Empty when the socket was adopted.
-  const std::string& path() const { return path_; }
   /// Leaves word whom the server serves now.
   void note_client(const std::optional<Peer>& client) const;
 
@@ -48,7 +46,7 @@ class ListeningSocket {
 
   UniqueFd socket_;
   UniqueFd lock_;
-  std::string path_;
+  std::string path_;  // empty when the socket was adopted
   dev_t device_ = 0;
   ino_t inode_ = 0;
 };
