@@ -41,8 +41,11 @@ class Host {
   virtual void config_changed(std::uint32_t offset, std::uint32_t length) = 0;
   /// What the driver accepted; empty before FEATURES_OK.
   virtual Features negotiated() const = 0;
+  /// Where the calls of the device come, but for handle() and batch_end().
   virtual Loop& control_loop() = 0;
+  /// Where handle() of `queue` comes; may be the control loop. Exists as long as the device is attached.
   virtual Loop& queue_loop(unsigned queue) = 0;
+  /// For what a person who serves the device should read. Any thread.
   virtual const Log& log() const = 0;
 };
 
@@ -53,10 +56,12 @@ class Host {
 /// unless the device was set up with queue loops of their own; stop_queue is then the only handshake across.
 class Device {
  public:
+  /// Called once, on the control loop, when what was asked for has been done.
   using Completion = std::move_only_function<void()>;
 
   virtual ~Device() = default;
 
+  /// What the device is, the same whenever it is asked. Control loop; before attach() too.
   virtual Identity identity() const = 0;
 
   /// For people: what stands behind the device ("disk.raw, 64 MiB, io_uring"). May be empty.

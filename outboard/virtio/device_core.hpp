@@ -34,17 +34,18 @@ class TransportEvents {
 /// it, what the specification does not allow is ignored or latches NEEDS_RESET.
 class DeviceCore final : private Host {
  public:
+  /// How the transport, and whoever serves the device, want it run.
   struct Options {
     bool packed = false;  ///< offer RING_PACKED
     bool in_order = false;  ///< offer IN_ORDER
     bool access_platform = true;  ///< offer ACCESS_PLATFORM (DMA goes through a mapping table)
-    bool notification_data = false;
+    bool notification_data = false;  ///< offer NOTIFICATION_DATA (the data are not needed here and not looked at)
     Features without{};  ///< features to leave out whatever the device offers
     std::vector<Loop*> queue_loops{};  ///< one for each queue; shorter: the control loop for the rest
     bool poll = false;  ///< look at the rings all the time instead of waiting for notifications
-    Journal* journal = nullptr;
+    Journal* journal = nullptr;  ///< told of what is popped and published; outlives the core. nullptr: none
     Duration stop_deadline = std::chrono::seconds(2);  ///< see stop()
-    Log log{};
+    Log log{};  ///< where the core, its queues and the device log
   };
 
   /// `device`, `memory` and `events` outlive the core. Fails as Device::attach does, or EINVAL for an identity that is
@@ -54,33 +55,49 @@ class DeviceCore final : private Host {
   /// Queues on loops of their own must have been stopped. Requests that the device still has do nothing any more.
   ~DeviceCore() override;
 
+  /// As the device gave it when the core was made.
   const Identity& identity() const { return identity_; }
+  /// Queues that the device has, whether they are enabled or not.
   unsigned queue_count() const { return static_cast<unsigned>(identity_.queue_sizes.size()); }
+  /// What the driver is shown: the device's bits, and those of the ring and the transport. Constant.
   const Features& offered() const { return offered_; }
 
   // VIRTIO 1.4, 2.1 and 3.1: status and features.
+  /// The status field, as the driver reads it: bits of spec::status.
   std::uint8_t status() const;
   /// A write to the status field: bits are only added, but for 0, which starts a reset. The reset may end later; until
   /// then status() reads what it was.
   void write_status(std::uint8_t value);
+  /// The word `select` of what the driver has written; 0 beyond the fourth.
   std::uint32_t driver_features(std::uint32_t select) const;
+  /// The driver accepts features. Taken before FEATURES_OK only; judged when that is set.
   void write_driver_features(std::uint32_t select, std::uint32_t value);
+  /// Whether a violation has been latched: NEEDS_RESET is set, or about to be. Any thread.
   bool broken() const;
 
   // 2.5: device configuration space.
   void read_config(std::uint32_t offset, MutableBytes into);  ///< beyond its size: all ones
   void write_config(std::uint32_t offset, Bytes from);  ///< beyond its size: ignored
+  /// Moves on when something that the driver may have read has changed since (2.5.3). Not counted per change.
   std::uint8_t config_generation();
 
   // 2.6: queues. An index beyond queue_count() reads 0 and ignores writes.
+  /// Entries, as the identity says: what the driver may choose up to. 0: no such queue.
   std::uint16_t queue_max_size(unsigned queue) const;
+  /// Entries, as the driver has chosen.
   std::uint16_t queue_size(unsigned queue) const;
+  /// Ignored while the queue is enabled, and for a size that is not allowed (2.7, 2.8: a power of two for a split ring).
   void set_queue_size(unsigned queue, std::uint16_t size);
   memory::Iova queue_address(unsigned queue, unsigned area) const;  ///< area 0 descriptors, 1 driver, 2 device
+  /// Ignored while the queue is enabled.
   void set_queue_address(unsigned queue, unsigned area, memory::Iova address);
+  /// Whether the driver has enabled the queue.
   bool queue_enabled(unsigned queue) const;
+  /// Ring addresses that a ring cannot have (alignment, wrapping) break the device.
   void enable_queue(unsigned queue);
+  /// Whether a reset of the queue (RING_RESET) is under way.
   bool queue_resetting(unsigned queue) const;
+  /// RING_RESET: stops the queue and disables it; queue_resetting() until then. Ignored where it was not negotiated.
   void reset_queue(unsigned queue);
 
   /// The driver says that a queue has new buffers. Any thread.

@@ -17,8 +17,8 @@ class Journal {
  public:
   /// One buffer about to be put into the used ring.
   struct Completion {
-    InFlight buffer;
-    std::uint32_t length = 0;
+    InFlight buffer;  ///< without its chain: popped() had it
+    std::uint32_t length = 0;  ///< used length, bytes
   };
 
   virtual ~Journal() = default;

@@ -15,8 +15,8 @@ enum class StopMode : std::uint8_t {
 
 /// A descriptor as the driver wrote it, once it is the device's own.
 struct ChainDescriptor {
-  memory::Iova address{};
-  std::uint32_t length = 0;
+  memory::Iova address{};  ///< of the element, or of the indirect table
+  std::uint32_t length = 0;  ///< bytes
   std::uint16_t flags = 0;  ///< spec::descriptor::write, spec::descriptor::indirect
   friend bool operator==(const ChainDescriptor&, const ChainDescriptor&) = default;
 };
@@ -36,14 +36,16 @@ struct InFlight {
 /// Where a queue's rings are and how far its device got: everything that lets another device object, or another
 /// process, go on. Cursors are those of the device.
 struct QueueState {
-  std::uint16_t size = 0;
-  memory::Iova descriptors{}, driver{}, device{};
-  bool enabled = false;
+  std::uint16_t size = 0;  ///< entries
+  memory::Iova descriptors{};  ///< where the driver put the descriptor area (VIRTIO 1.4, 2.6)
+  memory::Iova driver{};  ///< the driver area: split, the available ring
+  memory::Iova device{};  ///< the device area: split, the used ring
+  bool enabled = false;  ///< by the driver
 
   std::uint16_t next_avail = 0;  ///< split: free-running index. Packed: slot
-  std::uint16_t next_used = 0;
+  std::uint16_t next_used = 0;  ///< likewise: where the next used buffer goes
   bool avail_wrap = true;  ///< packed only
-  bool used_wrap = true;
+  bool used_wrap = true;  ///< packed only
   std::vector<InFlight> in_flight;  ///< in the order they were popped
 
   friend bool operator==(const QueueState&, const QueueState&) = default;

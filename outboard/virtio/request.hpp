@@ -21,8 +21,8 @@ struct RequestSlot;
 /// Readable bytes are copied out (or handed out as pieces for a back end); there is no way to get bytes that were not
 /// there. Descriptor boundaries mean nothing (VIRTIO 1.4, 2.7.4.1): both parts are streams of bytes.
 ///
-/// All calls come on the queue's loop, but for complete(), fail-safe destruction and loop(): a completion that arrives
-/// on another thread is carried to the queue's loop by the same call.
+/// All calls come on the queue's loop, but for complete() and destruction: an answer that comes on another thread is
+/// carried to the queue's loop by the same call.
 ///
 /// A token that is destroyed unanswered, outside a stop, is a fault of the device: NEEDS_RESET, logged, no used entry.
 /// A device may keep a token (event and receive buffers); a kept token pins no memory.
@@ -32,7 +32,9 @@ class Request {
   ~Request() {
     if (slot_ != nullptr) drop();
   }
+  /// The other token is empty afterwards.
   Request(Request&& other) noexcept : slot_(std::exchange(other.slot_, nullptr)) {}
+  /// As above. A buffer that this token had is dropped unanswered.
   Request& operator=(Request&& other) noexcept {
     if (this != &other) {
       if (slot_ != nullptr) drop();
@@ -43,12 +45,13 @@ class Request {
 
   /// Whether there is a buffer to answer. All other calls but destruction and assignment need one.
   explicit operator bool() const { return slot_ != nullptr; }
+  /// The queue that the buffer came from.
   unsigned queue_index() const;
   /// The buffer was popped before a stop or a crash and comes again; what it asks for may have been done already.
   bool replayed() const;
 
   std::uint64_t readable_size() const;  ///< bytes of the readable part, whole
-  std::uint64_t writable_size() const;
+  std::uint64_t writable_size() const;  ///< bytes of the writable part, whole
   std::uint64_t readable_left() const;  ///< not read yet
   std::uint64_t writable_left() const;  ///< not written yet
   std::uint64_t written() const;  ///< the used length, if it were completed now
@@ -62,7 +65,9 @@ class Request {
     if (auto copied = read_bytes(as_writable_bytes_of(value)); !copied) return copied.error();
     return value;
   }
+  /// The next bytes, as many as `into` holds. Errors as above; the cursor has not moved on EINVAL.
   Status read_bytes(MutableBytes into);
+  /// Passes over `length` readable bytes. EINVAL: fewer are left.
   Status skip_readable(std::uint64_t length);
 
   /// The next sizeof(T) writable bytes. EINVAL: fewer are left. EFAULT as for read.
@@ -71,7 +76,9 @@ class Request {
   Status write(const T& value) {
     return write_bytes(as_bytes_of(value));
   }
+  /// The next writable bytes. Errors as above; nothing is written on EINVAL.
   Status write_bytes(Bytes bytes);
+  /// `length` zero bytes. Errors as above.
   Status write_zeros(std::uint64_t length);
 
   /// The next `length` readable bytes as pieces of memory for a back end. Pins them (and only them) until the request
@@ -82,6 +89,7 @@ class Request {
   /// The back end has filled the first `length` bytes of what writable_pieces gave; the rest can be written by the
   /// calls above (write_zeros, say).
   void pieces_written(std::uint64_t length);
+  /// Lets go of the memory that readable_pieces() and writable_pieces() gave: their spans are not to be used any more.
   void unpin();
 
   /// Gives the buffer back with used length written(). Any thread; the token is empty afterwards.
@@ -89,6 +97,7 @@ class Request {
   /// The driver broke a rule that leaves no way to answer: the device needs a reset; no used entry is written.
   /// `clause` is an id as in docs/spec-map.md.
   void violation(std::string_view clause, std::string_view what);
+  /// The same with what read(), write() or a piece of the device's own code said.
   void violation(const Error& error);
 
  private:

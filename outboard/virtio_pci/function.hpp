@@ -27,17 +27,23 @@ namespace outboard::virtio_pci {
 /// Destroyed on the control loop, while the loops of its queues still exist.
 class Function final : public pci::EmulatedFunction, private virtio::TransportEvents {
  public:
-  static constexpr unsigned registers_bar = 0, msix_bar = 2;
-  static constexpr std::uint32_t common_at = 0x0000, isr_at = 0x1000, device_at = 0x2000, notify_at = 0x3000;
+  static constexpr unsigned registers_bar = 0;  ///< the BAR of the virtio structures
+  static constexpr unsigned msix_bar = 2;  ///< the BAR of the MSI-X table and its pending bits
+  static constexpr std::uint32_t common_at = 0x0000;  ///< common configuration, in registers_bar
+  static constexpr std::uint32_t isr_at = 0x1000;  ///< ISR status
+  static constexpr std::uint32_t device_at = 0x2000;  ///< device configuration
+  static constexpr std::uint32_t notify_at = 0x3000;  ///< doorbells
+  /// Bytes from one queue's doorbell to the next one's: room for NOTIFICATION_DATA (VIRTIO 1.4, 4.1.4.4).
   static constexpr std::uint32_t notify_multiplier = 4;
 
+  /// How the function is made.
   struct Options {
-    virtio::DeviceCore::Options core{};
+    virtio::DeviceCore::Options core{};  ///< of what runs the device: features, loops, polling
     /// MSI-X table entries, 2...2048; 0: one for each queue and one for the configuration, at most 128.
     unsigned vectors = 0;
     /// The doorbells are plain memory that the client maps: nobody is woken by them. Only with core.poll.
     bool shared_doorbells = false;
-    std::uint16_t subsystem_vendor = spec::vendor_id;
+    std::uint16_t subsystem_vendor = spec::vendor_id;  ///< PCI subsystem vendor ID: informational
     std::optional<std::uint16_t> subsystem{};  ///< 0x40 or more; default: 0x40 + virtio device ID
   };
 
@@ -48,6 +54,7 @@ class Function final : public pci::EmulatedFunction, private virtio::TransportEv
 
   /// Makes a device each time a function is wanted; the loop is the one that the device will live on.
   using DeviceFactory = std::move_only_function<Result<std::unique_ptr<virtio::Device>>(Loop&, Log)>;
+  /// What a server makes its function with. It fails as `make_device` or create() does.
   static pci::FunctionFactory factory(DeviceFactory make_device, Options options);
 
   /// A function for a D made from `args` (kept by value): `Function::of<Increment>()`.
@@ -62,7 +69,9 @@ class Function final : public pci::EmulatedFunction, private virtio::TransportEv
 
   ~Function() override;
 
+  /// The device behind it, the function's own.
   virtio::Device& device() { return *device_; }
+  /// What runs the device. Control loop.
   virtio::DeviceCore& core() { return *core_; }
 
   std::vector<pci::IoEventFd> io_eventfds(unsigned region) override;
@@ -70,6 +79,7 @@ class Function final : public pci::EmulatedFunction, private virtio::TransportEv
 
  protected:
   void read_bar(unsigned bar, std::uint64_t offset, MutableBytes into) override;
+  /// Offsets are from the start of the BAR; what no structure covers is ignored.
   void write_bar(unsigned bar, std::uint64_t offset, Bytes from) override;
   void area_written(unsigned bar, std::uint64_t offset, Bytes from) override;
   void reset_device(Loop::Task done) override;

@@ -18,6 +18,7 @@ namespace outboard::virtio_pci {
 /// the handle. What the device says is checked; nothing waits for it without a bound.
 class Transport final : public virtio::Transport {
  public:
+  /// How long, and how, the transport waits.
   struct Options {
     Duration deadline = std::chrono::seconds(5);  ///< of a device or queue reset
     const Clock* clock = nullptr;  ///< nullptr: the machine's
@@ -28,6 +29,7 @@ class Transport final : public virtio::Transport {
   /// Finds the structures and switches memory decoding and bus mastering on. The handle must outlive the transport.
   /// ENODEV: not a virtio function, or one that lacks a structure. ENOTSUP: a transitional one.
   static Result<std::unique_ptr<Transport>> open(pci::Handle& handle, Options options);
+  /// With default options.
   static Result<std::unique_ptr<Transport>> open(pci::Handle& handle) { return open(handle, Options{}); }
   ~Transport() override;
 

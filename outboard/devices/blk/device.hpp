@@ -21,6 +21,7 @@ class Lane;
 /// must have been stopped before it is destroyed.
 class Device final : public virtio::Device {
  public:
+  /// What a person chooses about a disk.
   struct Options {
     unsigned queues = 1;             ///< 1...256; more than one offers MQ
     std::uint16_t queue_size = 256;  ///< a power of two, 4...32768

@@ -29,6 +29,7 @@ class DriverCore;
 /// its queues; queues on other loops must have been stopped before (stop_queues).
 class Driver {
  public:
+  /// What the caller chooses.
   struct Options {
     unsigned queues = 1;  ///< wanted; fewer when the device has fewer
     std::uint16_t depth = 128;  ///< requests in flight on each queue
@@ -43,14 +44,17 @@ class Driver {
     std::vector<Loop*> queue_loops{};
     /// How long a request may take, roughly. 0: for ever. Then the device is reset and the request sent again, twice.
     Duration deadline = std::chrono::seconds(30);
-    Log log{};
+    Log log{};  ///< where the driver says that it had to reset the device
   };
 
   /// Resets and starts the device: features, queues, interrupts. ENODEV: not a block device, or not VIRTIO 1.x.
   /// EINVAL: more queues asked for than loops can serve, a depth of 0. The transport outlives the driver.
   static Result<Driver> start(virtio::Transport& transport, const Options& options);
+  /// With default options.
   static Result<Driver> start(virtio::Transport& transport) { return start(transport, Options{}); }
+  /// The transport is the driver's.
   static Result<Driver> start(std::unique_ptr<virtio::Transport> transport, const Options& options);
+  /// With default options.
   static Result<Driver> start(std::unique_ptr<virtio::Transport> transport) {
     return start(std::move(transport), Options{});
   }
@@ -63,44 +67,61 @@ class Driver {
     OUTBOARD_TRY(auto transport, open_virtio_transport(function));
     return start(std::move(transport), options);
   }
+  /// With default options.
   template <typename Function>
     requires requires(Function& function) { open_virtio_transport(function); }
   static Result<Driver> start(Function& function) {
     return start(function, Options{});
   }
 
+  /// The other one is good for nothing afterwards but to be assigned to or destroyed.
   Driver(Driver&&) noexcept;
+  /// As above; what this one drove is reset first.
   Driver& operator=(Driver&&) noexcept;
   ~Driver();
 
   std::uint64_t capacity() const;  ///< bytes, as it is now
   /// What the device said when it was started last.
   const Limits& limits() const;
+  /// What was negotiated.
   const virtio::Features& features() const;
+  /// Queues in use.
   unsigned queue_count() const;
+  /// index < queue_count(). Lives as long as the driver's device is driven; moving the driver does not move it.
   Queue& queue(unsigned index);
   /// Where buffers come from.
   memory::DmaSpace& dma();
+  /// The control loop.
   Loop& loop();
   /// How often the device had to be reset.
   unsigned recoveries() const;
 
   /// For another event loop, where the driver has made its own: readable when process() has something to do. -1 else.
   int fd() const;
+  /// Does what can be done without waiting. Own loop only (ENOTSUP).
   Status process();
 
   // The calls that wait. EDEADLK from inside one of the driver's completions, or of anything else that its loop runs;
   // ENOTSUP where the loop is the caller's. Other errors as Queue::submit and Io::error.
+  /// Whole sectors, into memory of dma().
   Status read(Sector sector, std::span<const virtio::Element> data);
+  /// Whole sectors, from memory of dma().
   Status write(Sector sector, std::span<const virtio::Element> data);
+  /// Fills the whole buffer.
   Status read(Sector sector, const memory::DmaBuffer& buffer);
+  /// Writes the whole buffer.
   Status write(Sector sector, const memory::DmaBuffer& buffer);
   /// Through a buffer of the driver's own. Whole sectors.
   Status read_bytes(Sector sector, MutableBytes into);
+  /// As read_bytes(), the other way.
   Status write_bytes(Sector sector, Bytes from);
+  /// What was written before, and has completed, survives a power failure when this has succeeded.
   Status flush();
+  /// The contents are not needed any more: what they read afterwards is the device's affair. ENOTSUP.
   Status discard(Sector sector, std::uint64_t sectors);
+  /// The range reads as zeroes afterwards; `unmap`: and may take no space. ENOTSUP.
   Status write_zeroes(Sector sector, std::uint64_t sectors, bool unmap);
+  /// What GET_ID says, to its first NUL: at most 20 bytes, and whatever the device likes.
   Result<std::string> id();
 
   /// Ends the registrations of queues on other loops, before the driver is destroyed. `done` on the control loop.

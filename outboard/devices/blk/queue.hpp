@@ -25,7 +25,9 @@ class Queue {
   Queue(const Queue&) = delete;
   Queue& operator=(const Queue&) = delete;
 
+  /// The number of the queue, as the device counts.
   unsigned index() const { return index_; }
+  /// Where the calls and the completions belong.
   Loop& loop() const { return loop_; }
   /// Operations submitted and not done.
   std::size_t in_flight() const { return in_flight_; }

@@ -21,6 +21,7 @@ class Events;
 /// is destroyed.
 class Device final : public virtio::Device {
  public:
+  /// What a person chooses about the device.
   struct Options {
     std::uint16_t queue_size = 64;             ///< a power of two, 4...32768
     std::optional<std::uint32_t> limit{};      ///< largest value that is accepted; offers LIMIT
@@ -34,6 +35,7 @@ class Device final : public virtio::Device {
 
   /// A new limit, from now on; the driver is told. Control loop. ENOTSUP where LIMIT is not offered.
   Status set_limit(std::uint32_t limit);
+  /// The limit in force. Any thread.
   std::uint32_t limit() const { return limit_.load(std::memory_order_relaxed); }
 
   virtio::Identity identity() const override;

@@ -21,8 +21,8 @@ struct Answer {
 
 /// The limit, and how often it has changed.
 struct Limit {
-  std::uint32_t value = 0;
-  std::uint64_t epoch = 0;
+  std::uint32_t value = 0;  ///< the largest number that is not refused
+  std::uint64_t epoch = 0;  ///< changes since the device was made
   friend bool operator==(const Limit&, const Limit&) = default;
 };
 
@@ -36,10 +36,11 @@ struct Event {
 /// One request, as its caller sees it. The caller owns it and leaves it alone from Driver::submit() until `done`, which
 /// comes exactly once, on the driver's loop.
 struct Call {
+  /// May submit the next call, and this one again.
   using Done = void (*)(Call& call);
 
-  std::uint32_t value = 0;
-  Done done = nullptr;
+  std::uint32_t value = 0;  ///< the number to add one to
+  Done done = nullptr;  ///< required
   void* context = nullptr;  ///< the caller's
 
   Answer answer{};  ///< when `error` is 0
@@ -58,6 +59,7 @@ struct Call {
 /// One thread, that of its loop. Callbacks may submit, but must not destroy the driver, move it or restart it.
 class Driver {
  public:
+  /// What the caller chooses.
   struct Options {
     std::uint16_t depth = 64;  ///< calls in flight, at most
     std::uint16_t events = 16;  ///< buffers kept with the device for events
@@ -68,12 +70,13 @@ class Driver {
     Loop* loop = nullptr;
     /// How long a call may take, roughly; then the device counts as broken. 0: for ever.
     Duration deadline = std::chrono::seconds(10);
-    Log log{};
+    Log log{};  ///< where the driver says why a device counts as broken
   };
 
   /// Resets and starts the device. ENODEV: not an example device, or not VIRTIO 1.x. EINVAL: a depth of 0. The transport
   /// outlives the driver.
   static Result<Driver> start(virtio::Transport& transport, const Options& options);
+  /// The transport is the driver's.
   static Result<Driver> start(std::unique_ptr<virtio::Transport> transport, const Options& options);
   /// On anything that a transport can be opened on, as pci::Handle; it outlives the driver.
   template <typename Function>
@@ -82,20 +85,27 @@ class Driver {
     OUTBOARD_TRY(auto transport, open_virtio_transport(function));
     return start(std::move(transport), options);
   }
+  /// With default options.
   template <typename Function>
     requires requires(Function& function) { open_virtio_transport(function); }
   static Result<Driver> start(Function& function) {
     return start(function, Options{});
   }
 
+  /// The other one is good for nothing afterwards but to be assigned to or destroyed.
   Driver(Driver&&) noexcept;
+  /// As above; what this one drove is reset first.
   Driver& operator=(Driver&&) noexcept;
   ~Driver();
 
+  /// What was negotiated.
   const virtio::Features& features() const;
+  /// Whether LIMIT was negotiated.
   bool has_limit() const;
   /// As the device says now. ENOTSUP without LIMIT.
   Result<Limit> limit() const;
+  /// Calls that can be in flight at once: Options::depth, or what the queue has room for.
+  std::uint16_t depth() const;
   /// Whether the device is broken, and needs restart().
   bool broken() const;
 
@@ -104,8 +114,8 @@ class Driver {
   /// Called when the device says that the limit has changed.
   void on_limit(std::function<void(const Limit&)> callback);
 
-  /// Takes a call; the device need not see it before publish(). With an error `done` is not called. EAGAIN: Options::depth
-  /// calls are in flight. EIO: broken.
+  /// Takes a call; the device need not see it before publish(). With an error `done` is not called. EAGAIN: depth() calls are in
+  /// flight. EIO: broken.
   Status submit(Call& call);
   /// Shows the device what was submitted. Not needed in a callback: the driver does it afterwards.
   void publish();
@@ -119,9 +129,11 @@ class Driver {
   /// Resets the device and starts it again. Calls in flight end with ECANCELED.
   Status restart();
 
+  /// Where everything of the driver runs.
   Loop& loop() const;
   /// For another event loop, where the driver has made its own: readable when process() has something to do. -1 else.
   int fd() const;
+  /// Does what can be done without waiting. Own loop only (ENOTSUP).
   Status process();
   /// Waits at most `timeout` for something to happen, and does it. Own loop only (ENOTSUP).
   Status wait(Duration timeout);
