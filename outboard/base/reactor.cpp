@@ -135,7 +135,7 @@ class RunningScope {
   ~RunningScope() {
     if (!entered_) return;
     owner_.store(creator_, std::memory_order_relaxed);
-    running_.store(false, std::memory_order_release);
+    running_.store(false, std::memory_order_release);  // row M16
   }
   RunningScope(const RunningScope&) = delete;
   RunningScope& operator=(const RunningScope&) = delete;
@@ -362,12 +362,12 @@ Status Reactor::run() {
 
 void Reactor::stop() {
   const int saved = errno;  // a signal handler may call this between a system call and the look at its errno
-  state_->stopped.store(true, std::memory_order_release);
+  state_->stopped.store(true, std::memory_order_release);  // row M14
   state_->wake.signal();
   errno = saved;
 }
 
-bool Reactor::stopped() const { return state_->stopped.load(std::memory_order_acquire); }
+bool Reactor::stopped() const { return state_->stopped.load(std::memory_order_acquire); }  // row M15
 
 Result<bool> Reactor::run_once(Duration timeout) {
   const RunningScope scope(state_->running, state_->owner, state_->creator);

@@ -133,7 +133,7 @@ void AddressMap::publish(Snapshot next) const {
   {
     const std::lock_guard lock(published_->mutex);
     published_->snapshot.swap(snapshot);
-    // Release: who sees the new number finds at least the new snapshot.
+    // Row M1: who sees the new number finds at least the new snapshot.
     generation_.store(published_->snapshot->generation(), std::memory_order_release);
   }
   // The old snapshot goes here, outside the lock: it may be the last to hold memory that has to be unmapped.

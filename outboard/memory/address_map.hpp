@@ -146,7 +146,7 @@ class AddressMap {
 
   std::shared_ptr<const Snapshot> current() const;
   /// Changes whenever current() does; one load tells a user whether its snapshot is still the newest.
-  std::uint64_t generation() const { return generation_.load(std::memory_order_acquire); }
+  std::uint64_t generation() const { return generation_.load(std::memory_order_acquire); }  // row M2
 
   /// Control loop. The user is told of every change from now on; remove it before it goes away. A removed user is
   /// waited for no longer; a call of map_changed() that is running on another thread has returned when remove_user()

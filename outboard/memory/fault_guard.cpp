@@ -21,7 +21,7 @@ struct sigaction previous{};                   ///< written before the handler i
 /// file is truncated from its end. Async-signal-safe.
 bool repair(std::uintptr_t address) {
   GuardedRange range;
-  FaultSlot* slot = registry.load(std::memory_order_acquire)->find(address, range);
+  FaultSlot* slot = registry.load(std::memory_order_acquire)->find(address, range);  // row M8
   if (slot == nullptr) return false;
   // First the mark, then the zeroes: whoever reads them finds the mark when it looks after its copy.
   slot->poison();
@@ -61,7 +61,7 @@ Status install_fault_guard() {
   static std::mutex mutex;
   const std::lock_guard lock(mutex);
   if (installed.load(std::memory_order_relaxed)) return {};
-  registry.store(&FaultRegistry::instance(), std::memory_order_release);
+  registry.store(&FaultRegistry::instance(), std::memory_order_release);  // row M7
   if (::sigaction(SIGBUS, nullptr, &previous) < 0) return Error::from_errno("reading the SIGBUS handler");
   struct sigaction action{};
   action.sa_sigaction = on_sigbus;

@@ -5,7 +5,7 @@ namespace outboard::memory {
 void FaultSlot::set(const GuardedRange& range) {
   const std::uint32_t sequence = sequence_.load(std::memory_order_relaxed);
   sequence_.store(sequence + 1, std::memory_order_relaxed);
-  // Release: a handler that reads one of these new values also sees the odd number (its second look at it).
+  // Row M5, release: a handler that reads one of these new values also sees the odd number (its second look at it).
   begin_.store(range.begin, std::memory_order_release);
   length_.store(range.length, std::memory_order_release);
   page_size_.store(range.page_size, std::memory_order_release);
@@ -16,7 +16,7 @@ void FaultSlot::set(const GuardedRange& range) {
 
 bool FaultSlot::holds(std::uintptr_t address, GuardedRange& range) const {
   const std::uint32_t before = sequence_.load(std::memory_order_acquire);
-  // Acquire: pairs with the stores of set(), and keeps the second look at the sequence after them.
+  // Row M6, acquire: pairs with the stores of set(), and keeps the second look at the sequence after them.
   range.begin = begin_.load(std::memory_order_acquire);
   range.length = length_.load(std::memory_order_acquire);
   range.page_size = page_size_.load(std::memory_order_acquire);
@@ -36,7 +36,7 @@ FaultSlot& FaultRegistry::add(const GuardedRange& range) {
   if (free_.empty()) {
     Block* block = last_ == nullptr ? &first_ : new Block;
     for (FaultSlot& slot : block->slots) free_.push_back(&slot);
-    if (last_ != nullptr) last_->next.store(block, std::memory_order_release);
+    if (last_ != nullptr) last_->next.store(block, std::memory_order_release);  // row M7
     last_ = block;
   }
   FaultSlot& slot = *free_.back();
@@ -52,7 +52,7 @@ void FaultRegistry::remove(FaultSlot& slot) {
 }
 
 FaultSlot* FaultRegistry::find(std::uintptr_t address, GuardedRange& range) {
-  for (Block* block = &first_; block != nullptr; block = block->next.load(std::memory_order_acquire)) {
+  for (Block* block = &first_; block != nullptr; block = block->next.load(std::memory_order_acquire)) {  // row M8
     for (FaultSlot& slot : block->slots) {
       if (slot.holds(address, range)) return &slot;
     }

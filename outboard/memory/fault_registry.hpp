@@ -29,7 +29,7 @@ class FaultSlot {
 
   /// True once the range has been repaired.
   const std::atomic<bool>& mark() const { return poisoned_; }
-  void poison() { poisoned_.store(true, std::memory_order_release); }
+  void poison() { poisoned_.store(true, std::memory_order_release); }  // row M3
 
  private:
   std::atomic<std::uint32_t> sequence_{0};

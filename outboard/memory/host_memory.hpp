@@ -39,7 +39,7 @@ class HostMemory {
 
   /// The file behind the mapping shrank and the fault guard put zeroed memory in its place. What was read since is not
   /// the driver's data; whoever touched it must fail that access and break the device. Any thread.
-  bool poisoned() const { return poison_ != nullptr && poison_->load(std::memory_order_acquire); }
+  bool poisoned() const { return poison_ != nullptr && poison_->load(std::memory_order_acquire); }  // row M4
 
  private:
   HostMemory(std::byte* data, std::uint64_t size) : data_(data), size_(size) {}

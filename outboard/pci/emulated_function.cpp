@@ -26,7 +26,7 @@ bool overlap(std::uint64_t a, std::uint64_t a_size, std::uint64_t b, std::uint64
 }
 
 /// One of the memory accesses a driver makes, where it is one; bytes otherwise. The area is shared with another process,
-/// which must never see half of a register.
+/// which must never see half of a register (docs/memory-ordering.md, row M13).
 template <typename T>
 bool store_whole(std::byte* at, Bytes from) {
   if (from.size() != sizeof(T) || reinterpret_cast<std::uintptr_t>(at) % sizeof(T) != 0) return false;

@@ -75,7 +75,7 @@ void MessageVectors::trigger(unsigned index) const {
 void MessageVectors::set_active(bool active) {
   if (active == this->active()) return;
   drop_pending();
-  active_.store(active, std::memory_order_release);
+  active_.store(active, std::memory_order_release);  // row M11
 }
 
 void MessageVectors::drop_pending() {
@@ -89,7 +89,7 @@ void MessageVectors::refresh(const Unmasked& unmasked) {
 void MessageVectors::refresh(unsigned index, const Unmasked& unmasked) {
   Vector& vector = vectors_[index];
   const bool deliverable = vector.bound && unmasked(index);
-  // Pairs with signal(): either we see its pending bit, or it sees our target; both may, and one exchange wins.
+  // Row M10. Pairs with signal(): either we see its pending bit, or it sees our target; both may, and one exchange wins.
   vector.target.store(deliverable ? vector.fd.get() : -1, std::memory_order_seq_cst);
   if (deliverable && vector.pending.exchange(false, std::memory_order_seq_cst)) ring(vector.fd.get());
 }
@@ -102,7 +102,7 @@ void MessageVectors::signal(unsigned index) {
   while (true) {
     if (target >= 0 && ring(target)) return;
     if (!active()) return;
-    // Pairs with refresh().
+    // Row M9. Pairs with refresh().
     vector.pending.store(true, std::memory_order_seq_cst);
     target = vector.target.load(std::memory_order_seq_cst);
     if (target < 0 || !vector.pending.exchange(false, std::memory_order_seq_cst)) return;

@@ -28,7 +28,7 @@ class MessageVectors {
 
   /// Whether signals count at all. Becoming active starts with nothing pending.
   void set_active(bool active);
-  bool active() const { return active_.load(std::memory_order_acquire); }
+  bool active() const { return active_.load(std::memory_order_acquire); }  // row M12
 
   /// Takes over what may be delivered and delivers what was pending and now may be.
   void refresh(const Unmasked& unmasked);
