@@ -229,9 +229,12 @@ void DeviceCore::State::stopped(unsigned index, QueueState state) {
   Queue& queue = queues[index];
   queue.running = queue.stopping = false;
   queue.deadline.reset();
+  if (queue.resetting) {
+    queue_was_reset(index);
+    state = fresh(queue);
+  }
   state.enabled = queue.enabled;
-  queue.saved = state;
-  if (queue.resetting) queue_was_reset(index);
+  if (state.enabled) queue.saved = state;
   for (StopDone& done : std::exchange(queue.waiters, {})) done(state);
   if (resetting && quiet()) finish_reset();
 }

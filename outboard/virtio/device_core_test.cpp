@@ -566,6 +566,18 @@ TEST_P(Resetting, TheQueueAloneCanBeReset) {
   EXPECT_EQ(rig.core->status(), s4);
 }
 
+TEST_P(Resetting, AStopThatFindsTheQueueBeingResetSeesAQueueThatWas) {
+  rig.core->reset_queue(0);
+  std::optional<QueueState> state;
+  rig.core->stop_queue(0, StopMode::drain, [&](const Result<QueueState>& result) { state = result.value(); });
+  rig.settle();
+  EXPECT_FALSE(state);
+  rig.device.kept[0].complete();
+  rig.settle();
+  ASSERT_TRUE(state);
+  EXPECT_EQ(*state, (QueueState{.size = 16, .in_flight = {}}));
+}
+
 TEST_P(Resetting, AQueueResetWithoutTheFeatureOrForADisabledQueueIsIgnored) {
   DeviceRig other({.packed = GetParam(), .without = Features{Feature::ring_reset}});
   other.run();
