@@ -11,19 +11,18 @@ DriverBuffers::DriverBuffers(std::uint16_t size, bool in_order)
       size_(size) {}
 
 std::vector<void*> DriverBuffers::take_all() {
-  std::vector<std::pair<std::uint32_t, void*>> found;
+  std::vector<std::pair<std::uint64_t, void*>> found;
   for (std::uint16_t id = 0; id < size_; ++id) {
     Buffer& buffer = buffers_[id];
-    // Sequence numbers wrap; their distance to the next one does not.
-    if (buffer.in_use) found.emplace_back(added_ - buffer.sequence, buffer.cookie);
+    if (buffer.in_use) found.emplace_back(buffer.sequence, buffer.cookie);
     buffer.in_use = false;
   }
-  std::ranges::sort(found, [](const auto& a, const auto& b) { return a.first > b.first; });
+  std::ranges::sort(found);
   in_flight_ = available_ = 0;
   oldest_ = newest_ = 0;
   used_ = false;
   std::vector<void*> cookies;
-  for (const auto& [age, cookie] : found) cookies.push_back(cookie);
+  for (const auto& [sequence, cookie] : found) cookies.push_back(cookie);
   return cookies;
 }
 

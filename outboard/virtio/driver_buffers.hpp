@@ -47,8 +47,8 @@ class DriverBuffers {
  private:
   struct Buffer {
     void* cookie = nullptr;
+    std::uint64_t sequence = 0;  ///< counts what is added; tells whether this one was published
     std::uint32_t writable = 0;
-    std::uint32_t sequence = 0;  ///< counts what is added; tells whether this one was published
     std::uint16_t descriptors = 0;
     std::uint16_t last = 0;
     bool in_use = false;
@@ -66,8 +66,8 @@ class DriverBuffers {
   std::uint16_t used_id_ = 0;
   bool used_ = false;
   std::uint32_t used_length_ = 0;
-  std::uint32_t added_ = 0;  ///< sequence number of the next
-  std::uint32_t published_ = 0;  ///< sequence number of the first that is not published
+  std::uint64_t added_ = 0;  ///< sequence number of the next
+  std::uint64_t published_ = 0;  ///< sequence number of the first that is not published
   std::uint64_t clamped_ = 0;
 };
 
@@ -76,9 +76,9 @@ class DriverBuffers {
 inline void DriverBuffers::add(std::uint16_t id, std::uint16_t descriptors, std::uint16_t last, std::uint64_t writable,
                                void* cookie) {
   buffers_[id] = {.cookie = cookie,
+                  .sequence = added_++,
                   // 2^32 writable bytes are legal; a used length cannot say so.
                   .writable = writable > UINT32_MAX ? UINT32_MAX : static_cast<std::uint32_t>(writable),
-                  .sequence = added_++,
                   .descriptors = descriptors,
                   .last = last,
                   .in_use = true};
@@ -96,7 +96,7 @@ inline void DriverBuffers::publish() {
 inline bool DriverBuffers::accept(std::uint32_t id, std::uint32_t length) {
   // reference: row 1, before the id is narrowed or used as an index; row 2; and an id that the device guessed.
   if (id >= size_ || !buffers_[id].in_use) return false;
-  if (static_cast<std::int32_t>(buffers_[id].sequence - published_) >= 0) return false;
+  if (buffers_[id].sequence >= published_) return false;
   used_id_ = static_cast<std::uint16_t>(id);
   used_length_ = length;
   used_ = true;
