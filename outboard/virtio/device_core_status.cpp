@@ -124,7 +124,7 @@ void DeviceCore::State::queue_broken(unsigned queue, std::string_view clause, st
   break_device(clause, fmt::format("queue {}: {}", queue, what));
 }
 
-/// Any thread. One violation is told once: telling it for every kick would be another way to attack.
+/// Any thread. One violation is told once (V3): telling it for every kick would be another way to attack.
 void DeviceCore::State::break_device(std::string_view clause, std::string_view what) {
   if (broken.exchange(true, std::memory_order_acq_rel)) return;
   for (Queue& queue : queues) queue.engine->halt();
@@ -138,7 +138,7 @@ void DeviceCore::State::break_device(std::string_view clause, std::string_view w
 /// VIRTIO 1.4, 2.1.2: "If DRIVER_OK is set, after it sets DEVICE_NEEDS_RESET, the device MUST send a device
 /// configuration change notification to the driver."
 void DeviceCore::State::show_broken() {
-  if (!broken.load(std::memory_order_acquire) || has(bit::needs_reset)) return;  // a reset was faster
+  if (!broken.load(std::memory_order_acquire) || has(bit::needs_reset)) return;  // V4: a reset was faster
   set_status(status | bit::needs_reset);
   if (has(bit::driver_ok)) events.notify_config();
 }

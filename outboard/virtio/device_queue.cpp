@@ -66,9 +66,10 @@ bool DeviceQueue::can_publish() const {
 }
 
 void DeviceQueue::kick() {
+  // V1, V2: whoever finds a kick on its way has its buffers seen by it.
   if (kicked_.exchange(true, std::memory_order_acq_rel)) return;
   env_.loop->post([self = shared_from_this()] {
-    self->kicked_.store(false, std::memory_order_release);
+    self->kicked_.exchange(false, std::memory_order_acq_rel);
     if (!self->abandoned_.load(std::memory_order_relaxed)) self->process();
   });
 }

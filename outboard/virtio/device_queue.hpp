@@ -86,10 +86,11 @@ class DeviceQueue final : public memory::MapUser, public std::enable_shared_from
   void abandon();
 
   void set_paused(bool paused);
-  /// From now on nothing is popped or published. Any thread.
-  void halt() { halted_.store(true, std::memory_order_seq_cst); }
+  /// Nothing is popped or published any more: at once where it is called on the queue's loop, elsewhere once the queue
+  /// has seen it. Any thread.
+  void halt() { halted_.store(true, std::memory_order_relaxed); }
   /// Undoes halt(), for a queue that is idle.
-  void clear_halt() { halted_.store(false, std::memory_order_seq_cst); }
+  void clear_halt() { halted_.store(false, std::memory_order_relaxed); }
 
   /// There may be new buffers. Any thread; kicks that come before the queue has looked are one.
   void kick();

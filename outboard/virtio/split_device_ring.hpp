@@ -72,7 +72,7 @@ class SplitDeviceRing {
   }
   void commit_again(const RequestSlot& slot) { mark(slot.head); }
 
-  /// Starts to fetch what the next parse() will need.
+  /// Starts to fetch what the next parse() will need. A guess: what is loaded here is not used for anything else.
   void prefetch() const {
     if (exhausted()) return;
     const std::uint16_t head = avail_entry(next_avail_).load(std::memory_order_relaxed);

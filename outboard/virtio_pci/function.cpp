@@ -330,7 +330,7 @@ void Function::bus_master_changed(bool on) {
   if (core_) core_->set_paused(!on);
 }
 
-// VIRTIO 1.4, 4.1.4.5.1: "The device MUST reset ISR status to 0 on driver read." That also takes the line down.
+// VIRTIO 1.4, 4.1.4.5.1: "The device MUST reset ISR status to 0 on driver read." That also takes the line down. V6.
 std::byte Function::take_isr() {
   const std::uint8_t bits = isr_.exchange(0, std::memory_order_acq_rel);
   interrupts().set_intx(false);
@@ -338,7 +338,7 @@ std::byte Function::take_isr() {
 }
 
 void Function::raise_isr(std::uint8_t bits) {
-  isr_.fetch_or(bits, std::memory_order_acq_rel);
+  isr_.fetch_or(bits, std::memory_order_acq_rel);  // V5
   if (loop().in_loop_thread()) return interrupts().set_intx(true);
   loop().post([weak = std::weak_ptr(self_)] {
     const auto self = weak.lock();
