@@ -7,7 +7,7 @@
 
 #include <fmt/format.h>
 
-#include <outboard/devices/blk/layout.hpp>
+#include <outboard/targets/device_table.hpp>
 #include <outboard/virtio/spec.hpp>
 
 namespace outboard::command {
@@ -19,8 +19,8 @@ struct Named {
   std::string_view name;
 };
 
-/// VIRTIO 1.4, chapter 5.
-constexpr std::array<Named, 13> devices{{{1, "network device"},
+/// VIRTIO 1.4, chapter 5, as far as one meets them.
+constexpr std::array<Named, 12> devices{{{1, "network device"},
                                          {2, "block device"},
                                          {3, "console"},
                                          {4, "entropy source"},
@@ -31,8 +31,7 @@ constexpr std::array<Named, 13> devices{{{1, "network device"},
                                          {19, "socket device"},
                                          {20, "crypto device"},
                                          {25, "sound device"},
-                                         {26, "file system"},
-                                         {63, "example device"}}};
+                                         {26, "file system"}}};
 
 /// VIRTIO 1.4, chapter 6.
 constexpr std::array<Named, 13> common{{{28, "INDIRECT_DESC"},
@@ -49,22 +48,6 @@ constexpr std::array<Named, 13> common{{{28, "INDIRECT_DESC"},
                                         {41, "ADMIN_VQ"},
                                         {43, "SUSPEND"}}};
 
-/// VIRTIO 1.4, 5.2.3.
-constexpr std::array<Named, 14> blk_features{{{1, "SIZE_MAX"},
-                                              {2, "SEG_MAX"},
-                                              {4, "GEOMETRY"},
-                                              {5, "RO"},
-                                              {6, "BLK_SIZE"},
-                                              {9, "FLUSH"},
-                                              {10, "TOPOLOGY"},
-                                              {11, "CONFIG_WCE"},
-                                              {12, "MQ"},
-                                              {13, "DISCARD"},
-                                              {14, "WRITE_ZEROES"},
-                                              {15, "LIFETIME"},
-                                              {16, "SECURE_ERASE"},
-                                              {17, "ZONED"}}};
-
 /// VIRTIO 1.4, 2.1.
 constexpr std::array<std::pair<std::uint8_t, std::string_view>, 7> status_bits{
     {{virtio::spec::status::acknowledge, "ACKNOWLEDGE"},
@@ -75,6 +58,21 @@ constexpr std::array<std::pair<std::uint8_t, std::string_view>, 7> status_bits{
      {virtio::spec::status::needs_reset, "DEVICE_NEEDS_RESET"},
      {virtio::spec::status::failed, "FAILED"}}};
 
+/// Those that this build can make know more about themselves.
+const virtio::DeviceType* type_of(std::uint32_t device_id) {
+  const auto table = targets::device_table();
+  const auto found = std::ranges::find(table, device_id, [](const auto& entry) { return entry.type->device_id; });
+  return found != table.end() ? found->type : nullptr;
+}
+
+std::string feature_name(const virtio::DeviceType* type, virtio::Feature bit) {
+  if (type != nullptr) {
+    const auto found = std::ranges::find(type->features, bit, &virtio::FeatureName::bit);
+    if (found != type->features.end()) return std::string(found->name);
+  }
+  return fmt::format("bit {}", static_cast<unsigned>(bit));
+}
+
 template <typename Table>
 std::string name_in(const Table& table, unsigned number, std::string_view otherwise) {
   const auto found = std::ranges::find(table, number, &Named::number);
@@ -83,19 +81,20 @@ std::string name_in(const Table& table, unsigned number, std::string_view otherw
 
 }  // namespace
 
-std::string virtio_device_name(std::uint32_t device_id) { return name_in(devices, device_id, "device"); }
+std::string virtio_device_name(std::uint32_t device_id) {
+  const virtio::DeviceType* type = type_of(device_id);
+  const bool standard = std::ranges::find(devices, device_id, &Named::number) != devices.end();
+  return type != nullptr && !standard ? fmt::format("{} device", type->name) : name_in(devices, device_id, "device");
+}
 
 std::vector<std::string> virtio_feature_names(std::uint32_t device_id, const virtio::Features& features) {
   static constexpr unsigned first_common = 24, last_common = 49;
+  const virtio::DeviceType* type = type_of(device_id);
   std::vector<std::string> names;
   for (unsigned bit = 0; bit < virtio::Features::count; ++bit) {
     if (!features.has(static_cast<virtio::Feature>(bit))) continue;
     const bool reserved = bit >= first_common && bit <= last_common;
-    if (!reserved && device_id == blk::device_id) {
-      names.push_back(name_in(blk_features, bit, "bit"));
-    } else {
-      names.push_back(name_in(common, bit, "bit"));
-    }
+    names.push_back(reserved ? name_in(common, bit, "bit") : feature_name(type, static_cast<virtio::Feature>(bit)));
   }
   return names;
 }

@@ -24,6 +24,24 @@ constexpr std::array words = {
     OptionHelp{"engine", "NAME", "auto, io_uring or pool (image)"},
 };
 
+/// VIRTIO 1.4, 5.2.3.
+constexpr std::array feature_names = {
+    virtio::FeatureName{feature::size_max, "SIZE_MAX"},
+    virtio::FeatureName{feature::seg_max, "SEG_MAX"},
+    virtio::FeatureName{feature::geometry, "GEOMETRY"},
+    virtio::FeatureName{feature::ro, "RO"},
+    virtio::FeatureName{feature::blk_size, "BLK_SIZE"},
+    virtio::FeatureName{feature::flush, "FLUSH"},
+    virtio::FeatureName{feature::topology, "TOPOLOGY"},
+    virtio::FeatureName{feature::config_wce, "CONFIG_WCE"},
+    virtio::FeatureName{feature::mq, "MQ"},
+    virtio::FeatureName{feature::discard, "DISCARD"},
+    virtio::FeatureName{feature::write_zeroes, "WRITE_ZEROES"},
+    virtio::FeatureName{feature::lifetime, "LIFETIME"},
+    virtio::FeatureName{feature::secure_erase, "SECURE_ERASE"},
+    virtio::FeatureName{feature::zoned, "ZONED"},
+};
+
 constexpr std::array<std::string_view, 3> engines = {"auto", "io_uring", "pool"};
 
 Result<std::unique_ptr<storage::Backend>> open_image(OptionSet& set, bool read_only, Loop& loop, const Log& log) {
@@ -73,7 +91,11 @@ Result<std::unique_ptr<virtio::Device>> make(OptionSet& set, Loop& loop, const L
 
 }  // namespace
 
-constinit const virtio::DeviceType registration{
-    .name = "blk", .summary = "a disk: image file, block device, memory or nothing", .options = words, .make = make};
+constinit const virtio::DeviceType registration{.name = "blk",
+                                                .summary = "a disk: image file, block device, memory or nothing",
+                                                .options = words,
+                                                .device_id = device_id,
+                                                .features = feature_names,
+                                                .make = make};
 
 }  // namespace outboard::blk

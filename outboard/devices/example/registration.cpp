@@ -18,6 +18,8 @@ constexpr std::array words = {
     OptionHelp{"break-on", "N", "break when this value comes, to test a driver"},
 };
 
+constexpr std::array feature_names = {virtio::FeatureName{feature::limit, "LIMIT"}};
+
 Result<std::optional<std::uint32_t>> value_of(OptionSet& set, std::string_view word) {
   if (!set.has(word)) return std::nullopt;
   OUTBOARD_TRY(const auto value, set.number(word, 0, 0, largest));
@@ -38,7 +40,11 @@ Result<std::unique_ptr<virtio::Device>> make(OptionSet& set, Loop& /*loop*/, con
 
 }  // namespace
 
-constinit const virtio::DeviceType registration{
-    .name = "example", .summary = "adds one to a number: the template for new devices", .options = words, .make = make};
+constinit const virtio::DeviceType registration{.name = "example",
+                                                .summary = "adds one to a number: the template for new devices",
+                                                .options = words,
+                                                .device_id = device_id,
+                                                .features = feature_names,
+                                                .make = make};
 
 }  // namespace outboard::example
