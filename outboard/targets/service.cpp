@@ -18,12 +18,13 @@ constexpr std::array<OptionHelp, 1> schemes{{
 
 class VfioUserService final : public Service {
  public:
-  VfioUserService(vfio_user::Server server, std::string where, std::shared_ptr<const std::string> description)
-      : server_(std::move(server)), where_(std::move(where)), description_(std::move(description)) {}
+  VfioUserService(vfio_user::Server server, std::string where, const FunctionPlan& plan)
+      : server_(std::move(server)), where_(std::move(where)), description_(plan.description), device_(plan.device) {}
 
   std::string where() const override { return where_; }
   std::string description() const override { return *description_; }
   Loop& loop() override { return server_.loop(); }
+  Status reload() override { return (*device_)->reload(); }
   Status run() override {
     if (server_.run() != 0) return Error(EIO, "the server could not run").on(where_).cure("-v shows why");
     return {};
@@ -34,6 +35,7 @@ class VfioUserService final : public Service {
   vfio_user::Server server_;
   std::string where_;
   std::shared_ptr<const std::string> description_;
+  std::shared_ptr<virtio::Device* const> device_;
 };
 
 }  // namespace
@@ -57,7 +59,7 @@ Result<std::unique_ptr<Service>> serve(const virtio::DeviceType& type, OptionSet
                                 ? vfio_user::Server::adopt(std::move(options.socket), std::move(plan.factory),
                                                            std::move(server_options))
                                 : vfio_user::Server::listen(path, std::move(plan.factory), std::move(server_options)));
-  return std::make_unique<VfioUserService>(std::move(server), std::move(where), std::move(plan.description));
+  return std::make_unique<VfioUserService>(std::move(server), std::move(where), plan);
 }
 
 }  // namespace outboard::targets

@@ -25,6 +25,9 @@ class Service {
   virtual std::string description() const = 0;
   /// The loop that run() runs.
   virtual Loop& loop() = 0;
+  /// What stands behind the device may have changed: looks again and tells the driver (virtio::Device::reload). On the
+  /// loop's thread.
+  virtual Status reload() = 0;
   /// Serves until stop(), then finishes what is in flight.
   virtual Status run() = 0;
   /// Ends run(). Any thread, and from a signal handler.

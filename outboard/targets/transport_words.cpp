@@ -46,15 +46,17 @@ Result<TransportOptions> take_transport_words(OptionSet& words) {
 Result<FunctionPlan> plan_function(const virtio::DeviceType& type, OptionSet words) {
   OUTBOARD_TRY(auto transport, take_transport_words(words));
   const auto description = std::make_shared<std::string>();
-  auto make = [&type, words = std::move(words), description](
+  const auto made = std::make_shared<virtio::Device*>(nullptr);
+  auto make = [&type, words = std::move(words), description, made](
                   Loop& loop, const Log& log) mutable -> Result<std::unique_ptr<virtio::Device>> {
     auto device = type.make(words, loop, log);
     if (!device) return with_our_words(device.error());
     *description = (*device)->description();
+    *made = device->get();
     return device;
   };
   return FunctionPlan{virtio_pci::Function::factory(std::move(make), std::move(transport.function)), transport.spin,
-                      description};
+                      description, made};
 }
 
 }  // namespace outboard::targets

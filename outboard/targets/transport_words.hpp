@@ -31,6 +31,8 @@ struct FunctionPlan {
   Duration spin{0};
   /// What Device::description() said, once the function has been made; written by the thread that makes it.
   std::shared_ptr<const std::string> description;
+  /// The device, once it has been made and for as long as the function lives; for calls on the function's loop.
+  std::shared_ptr<virtio::Device* const> device;
 };
 
 /// `words` as typed. Those of the transport are looked at here, those of the device when it is made; what neither knows

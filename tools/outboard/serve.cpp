@@ -11,6 +11,7 @@
 #include <outboard/targets/target.hpp>
 #include <outboard/targets/transport_words.hpp>
 #include <tools/outboard/command.hpp>
+#include <tools/outboard/hangup_signal.hpp>
 
 namespace outboard::command {
 
@@ -47,16 +48,26 @@ Result<UniqueFd> given_socket(const ServeArguments& arguments) {
   return activated_socket();
 }
 
-/// For whoever started us: a line on stdout, and on the descriptor that was asked for.
-Status tell_ready(const ServeArguments& arguments, const targets::Service& service) {
+/// For whoever started us: a line on stdout, and on the descriptor that was asked for. A line that nobody can read keeps
+/// nobody from being served.
+Status tell_ready(const ServeArguments& arguments, const targets::Service& service, const Log& log) {
   const std::string what = service.description();
-  OUTBOARD_CHECK(print(
-      fmt::format("serving {}{}{} on {}\n", arguments.type->name, what.empty() ? "" : " ", what, service.where())));
+  const auto told = print(
+      fmt::format("serving {}{}{} on {}\n", arguments.type->name, what.empty() ? "" : " ", what, service.where()));
+  if (!told) log.warning("{}", told.error().message());
   if (arguments.ready_fd < 0) return {};
   const UniqueFd ready(arguments.ready_fd);
   if (write(ready.get(), "ready\n", 6) != 6)
     return Error::from_errno("writing").on(fmt::format("--ready-fd {}", arguments.ready_fd));
   return {};
+}
+
+void look_again(targets::Service& service, const Log& log) {
+  if (const auto done = service.reload()) {
+    log.info("SIGHUP: looked again");
+  } else {
+    log.error("SIGHUP: {}; it goes on as it was", done.error().message());
+  }
 }
 
 Result<Exit> serve(const ServeArguments& arguments, Context& context) {
@@ -71,9 +82,15 @@ Result<Exit> serve(const ServeArguments& arguments, Context& context) {
   targets::ServeOptions options{context.log, std::move(socket)};
   OUTBOARD_TRY(const auto service,
                targets::serve(*arguments.type, arguments.words, arguments.listener, std::move(options)));
-  OUTBOARD_TRY(const auto watch,
-               service->loop().watch(context.stop.fd(), Ready::readable, [&](Ready) { service->stop(); }));
-  OUTBOARD_CHECK(tell_ready(arguments, *service));
+  Registration watch;
+  OUTBOARD_TRY(watch, service->loop().watch(context.stop.fd(), Ready::readable, [&](Ready) {
+    watch.reset();  // it stays readable, while what is in flight is being finished
+    service->stop();
+  }));
+  OUTBOARD_TRY(const auto hangup, HangupSignal::create());
+  OUTBOARD_TRY(const auto reload,
+               service->loop().watch_eventfd(hangup->event(), [&] { look_again(*service, context.log); }));
+  OUTBOARD_CHECK(tell_ready(arguments, *service, context.log));
   OUTBOARD_CHECK(service->run());
   return Exit::done;
 }
@@ -124,7 +141,8 @@ void add_serve(CLI::App& app, Plan& plan) {
   verb->require_subcommand(1);
   verb->footer(
       "Without --listen and --fd the socket comes from a service manager (LISTEN_FDS). A second client is refused while one\n"
-      "is connected. SIGTERM and Ctrl-C finish what is in flight and remove the socket; a second one ends at once.\n\n"
+      "is connected. SIGTERM and Ctrl-C finish what is in flight and remove the socket; a second one ends at once. SIGHUP makes\n"
+      "the device look again at what stands behind it.\n\n"
       "Example:\n  outboard serve blk --image disk.raw --listen vfio-user:/run/blk.sock\n");
   for (const auto& entry : targets::device_table()) add_device(*verb, plan, *entry.type);
 }
