@@ -41,6 +41,7 @@ void add_serve(CLI::App& app, Plan& plan);
 void add_show(CLI::App& app, Plan& plan);
 void add_lspci(CLI::App& app, Plan& plan);
 void add_blk(CLI::App& app, Plan& plan);
+void add_example(CLI::App& app, Plan& plan);
 void add_reset(CLI::App& app, Plan& plan);
 void add_doctor(CLI::App& app, Plan& plan);
 
@@ -58,14 +59,19 @@ struct TargetArguments {
 /// `outboard: THING: WHAT` and, indented, the cure; on stderr.
 void print_error(const Error& error);
 
-/// Writes all of `text` to stdout. EPIPE when nobody reads it any more.
+/// Writes all of `text` to stdout.
 Status print(std::string_view text);
+/// Whether print() has failed since whoever read stdout has gone (EPIPE of a socket is another matter).
+bool nobody_reads(const Error& error);
 
 /// Makes a usage error of one that is about a word of the command line.
 Error as_usage_error(const Error& error);
 /// Something that the words on the command line do not allow; exit status 2.
 Error usage_error(std::string what, std::string cure = {});
 bool is_usage_error(const Error& error);
+
+/// An option that takes a number of seconds, of at least `least` and at most a day.
+CLI::Option* add_seconds(CLI::App& verb, const std::string& name, double& into, double least, const std::string& help);
 
 /// A CLI11 check and conversion for sizes such as 64M.
 CLI::Option* add_size(CLI::App& verb, const std::string& name, std::uint64_t& into, const std::string& help);

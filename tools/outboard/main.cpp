@@ -3,7 +3,11 @@
 #include <spdlog/spdlog.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <csignal>
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <outboard/memory/fault_guard.hpp>
 #include <tools/outboard/command.hpp>
@@ -46,22 +50,51 @@ void describe(CLI::App& app, Plan& plan) {
   add_show(app, plan);
   add_lspci(app, plan);
   add_blk(app, plan);
+  add_example(app, plan);
   add_reset(app, plan);
   add_doctor(app, plan);
   app.add_subcommand("help", "print this help")->silent();
 }
 
 int fail(const Error& error) {
-  // Whoever read our output has gone, and has no use for a message either.
-  if (error.code() != EPIPE) print_error(error);
+  // Whoever read our output has no use for a message either.
+  if (!nobody_reads(error)) print_error(error);
   return static_cast<int>(is_usage_error(error) ? Exit::usage : Exit::failed);
 }
 
-/// The verb that the words got to, for a hint at its help.
-std::string verb_of(const CLI::App& app) {
+/// A command line that could not be read. CLI11 speaks of a missing "subcommand" where a verb is misspelt, and lists what
+/// it did not expect backwards.
+Error wrong_words(const CLI::App& app, const CLI::ParseError& error) {
+  const CLI::App* verb = &app;
   std::string name = app.get_name();
-  for (const CLI::App* verb : app.get_subcommands()) name += " " + verb_of(*verb);
-  return name;
+  while (!verb->get_subcommands().empty()) {
+    verb = verb->get_subcommands().front();
+    name += " " + verb->get_name();
+  }
+  std::vector<std::string> known;
+  for (const CLI::App* each : verb->get_subcommands([](const CLI::App*) { return true; }))
+    known.push_back(each->get_name());
+  const auto left = verb->remaining();
+  const auto stray = std::ranges::find_if(left, [](const std::string& word) { return !word.starts_with('-'); });
+  if (!known.empty() && stray != left.end())
+    return usage_error(fmt::format("'{}' is not a word that `{}` knows", *stray, name),
+                       fmt::format("it knows: {}", fmt::join(known, ", ")));
+  if (!known.empty() && left.empty())
+    return usage_error(fmt::format("`{}` needs one more word", name),
+                       fmt::format("one of: {}", fmt::join(known, ", ")));
+  const bool more = dynamic_cast<const CLI::ExtrasError*>(&error) != nullptr;
+  return usage_error(more ? fmt::format("not expected: {}", fmt::join(left, " ")) : error.what(), name + " --help");
+}
+
+/// The words in the order that CLI11 takes them, last one first. `help VERB` is another way to say `VERB --help`.
+std::vector<std::string> words_of(int argc, char** argv) {
+  std::vector<std::string> words(argv + std::min(argc, 1), argv + argc);
+  if (words.size() > 1 && words[0] == "help") {
+    words.erase(words.begin());
+    words.emplace_back("--help");
+  }
+  std::ranges::reverse(words);
+  return words;
 }
 
 /// A socket that got the number of a closed stdout would be sent what we print.
@@ -80,11 +113,11 @@ int main(int argc, char** argv) {
   Plan plan;
   describe(app, plan);
   try {
-    app.parse(argc, argv);
+    app.parse(words_of(argc, argv));
   } catch (const CLI::Success& wanted) {  // --help, --version
     return app.exit(wanted);
   } catch (const CLI::ParseError& error) {
-    return fail(usage_error(error.what(), verb_of(app) + " --help"));
+    return fail(wrong_words(app, error));
   }
   if (app.got_subcommand("help")) {
     const auto printed = print(app.help());

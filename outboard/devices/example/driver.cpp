@@ -33,7 +33,11 @@ class Driver::Core {
  public:
   Core(virtio::Transport& transport, std::unique_ptr<virtio::Transport> owned, const Options& options)
       : transport_(transport), owned_(std::move(owned)), options_(options) {}
-  ~Core() { shut_down(ECANCELED); }
+  ~Core() {
+    shut_down(ECANCELED);
+    // A loop of our own ends with us; what we drive may go on.
+    if (reactor_ != nullptr) transport_.detach();
+  }
   Core(const Core&) = delete;
   Core& operator=(const Core&) = delete;
 
@@ -59,6 +63,7 @@ class Driver::Core {
   std::function<void(const Event&)> on_event_;
   std::function<void(const Limit&)> on_limit_;
   bool broken_ = true;
+  std::uint16_t depth_ = 0;
   unsigned delivering_ = 0;  // callbacks on the stack
 
  private:
@@ -120,6 +125,7 @@ Status Driver::Core::build_queues() {
   };
   OUTBOARD_CHECK(transport_.set_config_vector(vector(0)));
   OUTBOARD_TRY(requests_, RequestQueue::create(transport_, features_, limited(), options_.depth, vector(1)));
+  depth_ = requests_->depth();
   if (!limited() || options_.events == 0) return {};
   OUTBOARD_TRY(events_, EventBuffers::create(transport_, features_, options_.events, vector(2)));
   return {};
@@ -348,6 +354,7 @@ Status Driver::restart() {
   return core_->bring_up();
 }
 
+std::uint16_t Driver::depth() const { return core_->depth_; }
 Loop& Driver::loop() const { return *core_->loop_; }
 int Driver::fd() const { return core_->reactor_ != nullptr ? core_->reactor_->fd() : -1; }
 

@@ -26,7 +26,8 @@ Result<RequestQueue> RequestQueue::create(virtio::Transport& transport, const vi
                                                       {.vector = vector, .max_elements = elements}));
   if (ring.size() < elements) return Error(EPROTO, "a queue of 1 entry holds no request").on(transport.name());
   ring.disable_interrupts();
-  const std::uint16_t slots = std::min(depth, ring.size());
+  // As many as fit even if none goes through an indirect table.
+  const std::uint16_t slots = std::min<std::uint16_t>(depth, ring.size() / elements);
   OUTBOARD_TRY(auto memory, transport.dma().allocate(slots * sizeof(SlotMemory)));
   return RequestQueue(std::move(ring), std::move(memory), limited, slots);
 }

@@ -20,6 +20,8 @@ class RequestQueue {
                                      std::uint16_t depth, std::optional<unsigned> vector);
 
   virtio::DriverQueue& ring() { return ring_; }
+  /// Calls that fit.
+  std::uint16_t depth() const { return static_cast<std::uint16_t>(slots_.size()); }
   bool idle() const { return free_.size() == slots_.size(); }
 
   /// EAGAIN: no room.
