@@ -152,9 +152,10 @@ Status Device::restore_state(Bytes from) {
   ByteReader reader(from);
   OUTBOARD_TRY(const auto state, reader.read<spec::State>());
   if (reader.remaining() != 0) return Error(EINVAL, "bytes are left").on("the example device's state");
-  if (state.version != spec::State::version_1 || state.reserved != 0)
+  if (state.version != spec::State::version_1)
     return Error(EINVAL, fmt::format("version {} is not known", std::uint32_t{state.version}))
         .on("the example device's state");
+  if (state.reserved != 0) return Error(EINVAL, "its reserved field is not 0").on("the example device's state");
   limit_.store(state.limit, std::memory_order_relaxed);
   epoch_ = state.epoch;
   events_->set_missed(state.missed);

@@ -17,7 +17,7 @@ void Events::close(bool drain) {
     const std::lock_guard lock(mutex_);
     loop_ = nullptr;
     free_ = 0;
-    for (const Pending& event : std::exchange(pending_, {})) miss(std::uint64_t{event.missed} + 1);
+    for (const Pending& event : std::exchange(pending_, {})) add(missed_, std::uint64_t{event.missed} + 1);
   }
   kept_.clear();
 }
@@ -32,7 +32,7 @@ void Events::take(virtio::Request buffer) {
 
 void Events::hit(std::uint32_t value) {
   const std::lock_guard lock(mutex_);
-  if (loop_ == nullptr || free_ == 0) return miss(1);
+  if (loop_ == nullptr || free_ == 0) return add(missed_, 1);
   --free_;
   pending_.push_back({value, std::exchange(missed_, 0)});
   if (std::exchange(posted_, true)) return;
@@ -53,7 +53,8 @@ void Events::tell_pending() {
     kept_.pop_front();
     if (tell(std::move(buffer), event)) continue;
     const std::lock_guard lock(mutex_);
-    miss(std::uint64_t{event.missed} + 1);
+    // An event that waits already is the next one to be reported: the count is its to tell.
+    add(pending_.empty() ? missed_ : pending_.front().missed, std::uint64_t{event.missed} + 1);
   }
 }
 
@@ -74,9 +75,9 @@ bool Events::tell(virtio::Request buffer, const Pending& event) {
 }
 
 /// D-EX-10: "It MUST report the number of events missed since the last event it reported, saturated at 2^32 - 1 ..."
-void Events::miss(std::uint64_t count) {
-  missed_ = static_cast<std::uint32_t>(
-      std::min<std::uint64_t>(std::uint64_t{missed_} + count, std::numeric_limits<std::uint32_t>::max()));
+void Events::add(std::uint32_t& missed, std::uint64_t count) {
+  missed = static_cast<std::uint32_t>(
+      std::min<std::uint64_t>(std::uint64_t{missed} + count, std::numeric_limits<std::uint32_t>::max()));
 }
 
 std::uint32_t Events::missed() const {

@@ -35,12 +35,12 @@ class Events : public std::enable_shared_from_this<Events> {
   /// An event with a buffer set aside for it.
   struct Pending {
     std::uint32_t value = 0;
-    std::uint32_t missed = 0;
+    std::uint32_t missed = 0;  // since the event before this one
   };
 
   void tell_pending();
   bool tell(virtio::Request buffer, const Pending& event);
-  void miss(std::uint64_t count);
+  static void add(std::uint32_t& missed, std::uint64_t count);
 
   mutable std::mutex mutex_;
   Loop* loop_ = nullptr;  // null: the queue is stopped
