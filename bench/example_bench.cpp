@@ -36,7 +36,7 @@ pci::FunctionFactory example_function(bool poll) {
   options.shared_doorbells = poll;
   return virtio_pci::Function::factory(
       [](Loop&, const Log&) -> Result<std::unique_ptr<virtio::Device>> {
-        OUTBOARD_TRY(std::unique_ptr<virtio::Device> device, example::Device::create({}));
+        OUTBOARD_TRY(std::unique_ptr<virtio::Device> device, example::Device::create({.queue_size = 256}));
         return device;
       },
       options);
