@@ -66,7 +66,6 @@ Status DeviceCore::State::restore(const DeviceState& from) {
   if ((from.status & ~known_status) != 0) return refused("its status has bits that are not known");
   const bool agreed = (from.status & bit::features_ok) != 0;
   if ((from.status & bit::driver_ok) != 0 && !agreed) return refused("DRIVER_OK without FEATURES_OK");
-  if (agreed && !offered.contains(from.accepted)) return refused("its driver has accepted what is not offered here");
   if (from.queues.size() != queues.size())
     return refused(fmt::format("it has {} queues, not {}", from.queues.size(), queues.size()));
 
@@ -74,6 +73,7 @@ Status DeviceCore::State::restore(const DeviceState& from) {
   accepted = from.accepted;
   status = from.status;
   Status whole;
+  if (agreed && !acceptable()) whole = refused("its driver has accepted what is not offered here, or not what it must");
   for (unsigned index = 0; index < queues.size() && whole; ++index) {
     const QueueState& queue = from.queues[index];
     if (queue.enabled) whole = check(queues[index], queue);
@@ -97,6 +97,9 @@ Status DeviceCore::State::take_over(const DeviceState& from) {
     if (old.size != 0) queue.size = old.size;
     queue.address = {old.descriptors, old.driver, old.device};
     queue.enabled = old.enabled;
+    // A queue that is off may have been reset. Where that was agreed on the driver may set it up again while the device
+    // runs; one that it never enabled it may then, too.
+    queue.was_reset = !old.enabled && (from.status & bit::driver_ok) != 0 && negotiated(Feature::ring_reset);
     if (old.enabled) queue.saved = old;
   }
   if ((from.status & bit::needs_reset) != 0) {
