@@ -1,0 +1,61 @@
+#!/usr/bin/env python3
+"""Tests check_docs.py: a link into a file that has not what it names is complained of."""
+
+import pathlib
+import tempfile
+import unittest
+
+import check_docs
+
+CODE = '''// once() is gone
+int Lane::read(int size) { return size; }
+'''
+TEXT = '''# The page
+## 5.x.6.1 Requests: what they `say`
+```
+# not a heading
+```
+- **D-EX-1** The device MUST.
+'''
+
+
+class Links(unittest.TestCase):
+
+    def setUp(self):
+        self.folder = tempfile.TemporaryDirectory()
+        self.addCleanup(self.folder.cleanup)
+        self.page = pathlib.Path(self.folder.name) / 'page.md'
+        self.page.write_text(TEXT)
+        (self.page.parent / 'lane.cpp').write_text(CODE)
+
+    def complaints(self, link, label='text'):
+        return list(check_docs.complaints_about_link(self.page, label, link))
+
+    def test_a_file_that_is_there(self):
+        self.assertEqual([], self.complaints('lane.cpp'))
+        self.assertEqual([], self.complaints('https://example.org/no#such'))
+
+    def test_a_file_that_is_not_there(self):
+        self.assertEqual(1, len(self.complaints('line.cpp')))
+
+    def test_a_name_in_code(self):
+        self.assertEqual([], self.complaints('lane.cpp#Lane::read'))
+        self.assertEqual([], self.complaints('lane.cpp#read'))
+        self.assertEqual(1, len(self.complaints('lane.cpp#Lane::rea')))
+        self.assertEqual(1, len(self.complaints('lane.cpp#ane::read')))
+
+    def test_a_name_that_only_a_comment_has(self):
+        self.assertEqual(1, len(self.complaints('lane.cpp#once')))
+
+    def test_a_heading(self):
+        self.assertEqual([], self.complaints('page.md#5x61-requests-what-they-say'))
+        self.assertEqual([], self.complaints('#the-page'))
+        self.assertEqual(1, len(self.complaints('#not-a-heading')))
+
+    def test_a_statement(self):
+        self.assertEqual([], self.complaints('page.md', 'D-EX-1'))
+        self.assertEqual(1, len(self.complaints('page.md', '**D-EX-2**')))
+
+
+if __name__ == '__main__':
+    unittest.main()
