@@ -35,6 +35,9 @@ class Driver::Core {
       : transport_(transport), owned_(std::move(owned)), options_(options) {}
   ~Core() {
     shut_down(ECANCELED);
+    // The device was never seen to stop.
+    if (requests_) std::move(*requests_).abandon_memory();
+    if (events_) std::move(*events_).abandon_memory();
     // A loop of our own ends with us; what we drive may go on.
     if (reactor_ != nullptr) transport_.detach();
   }
@@ -72,6 +75,7 @@ class Driver::Core {
   void vector_fired(unsigned vector);
   void config_changed();
   void queues_used();
+  bool interrupts();
   void take_events();
   void finish(Call& call);
   void tick();
@@ -106,8 +110,9 @@ Status Driver::Core::prepare() {
 Status Driver::Core::bring_up() {
   touched_ = true;
   OUTBOARD_TRY(features_, virtio::negotiate(transport_, wanted(options_)));
-  if (!options_.poll && vectors_ == 0) {
-    OUTBOARD_TRY(vectors_, transport_.enable_vectors(3));
+  if (vectors_ == 0) {
+    // A change of the configuration has to be heard of however the queues are looked at.
+    OUTBOARD_TRY(vectors_, transport_.enable_vectors(options_.poll ? 1 : 3));
   }
   OUTBOARD_CHECK(build_queues());
   OUTBOARD_CHECK(watch_vectors());
@@ -119,11 +124,18 @@ Status Driver::Core::bring_up() {
 }
 
 Status Driver::Core::build_queues() {
+  // Those of before the reset, if it was not known to be one.
+  requests_.reset();
+  events_.reset();
   // One for the configuration and one for each queue, as far as they go.
   const auto vector = [this](unsigned wanted) {
-    return vectors_ == 0 ? std::optional<unsigned>() : std::min(wanted, vectors_ - 1);
+    const bool none = vectors_ == 0 || (options_.poll && wanted != 0);
+    return none ? std::optional<unsigned>() : std::min(wanted, vectors_ - 1);
   };
-  OUTBOARD_CHECK(transport_.set_config_vector(vector(0)));
+  auto config = transport_.set_config_vector(vector(0));
+  // A device without a vector to spare: that it is broken shows when it does not answer.
+  if (!config && config.error().code() == ENOSPC) config = transport_.set_config_vector(std::nullopt);
+  OUTBOARD_CHECK(config);
   OUTBOARD_TRY(requests_, RequestQueue::create(transport_, features_, limited(), options_.depth, vector(1)));
   depth_ = requests_->depth();
   if (!limited() || options_.events == 0) return {};
@@ -136,26 +148,28 @@ Status Driver::Core::watch_vectors() {
     OUTBOARD_TRY(auto watch, loop_->watch_eventfd(transport_.vector(vector), [this, vector] { vector_fired(vector); }));
     watches_.push_back(std::move(watch));
   }
-  const bool interrupts = requests_->ring().vector() && (!events_ || events_->ring().vector());
-  if (!interrupts) poller_ = loop_->poll([this] { return poll() != 0; });
+  if (!interrupts()) poller_ = loop_->poll([this] { return poll() != 0; });
   return {};
 }
 
-/// Resets the device; everything in flight ends with `error`.
+bool Driver::Core::interrupts() { return requests_->ring().vector() && (!events_ || events_->ring().vector()); }
+
+/// Resets the device; everything in flight ends with `error`. As long as the device is not seen to have stopped, the
+/// memory that it may still write to is kept.
 void Driver::Core::shut_down(int error) {
-  if (!std::exchange(touched_, false)) return;
+  if (!touched_) return;
   watches_.clear();
   poller_.reset();
   timer_.reset();
   more_.reset();
   broken_ = true;
   // Before the memory goes that the device writes to.
-  const bool quiet = transport_.reset().has_value();
-  auto requests = std::exchange(requests_, std::nullopt);
-  auto events = std::exchange(events_, std::nullopt);
-  const std::vector<Call*> calls = requests ? requests->take_in_flight() : std::vector<Call*>();
-  if (!quiet && requests) std::move(*requests).abandon_memory();
-  if (!quiet && events) std::move(*events).abandon_memory();
+  touched_ = !transport_.reset().has_value();
+  const std::vector<Call*> calls = requests_ ? requests_->take_in_flight() : std::vector<Call*>();
+  if (!touched_) {
+    requests_.reset();
+    events_.reset();
+  }
   for (Call* call : calls) {
     call->error = error;
     finish(*call);
@@ -183,13 +197,14 @@ void Driver::Core::config_changed() {
   ++delivering_;
   if (const auto now = limit()) on_limit_(*now);
   --delivering_;
+  publish();
 }
 
 /// Takes what was used on both queues, and asks to be told of more.
 void Driver::Core::queues_used() {
   for (unsigned rounds = 0; rounds < 2; ++rounds) {
     poll();
-    if (broken_) return;
+    if (broken_ || !interrupts()) return;  // the loop polls
     const bool more_answers = requests_->ring().enable_interrupts();
     const bool more_events = events_ && events_->ring().enable_interrupts();
     if (!more_answers && !more_events) return;
