@@ -465,6 +465,9 @@ void EmulatedFunction::finish_reset() {
 }
 
 void EmulatedFunction::release_client(Completion done) {
+  // The addresses that the device knows mean nothing in the memory of the next client: no DMA before that one asks for it.
+  config_.set_at(Command::offset, with(config_.get<Command>(), Command::bus_master, 0));
+  apply_config();
   interrupts_.release_client();
   memory_.clear(std::move(done));
 }

@@ -581,6 +581,7 @@ TEST_F(PlainFunctionTest, ReleasingTheClientLetsGoOfWhatItBroughtAndKeepsTheDevi
   EXPECT_EQ(function().memory().current()->mapping_count(), 0u);
   EXPECT_EQ(reg(PlainFunction::scratch_at), 5u);
   EXPECT_TRUE(bind(intx, 0, fd)) << "no kind is enabled any more";
+  EXPECT_EQ(config16(function(), 4) & bus_master_on, 0) << "the next client's memory is not the device's to touch yet";
 }
 
 TEST_F(PlainFunctionTest, DmaNeedsBusMasteringAndAMapping) {

@@ -103,7 +103,8 @@ class Function {
   /// before touches memory or signals.
   virtual void reset(Completion done) = 0;
 
-  /// The client is gone: everything it brought (mappings, eventfds) is let go; the device's own state is kept.
+  /// The client is gone: everything it brought (mappings, eventfds) is let go, and bus mastering is off; the rest of the
+  /// device's own state is kept.
   virtual void release_client(Completion done) = 0;
 };
 

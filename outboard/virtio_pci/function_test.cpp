@@ -156,6 +156,7 @@ TEST(Notify, TheNextClientGetsDoorbellsThatTheLastOneCannotSpoil) {
 
   r.memory.clear();
   r.available.clear();
+  r.set_command(6);
   r.start();
   r.publish(1, 0, 9);
   r.function->io_eventfds(0)[1].fd->signal();
