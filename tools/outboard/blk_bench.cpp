@@ -14,6 +14,9 @@ namespace outboard::command {
 
 namespace {
 
+/// An element's length has 32 bits.
+constexpr std::uint64_t largest_block = UINT64_C(1) << 30;
+
 struct BenchArguments {
   TargetArguments target;
   RangeArguments range;
@@ -189,6 +192,8 @@ Status check(const BenchArguments& arguments, const DiskSession& session, std::u
   const std::uint64_t block = session.block_size();
   if (arguments.block == 0 || arguments.block % block != 0 || arguments.range.offset % block != 0)
     return Error(EINVAL, fmt::format("--bs and --offset must be multiples of the disk's block, {} bytes", block));
+  if (arguments.block > largest_block)
+    return Error(EINVAL, fmt::format("--bs {}: at most {}", arguments.block, size_text(largest_block)));
   if (arguments.block > length)
     return Error(EINVAL, fmt::format("{} bytes are less than one request of {}", length, arguments.block));
   return {};
@@ -231,9 +236,7 @@ void add_blk_bench(CLI::App& blk, Plan& plan) {
   verb->add_option("--queues", arguments->queues, "queues, as far as the disk has them (default 1)")
       ->type_name("N")
       ->check(CLI::Range(1, 256));
-  verb->add_option("--seconds", arguments->seconds, "for how long (default 2)")
-      ->type_name("S")
-      ->check(CLI::Range(0.01, 86400.0));
+  add_seconds(*verb, "--seconds", arguments->seconds, 0.01, "for how long (default 2)");
   verb->add_flag("--poll", arguments->poll, "look at the rings all the time instead of waiting for interrupts");
   verb->add_flag("--json", arguments->json, "as JSON: iops, bytes_per_second, latency_us with p50, p99, p999, ...");
   verb->footer("Ctrl-C ends it early, with the figures so far.\n\n" + verb->get_footer());

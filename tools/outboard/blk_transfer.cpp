@@ -100,7 +100,7 @@ Result<std::size_t> Input::fill(MutableBytes into) {
   while (done < into.size() && !ended_) {
     OUTBOARD_CHECK(wait());
     const ssize_t count = ::read(STDIN_FILENO, into.data() + done, into.size() - done);
-    if (count < 0 && errno == EINTR) continue;
+    if (count < 0 && (errno == EINTR || errno == EAGAIN)) continue;
     if (count < 0) return Error::from_errno("reading").on("standard input");
     ended_ = count == 0;
     done += static_cast<std::size_t>(count);

@@ -1,6 +1,9 @@
 #include <tools/outboard/command.hpp>
 
+#include <poll.h>
 #include <unistd.h>
+
+#include <charconv>
 
 #include <fmt/format.h>
 
@@ -13,6 +16,7 @@ namespace {
 
 /// No call of the library returns it, so it tells a usage error from the others.
 constexpr int usage_code = EBADRQC;
+constexpr const char* standard_output = "standard output";
 
 }  // namespace
 
@@ -27,9 +31,7 @@ CLI::App* add_verb(CLI::App& parent, Plan& plan, std::string name, const std::st
 
 void TargetArguments::add_to(CLI::App& verb) {
   verb.add_option("TARGET", target, "vfio-user:PATH, or local:DEVICE,WORD=VALUE,...")->required();
-  verb.add_option("--wait", wait_seconds, "keep trying for so long while the server is starting")
-      ->type_name("SECONDS")
-      ->check(CLI::Range(0.0, 86400.0));
+  add_seconds(verb, "--wait", wait_seconds, 0, "keep trying for so long while the server is starting");
 }
 
 Result<std::unique_ptr<pci::Handle>> TargetArguments::open(Context& context) const {
@@ -57,11 +59,18 @@ Status print(std::string_view text) {
   while (!text.empty()) {
     const ssize_t written = ::write(STDOUT_FILENO, text.data(), text.size());
     if (written < 0 && errno == EINTR) continue;
-    if (written < 0) return Error::from_errno("writing").on("standard output");
+    if (written < 0 && errno == EAGAIN) {  // somebody has made it non-blocking: ssh and some shells do
+      pollfd out{STDOUT_FILENO, POLLOUT, 0};
+      poll(&out, 1, -1);
+      continue;
+    }
+    if (written < 0) return Error::from_errno("writing").on(standard_output);
     text.remove_prefix(static_cast<std::size_t>(written));
   }
   return {};
 }
+
+bool nobody_reads(const Error& error) { return error.code() == EPIPE && error.subject() == standard_output; }
 
 Error usage_error(std::string what, std::string cure) {
   return Error(usage_code, std::move(what)).cure(std::move(cure));
@@ -70,6 +79,21 @@ Error usage_error(std::string what, std::string cure) {
 Error as_usage_error(const Error& error) { return usage_error(error.message(), error.cure()); }
 
 bool is_usage_error(const Error& error) { return error.code() == usage_code; }
+
+CLI::Option* add_seconds(CLI::App& verb, const std::string& name, double& into, double least, const std::string& help) {
+  static constexpr double most = 86400;
+  const auto take = [&into, least, name](const std::string& text) {
+    double seconds = 0;
+    const char* const end = text.data() + text.size();
+    const auto [at, error] = std::from_chars(text.data(), end, seconds);
+    // Not the other way round: "nan" is a number for from_chars, and every comparison with it is false.
+    const bool good = error == std::errc{} && at == end && seconds >= least && seconds <= most;
+    if (!good)
+      throw CLI::ValidationError(fmt::format("{} takes {:g} to {:g} seconds, not '{}'", name, least, most, text));
+    into = seconds;
+  };
+  return verb.add_option_function<std::string>(name, take, help)->type_name("SECONDS");
+}
 
 CLI::Option* add_size(CLI::App& verb, const std::string& name, std::uint64_t& into, const std::string& help) {
   const auto take = [&into](const std::string& text) {
