@@ -211,7 +211,7 @@ Result<Exit> run(const BenchArguments& arguments, Context& context) {
   OUTBOARD_CHECK(bench.run());
   const unsigned queues = session->driver().queue_count();
   OUTBOARD_CHECK(
-      print(arguments.json ? as_json(arguments, bench, queues).dump(2) + "\n" : as_text(arguments, bench, queues)));
+      print(arguments.json ? json_text(as_json(arguments, bench, queues)) : as_text(arguments, bench, queues)));
   return Exit::done;
 }
 

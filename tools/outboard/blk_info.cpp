@@ -74,7 +74,7 @@ Result<Exit> info(const InfoArguments& arguments, Context& context) {
   OUTBOARD_TRY(const auto session, DiskSession::open(arguments.target, context, {}));
   OUTBOARD_TRY(auto id, id_of(*session));
   id = printable(std::move(id));
-  OUTBOARD_CHECK(print(arguments.json ? as_json(*session, id).dump(2) + "\n" : as_text(*session, id)));
+  OUTBOARD_CHECK(print(arguments.json ? json_text(as_json(*session, id)) : as_text(*session, id)));
   return Exit::done;
 }
 

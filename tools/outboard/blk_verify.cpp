@@ -78,7 +78,7 @@ std::string as_json(const Verify& verify, std::optional<double> writing, double 
   nlohmann::ordered_json json{{"offset", verify.offset}, {"bytes", verify.length}};
   if (writing) json["write_bytes_per_second"] = static_cast<double>(verify.length) / *writing;
   json["read_bytes_per_second"] = static_cast<double>(verify.length) / reading;
-  return json.dump(2) + "\n";
+  return json_text(json);
 }
 
 Result<Exit> run(const VerifyArguments& arguments, Context& context) {

@@ -4,6 +4,7 @@
 #include <nlohmann/json.hpp>
 
 #include <tools/outboard/command.hpp>
+#include <tools/outboard/text.hpp>
 
 namespace outboard::command {
 
@@ -26,8 +27,7 @@ std::string as_json(const std::vector<Finding>& findings) {
                     {"use", finding.use},
                     {"detail", finding.detail},
                     {"cure", finding.cure}});
-  return nlohmann::ordered_json{{"findings", list}}.dump(2, ' ', false, nlohmann::json::error_handler_t::replace) +
-         "\n";
+  return json_text({{"findings", list}});
 }
 
 }  // namespace

@@ -194,7 +194,7 @@ ordered_json as_json(const View& view) {
 Result<Exit> show(const ShowArguments& arguments, Context& context) {
   OUTBOARD_TRY(const auto handle, arguments.target.open(context));
   OUTBOARD_TRY(const auto view, look(*handle));
-  OUTBOARD_CHECK(print(arguments.json ? as_json(view).dump(2) + "\n" : as_text(view)));
+  OUTBOARD_CHECK(print(arguments.json ? json_text(as_json(view)) : as_text(view)));
   return Exit::done;
 }
 
