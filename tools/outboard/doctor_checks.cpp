@@ -1,8 +1,6 @@
 #include <fcntl.h>
-#include <linux/io_uring.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
-#include <sys/syscall.h>
 #include <unistd.h>
 
 #include <cstring>
@@ -13,6 +11,7 @@
 #include <fmt/format.h>
 
 #include <outboard/base/fd.hpp>
+#include <outboard/storage/uring_engine.hpp>
 #include <tools/outboard/doctor.hpp>
 #include <tools/outboard/text.hpp>
 
@@ -36,12 +35,12 @@ Finding device_node(const std::string& root, std::string name, std::string use, 
 
 Finding io_uring() {
   Finding finding{"io_uring", "disk images without a system call for each request", State::ok, "works", {}};
-  io_uring_params params{};
-  const UniqueFd ring(static_cast<int>(syscall(SYS_io_uring_setup, 1, &params)));
-  if (ring) return finding;
-  finding.detail = fmt::format("{}; a pool of threads is used in its place", std::strerror(errno));
-  finding.state = errno == ENOSYS ? State::missing : State::denied;
-  finding.cure = errno == ENOSYS
+  const auto usable = storage::probe_io_uring();
+  if (usable) return finding;
+  const int code = usable.error().code();
+  finding.detail = fmt::format("{}; a pool of threads is used in its place", std::strerror(code));
+  finding.state = code == ENOSYS ? State::missing : State::denied;
+  finding.cure = code == ENOSYS
                      ? "a kernel with CONFIG_IO_URING"
                      : "sysctl -w kernel.io_uring_disabled=0; in a container: --security-opt seccomp=unconfined";
   return finding;
@@ -59,18 +58,17 @@ Finding shared_memory() {
 }
 
 Finding iommu(const std::string& root) {
-  const Finding finding{"IOMMU", "real devices that can only reach the memory they were given", State::ok, {}, {}};
+  Finding finding{"IOMMU", "real devices that can only reach the memory they were given", State::ok, {}, {}};
   std::error_code error;
   std::size_t groups = 0;
   for (const auto& entry : std::filesystem::directory_iterator(root + "/sys/kernel/iommu_groups", error))
     groups += entry.is_directory() ? 1 : 0;
-  Finding result = finding;
-  result.detail = fmt::format("{} group{}", groups, groups == 1 ? "" : "s");
-  if (groups > 0) return result;
-  result.state = State::missing;
-  result.detail = "no groups in /sys/kernel/iommu_groups";
-  result.cure = "switch VT-d or AMD-Vi on in the firmware; boot with intel_iommu=on or amd_iommu=on";
-  return result;
+  finding.detail = fmt::format("{} group{}", groups, groups == 1 ? "" : "s");
+  if (groups > 0) return finding;
+  finding.state = State::missing;
+  finding.detail = "no groups in /sys/kernel/iommu_groups";
+  finding.cure = "switch VT-d or AMD-Vi on in the firmware; boot with intel_iommu=on or amd_iommu=on";
+  return finding;
 }
 
 /// A number of /proc/meminfo.
