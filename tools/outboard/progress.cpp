@@ -2,8 +2,6 @@
 
 #include <unistd.h>
 
-#include <cstdio>
-
 #include <fmt/format.h>
 
 #include <tools/outboard/text.hpp>
@@ -16,20 +14,24 @@ constexpr Duration patience = std::chrono::seconds(1), pace = std::chrono::milli
 
 }  // namespace
 
-Progress::Progress(std::string what, std::uint64_t total)
-    : what_(std::move(what)),
+Progress::Progress(std::string what, std::uint64_t total, const Clock& clock, std::FILE* to)
+    : clock_(clock),
+      to_(to),
+      what_(std::move(what)),
       total_(total),
-      terminal_(isatty(STDERR_FILENO) == 1),
-      began_(Clock::system().now()),
+      terminal_(isatty(fileno(to)) == 1),
+      began_(clock.now()),
       next_(began_ + patience) {}
 
 Progress::~Progress() {
-  if (shown_) std::fputs("\r\033[K", stderr);
+  if (!shown_) return;
+  std::fputs("\r\033[K", to_);
+  std::fflush(to_);
 }
 
 void Progress::at(std::uint64_t bytes) {
   if (!terminal_) return;
-  if (const TimePoint now = Clock::system().now(); now >= next_) show(bytes, now);
+  if (const TimePoint now = clock_.now(); now >= next_) show(bytes, now);
 }
 
 void Progress::show(std::uint64_t bytes, TimePoint now) {
@@ -38,9 +40,9 @@ void Progress::show(std::uint64_t bytes, TimePoint now) {
       total_ == 0 ? ""
                   : fmt::format("{:3.0f}% of {}, ", 100.0 * static_cast<double>(bytes) / static_cast<double>(total_),
                                 size_text(total_));
-  fmt::print(stderr, "\r\033[K{}: {}{}, {}", what_, share, size_text(bytes),
+  fmt::print(to_, "\r\033[K{}: {}{}, {}", what_, share, size_text(bytes),
              rate_text(static_cast<double>(bytes) / seconds));
-  std::fflush(stderr);
+  std::fflush(to_);
   shown_ = true;
   next_ = now + pace;
 }

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <cstdio>
 #include <string>
 
 #include <outboard/base/loop.hpp>
@@ -11,8 +12,8 @@ namespace outboard::command {
 /// no terminal. The line is taken away at the end. One thread.
 class Progress {
  public:
-  /// `total`: what makes it whole; 0: not known.
-  Progress(std::string what, std::uint64_t total);
+  /// `total`: what makes it whole; 0: not known. `to`: the terminal, if it is one.
+  Progress(std::string what, std::uint64_t total, const Clock& clock = Clock::system(), std::FILE* to = stderr);
   ~Progress();
   Progress(const Progress&) = delete;
   Progress& operator=(const Progress&) = delete;
@@ -23,6 +24,8 @@ class Progress {
  private:
   void show(std::uint64_t bytes, TimePoint now);
 
+  const Clock& clock_;
+  std::FILE* to_;
   std::string what_;
   std::uint64_t total_;
   bool terminal_;
