@@ -4,9 +4,10 @@ import json
 import os
 import signal
 import socket
-import time
+import threading
 
-from command import RAM, harness, refused
+from command import (RAM, FakeServer, harness, has_taken, processor_time, refused, sleeps_so_far, takes_signals,
+                     unread)
 
 
 def bench(test, target, *words):
@@ -14,8 +15,16 @@ def bench(test, target, *words):
     client = test.start([test.command, 'blk', 'bench', target, '--seconds', '60', *words])
     lock = f'{target.removeprefix("vfio-user:")}.lock'
     harness.wait_until(lambda: open(lock, 'rb').read(), 20, 'the client')
-    time.sleep(0.2)  # Only so that it has something in flight; nothing depends on it.
+    at_first = processor_time(client)
+    harness.wait_until(lambda: processor_time(client) > at_first + 2, 20, 'the client to have something to do')
     return client
+
+
+def keeps_trying(client):
+    """Waits until a client has looked for its server some times."""
+    harness.wait_until(lambda: takes_signals(client), 20, 'the command')
+    at_first = sleeps_so_far(client)
+    harness.wait_until(lambda: not client.running() or sleeps_so_far(client) > at_first + 3, 20, 'the client to try again')
 
 
 def gone(test, server):
@@ -71,13 +80,44 @@ def test_ctrl_c_ends_a_write_that_waits_for_input(test):
     read_end, write_end = os.pipe()
     client = test.start(['bash', '-c', f'exec "$0" blk write {RAM} <&{read_end}', test.command], pass_fds=(read_end,))
     os.write(write_end, b'x' * 1000)
-    harness.wait_until(lambda: 'outboard' in open(f'/proc/{client.pid}/comm').read(), 10, 'the command')
-    time.sleep(0.3)
+    harness.wait_until(lambda: unread(read_end) == 0, 20, 'the command to read what there is')
     client.signal(signal.SIGINT)
     test.equal(client.wait(), 1, 'the exit status')
     test.true('interrupted' in client.output(), f'it says {client.output()}')
     os.close(write_end)
     os.close(read_end)
+
+
+def test_a_second_ctrl_c_or_sigterm_ends_at_once(test):
+    heard = threading.Event()
+
+    def silent(client):
+        while client.recv(4096):
+            heard.set()
+
+    path = test.sockets / 'silent'
+    with FakeServer(path, silent):
+        for number in (signal.SIGINT, signal.SIGTERM):
+            heard.clear()
+            client = test.start([test.command, 'show', f'vfio-user:{path}'])
+            harness.wait_until(heard.is_set, 20, 'the client to wait for an answer')
+            client.signal(number)
+            harness.wait_until(lambda: has_taken(client, number), 10, 'the first signal to be taken')
+            test.true(client.running(), 'the first signal has ended it')
+            client.signal(number)
+            test.equal(client.wait(), 128 + number, 'the exit status')
+
+
+def test_a_server_whose_line_nobody_reads_serves(test):
+    read_end, write_end = os.pipe()
+    os.close(read_end)
+    for output in (f'&{write_end}', '/dev/full'):
+        path = test.sockets / f'unread{len(output)}.sock'
+        server = test.start(['bash', '-c', f'exec "$0" serve blk --ram --size 1M --listen vfio-user:{path} >{output}',
+                             test.command], pass_fds=(write_end,))
+        test.outboard('show', f'vfio-user:{path}', '--wait', '20')
+        test.equal(server.stop(), 0, 'the exit status')
+    os.close(write_end)
 
 
 def test_closed_standard_descriptors(test):
@@ -92,7 +132,7 @@ def test_closed_standard_descriptors(test):
 def test_waiting_for_a_server(test):
     path = test.sockets / 'late.sock'
     client = test.start([test.command, 'blk', 'info', f'vfio-user:{path}', '--wait', '30', '--json'])
-    time.sleep(0.3)
+    keeps_trying(client)
     test.true(client.running(), f'it did not wait: {client.output()}')
     test.serve('blk', '--ram', '--size', '1M', socket_path=path)
     test.equal(client.wait(), 0, 'the exit status')
@@ -103,7 +143,7 @@ def test_waiting_in_vain_and_being_interrupted(test):
     path = test.sockets / 'never.sock'
     refused(test, 'show', f'vfio-user:{path}', '--wait', '0.2', says=[path])
     client = test.start([test.command, 'show', f'vfio-user:{path}', '--wait', '600'])
-    time.sleep(0.3)
+    keeps_trying(client)
     client.signal(signal.SIGINT)
     test.equal(client.wait(), 1, 'the exit status')
     test.true('interrupted' in client.output(), f'it says {client.output()}')

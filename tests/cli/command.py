@@ -1,10 +1,15 @@
 """What the tests of the command share. They are written with the harness of the system tests."""
 
+import fcntl
 import os
 import pathlib
+import re
 import shutil
+import signal
 import socket
+import struct
 import sys
+import termios
 import threading
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / 'system'))
@@ -43,6 +48,41 @@ def as_nobody(test):
     shutil.copy(test.command, copy)
     os.chmod(copy, 0o755)
     return ['setpriv', '--reuid=65534', '--regid=65534', '--clear-groups', copy]
+
+
+# What a process is at: so that a test waits for that, and not for some time.
+
+
+def _status(process, field):
+    """A line of /proc/PID/status: of the process where it says so, else of its first thread."""
+    status = pathlib.Path(f'/proc/{process.pid}/status').read_text()
+    return re.search(rf'^{field}:\s+(\S+)', status, re.MULTILINE).group(1)
+
+
+def takes_signals(process):
+    """It is the command, and has come to where Ctrl-C is a wish that it heeds."""
+    blocked = int(_status(process, 'SigBlk'), 16)
+    return 'outboard' in _status(process, 'Name') and blocked >> (signal.SIGINT - 1) & 1 == 1
+
+
+def has_taken(process, number):
+    """A signal that was sent to it is no longer pending."""
+    return (int(_status(process, 'ShdPnd'), 16) | int(_status(process, 'SigPnd'), 16)) >> (number - 1) & 1 == 0
+
+
+def sleeps_so_far(process):
+    return int(_status(process, 'voluntary_ctxt_switches'))
+
+
+def processor_time(process):
+    """In ticks of 10 ms, of all its threads."""
+    fields = pathlib.Path(f'/proc/{process.pid}/stat').read_text().rpartition(')')[2].split()
+    return int(fields[11]) + int(fields[12])
+
+
+def unread(pipe):
+    """How many bytes wait in a pipe."""
+    return struct.unpack('i', fcntl.ioctl(pipe, termios.FIONREAD, bytes(4)))[0]
 
 
 class FakeServer:

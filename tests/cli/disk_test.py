@@ -5,7 +5,7 @@ import os
 import random
 import re
 
-from command import RAM, harness, refused
+from command import RAM, harness, refused, unread
 
 DATA = random.Random(1).randbytes(700_001)
 
@@ -54,9 +54,28 @@ def test_write_takes_no_more_than_its_length(test):
 
 def test_write_from_a_slow_pipe(test):
     image = test.image(size=1 << 20)
-    script = f'(printf aaa; sleep 0.2; printf bbb) | "$0" blk write local:blk,image={image}'
-    test.run(['bash', '-c', script, test.command])
+    read_end, write_end = os.pipe()
+    client = test.start(['bash', '-c', f'exec "$0" blk write local:blk,image={image} <&{read_end}', test.command],
+                        pass_fds=(read_end,))
+    for part in (b'aaa', b'bbb'):
+        os.write(write_end, part)
+        harness.wait_until(lambda: unread(read_end) == 0, 20, 'the command to read what there is')
+    os.close(write_end)
+    os.close(read_end)
+    test.equal(client.wait(), 0, 'the exit status')
     test.equal(image.read_bytes()[:6], b'aaabbb')
+
+
+def test_read_to_a_slow_pipe_that_does_not_block(test):
+    image = test.image(size=3 << 20, data=DATA)
+    read_end, write_end = os.pipe()
+    os.set_blocking(write_end, False)
+    client = test.start(['bash', '-c', f'exec "$0" blk read local:blk,image={image} >&{write_end}', test.command],
+                        pass_fds=(write_end,))
+    os.close(write_end)
+    with open(read_end, 'rb') as pipe:
+        test.true(pipe.read() == image.read_bytes(), 'other bytes')
+    test.equal(client.wait(), 0, f'the exit status; it says {client.output()}')
 
 
 def test_reading_all_of_a_disk(test):
@@ -107,6 +126,14 @@ def test_bench_as_json(test):
         latency = figures['latency_us']
         test.true(figures['iops'] > 0 and figures['ios'] > 0, f'{words}: nothing was done')
         test.true(0 < latency['p50'] <= latency['p99'] <= latency['p999'] <= latency['max'], f'{words}: {latency}')
+
+
+def test_json_of_a_path_that_is_no_utf8(test):
+    image = test.image(name=os.fsdecode(b'disk-\xff.raw'), size=1 << 20)
+    target = f'local:blk,image={image}'
+    for words in (['show', target], ['blk', 'info', target], ['blk', 'bench', target, '--seconds', '0.01'],
+                  ['blk', 'verify', target, '--write']):
+        json.loads(test.outboard(*words, '--json').stdout)
 
 
 def test_bench_as_text(test):

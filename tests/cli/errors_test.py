@@ -1,7 +1,10 @@
 """Errors for people: one line that names the thing, a cure, and an exit status that a script can tell apart."""
 
 import os
+import pty
+import select
 import struct
+import tty
 
 from command import RAM, FakeServer, as_nobody, complaint, harness, refused
 
@@ -16,11 +19,27 @@ def test_usage_is_status_2(test):
         refused(test, *arguments, status=2)
 
 
+def test_words_that_no_verb_knows(test):
+    refused(test, 'shwo', 'x', says=["'shwo'"], cure='show', status=2)
+    refused(test, 'serve', 'disk', '--ram', says=["'disk'", 'outboard serve'], cure='blk', status=2)
+    refused(test, 'blk', 'raed', RAM, says=["'raed'"], cure='read, write', status=2)
+    refused(test, 'blk', says=['one more word'], cure='info, read', status=2)
+    refused(test, 'show', RAM, 'b', 'c', says=['not expected: b c'], cure='outboard show --help', status=2)
+
+
+def test_numbers_that_are_none(test):
+    for words in (['show', RAM, '--wait', 'nan'], ['show', RAM, '--wait', '-1'], ['blk', 'bench', RAM, '--seconds', 'inf'],
+                  ['blk', 'bench', RAM, '--depth', '1.5']):
+        refused(test, *words, says=[words[-2]], status=2)
+    refused(test, 'blk', 'bench', 'local:blk,null,size=16G', '--bs', '5G', says=['--bs', '1 GiB'])
+
+
 def test_help_has_an_example(test):
     for verb in (['serve'], ['serve', 'blk'], ['show'], ['lspci'], ['blk'], ['blk', 'info'], ['blk', 'read'],
                  ['blk', 'write'], ['blk', 'verify'], ['blk', 'bench'], ['reset'], ['doctor']):
         text = test.outboard(*verb, '--help').stdout.decode()
         test.true('Example:' in text and f'outboard {" ".join(verb)}' in text, f'no example for {verb}: {text}')
+        test.equal(test.outboard('help', *verb).stdout.decode(), text, f'help {verb}')
     help_text = test.outboard('--help').stdout
     test.equal(test.outboard('help').stdout, help_text, 'outboard help')
     test.true(test.outboard('--version').stdout.startswith(b'outboard 0.'), 'no version')
@@ -173,6 +192,24 @@ def test_writing_to_a_read_only_disk(test):
 
 def test_input_that_is_too_short(test):
     refused(test, 'blk', 'write', RAM, '--length', '4096', stdin=b'x' * 100, says=['standard input', '100 of 4096'])
+
+
+def test_bytes_of_a_disk_do_not_go_to_a_terminal(test):
+    keyboard, screen = pty.openpty()
+    tty.setraw(screen)
+    command = ['bash', '-c', f'exec "$0" blk read {RAM} --length 512 "$@" >&{screen}', test.command]
+    client = test.start(command, pass_fds=(screen,))
+    test.equal(client.wait(), 2, 'the exit status')
+    test.true('not for a terminal' in client.output() and '--force' in client.output(), f'it says {client.output()}')
+    test.equal(select.select([keyboard], [], [], 0)[0], [], 'what the terminal got')
+    forced = test.start([*command, '--force'], pass_fds=(screen,))
+    shown = b''
+    while len(shown) < 512:
+        shown += os.read(keyboard, 4096)
+    test.equal(shown, bytes(512), 'what the terminal got')
+    test.equal(forced.wait(), 0, 'the exit status')
+    os.close(keyboard)
+    os.close(screen)
 
 
 def test_nobody_reads_the_output(test):
