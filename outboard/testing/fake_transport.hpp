@@ -107,6 +107,12 @@ class FakeTransport final : public virtio::Transport {
   memory::DmaSpace& dma() override { return space; }
   Status attach(Loop&) override { return {}; }
   bool gone() const override { return has_gone; }
+  void on_gone(std::move_only_function<void()> told) override { told_gone_ = std::move(told); }
+  /// The device is pulled out.
+  void go() {
+    has_gone = true;
+    if (told_gone_) told_gone_();
+  }
 
  private:
   struct Context {
@@ -120,6 +126,7 @@ class FakeTransport final : public virtio::Transport {
   }
 
   std::map<unsigned, Context> contexts_;
+  std::move_only_function<void()> told_gone_;
 };
 
 }  // namespace outboard::testing

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <span>
@@ -155,6 +156,9 @@ class Transport {
   virtual void detach() {}
   /// Whether the device has been pulled out, or its process has ended: for good.
   virtual bool gone() const = 0;
+  /// Has `told` called, at most once and on the loop of attach(), when the device goes: nothing that is in flight ends
+  /// otherwise. It may outlive the transport. Where nothing tells it is never called.
+  virtual void on_gone(std::move_only_function<void()> /*told*/) {}
 };
 
 /// A feature that makes sense only together with another (the device type's chapter has the list).

@@ -80,6 +80,7 @@ class LyingHandle final : public pci::Handle {
   Status attach(Loop&) override { return {}; }
   bool gone() const override { return false; }
   std::byte* mapped(std::uint64_t offset) { return memory_.data() + offset; }
+  using Handle::raise;
 
  protected:
   Status bind_interrupts(pci::InterruptKind kind, std::uint32_t start, const std::vector<EventFd>& eventfds) override {
@@ -321,6 +322,15 @@ TEST_F(HostileFunction, ARefusedVectorIsReported) {
   handle.lie_at(offsetof(Common, config_msix_vector), spec::no_vector);
   EXPECT_EQ(transport->set_config_vector(0).error().code(), ENOSPC);
   EXPECT_TRUE(transport->set_config_vector({}));
+}
+
+TEST_F(HostileFunction, ThatGoesIsToldOf) {
+  unsigned told = 0;
+  open()->on_gone([&] { ++told; });  // whether or not the transport is still there
+  handle.raise(pci::Event::error);
+  EXPECT_EQ(told, 0U);
+  handle.raise(pci::Event::gone);
+  EXPECT_EQ(told, 1U);
 }
 
 TEST_F(HostileFunction, AVectorBeyondThoseEnabledIsTheDriversMistake) {

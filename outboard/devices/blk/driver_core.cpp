@@ -60,6 +60,9 @@ Status DriverCore::choose_loop() {
 }
 
 Status DriverCore::prepare() {
+  transport_.on_gone([weak = weak_from_this()] {
+    if (const auto core = weak.lock()) core->suspect();
+  });
   OUTBOARD_CHECK(transport_.attach(*control_));
   OUTBOARD_CHECK(agree());
   OUTBOARD_TRY(const std::uint16_t device_queues, transport_.queue_count());

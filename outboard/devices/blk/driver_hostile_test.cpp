@@ -358,6 +358,15 @@ TEST_P(HostileBlkDevice, Row22_WhoseRegistersReadAllOnesHasGone) {
   EXPECT_EQ(r.resets(), 1u) << "there is nobody to reset";
 }
 
+TEST_P(HostileBlkDevice, Row22_ThatIsPulledOutEndsWhatIsInFlightAtOnce) {
+  ASSERT_TRUE(r.start());
+  Operation& read = r.read();
+  r.transport.go();
+  r.loop.run_until_idle();
+  EXPECT_EQ(read.completions, 1);
+  EXPECT_EQ(read.error, ENODEV);
+}
+
 TEST_P(HostileBlkDevice, Row23_WithoutAVectorForAQueueSharesOrIsPolled) {
   r.transport.queue(0).refuses_vectors = {0, 1};
   ASSERT_TRUE(r.start());
