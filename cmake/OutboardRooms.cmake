@@ -10,8 +10,8 @@
 #
 # outboard_add_device(NAME [LINKS ...] [PRIVATE_LINKS ...] [TEST_ROOMS ...] [TEST_LINKS ...])
 #
-# The same for outboard/devices/NAME: outboard::device_NAME and device_NAME_test, and a line in the table of
-# devices that `targets` is given.
+# The same for outboard/devices/NAME, whose own CMakeLists.txt calls it: outboard::device_NAME and device_NAME_test, and a
+# line in the table of devices that `targets` is given.
 #
 # Why the directions hold: the include path of a room is a directory of the build tree that contains nothing but
 # a link to that room, so what is not a dependency cannot be found.
