@@ -26,6 +26,8 @@ class ScriptedDevice final : public virtio::Device {
   std::function<Status(unsigned, const virtio::QueueState&)> on_start;
   bool accepts_features = true;
   std::vector<std::byte> config;
+  std::vector<std::byte> own_state;  ///< what save_state() gives and restore_state() takes
+  int state_error = 0;  ///< what both fail with, if not 0
   std::vector<virtio::Request> kept;
   unsigned requests = 0, batches = 0, resets = 0;
   virtio::Host* host = nullptr;
@@ -53,6 +55,15 @@ class ScriptedDevice final : public virtio::Device {
     on_request(std::move(request));
   }
   void batch_end(unsigned) override { ++batches; }
+  Result<std::vector<std::byte>> save_state() override {
+    if (state_error != 0) return Error(state_error, "as the test wants");
+    return own_state;
+  }
+  Status restore_state(Bytes state) override {
+    if (state_error != 0) return Error(state_error, "as the test wants");
+    own_state.assign(state.begin(), state.end());
+    return {};
+  }
   void reset() override { ++resets; }
 
   /// By default kept tokens are given up when a queue stops.

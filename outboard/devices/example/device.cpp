@@ -89,7 +89,7 @@ Status Device::reload() {
 }
 
 Status Device::start_queue(unsigned queue, const virtio::QueueState& /*state*/) {
-  // A device that goes on with another's state (recovery, migration) has not seen FEATURES_OK: so it is looked up here.
+  // Each start asks: what one driver has accepted says nothing about the next.
   limited_.store(host_->negotiated().has(feature::limit), std::memory_order_relaxed);
   if (queue == event_queue) events_->open(host_->queue_loop(queue));
   return {};

@@ -997,5 +997,105 @@ TEST(ExampleDeviceState, D_EX_13_AStateThatIsNotUnderstoodIsRefusedAndChangesNot
   EXPECT_EQ(device->save_state().value(), good);
 }
 
+virtio::DeviceState capture(Rig& rig) {
+  std::optional<virtio::DeviceState> state;
+  rig.transport->core().capture([&](Result<virtio::DeviceState> captured) { state = captured.value(); });
+  rig.pump();
+  EXPECT_TRUE(state);
+  return state.value_or(virtio::DeviceState{});
+}
+
+/// The device becomes one that has never seen this driver; the driver and its memory stay as they are.
+void become_another_device(Rig& rig) {
+  rig.transport->core().write_status(0);
+  rig.pump();
+  ASSERT_TRUE(rig.device->set_limit(7));
+  ASSERT_TRUE(rig.device->set_limit(8));
+}
+
+TEST_P(ExampleDevice, D_EX_13_AnotherDeviceGoesOnWhereThisOneStopped) {
+  for (const bool own_loops : {false, true}) {
+    Rig& rig = make({.own_loops = own_loops, .device = {.limit = 100}});
+    ASSERT_TRUE(rig.device->set_limit(50));
+    for (int i = 0; i < 2; ++i) ask(rig, 51);
+    Buffer told(rig, event_queue), next(rig, event_queue);
+    told.writable(16).send();
+    next.writable(16).send();
+    const auto state = capture(rig);
+    EXPECT_EQ(state.queues.at(1).in_flight.size(), 2u) << "buffers for events that are not used";
+    EXPECT_EQ(state.device, number(1) + number(50) + little_endian(1, 8) + number(2) + number(0));
+    become_another_device(rig);
+
+    ASSERT_TRUE(rig.transport->core().restore(state));
+    rig.pump();
+    EXPECT_EQ(rig.config(0, 16), number(50) + number(0) + little_endian(1, 8));
+    EXPECT_EQ(ask(rig, 50), accepted(50));
+    EXPECT_EQ(ask(rig, 51), refused(51));
+    EXPECT_EQ(next_used(rig, event_queue).buffer, &told);
+    EXPECT_EQ(told.written(), event(2, 51));
+    EXPECT_EQ(ask(rig, 52), refused(52));
+    EXPECT_EQ(next_used(rig, event_queue).buffer, &next);
+    EXPECT_EQ(next.written(), event(0, 52));
+    EXPECT_EQ(capture(rig).accepted, state.accepted);
+  }
+}
+
+TEST_P(ExampleDevice, D_EX_13_ABrokenDeviceIsBrokenElsewhereToo) {
+  Rig& rig = limited();
+  expect_breaks(rig, Buffer(rig).readable(number(1)).writable(1));
+  const auto state = capture(rig);
+  become_another_device(rig);
+  ASSERT_TRUE(rig.transport->core().restore(state));
+  EXPECT_TRUE(rig.needs_reset());
+  Buffer request(rig);
+  request.readable(number(41)).writable(8).send();
+  expect_unused(rig);
+  ASSERT_TRUE(rig.transport->reset());
+  rig.start();
+  EXPECT_EQ(ask(rig, 41), accepted(41));
+}
+
+TEST_P(ExampleDevice, D_EX_13_AStateThatIsNotConsistentIsRefusedAndTheDeviceUnchanged) {
+  Rig& rig = limited();
+  ask(rig, 101);
+  Buffer told(rig, event_queue);
+  told.writable(16).send();
+  const auto good = capture(rig);
+  become_another_device(rig);
+  const ByteVector before = rig.device->save_state().value();
+  const auto refuse = [&](const std::function<void(virtio::DeviceState&)>& change) {
+    virtio::DeviceState bad = good;
+    change(bad);
+    const auto restored = rig.transport->core().restore(bad);
+    ASSERT_FALSE(restored);
+    EXPECT_EQ(restored.error().code(), EINVAL) << restored.error().message();
+    EXPECT_EQ(rig.transport->core().status(), 0);
+    EXPECT_EQ(rig.device->save_state().value(), before);
+  };
+  refuse([](auto& state) { state.device_id = 2; });
+  refuse([](auto& state) { state.device.pop_back(); });
+  refuse([](auto& state) { state.device.push_back(std::byte{0}); });
+  refuse([](auto& state) { state.device.clear(); });
+  refuse([](auto& state) { state.device[0] = std::byte{2}; });
+  refuse([](auto& state) { state.device[20] = std::byte{1}; });
+  refuse([](auto& state) { state.queues.pop_back(); });
+  refuse([](auto& state) { state.queues[0].next_avail += 1; });
+  refuse([](auto& state) { state.queues[1].in_flight.clear(); });
+  refuse([](auto& state) { state.queues[1].in_flight[0].head = 64; });
+  refuse([](auto& state) { state.accepted.set(virtio::Feature{1}); });
+  EXPECT_TRUE(rig.transport->core().restore(good));
+  rig.pump();
+  EXPECT_EQ(ask(rig, 101), refused(101));
+  EXPECT_EQ(told.written(), event(1, 101));
+}
+
+TEST_P(ExampleDevice, D_EX_13_AStateWithLimitIsRefusedByADeviceWithoutOne) {
+  Rig& rig = limited();
+  const auto state = capture(rig);
+  Rig other({.packed = GetParam()});
+  EXPECT_EQ(other.transport->core().restore(state).error().code(), EINVAL);
+  EXPECT_EQ(other.transport->core().status(), 0);
+}
+
 }  // namespace
 }  // namespace outboard::example
