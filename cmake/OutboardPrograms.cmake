@@ -17,6 +17,19 @@ function(outboard_add_programs folder pattern prefix)
   endforeach()
 endfunction()
 
+# Generates the source file of what `outboard new` writes; its path goes to RESULT.
+function(_outboard_embed_templates result)
+  set(folder "${PROJECT_SOURCE_DIR}/templates/device")
+  set(output "${PROJECT_BINARY_DIR}/generated/device_templates.cpp")
+  set(script "${PROJECT_SOURCE_DIR}/cmake/embed_templates.cmake")
+  file(GLOB_RECURSE templates CONFIGURE_DEPENDS "${folder}/*.in")
+  add_custom_command(OUTPUT "${output}"
+    COMMAND "${CMAKE_COMMAND}" "-DFOLDER=${folder}" "-DOUTPUT=${output}" -P "${script}"
+    DEPENDS "${script}" ${templates}
+    COMMENT "Embedding templates/device" VERBATIM)
+  set(${result} "${output}" PARENT_SCOPE)
+endfunction()
+
 # The `outboard` command, from tools/outboard/*.cpp.
 function(outboard_add_command)
   file(GLOB sources CONFIGURE_DEPENDS "${PROJECT_SOURCE_DIR}/tools/outboard/*.cpp")
@@ -27,11 +40,14 @@ function(outboard_add_command)
   if(NOT sources)
     return()
   endif()
+  _outboard_embed_templates(templates)
+  list(APPEND sources "${templates}")
   find_package(spdlog REQUIRED)
   find_package(CLI11 REQUIRED)
   add_executable(outboard_command ${sources})
   outboard_compile_settings(outboard_command)
-  target_compile_definitions(outboard_command PRIVATE OUTBOARD_VERSION="${PROJECT_VERSION}")
+  set(definitions OUTBOARD_VERSION="${PROJECT_VERSION}" OUTBOARD_LIBDIR="${CMAKE_INSTALL_LIBDIR}")
+  target_compile_definitions(outboard_command PRIVATE ${definitions})
   target_include_directories(outboard_command PRIVATE "${PROJECT_SOURCE_DIR}")  # <tools/outboard/x.hpp>
   target_link_libraries(outboard_command PRIVATE
     outboard::outboard spdlog::spdlog CLI11::CLI11 nlohmann_json::nlohmann_json)
@@ -44,7 +60,7 @@ function(outboard_add_command)
     _outboard_add_test_program(command_test unit outboard::outboard "${tests};${parts}"
       outboard::testing spdlog::spdlog CLI11::CLI11 nlohmann_json::nlohmann_json)
     target_include_directories(command_test PRIVATE "${PROJECT_SOURCE_DIR}")
-    target_compile_definitions(command_test PRIVATE OUTBOARD_VERSION="${PROJECT_VERSION}")
+    target_compile_definitions(command_test PRIVATE ${definitions})
   endif()
 endfunction()
 

@@ -51,6 +51,7 @@ void describe(CLI::App& app, Plan& plan) {
   add_lspci(app, plan);
   add_blk(app, plan);
   add_example(app, plan);
+  add_new(app, plan);
   add_reset(app, plan);
   add_doctor(app, plan);
   app.add_subcommand("help", "print this help")->silent();
