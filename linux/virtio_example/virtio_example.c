@@ -32,9 +32,6 @@
 
 #include "virtio_example.h"
 
-/* Buffers kept with the device for events, if the queue has room for them. */
-#define VIRTIO_EXAMPLE_EVENT_BUFFERS 16
-
 /* A device whose configuration never rests is not waited for. */
 #define VIRTIO_EXAMPLE_CONFIG_TRIES 100
 
@@ -47,6 +44,10 @@
 static unsigned int timeout_ms = 10000;
 module_param(timeout_ms, uint, 0644);
 MODULE_PARM_DESC(timeout_ms, "milliseconds that a request may take until the device counts as broken");
+
+static unsigned int event_buffers = 16;
+module_param(event_buffers, uint, 0644);
+MODULE_PARM_DESC(event_buffers, "buffers kept with a device for events; counts when the device is started");
 
 enum virtio_example_state {
 	VIRTIO_EXAMPLE_STOPPED, /* not yet started, being reset, or asleep */
@@ -486,7 +487,7 @@ static int virtio_example_add_event(struct virtio_example *ex, struct virtio_exa
 /* R-EX-4: "The driver SHOULD keep at least one buffer available in eventq". */
 static int virtio_example_add_events(struct virtio_example *ex)
 {
-	unsigned int count = min(ex->event_vq->num_free, VIRTIO_EXAMPLE_EVENT_BUFFERS);
+	unsigned int count = min(ex->event_vq->num_free, READ_ONCE(event_buffers));
 	struct virtio_example_event *event;
 	int err = 0;
 
@@ -523,7 +524,7 @@ static void virtio_example_count_event(struct virtio_example *ex,
 static void virtio_example_event_work(struct work_struct *work)
 {
 	struct virtio_example *ex = container_of(work, struct virtio_example, event_work);
-	unsigned int budget = VIRTIO_EXAMPLE_EVENT_BUFFERS;
+	unsigned int budget = virtqueue_get_vring_size(ex->event_vq);
 	struct virtqueue *vq = ex->event_vq;
 	struct virtio_example_event *event;
 	unsigned int length;
@@ -872,8 +873,10 @@ static const struct attribute_group *virtio_example_groups[] = {
 
 static int virtio_example_validate(struct virtio_device *vdev)
 {
-	if (!vdev->config->get)
+	if (virtio_has_feature(vdev, VIRTIO_EXAMPLE_F_LIMIT) && !vdev->config->get) {
+		dev_err(&vdev->dev, "the device offers LIMIT, but has no configuration\n");
 		return -EINVAL;
+	}
 	/* The layouts are little-endian: there has never been a legacy device. */
 	if (!virtio_has_feature(vdev, VIRTIO_F_VERSION_1)) {
 		dev_err(&vdev->dev, "the device is not a VIRTIO 1.x device\n");
