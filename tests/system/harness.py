@@ -436,6 +436,20 @@ class Test:
             file.write(data)
         return path
 
+    def kernel_module(self, source, *, kernel='new', arguments=()):
+        """Builds the kernel module whose sources are in a folder, with all warnings; its .ko file. A warning is a failure."""
+        out = self.folder / self._name('module')
+        log = self.run([GUEST_SCRIPTS / 'kmod.sh', kernel, source, out, 'W=1', *arguments], status=None, seconds=300)
+        text = (log.stdout + log.stderr).decode(errors='replace')
+        if log.returncode == 77:
+            raise Skip(text.strip().replace('\n', ' '))
+        if log.returncode != 0 or re.search(r'warning|error', text, re.IGNORECASE):
+            raise Failure(f'{source} for the kernel {kernel!r}: {text.strip()[-2000:]}')
+        modules = list(out.glob('*.ko'))
+        if len(modules) != 1:
+            raise Failure(f'{source}: expected one module, got {modules}')
+        return modules[0]
+
     # Guests
 
     def guest(self, script, *, kernel='new', modules=(), programs=(), host_programs=(), files=None, devices=(), qemu=(),

@@ -100,6 +100,37 @@ settle() {
     guest_die "the new kernel has no vduse module any more"
 }
 
+# The style checker for kernel code is in no package but that of the whole source (150 MB), of which three files stay.
+# Beside the recipe: a root that has none gets it, and one that cannot be reached is no reason to fail.
+add_checkpatch() {
+  local tree=$1 scratch
+  [ ! -e "$tree/usr/src/checkpatch/checkpatch.pl" ] || return 0
+  scratch=$(mktemp -d "$GUEST_CACHE/source.XXXXXX")
+  if download_checkpatch "$tree" "$scratch" >&2; then
+    mkdir -p "$tree/usr/src/checkpatch"
+    mv "$scratch"/*/scripts/* "$tree/usr/src/checkpatch/"
+  else
+    echo "guest: the kernel's style checker could not be fetched; its test will be skipped" >&2
+  fi
+  rm -rf "$scratch"
+}
+
+# download_checkpatch TREE SCRATCH
+download_checkpatch() {
+  local series
+  series=$(ls -v "$1/usr/lib/modules" | sed -n '1s/^\([0-9]*\.[0-9]*\)\..*/\1/p')
+  (
+    find_mirror
+    cd "$2"
+    private_apt lts "$suite" download "linux-source-$series" || {
+      private_apt lts "$suite" update
+      private_apt lts "$suite" download "linux-source-$series"
+    }
+    dpkg-deb --fsys-tarfile linux-source-*.deb | tar -xO "./usr/src/linux-source-$series.tar.xz" |
+      tar -xJ --wildcards '*/scripts/checkpatch.pl' '*/scripts/spelling.txt' '*/scripts/const_structs.checkpatch'
+  )
+}
+
 # Keeps the two newest roots.
 prune() {
   ls -dt "$GUEST_CACHE"/root-* | grep -v '\.tmp$' | tail -n +3 | xargs -r rm -rf
@@ -111,6 +142,7 @@ main() {
   exec 9>"$GUEST_CACHE/lock"
   flock 9
   if [ "${1-}" != --refresh ] && [ -e "$GUEST_CACHE/root/.manifest" ]; then
+    add_checkpatch "$(readlink -f "$GUEST_CACHE/root")"
     readlink -f "$GUEST_CACHE/root"
     return
   fi
@@ -128,6 +160,7 @@ main() {
     sort "$GUEST_CACHE/want.new" "$GUEST_CACHE/want.lts" >"$tree/.manifest"
     mv -T "$tree" "$GUEST_CACHE/root-$key"
   fi
+  add_checkpatch "$GUEST_CACHE/root-$key"
   ln -sfnT "root-$key" "$GUEST_CACHE/root"
   prune
   echo "$GUEST_CACHE/root-$key"
