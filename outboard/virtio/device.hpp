@@ -70,7 +70,8 @@ class Device {
   /// Once, before anything else. `host` outlives the device's use. An error keeps the device from being served.
   virtual Status attach(Host& /*host*/) { return {}; }
 
-  /// FEATURES_OK was written with a set that satisfies the rules every device shares; false keeps the bit clear.
+  /// FEATURES_OK was written with a set that satisfies the rules every device shares; false keeps the bit clear. Likewise
+  /// when the state of a device is restored whose driver had got there; false refuses the state.
   virtual bool accept_features(const Features& /*accepted*/) { return true; }
 
   /// Device configuration space. The range lies inside config_size.

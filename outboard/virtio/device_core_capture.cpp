@@ -66,6 +66,7 @@ Status DeviceCore::State::restore(const DeviceState& from) {
   if ((from.status & ~known_status) != 0) return refused("its status has bits that are not known");
   const bool agreed = (from.status & bit::features_ok) != 0;
   if ((from.status & bit::driver_ok) != 0 && !agreed) return refused("DRIVER_OK without FEATURES_OK");
+  if (agreed && (from.status & bit::driver) == 0) return refused("FEATURES_OK without DRIVER");
   if (from.queues.size() != queues.size())
     return refused(fmt::format("it has {} queues, not {}", from.queues.size(), queues.size()));
 
@@ -78,7 +79,10 @@ Status DeviceCore::State::restore(const DeviceState& from) {
     const QueueState& queue = from.queues[index];
     if (queue.enabled) whole = check(queues[index], queue);
     if (whole && queue.size > queues[index].max_size) whole = refused(fmt::format("the size of queue {}", index));
+    if (whole && !queue.enabled && !queue.in_flight.empty())
+      whole = refused(fmt::format("queue {} is off and has buffers in flight", index));
   }
+  if (whole && agreed && !device.accept_features(accepted)) whole = refused("the device does not take its features");
   if (whole) whole = device.restore_state(from.device);
   if (!whole) {
     accepted = {};

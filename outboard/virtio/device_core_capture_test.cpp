@@ -1,6 +1,8 @@
 // A whole device, taken from one object and given to another.
 
+#include <functional>
 #include <optional>
+#include <tuple>
 
 #include <gtest/gtest.h>
 
@@ -89,9 +91,369 @@ TEST_P(Captured, Row68_AStateThatCannotBeIsRefusedAndNothingHasChanged) {
   EXPECT_TRUE(refused([](DeviceState& s) { s.queues.pop_back(); }));
   EXPECT_TRUE(refused([](DeviceState& s) { s.queues[0].next_used = 100; }));
   EXPECT_TRUE(refused([](DeviceState& s) { s.queues[0].size = 32; }));
-  EXPECT_TRUE(refused([](DeviceState& s) { s.device = {std::byte{1}}; }));
   EXPECT_TRUE(other.core->restore(good));
   EXPECT_EQ(other.core->restore(good).error().code(), EBUSY);
+}
+
+TEST_P(Captured, CarriesEverythingThatWasAgreedOnAndTheDevicesOwnBytes) {
+  rig.device.own_state = {std::byte{1}, std::byte{2}};
+  const DeviceState state = capture();
+  EXPECT_EQ(state.device_id, 63U);
+  EXPECT_EQ(state.status, live);
+  EXPECT_EQ(state.accepted, rig.core->offered());
+  ASSERT_EQ(state.queues.size(), 1U);
+  EXPECT_TRUE(state.queues[0].enabled);
+  EXPECT_EQ(state.queues[0].size, rig.driver().size());
+  EXPECT_EQ(state.queues[0].descriptors, rig.driver().address(0));
+  EXPECT_EQ(state.device, rig.device.own_state);
+  ASSERT_TRUE(restore(state));
+  EXPECT_EQ(other.device.own_state, rig.device.own_state);
+  std::optional<DeviceState> again;
+  other.core->capture([&](Result<DeviceState> captured) { again = captured.value(); });
+  other.settle();
+  EXPECT_EQ(again, state) << "and can be carried on";
+}
+
+TEST_P(Captured, ADeviceAtRestStaysAtRestAndGivesTheSameStateAgain) {
+  rig.driver().chain().readable("x").writable(1).publish();
+  rig.process();
+  const DeviceState first = capture();
+  rig.driver().chain().readable("y").writable(1).publish();
+  rig.process();
+  EXPECT_EQ(rig.device.requests, 1U) << "nothing is popped any more";
+  EXPECT_EQ(capture(), first);
+  rig.core->write_status(0);
+  rig.settle();
+  EXPECT_EQ(rig.core->status(), 0);
+}
+
+TEST_P(Captured, RequestsThatWereInFlightComeFirstInTheirOrderAndAsReplays) {
+  rig.device.on_request = rig.device.keep();
+  std::vector<std::uint32_t> ids;
+  for (int i = 0; i < 5; ++i) ids.push_back(rig.driver().chain().readable("abcde").writable(8).publish());
+  rig.process();
+  ASSERT_EQ(rig.device.kept.size(), 5U);
+  // The third is answered: what is in flight has a gap.
+  rig.device.kept[2].complete();
+  rig.settle();
+  const DeviceState state = capture();
+  EXPECT_EQ(state.queues[0].in_flight.size(), 4U);
+  // Made available meanwhile, and never popped before.
+  const std::uint32_t late = rig.driver().chain().readable("later").writable(8).publish();
+  rig.driver().take_used();
+
+  std::vector<bool> replays;
+  other.device.on_request = [&](Request request) {
+    replays.push_back(request.replayed());
+    ScriptedDevice::echo(std::move(request));
+  };
+  ASSERT_TRUE(restore(state));
+  EXPECT_EQ(replays, (std::vector<bool>{true, true, true, true, false}));
+  std::vector<RingDriver::Used> expected;
+  for (const std::uint32_t id : {ids[0], ids[1], ids[3], ids[4], late}) expected.push_back({id, 5});
+  EXPECT_EQ(rig.driver().take_used(), expected);
+}
+
+TEST_P(Captured, ARequestCanBeCapturedAgainBeforeItIsAnswered) {
+  rig.device.on_request = rig.device.keep();
+  rig.driver().chain().readable("twice").writable(8).publish();
+  rig.process();
+  other.device.on_request = other.device.keep();
+  const DeviceState first = capture();
+  ASSERT_TRUE(restore(first));
+  ASSERT_EQ(other.device.kept.size(), 1U);
+  std::optional<DeviceState> second;
+  other.core->capture([&](Result<DeviceState> captured) { second = captured.value(); });
+  other.settle();
+  EXPECT_EQ(second, first);
+
+  DeviceRig third({.packed = GetParam()});
+  ASSERT_TRUE(third.map.map(rig.driver().mapping()));
+  ASSERT_TRUE(third.core->restore(*second));
+  third.settle();
+  EXPECT_EQ(rig.driver().take_used(), (std::vector<RingDriver::Used>{{0, 5}}));
+}
+
+TEST_P(Captured, GoesOnAcrossTheEndOfTheRingManyTimes) {
+  // Each half of the work is done by another device, at every position of the ring.
+  DeviceRig *from = &rig, *to = &other;
+  for (int round = 0; round < 60; ++round) {
+    rig.driver().chain().readable("ring").writable(4).publish();
+    from->process();
+    EXPECT_EQ(rig.driver().take_used().size(), 1U) << round;
+    std::optional<DeviceState> state;
+    from->core->capture([&](Result<DeviceState> captured) { state = captured.value(); });
+    from->settle();
+    ASSERT_TRUE(state);
+    from->core->write_status(0);
+    from->settle();
+    if (round == 0) {
+      ASSERT_TRUE(to->map.map(rig.driver().mapping()));
+    }
+    ASSERT_TRUE(to->core->restore(*state));
+    to->settle();
+    std::swap(from, to);
+  }
+}
+
+TEST_P(Captured, WorkThatIsRunningEndsFirst) {
+  rig.device.on_request = rig.device.keep();
+  rig.device.gives_up_kept = false;
+  rig.driver().chain().readable("busy").writable(8).publish();
+  rig.process();
+  std::optional<DeviceState> state;
+  rig.core->capture([&](Result<DeviceState> captured) { state = captured.value(); });
+  rig.settle();
+  EXPECT_FALSE(state);
+  rig.device.kept[0].complete();
+  rig.settle();
+  ASSERT_TRUE(state);
+  EXPECT_TRUE(state->queues[0].in_flight.empty());
+  EXPECT_EQ(rig.driver().used_count(), 1U) << "its answer is there";
+}
+
+TEST_P(Captured, WorkThatDoesNotEndInTimeIsAnErrorAndTheDeviceIsBroken) {
+  rig.device.on_request = rig.device.keep();
+  rig.device.gives_up_kept = false;
+  rig.driver().chain().readable("stuck").writable(8).publish();
+  rig.process();
+  std::optional<int> error;
+  rig.core->capture([&](Result<DeviceState> captured) { error = captured ? 0 : captured.error().code(); });
+  rig.settle();
+  EXPECT_FALSE(error);
+  rig.loop.advance(std::chrono::seconds(3));
+  EXPECT_EQ(error, ETIMEDOUT);
+  EXPECT_TRUE(rig.needs_reset());
+  rig.device.kept.clear();
+  rig.settle();
+}
+
+TEST_P(Captured, ADeviceThatCannotSaveItsOwnStateIsAnError) {
+  rig.device.state_error = EIO;
+  std::optional<int> error;
+  rig.core->capture([&](Result<DeviceState> captured) { error = captured ? 0 : captured.error().code(); });
+  rig.settle();
+  EXPECT_EQ(error, EIO);
+}
+
+TEST_P(Captured, ABrokenDeviceIsBrokenElsewhereUntilItsDriverResetsIt) {
+  rig.device.host->violation("test", "a violation");
+  rig.settle();
+  ASSERT_TRUE(restore(capture()));
+  EXPECT_TRUE(other.needs_reset());
+  rig.driver().chain().readable("x").writable(1).publish();
+  other.process();
+  EXPECT_EQ(other.device.requests, 0U);
+  EXPECT_EQ(rig.driver().used_count(), 0U);
+
+  other.core->write_status(0);
+  other.settle();
+  EXPECT_FALSE(other.needs_reset());
+  rig.driver().restart();
+  other.negotiate();
+  other.set_up_queue();  // both drivers have their rings at the same addresses
+  other.driver_ok();
+  rig.driver().chain().readable("well").writable(4).publish();
+  other.process();
+  EXPECT_EQ(rig.driver().used_count(), 1U);
+}
+
+TEST_P(Captured, ADeviceWhoseDriverHasGivenUpStaysLeftAlone) {
+  rig.core->write_status(live | bit::failed);
+  ASSERT_TRUE(restore(capture()));
+  EXPECT_EQ(other.core->status(), live | bit::failed);
+  rig.driver().chain().readable("x").writable(1).publish();
+  other.process();
+  EXPECT_EQ(other.device.requests, 0U);
+}
+
+TEST_P(Captured, ADriverInTheMiddleOfItsInitialisationGoesOnElsewhere) {
+  constexpr std::uint8_t steps[] = {0, bit::acknowledge, bit::acknowledge | bit::driver,
+                                    bit::acknowledge | bit::driver | bit::features_ok};
+  for (const std::uint8_t step : steps) {
+    DeviceRig from({.packed = GetParam()}), to({.packed = GetParam()});
+    if ((step & bit::features_ok) != 0) {
+      from.negotiate();
+      from.set_up_queue();
+    } else if (step != 0) {
+      from.core->write_status(step);
+    }
+    std::optional<DeviceState> state;
+    from.core->capture([&](Result<DeviceState> captured) { state = captured.value(); });
+    from.settle();
+    ASSERT_TRUE(state);
+    ASSERT_TRUE(to.map.map(from.driver().mapping()));
+    ASSERT_TRUE(to.core->restore(*state));
+    EXPECT_EQ(to.core->status(), step);
+    EXPECT_EQ(to.core->queue_enabled(0), (step & bit::features_ok) != 0);
+    if ((step & bit::features_ok) == 0) continue;
+    EXPECT_EQ(to.core->queue_address(0, 2), from.driver().address(2));
+    to.driver_ok();
+    from.driver().chain().readable("there").writable(8).publish();
+    to.process();
+    EXPECT_EQ(from.driver().used_count(), 1U);
+  }
+}
+
+TEST_P(Captured, WhereTheMemoryIsMissingTheDeviceIsBrokenAndSaysSo) {
+  const Status restored = other.core->restore(capture());
+  ASSERT_FALSE(restored);
+  EXPECT_EQ(restored.error().code(), EIO);
+  EXPECT_TRUE(other.needs_reset());
+  EXPECT_EQ(other.device.requests, 0U);
+  other.core->write_status(0);
+  other.settle();
+  EXPECT_EQ(other.core->status(), 0);
+}
+
+TEST_P(Captured, ADeviceThatIsInUseIsLeftAsItIs) {
+  const DeviceState state = capture();
+  for (const std::uint8_t status : {std::uint8_t{bit::acknowledge}, live}) {
+    DeviceRig busy({.packed = GetParam()});
+    if (status == live) {
+      busy.run();
+    } else {
+      busy.core->write_status(status);
+    }
+    EXPECT_EQ(busy.core->restore(state).error().code(), EBUSY);
+    EXPECT_EQ(busy.core->status(), status);
+  }
+}
+
+/// What another process, or a file, may say.
+struct Wrong {
+  const char* name;
+  std::function<void(DeviceState&, bool packed)> change;
+};
+void PrintTo(const Wrong& wrong, std::ostream* out) { *out << wrong.name; }
+
+const Wrong wrongs[] = {
+    {"AnotherDeviceId", [](DeviceState& s, bool) { s.device_id = 2; }},
+    {"AStatusBitThatIsNotKnown", [](DeviceState& s, bool) { s.status |= 0x20; }},
+    {"SuspendWhichIsNotOffered", [](DeviceState& s, bool) { s.status |= bit::suspend; }},
+    {"DriverOkWithoutFeaturesOk", [](DeviceState& s, bool) { s.status &= ~bit::features_ok; }},
+    {"FeaturesOkWithoutDriver", [](DeviceState& s, bool) { s.status &= ~bit::driver; }},
+    {"AFeatureThatIsNotOffered", [](DeviceState& s, bool) { s.accepted.set(Feature{5}); }},
+    {"AFeatureFarBeyond", [](DeviceState& s, bool) { s.accepted.set(Feature{127}); }},
+    {"NoVersion1", [](DeviceState& s, bool) { s.accepted.clear(Feature::version_1); }},
+    {"NoAccessPlatform", [](DeviceState& s, bool) { s.accepted.clear(Feature::access_platform); }},
+    {"NoQueues", [](DeviceState& s, bool) { s.queues.clear(); }},
+    {"AQueueTooMany", [](DeviceState& s, bool) { s.queues.emplace_back(); }},
+    {"ManyQueuesTooMany", [](DeviceState& s, bool) { s.queues.resize(100000); }},
+    {"ASizeOf0", [](DeviceState& s, bool) { s.queues[0].size = 0; }},
+    {"ASizeBeyondTheMaximum", [](DeviceState& s, bool) { s.queues[0].size = 32; }},
+    {"TheLargestSize", [](DeviceState& s, bool) { s.queues[0].size = 0xffff; }},
+    {"ADisabledQueueBeyondTheMaximum",
+     [](DeviceState& s, bool) { s.queues[0] = {.size = 32, .enabled = false, .in_flight = {}}; }},
+    {"ADisabledQueueWithBuffersInFlight", [](DeviceState& s, bool) { s.queues[0].enabled = false; }},
+    {"ATableThatIsNotAligned",
+     [](DeviceState& s, bool) { s.queues[0].descriptors = memory::Iova{memory::raw(s.queues[0].descriptors) + 1}; }},
+    {"ADriverAreaAtTheEndOfEverything", [](DeviceState& s, bool) { s.queues[0].driver = memory::Iova{~UINT64_C(1)}; }},
+    {"ADeviceAreaAtTheEndOfEverything", [](DeviceState& s, bool) { s.queues[0].device = memory::Iova{~UINT64_C(1)}; }},
+    {"NextAvailTooFarAhead", [](DeviceState& s, bool) { s.queues[0].next_avail = 0x8000; }},
+    {"NextUsedSomewhereElse", [](DeviceState& s, bool) { s.queues[0].next_used += 1; }},
+    {"ABufferInFlightTooFew", [](DeviceState& s, bool) { s.queues[0].in_flight.pop_back(); }},
+    {"ABufferInFlightTooMany",
+     [](DeviceState& s, bool) { s.queues[0].in_flight.push_back(s.queues[0].in_flight.back()); }},
+    {"VeryManyBuffersInFlight",
+     [](DeviceState& s, bool) { s.queues[0].in_flight.resize(65536 + 2, s.queues[0].in_flight.back()); }},
+    {"AHeadBeyondTheQueue", [](DeviceState& s, bool) { s.queues[0].in_flight[0].head = 0xffff; }},
+    {"TheSameHeadTwiceOrNoSlots",
+     [](DeviceState& s, bool packed) {
+       if (packed) {
+         s.queues[0].in_flight[0].descriptors = 0;
+       } else {
+         s.queues[0].in_flight[1].head = s.queues[0].in_flight[0].head;
+       }
+     }},
+    {"AChainThatIsMissingOrACountThatIsOff",
+     [](DeviceState& s, bool packed) {
+       if (packed) {
+         s.queues[0].in_flight[0].chain.clear();
+       } else {
+         s.queues[0].next_avail -= 1;
+       }
+     }},
+    {"AWrapCounterThatIsOff",
+     [](DeviceState& s, bool packed) {
+       if (packed) {
+         s.queues[0].avail_wrap = !s.queues[0].avail_wrap;
+       } else {
+         s.queues[0].next_avail ^= 0x8000;
+       }
+     }},
+};
+
+class CapturedWrong : public ::testing::TestWithParam<std::tuple<bool, Wrong>> {};
+INSTANTIATE_TEST_SUITE_P(Rings, CapturedWrong, ::testing::Combine(::testing::Bool(), ::testing::ValuesIn(wrongs)),
+                         [](const auto& each) {
+                           return std::string(std::get<0>(each.param) ? "Packed" : "Split") +
+                                  std::get<1>(each.param).name;
+                         });
+
+TEST_P(CapturedWrong, Row68_IsRefusedAndNothingHasChanged) {
+  const auto& [packed, wrong] = GetParam();
+  DeviceRig from({.packed = packed}), to({.packed = packed});
+  from.run();
+  from.device.on_request = from.device.keep();
+  for (int i = 0; i < 2; ++i) from.driver().chain().readable("abc").writable(8).publish();
+  from.process();
+  std::optional<DeviceState> good;
+  from.core->capture([&](Result<DeviceState> captured) { good = captured.value(); });
+  from.settle();
+  ASSERT_TRUE(good);
+  ASSERT_EQ(good->queues[0].in_flight.size(), 2U);
+  good->device = {std::byte{7}};
+
+  ASSERT_TRUE(to.map.map(from.driver().mapping()));
+  unsigned starts = 0;
+  to.device.on_start = [&](unsigned, const QueueState&) {
+    ++starts;
+    return Status();
+  };
+  DeviceState bad = *good;
+  wrong.change(bad, packed);
+  const Status restored = to.core->restore(bad);
+  ASSERT_FALSE(restored);
+  EXPECT_EQ(restored.error().code(), EINVAL) << restored.error().message();
+  to.process();
+  EXPECT_EQ(to.core->status(), 0);
+  EXPECT_EQ(to.core->driver_features(0), 0U);
+  EXPECT_FALSE(to.core->queue_enabled(0));
+  EXPECT_EQ(to.core->queue_size(0), to.core->queue_max_size(0));
+  EXPECT_EQ(to.core->queue_address(0, 0), memory::Iova{});
+  EXPECT_TRUE(to.device.own_state.empty());
+  EXPECT_EQ(starts + to.device.requests, 0U);
+  EXPECT_EQ(from.driver().used_count(), 0U);
+
+  ASSERT_TRUE(to.core->restore(*good)) << "and a good one is taken afterwards";
+  to.settle();
+  EXPECT_EQ(from.driver().used_count(), 2U);
+}
+
+TEST_P(Captured, Row68_WhatTheDeviceItselfRefusesChangesNothing) {
+  const DeviceState state = capture();
+  other.device.state_error = EINVAL;
+  EXPECT_EQ(restore(state).error().code(), EINVAL);
+  EXPECT_EQ(other.core->status(), 0);
+  EXPECT_FALSE(other.core->queue_enabled(0));
+  other.device.state_error = 0;
+  other.device.accepts_features = false;
+  EXPECT_EQ(other.core->restore(state).error().code(), EINVAL);
+  EXPECT_EQ(other.core->status(), 0);
+  other.device.accepts_features = true;
+  EXPECT_TRUE(other.core->restore(state));
+}
+
+TEST(CapturedDevice, Row68_ThatKeepsNoStateRefusesOne) {
+  class Stateless final : public Device {
+    Identity identity() const override { return {.device_id = 63, .queue_sizes = {16}}; }
+    void handle(Request request) override { request.complete(); }
+  } device;
+  EXPECT_TRUE(static_cast<Device&>(device).save_state().value().empty());
+  EXPECT_TRUE(static_cast<Device&>(device).restore_state({}));
+  const std::byte byte[1] = {};
+  EXPECT_EQ(static_cast<Device&>(device).restore_state(byte).error().code(), EINVAL);
 }
 
 }  // namespace
