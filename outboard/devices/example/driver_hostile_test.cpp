@@ -423,7 +423,6 @@ TEST_P(HostileExampleDevice, Row18_AFloodOfEventsDoesNotKeepCallsFromBeingAnswer
   ASSERT_TRUE(r.start());
   // As fast as the driver gives a buffer back, the device uses it: from inside the driver's own turn.
   unsigned told = 0;
-  std::optional<int> answered_after;
   constexpr unsigned flood = 20000;
   r.transport.on_ring = [&](unsigned queue) {
     if (queue != event_queue) return;
