@@ -82,7 +82,8 @@ bool is_usage_error(const Error& error) { return error.code() == usage_code; }
 
 CLI::Option* add_seconds(CLI::App& verb, const std::string& name, double& into, double least, const std::string& help) {
   static constexpr double most = 86400;
-  const auto take = [&into, least, name](const std::string& text) {
+  const CLI::callback_t take = [&into, least, name](const CLI::results_t& words) {
+    const std::string& text = words.back();
     double seconds = 0;
     const char* const end = text.data() + text.size();
     const auto [at, error] = std::from_chars(text.data(), end, seconds);
@@ -91,8 +92,9 @@ CLI::Option* add_seconds(CLI::App& verb, const std::string& name, double& into, 
     if (!good)
       throw CLI::ValidationError(fmt::format("{} takes {:g} to {:g} seconds, not '{}'", name, least, most, text));
     into = seconds;
+    return true;
   };
-  return verb.add_option_function<std::string>(name, take, help)->type_name("SECONDS");
+  return verb.add_option(name, take, help)->type_name("SECONDS");
 }
 
 CLI::Option* add_size(CLI::App& verb, const std::string& name, std::uint64_t& into, const std::string& help) {
