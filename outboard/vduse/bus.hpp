@@ -1,0 +1,67 @@
+#pragma once
+
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include <outboard/base/log.hpp>
+#include <outboard/base/result.hpp>
+
+namespace outboard::vduse {
+
+/// Who drives a device on the vDPA bus.
+enum class BusDriver : unsigned char {
+  virtio,  ///< virtio_vdpa: a driver of this kernel (virtio_blk: /dev/vdX)
+  vhost,   ///< vhost_vdpa: a VMM or a program, by /dev/vhost-vdpa-N
+};
+
+/// What sits on a vDPA device.
+struct BusChild {
+  BusDriver driver = BusDriver::virtio;
+  std::string name;  ///< "virtio3", "vhost-vdpa-0"
+  /// virtio: whether a driver of the kernel is bound to the child, and what it has made ("vda", "eth1"), if anything yet.
+  bool bound = false;
+  std::string made;
+};
+
+/// The kernel's vDPA bus: generic netlink family `vdpa`, and /sys/bus/vdpa. Calls block, attach() and detach() for as long
+/// as a driver's whole probe or removal takes, with the device being served meanwhile: call them on a thread that serves
+/// nothing.
+class Bus {
+ public:
+  struct Options {
+    std::string sysfs = "/sys";
+    std::string run = "/run/outboard";  ///< for a lock that all who attach on this machine share
+    Log log{};
+  };
+  Bus() : Bus(Options{}) {}
+  explicit Bus(Options options) : options_(std::move(options)) {}
+
+  /// Puts the VDUSE device on the bus and lets `driver` take it.
+  ///
+  /// In steps that leave netlink usable whatever becomes of the probe: the bus's autoprobe is off for the moment in which
+  /// the device is added (under a lock of the machine, and put back even after a crash), then the driver is bound by
+  /// sysfs: a probe that hangs blocks this thread and nobody else. Where sysfs cannot be written the kernel binds.
+  ///
+  /// EPERM: no CAP_NET_ADMIN; ENODEV: no management device (vduse not loaded); EEXIST: a device of this name is on the
+  /// bus; EINVAL: no such VDUSE device, or a queue of it was not set up; ENOENT: not the initial network namespace, or no
+  /// vdpa.
+  Status attach(const std::string& name, BusDriver driver);
+  /// Takes the driver off (it finishes its requests, which somebody must go on serving), then the device off the bus.
+  /// ENODEV: it is not there.
+  Status detach(const std::string& name);
+
+  bool attached(std::string_view name) const;
+  /// Nothing: no driver has taken it.
+  std::optional<BusChild> child(std::string_view name) const;
+  /// Where the block device `disk` ("vda"), or a partition of it, is used: mount points, "swap", holders ("dm-0").
+  std::vector<std::string> users_of(std::string_view disk) const;
+  /// All VDUSE devices of the machine, by name (/sys/class/vduse).
+  std::vector<std::string> devices() const;
+
+ private:
+  Options options_;
+};
+
+}  // namespace outboard::vduse

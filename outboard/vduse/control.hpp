@@ -1,0 +1,58 @@
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include <outboard/base/bytes.hpp>
+#include <outboard/base/fd.hpp>
+#include <outboard/base/result.hpp>
+#include <outboard/vduse/node.hpp>
+#include <outboard/vduse/spec.hpp>
+
+namespace outboard::vduse {
+
+/// What a VDUSE device is created with.
+struct DeviceShape {
+  std::string name;
+  std::uint32_t device_id = 0;  ///< virtio device ID
+  std::uint32_t vendor_id = 0;
+  std::uint64_t features = 0;  ///< what is offered; has ACCESS_PLATFORM
+  std::vector<std::uint16_t> queue_sizes{};  ///< one maximum for each queue
+  std::uint32_t groups = 0;  ///< API 1, else 0
+  std::uint32_t address_spaces = 0;  ///< API 1, else 0
+  std::vector<std::byte> config{};  ///< the device configuration space as it is now
+};
+
+/// EINVAL: a name that VDUSE cannot have or should not: [A-Za-z0-9_.-]{1,64}, not `control`, `.` or `..`.
+Status check_name(std::string_view name);
+
+/// The feature bits that the kernel refuses to create a device of this type with, or that cannot work on VDUSE.
+std::uint64_t refused_features(std::uint32_t device_id);
+
+/// /dev/vduse/control: makes devices, and removes them. One thread at a time.
+class Control {
+ public:
+  /// `api_version`: of the devices that are created through this object; it is set explicitly, always.
+  /// ENOENT: the module vduse is not loaded; EACCES; EINVAL: the kernel does not have that version.
+  static Result<Control> open(std::uint64_t api_version, const std::string& folder = device_folder);
+
+  /// The highest version that the kernel has. Same errors. (Asked on a descriptor of its own: asking selects.)
+  static Result<std::uint64_t> highest_api_version(const std::string& folder = device_folder);
+
+  std::uint64_t api_version() const { return api_version_; }
+  /// Creates a device. What the kernel would refuse without a word is looked at here first, so that an error names the
+  /// reason. EINVAL, EEXIST: there is a device of this name; EPERM; ENOTSUP: not a device ID that the kernel takes.
+  /// The node may come a moment later.
+  Status create(const DeviceShape& shape);
+  /// Removes a device. ENOENT: there is none; EBUSY: attached to the bus, or somebody has its node open.
+  Status destroy(std::string_view name);
+
+ private:
+  Control(UniqueFd fd, std::uint64_t api_version) : fd_(std::move(fd)), api_version_(api_version) {}
+  UniqueFd fd_;
+  std::uint64_t api_version_;
+};
+
+}  // namespace outboard::vduse
