@@ -1,13 +1,16 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
+#include <string_view>
 
 #include <outboard/base/bytes.hpp>
 #include <outboard/base/fd.hpp>
 #include <outboard/base/result.hpp>
+#include <outboard/vduse/node_file.hpp>
 #include <outboard/vduse/spec.hpp>
 
 namespace outboard::vduse {
@@ -52,9 +55,12 @@ class Node {
     std::uint8_t perm = 0;  ///< bits of spec::perm
     UniqueFd fd;
   };
-  /// The lowest region that has an address of start...last. Nothing: there is none.
+  /// The lowest region that has an address of start...last. Nothing: there is none (nor is there in an address space that
+  /// the device does not have). EINVAL: start is beyond last, or another address space than 0 with API version 0; EMFILE,
+  /// ENFILE: no descriptor was left for it; EACCES: a security module forbids that file; EPROTO: the kernel's answer is none.
   virtual Result<std::optional<Region>> find_region(std::uint32_t asid, std::uint64_t start, std::uint64_t last) = 0;
-  /// The same without its descriptor; `offset` and `perm` are not told, `capability` is.
+  /// The same without its descriptor; `offset` and `perm` are not told, `capability` is. EINVAL: start is beyond last, or
+  /// the device has no such address space.
   struct RegionInfo {
     std::uint64_t start = 0;
     std::uint64_t last = 0;
@@ -65,17 +71,38 @@ class Node {
   /// `memory` (page-aligned, the whole bounce region's size) becomes the bounce buffer at `iova`. EINVAL: there is no such
   /// region yet, or it is another; EEXIST: there is one; ENOMEM: not that much may be locked.
   virtual Status register_memory(std::uint32_t asid, std::uint64_t iova, MutableBytes memory) = 0;
+  /// ENOENT: none is registered; EINVAL: another one is.
   virtual Status unregister_memory(std::uint32_t asid, std::uint64_t iova, MutableBytes memory) = 0;
 };
 
 /// Where the kernel's nodes are; a test has a directory of its own.
 inline constexpr const char* device_folder = "/dev/vduse";
 
-/// Opens the node of a device that exists. EBUSY: somebody else has it open; ENOENT, ENODEV: no such device (any more);
-/// EACCES. `api_version`: what it was created with, if that is known.
+/// EINVAL: a name that VDUSE cannot have or should not: [A-Za-z0-9_.-]{1,64}, not `control`, `.` or `..`.
+Status check_name(std::string_view name);
+
+/// Opens the node of a device that exists. EBUSY: somebody else has it open, and the error says who where that can be
+/// seen; ENOENT, ENODEV: no such device (any more), or no such node; EACCES; EPERM: given up by the kernel.
+/// `api_version`: what it was created with, if that is known.
 Result<std::unique_ptr<Node>> open_node(const std::string& name, std::optional<std::uint64_t> api_version = {},
                                         const std::string& folder = device_folder);
-/// The same for a descriptor that somebody else has opened and handed over. EINVAL: not such a node.
+/// The same for a descriptor that somebody else has opened and handed over. ENODEV: not such a node.
 Result<std::unique_ptr<Node>> adopt_node(UniqueFd fd, std::optional<std::uint64_t> api_version = {});
+/// The same on system calls that may be a test's. `name` is what errors are about.
+Result<std::unique_ptr<Node>> node_on(std::unique_ptr<NodeFile> file, std::string name,
+                                      std::optional<std::uint64_t> api_version = {});
+
+/// Waits for the node of a device that has just been created. `pause` waits a little and says whether to go on; it may be
+/// asked a number of times that it bounds. ENOENT: it did not come.
+Status wait_for_node(const std::string& name, const std::function<bool()>& pause,
+                     const std::string& folder = device_folder);
+
+/// A process that has a file open.
+struct Holder {
+  int pid = 0;
+  std::string command;  ///< as /proc/PID/comm has it
+};
+/// Who has `path` open, other than this process; nothing: nobody, or nobody whose descriptors this user may see.
+std::optional<Holder> holder_of(const std::string& path, const std::string& proc = "/proc");
 
 }  // namespace outboard::vduse

@@ -1,0 +1,52 @@
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <charconv>
+#include <filesystem>
+#include <fstream>
+#include <string_view>
+
+#include <outboard/vduse/node.hpp>
+
+namespace outboard::vduse {
+namespace {
+
+namespace fs = std::filesystem;
+
+std::optional<int> as_pid(std::string_view text) {
+  int pid = 0;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), pid);
+  if (error != std::errc{} || end != text.data() + text.size()) return std::nullopt;
+  return pid;
+}
+
+/// A node keeps its device number; its name may be seen under another path.
+bool same_file(const struct stat& a, const struct stat& b) { return a.st_dev == b.st_dev && a.st_ino == b.st_ino; }
+
+bool has_open(const fs::path& process, const struct stat& wanted) {
+  std::error_code hidden;
+  for (const auto& entry : fs::directory_iterator(process / "fd", hidden)) {
+    struct stat open_one{};
+    if (::stat(entry.path().c_str(), &open_one) == 0 && same_file(open_one, wanted)) return true;
+  }
+  return false;
+}
+
+}  // namespace
+
+std::optional<Holder> holder_of(const std::string& path, const std::string& proc) {
+  struct stat wanted{};
+  if (::stat(path.c_str(), &wanted) != 0) return std::nullopt;
+  std::error_code failed;
+  for (const auto& entry : fs::directory_iterator(proc, failed)) {
+    const auto pid = as_pid(entry.path().filename().string());
+    if (!pid || *pid == ::getpid() || !has_open(entry.path(), wanted)) continue;
+    Holder holder{*pid, {}};
+    std::ifstream comm(entry.path() / "comm");
+    std::getline(comm, holder.command);
+    return holder;
+  }
+  return std::nullopt;
+}
+
+}  // namespace outboard::vduse
