@@ -1,0 +1,27 @@
+#pragma once
+
+#include <span>
+#include <string>
+#include <string_view>
+
+#include <outboard/base/result.hpp>
+
+namespace outboard::vhost {
+
+/// What a case is run with.
+struct Arguments {
+  std::string node;  ///< /dev/vhost-vdpa-N
+  bool packed = false;
+  unsigned queues = 1;
+  unsigned seconds = 5;
+};
+
+/// Something that a disk behind vhost-vdpa must do, or live through.
+struct Case {
+  std::string_view name;
+  Status (*run)(const Arguments& arguments);
+};
+
+std::span<const Case> cases();
+
+}  // namespace outboard::vhost
