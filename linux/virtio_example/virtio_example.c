@@ -60,6 +60,8 @@ enum virtio_example_state {
  * @vdev: the device on its bus
  * @control: held while the device is started or stopped
  * @started: works are enabled, virtqueues are there; under @control
+ * @asleep: between freeze and restore, when the core starts the device again;
+ *	under @control
  * @event_vq: NULL without VIRTIO_EXAMPLE_F_LIMIT; only touched by @event_work,
  *	and where that cannot run
  * @config_work: the configuration or the state has changed
@@ -86,6 +88,7 @@ struct virtio_example {
 	struct virtio_device *vdev;
 	struct mutex control; /* starting and stopping */
 	bool started;
+	bool asleep;
 	struct virtqueue *event_vq;
 	struct work_struct config_work;
 	struct work_struct event_work;
@@ -825,7 +828,8 @@ static ssize_t reset_store(struct device *dev, struct device_attribute *attr, co
 		return -EINVAL;
 	if (mutex_lock_killable(&ex->control))
 		return -EINTR;
-	err = virtio_example_restart(ex);
+	/* A function that is being reset is started by whoever does that. */
+	err = ex->asleep ? -EAGAIN : virtio_example_restart(ex);
 	mutex_unlock(&ex->control);
 	return err ? err : count;
 }
@@ -933,6 +937,7 @@ static int __maybe_unused virtio_example_freeze(struct virtio_device *vdev)
 
 	mutex_lock(&ex->control);
 	virtio_example_stop(ex);
+	ex->asleep = true;
 	mutex_unlock(&ex->control);
 	return 0;
 }
@@ -944,6 +949,7 @@ static int __maybe_unused virtio_example_restore(struct virtio_device *vdev)
 	int err;
 
 	mutex_lock(&ex->control);
+	ex->asleep = false;
 	err = virtio_example_start(ex);
 	mutex_unlock(&ex->control);
 	return err;

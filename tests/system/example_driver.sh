@@ -357,6 +357,26 @@ function_reset_behind_the_driver() {
   accepted 25 26 "$device"
 }
 
+# While a function is reset the kernel has stopped the driver, and starts it again. What `reset` asks for must not come between.
+function_reset_among_resets() {
+  local device pci round
+  device=$(device "$1")
+  pci=$(pci_address "$1")
+  rm -f /tmp/stop /tmp/writer.*
+  (
+    set +ex
+    while [ ! -e /tmp/stop ]; do echo 1 >"$device/reset"; done
+    echo done >/tmp/writer.1
+  ) 2>/dev/null &
+  for round in 1 2 3 4 5; do
+    echo 1 >"/sys/bus/pci/devices/$pci/reset"
+  done
+  touch /tmp/stop
+  wait_for 30 test -e /tmp/writer.1
+  echo 1 >"$device/reset"
+  accepted 26 27 "$device"
+}
+
 module_unloads() {
   rmmod $module
   [ ! -d /sys/module/$module ]
@@ -395,5 +415,7 @@ case_run device_that_does_not_answer_is_given_up
 case_run writer_that_waits_can_be_killed
 case_run function_reset_behind_the_driver limited
 case_run function_reset_behind_the_driver plain
+case_run function_reset_among_resets limited
+case_run function_reset_among_resets plain
 case_run module_unloads
 case_end
