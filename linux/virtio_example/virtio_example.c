@@ -393,21 +393,28 @@ static int virtio_example_increment(struct virtio_example *ex, u32 value)
 /*
  * R-EX-7: "The driver MUST read limit and epoch between two reads of an
  * unchanged configuration generation". virtio_cread_le() does that for one
- * field; here two belong together.
+ * field, as often as it takes; here two belong together, and a device may
+ * never rest.
  */
 static int virtio_example_read_config(struct virtio_example *ex, u32 *limit, u64 *epoch)
 {
 	struct virtio_device *vdev = ex->vdev;
+	struct virtio_example_config config;
 	u32 before, after;
 	int tries;
 
 	for (tries = 0; tries < VIRTIO_EXAMPLE_CONFIG_TRIES; tries++) {
 		before = vdev->config->generation ? vdev->config->generation(vdev) : 0;
-		virtio_cread_le(vdev, struct virtio_example_config, limit, limit);
-		virtio_cread_le(vdev, struct virtio_example_config, epoch, epoch);
+		vdev->config->get(vdev, offsetof(struct virtio_example_config, limit),
+				  &config.limit, sizeof(config.limit));
+		vdev->config->get(vdev, offsetof(struct virtio_example_config, epoch),
+				  &config.epoch, sizeof(config.epoch));
 		after = vdev->config->generation ? vdev->config->generation(vdev) : 0;
-		if (before == after)
+		if (before == after) {
+			*limit = le32_to_cpu(config.limit);
+			*epoch = le64_to_cpu(config.epoch);
 			return 0;
+		}
 	}
 	return -EIO;
 }
