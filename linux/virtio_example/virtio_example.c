@@ -119,6 +119,7 @@ struct virtio_example {
  * @ended: @error is final
  * @done: completed when @ended is set
  * @error: 0, or what the writer is to be told
+ * @value: what was asked; @request is in the device's reach
  * @request: read by the device
  * @reply: written by the device
  *
@@ -131,6 +132,7 @@ struct virtio_example_call {
 	bool ended;
 	struct completion done;
 	int error;
+	u32 value;
 
 	struct virtio_example_request request __aligned(ARCH_DMA_MINALIGN);
 	struct virtio_example_reply reply __aligned(ARCH_DMA_MINALIGN);
@@ -189,7 +191,8 @@ static void virtio_example_break(struct virtio_example *ex, int error, const cha
 	spin_unlock_irqrestore(&ex->lock, flags);
 
 	wake_up_all(&ex->room);
-	dev_err(&ex->vdev->dev, "%s; writing 1 to `reset` starts it again\n", why);
+	dev_err(&ex->vdev->dev, "%s%s\n", why,
+		error == -ENODEV ? "" : "; writing 1 to `reset` starts it again");
 	schedule_work(&ex->config_work);
 }
 
@@ -200,17 +203,20 @@ static void virtio_example_break(struct virtio_example *ex, int error, const cha
 static int virtio_example_judge(struct virtio_example *ex, struct virtio_example_call *call,
 				unsigned int length)
 {
+	u8 status = VIRTIO_EXAMPLE_S_OK;
+
 	if (length < virtio_example_reply_size(ex))
 		return -EIO;
-	if (virtio_example_has_limit(ex)) {
-		if (call->reply.status == VIRTIO_EXAMPLE_S_RANGE)
-			return -EDOM;
-		/* R-EX-8: a status that is not defined is a failed request. */
-		if (call->reply.status != VIRTIO_EXAMPLE_S_OK)
-			return -EIO;
-	}
+	/* Read once: without an IOMMU the device can still write to it. */
+	if (virtio_example_has_limit(ex))
+		status = READ_ONCE(call->reply.status);
+	if (status == VIRTIO_EXAMPLE_S_RANGE)
+		return -EDOM;
+	/* R-EX-8: a status that is not defined is a failed request. */
+	if (status != VIRTIO_EXAMPLE_S_OK)
+		return -EIO;
 	ex->answered = true;
-	ex->last_value = le32_to_cpu(call->request.value);
+	ex->last_value = call->value;
 	ex->last_result = le32_to_cpu(call->reply.result);
 	return 0;
 }
@@ -379,6 +385,7 @@ static int virtio_example_increment(struct virtio_example *ex, u32 value)
 		return -ENOMEM;
 	refcount_set(&call->users, 1);
 	init_completion(&call->done);
+	call->value = value;
 	call->request.value = cpu_to_le32(value);
 
 	err = virtio_example_send(ex, call);
@@ -502,7 +509,7 @@ static int virtio_example_add_events(struct virtio_example *ex)
 	int err = 0;
 
 	while (count-- && !err) {
-		/* One allocation for each: kmalloc() keeps them in separate cache lines. */
+		/* One allocation for each: what kmalloc() gives is fit for DMA. */
 		event = kzalloc(sizeof(*event), GFP_KERNEL);
 		if (!event)
 			return -ENOMEM;
