@@ -524,6 +524,7 @@ static void virtio_example_count_event(struct virtio_example *ex,
 				       const struct virtio_example_event *event,
 				       unsigned int length)
 {
+	/* R-EX-9: "The driver MUST ignore an event if the used length is less than 16." */
 	if (length < sizeof(*event))
 		return;
 	spin_lock_irq(&ex->lock);

@@ -71,8 +71,8 @@ void Device::read_config(std::uint32_t offset, MutableBytes into) {
     std::ranges::copy(bytes.subspan(offset, into.size()), into.begin());
 }
 
-/// D-EX-8: "The device MUST change limit and epoch together, as one change of the configuration, and MUST send a
-/// configuration change notification afterwards."
+/// D-EX-8: "The device MUST change limit and epoch together, as one change of the configuration, and, if DRIVER_OK is set,
+/// MUST send a configuration change notification afterwards."
 Status Device::set_limit(std::uint32_t limit) {
   if (!has_limit()) return Error(ENOTSUP, "this device was made without a limit");
   if (limit == limit_.load(std::memory_order_relaxed)) return {};

@@ -313,7 +313,7 @@ TEST_P(HostileExampleDevice, Row3_ALengthBeyondTheBufferIsCut) {
   EXPECT_EQ(call.answer, (Answer{42, false}));
 }
 
-TEST_P(HostileExampleDevice, Row4_AnEventThatItDoesNotClaimToHaveWrittenIsNone) {
+TEST_P(HostileExampleDevice, R_EX_9_Row4_AnEventThatItDoesNotClaimToHaveWrittenIsNone) {
   ASSERT_TRUE(r.start({.events = 2}));
   for (std::uint32_t length = 0; length < 16; ++length)
     r.tell({.type = spec::event::limit_hit, .missed = 9, .value = 7, .reserved = 0}, length);

@@ -39,6 +39,7 @@ Result<std::optional<EventBuffers::Next>> EventBuffers::next() {
 }
 
 std::optional<Event> EventBuffers::read(std::uint64_t index, std::uint32_t length) const {
+  // R-EX-9: "The driver MUST ignore an event if the used length is less than 16."
   if (length < sizeof(spec::Event)) return std::nullopt;
   spec::Event event;  // read once: the device can still write to it
   std::memcpy(&event, memory_.data() + index * sizeof(spec::Event), sizeof event);
