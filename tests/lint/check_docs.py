@@ -2,13 +2,15 @@
 """Checks the Markdown files: relative links lead somewhere, and quoted code is what the file says.
 
 A link into another file may say where: `[text](PATH.md#a-heading)` needs that heading (as GitHub makes its anchor),
-`[text](PATH.cpp#Class::name)` needs that name in the code of the file, comments apart. A link whose text is the identifier of
-a statement (`D-EX-1`) leads to a file that has it.
+`[text](PATH.cpp#Class::name)` needs that name in the code of the file, comments apart. [`Class::name`](PATH.cpp#L12) leads to the
+line where that name is defined, or to one so near that both are on the screen; --fix puts such links right. A link whose text
+is the identifier of a statement (`D-EX-1`) leads to a file that has it.
 
 A fenced block after a line `<!-- from: PATH -->` must occur in that file (PATH from the top of the tree) as it stands.
 Code in comments of the block's own indentation does not matter: blocks are compared with common indentation removed.
 """
 
+import argparse
 import functools
 import re
 import subprocess
@@ -24,6 +26,8 @@ HEADING = re.compile(r'^#+ (.*?)\s*$', re.MULTILINE)
 STATEMENT = re.compile(r'\*?\*?([DR]-[A-Z]+-\d+)\*?\*?')
 CODE = {'.c', '.h', '.cpp', '.hpp'}
 COMMENT = re.compile(r'//[^\n]*|/\*.*?\*/', re.DOTALL)
+LINE = re.compile(r'L(\d+)')
+NEAR = 15  # lines
 
 
 def markdown_files():
@@ -48,6 +52,18 @@ def anchors(text):
     return found
 
 
+def line_of(name, text):
+    """The line of code where a name is defined; where it stands first, if that does not show."""
+    code = COMMENT.sub(lambda comment: re.sub(r'[^\n]', ' ', comment[0]), text)
+    lines = [(number, line) for number, line in enumerate(code.splitlines(), start=1)
+             if re.search(rf'(?<![\w:]){re.escape(name)}(?!\w)', line)]
+    for pattern in (r'\S.*[^;]$', r'  \S.*\{'):  # at the top of the file, in a class
+        for number, line in lines:
+            if re.match(pattern, line.rstrip()):
+                return number
+    return lines[0][0] if lines else None
+
+
 def names_something(suffix, text, fragment):
     if suffix == '.md':
         return fragment in anchors(text)
@@ -68,6 +84,14 @@ def complaints_about_link(path, label, link):
     if not target.is_file():
         return
     text = target.read_text(errors='replace')
+    if target.suffix in CODE and (line := LINE.fullmatch(fragment)):
+        name = label.strip('`')
+        now = line_of(name, text)
+        if now is None:
+            yield f'the link to {link}: there is no {name} in it'
+        elif abs(now - int(line[1])) > NEAR:
+            yield f'the link to {link}: {name} is in line {now} (check_docs.py --fix)'
+        return
     if fragment and not names_something(target.suffix, text, fragment):
         yield f'the link to {link}: there is no {fragment} in it'
     statement = STATEMENT.fullmatch(label)
@@ -98,10 +122,28 @@ def occurs(block, text):
     return any(textwrap.dedent('\n'.join(lines[i:i + len(block)])).splitlines() == block for i in starts)
 
 
+def with_right_lines(path, text):
+    """The text of a page, its links leading to the very lines."""
+    def right(match):
+        name, _, fragment = match[2].partition('#')
+        target = path.parent / name
+        if not LINE.fullmatch(fragment) or target.suffix not in CODE or not target.is_file():
+            return match[0]
+        now = line_of(match[1].strip('`'), target.read_text(errors='replace'))
+        return f'[{match[1]}]({name}#L{now})' if now else match[0]
+    return LINK.sub(right, text)
+
+
 def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument('--fix', action='store_true', help='put links to lines right')
+    args = parser.parse_args()
     complaints = []
     for path in markdown_files():
         text = path.read_text()
+        if args.fix and (right := with_right_lines(path, text)) != text:
+            path.write_text(right)
+            text = right
         complaints += [*broken_links(path, text), *wrong_quotes(path, text)]
     print('\n'.join(complaints), end='\n' if complaints else '', file=sys.stderr)
     sys.exit(1 if complaints else 0)

@@ -47,6 +47,16 @@ class Links(unittest.TestCase):
     def test_a_name_that_only_a_comment_has(self):
         self.assertEqual(1, len(self.complaints('lane.cpp#once')))
 
+    def test_a_line(self):
+        code = self.page.parent / 'lane.cpp'
+        code.write_text(f'class Lane;\n// Lane::read is below\n{"int unused;" * 5}\n{CODE}')
+        self.assertEqual([], self.complaints('lane.cpp#L5', '`Lane::read`'))
+        self.assertEqual([], self.complaints('lane.cpp#L1', '`Lane::read`'))
+        self.assertEqual(1, len(self.complaints('lane.cpp#L40', '`Lane::read`')))
+        self.assertEqual(1, len(self.complaints('lane.cpp#L5', '`Lane::write`')))
+        self.assertEqual('[`Lane::read`](lane.cpp#L5) [a](lane.cpp#read)',
+                         check_docs.with_right_lines(self.page, '[`Lane::read`](lane.cpp#L40) [a](lane.cpp#read)'))
+
     def test_a_heading(self):
         self.assertEqual([], self.complaints('page.md#5x61-requests-what-they-say'))
         self.assertEqual([], self.complaints('#the-page'))
