@@ -108,6 +108,15 @@ class Device {
 
   /// All queues are stopped; return to the power-on state (what a device reset leaves: see the device's chapter).
   virtual void reset() {}
+  /// Instead of restore_state(), where the process that ran the device was killed and nobody has asked it for its state.
+  /// All that is known is what the driver has agreed to (accept_features() has been called), and its buffers in flight,
+  /// which come as replays. A device whose state follows from that, or to which another is as good, goes on. By default
+  /// one that saves no state does; for any other EINVAL: what its driver knows of it is lost.
+  virtual Status restore_nothing() {
+    const auto own = save_state();
+    return own && own->empty() ? Status() : Status(Error(EINVAL, "the device's own state was not saved"));
+  }
+
 };
 
 }  // namespace outboard::virtio

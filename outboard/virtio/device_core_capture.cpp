@@ -83,7 +83,7 @@ Status DeviceCore::State::restore(const DeviceState& from) {
       whole = refused(fmt::format("queue {} is off and has buffers in flight", index));
   }
   if (whole && agreed && !device.accept_features(accepted)) whole = refused("the device does not take its features");
-  if (whole) whole = device.restore_state(from.device);
+  if (whole) whole = from.device ? device.restore_state(*from.device) : device.restore_nothing();
   if (!whole) {
     accepted = {};
     status = 0;
@@ -106,15 +106,22 @@ Status DeviceCore::State::take_over(const DeviceState& from) {
     queue.was_reset = !old.enabled && (from.status & bit::driver_ok) != 0 && negotiated(Feature::ring_reset);
     if (old.enabled) queue.saved = old;
   }
+  const bool runs = (from.status & bit::driver_ok) != 0 && !stuck();
+  // Where it runs, activate() tells the journal, when it knows of the queues: a status alone would say that they have
+  // nothing in flight.
+  if (!runs && options.journal != nullptr) options.journal->status_changing(status, accepted);
   if ((from.status & bit::needs_reset) != 0) {
     broken.store(true, std::memory_order_release);
     for (Queue& queue : queues) queue.engine->halt();
     return {};
   }
-  if ((from.status & bit::driver_ok) == 0 || (from.status & bit::failed) != 0) return {};
+  if (!runs) return {};
   status = from.status & static_cast<std::uint8_t>(~bit::driver_ok);
   if (!activate()) {
+    // The journal goes on saying how it was: a next attempt may find what was missing now.
+    Journal* const journal = std::exchange(options.journal, nullptr);
     break_device(ring_rule::ring_unmapped.clause, "the device could not be started where another one stopped");
+    options.journal = journal;
     return Error(EIO, "the device could not be started");
   }
   return {};

@@ -87,6 +87,7 @@ void DeviceCore::State::reset_queue(unsigned index) {
 /// VIRTIO 1.4, 4.1.4.3.1: both queue_reset and queue_enable read 0 then. The rest is as after a device reset.
 void DeviceCore::State::queue_was_reset(unsigned index) {
   Queue& queue = queues[index];
+  if (options.journal != nullptr) options.journal->queue_reset(index);
   queue.resetting = queue.enabled = false;
   queue.was_reset = true;
   queue.size = queue.max_size;
@@ -121,7 +122,8 @@ Status check_packed(const QueueState& state) {
   for (const InFlight& buffer : state.in_flight) {
     if (buffer.head >= state.size) return inconsistent("a head in in_flight");
     if (buffer.descriptors == 0 || buffer.descriptors > state.size) return inconsistent("descriptors in in_flight");
-    if (buffer.chain.empty()) return inconsistent("a chain in in_flight");
+    // Direct: one descriptor in each slot; indirect: one that refers to the table, in the only slot.
+    if (buffer.chain.size() != buffer.descriptors) return inconsistent("a chain in in_flight");
     descriptors += buffer.descriptors;
     if (descriptors > state.size) return inconsistent("in_flight");
   }
@@ -151,10 +153,16 @@ Status DeviceCore::State::check(const Queue& queue, const QueueState& state) con
 Status DeviceCore::State::launch(unsigned index, const QueueState& state) {
   OUTBOARD_CHECK(device.start_queue(index, state));
   run_engine(index, state);
+  note_start(index, state);
   return {};
 }
 
 void DeviceCore::State::run_engine(unsigned index, const QueueState& state) {
+/// The journal is told before anything can be popped: what it does not know to be running has nothing in flight.
+void DeviceCore::State::note_start(unsigned index, const QueueState& state) {
+  if (options.journal != nullptr) options.journal->queue_starting(index, state, negotiated(Feature::ring_packed));
+}
+
   Queue& queue = queues[index];
   queue.running = true;
   const Features features = negotiated();

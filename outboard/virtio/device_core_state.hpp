@@ -90,6 +90,7 @@ struct DeviceCore::State final : QueueOwner, std::enable_shared_from_this<Device
   Status check(const Queue& queue, const QueueState& state) const;
   Status launch(unsigned index, const QueueState& state);
   void run_engine(unsigned index, const QueueState& state);
+  void note_start(unsigned index, const QueueState& state);
   void stop_queue(unsigned index, StopMode mode, StopDone done);
   void stop_engine(unsigned index, StopMode mode);
   void stopped(unsigned index, QueueState state);

@@ -11,7 +11,7 @@ namespace bit = spec::status;
 
 void DeviceCore::State::set_status(std::uint8_t value) {
   // Log first, answer second: a crash between the two must not lose the transition.
-  if (options.journal != nullptr && value != status) options.journal->status_changing(value);
+  if (options.journal != nullptr && (value != status || value == 0)) options.journal->status_changing(value, accepted);
   status = value;
 }
 
@@ -74,6 +74,7 @@ bool DeviceCore::State::activate() {
       return false;
     }
   }
+  for (const auto& [index, ring] : starting) note_start(index, ring);
   set_status(status | bit::driver_ok);
   for (const auto& [index, ring] : starting) run_engine(index, ring);
   return true;
@@ -111,8 +112,8 @@ void DeviceCore::State::finish_reset() {
     queue.engine->clear_halt();
   }
   broken.store(false, std::memory_order_release);
+  set_status(0);  // first: a transport may answer from was_reset()
   events.was_reset();
-  set_status(0);
   resetting = false;
   for (Done& done : std::exchange(reset_waiters, {})) done({});
 }

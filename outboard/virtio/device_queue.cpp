@@ -17,6 +17,7 @@ void DeviceQueue::start(const QueueState& state, const Rules& rules) {
   setup_ = state;
   replays_ = std::exchange(setup_.in_flight, {});
   next_replay_ = 0;
+  journal_buffer_ = {};
   const DeviceRingRules ring_rules{.size = state.size,
                                    .event_idx = rules.event_idx,
                                    .indirect = rules.indirect,
@@ -164,7 +165,9 @@ bool DeviceQueue::take(Ring& ring) {
   slot.generation = bound_generation_;
   slot.rewind();
   if (notes_pops_) [[unlikely]] {
-    if (env_.journal != nullptr) journal_popped(ring.in_flight(slot));
+    if constexpr (!again) {
+      if (env_.journal != nullptr) journal_popped(ring, slot);
+    }
     if (in_order_) order_[(order_first_ + order_count_++) % order_.size()] = &slot;
   }
   if (!slot.plain && slot.bounce) [[unlikely]] {
@@ -241,10 +244,10 @@ template <typename Ring>
 void DeviceQueue::publish(Ring& ring) {
   ring.fill({batch_.data(), batched_});
   if (env_.journal != nullptr) [[unlikely]] {
-    journal_batch();
-    env_.journal->publishing(env_.index, journal_batch_, ring.next_used(), ring.used_wrap());
+    const std::span<const UsedBuffer> batch(batch_.data(), batched_);
+    env_.journal->publishing(env_.index, batch, ring.next_used(), ring.used_wrap());
     ring.expose();
-    env_.journal->published(env_.index, journal_batch_, ring.next_used(), ring.used_wrap());
+    env_.journal->published(env_.index, batch, ring.next_used(), ring.used_wrap());
   } else {
     ring.expose();
   }
@@ -283,21 +286,10 @@ void DeviceQueue::schedule_flush() {
   });
 }
 
-void DeviceQueue::journal_popped(const InFlight& buffer) {
-  std::vector<spec::PackedDescriptor> descriptors;
-  for (const ChainDescriptor& descriptor : buffer.chain) {
-    descriptors.push_back(
-        {.addr = raw(descriptor.address), .len = descriptor.length, .id = buffer.id, .flags = descriptor.flags});
-  }
-  env_.journal->popped(env_.index, buffer, std::as_bytes(std::span(descriptors)));
-}
-
-void DeviceQueue::journal_batch() {
-  journal_batch_.clear();
-  for (const UsedBuffer& used : std::span(batch_).first(batched_)) {
-    const InFlight buffer{.head = used.head, .id = used.id, .descriptors = used.ring_count, .chain = {}};
-    journal_batch_.push_back({buffer, used.length});
-  }
+template <typename Ring>
+void DeviceQueue::journal_popped(const Ring& ring, const RequestSlot& slot) {
+  ring.describe(slot, journal_buffer_);
+  env_.journal->popped(env_.index, journal_buffer_);
 }
 
 void DeviceQueue::break_queue(const RingRule& rule) { env_.owner->queue_broken(env_.index, rule.clause, rule.what); }
@@ -465,10 +457,10 @@ QueueState DeviceQueue::capture() const {
   std::ranges::sort(held, {}, &RequestSlot::order);
   if (packed_) {
     packed_ring_.save(state);
-    for (const RequestSlot* slot : held) state.in_flight.push_back(packed_ring_.in_flight(*slot));
+    for (const RequestSlot* slot : held) packed_ring_.describe(*slot, state.in_flight.emplace_back());
   } else {
     split_.save(state);
-    for (const RequestSlot* slot : held) state.in_flight.push_back(split_.in_flight(*slot));
+    for (const RequestSlot* slot : held) split_.describe(*slot, state.in_flight.emplace_back());
   }
   const auto rest = replays_.begin() + static_cast<std::ptrdiff_t>(next_replay_);
   state.in_flight.insert(state.in_flight.end(), rest, replays_.end());

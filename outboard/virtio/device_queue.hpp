@@ -173,8 +173,8 @@ class DeviceQueue final : public memory::MapUser, public std::enable_shared_from
   template <typename Ring>
   void notify(Ring& ring);
   bool can_publish() const;
-  void journal_popped(const InFlight& buffer);
-  void journal_batch();
+  template <typename Ring>
+  void journal_popped(const Ring& ring, const RequestSlot& slot);
   void publish_batch();
   void flush();
   void schedule_flush();
@@ -278,7 +278,7 @@ class DeviceQueue final : public memory::MapUser, public std::enable_shared_from
   Registration hold_timer_;
   Registration poller_;
   Stopped stopped_;
-  std::vector<Journal::Completion> journal_batch_;
+  InFlight journal_buffer_;  ///< what the journal is told of; kept for its storage
 
   // Answers from other threads, and the end of the queue.
   std::atomic<const void*> plain_thread_{nullptr};  ///< who is in process() now, if answers need nothing special there

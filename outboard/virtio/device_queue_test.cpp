@@ -724,16 +724,22 @@ class NotingJournal final : public Journal {
   std::vector<std::string> notes;
   RingDriver* driver = nullptr;
 
-  void popped(unsigned, const InFlight& buffer, std::span<const std::byte> descriptors) override {
-    notes.push_back(fmt::format("popped {} +{}", buffer.head, descriptors.size() / 16));
+  void popped(unsigned, const InFlight& buffer) override {
+    notes.push_back(fmt::format("popped {} +{}", buffer.head, buffer.chain.size()));
   }
-  void publishing(unsigned, std::span<const Completion> batch, std::uint16_t next, bool) override {
+  void publishing(unsigned, std::span<const UsedBuffer> batch, std::uint16_t next, bool) override {
     notes.push_back(fmt::format("publishing {} to {} seen {}", batch.size(), next, driver->peek_used().size()));
   }
-  void published(unsigned, std::span<const Completion> batch, std::uint16_t next, bool) override {
+  void published(unsigned, std::span<const UsedBuffer> batch, std::uint16_t next, bool) override {
     notes.push_back(fmt::format("published {} to {} seen {}", batch.size(), next, driver->peek_used().size()));
   }
-  void status_changing(std::uint8_t status) override { notes.push_back(fmt::format("status {:x}", status)); }
+  void status_changing(std::uint8_t status, const Features&) override {
+    notes.push_back(fmt::format("status {:x}", status));
+  }
+  void queue_starting(unsigned, const QueueState& state, bool packed) override {
+    notes.push_back(fmt::format("starting at {} +{} {}", state.next_used, state.in_flight.size(), packed));
+  }
+  void queue_reset(unsigned queue) override { notes.push_back(fmt::format("reset {}", queue)); }
 };
 
 TEST_P(EitherDeviceQueue, TheJournalIsToldBeforeAndAfterEachStep) {
@@ -741,7 +747,8 @@ TEST_P(EitherDeviceQueue, TheJournalIsToldBeforeAndAfterEachStep) {
   auto& rig = make({.options = {.journal = &journal}});
   journal.driver = &rig.driver();
   rig.run();
-  EXPECT_EQ(journal.notes, (std::vector<std::string>{"status 1", "status 3", "status b", "status f"}));
+  EXPECT_EQ(journal.notes, (std::vector<std::string>{"status 1", "status 3", "status b",
+                                                     fmt::format("starting at 0 +0 {}", packed()), "status f"}));
   journal.notes.clear();
   rig.driver().chain().readable(1).writable(1).add();
   rig.driver().chain().writable(1).add();

@@ -2,6 +2,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <vector>
 
 #include <outboard/virtio/features.hpp>
@@ -17,7 +18,8 @@ struct DeviceState {
   std::uint8_t generation = 0;  ///< of the configuration
   Features accepted;  ///< as the driver wrote it, whether FEATURES_OK is set or not
   std::vector<QueueState> queues;  ///< one for each queue of the identity, enabled or not
-  std::vector<std::byte> device;  ///< what Device::save_state() gave
+  /// What Device::save_state() gave. Nothing: it was not asked, because the process that ran the device was killed.
+  std::optional<std::vector<std::byte>> device;
 
   friend bool operator==(const DeviceState&, const DeviceState&) = default;
 };

@@ -13,7 +13,23 @@ void PackedDeviceRing::start(const DeviceRingRules& rules, const QueueState& sta
   unsignalled_ = 0;
   available_ = false;
   signalled_valid_ = false;
+  takes_over_ = in_flight_ != 0;
   at_ = {};
+}
+
+/// Whoever had the ring before may have been killed between writing a batch and publishing it: all used descriptors of the
+/// batch but the first are in the ring then. The driver would take one for true as soon as it came to its slot, which it
+/// does as soon as something else is used at the first. No slot of a buffer in flight has been used, so each of them is
+/// made to say so; of what the driver wrote there, only that is still needed.
+void PackedDeviceRing::withdraw_unpublished() {
+  takes_over_ = false;
+  PackedCursor cursor = next_used_;
+  for (std::uint32_t left = in_flight_; left != 0; --left) {
+    const auto flags = flags_of(cursor.slot);
+    if (is_used(flags.load(std::memory_order_relaxed), cursor.wrap))
+      flags.store(available_bits(cursor.wrap), std::memory_order_relaxed);  // P3
+    cursor = cursor.plus(1, rules_.size);
+  }
 }
 
 void PackedDeviceRing::save(QueueState& state) const {
@@ -23,18 +39,20 @@ void PackedDeviceRing::save(QueueState& state) const {
   state.used_wrap = next_used_.wrap;
 }
 
-InFlight PackedDeviceRing::in_flight(const RequestSlot& slot) const {
-  InFlight buffer{.head = slot.head, .id = slot.id, .descriptors = slot.ring_count, .chain = {}};
+void PackedDeviceRing::describe(const RequestSlot& slot, InFlight& buffer) const {
+  buffer.head = slot.head;
+  buffer.id = slot.id;
+  buffer.descriptors = slot.ring_count;
+  buffer.chain.clear();
   if (slot.indirect) {
     buffer.chain.push_back({slot.table.address, slot.table.length, spec::descriptor::indirect});
-    return buffer;
+    return;
   }
   for (std::uint32_t i = 0; i < slot.chain.count(); ++i) {
     const bool writable = slot.chain.access(i) == memory::Access::write;
     const std::uint16_t flags = writable ? spec::descriptor::write : std::uint16_t{0};
     buffer.chain.push_back({slot.chain[i].address, slot.chain[i].length, flags});
   }
-  return buffer;
 }
 
 const RingRule* PackedDeviceRing::parse_again(const InFlight& buffer, RequestSlot& slot, MemoryView& memory) {

@@ -17,9 +17,12 @@ namespace outboard::virtio {
 class PackedDeviceRing {
  public:
   void start(const DeviceRingRules& rules, const QueueState& state);
-  void bind(const RingPointers& pointers) { at_ = pointers; }
+  void bind(const RingPointers& pointers) {
+    at_ = pointers;
+    if (takes_over_) withdraw_unpublished();
+  }
   void save(QueueState& state) const;
-  InFlight in_flight(const RequestSlot& slot) const;
+  void describe(const RequestSlot& slot, InFlight& buffer) const;
 
   bool exhausted() const { return !available_; }
 
@@ -69,6 +72,7 @@ class PackedDeviceRing {
   static memory::Shared<le16> event(std::byte* area, std::size_t field) { return memory::Shared<le16>(area + field); }
   const RingRule* parse_table(std::uint64_t address, std::uint32_t length, RequestSlot& slot, MemoryView& memory) const;
   void store_used(std::uint16_t slot, const UsedBuffer& buffer) const;
+  void withdraw_unpublished();
   std::uint16_t used_flags(bool wrap, std::uint32_t length) const {
     // VIRTIO 1.4, 2.8.4: WRITE says that `len` counts bytes that were written.
     return static_cast<std::uint16_t>(used_bits(wrap) | (length != 0 ? spec::descriptor::write : 0));
@@ -84,6 +88,7 @@ class PackedDeviceRing {
   std::uint16_t first_flags_ = 0;
   bool available_ = false;
   bool signalled_valid_ = false;
+  bool takes_over_ = false;  ///< started with buffers in flight, and not bound since
 };
 
 [[gnu::always_inline]] inline const RingRule* PackedDeviceRing::parse(RequestSlot& slot, MemoryView& memory) {

@@ -33,6 +33,15 @@ struct InFlight {
   friend bool operator==(const InFlight&, const InFlight&) = default;
 };
 
+/// A buffer that has been answered, as a ring and a journal need it.
+struct UsedBuffer {
+  std::uint16_t head = 0;  ///< split: descriptor index. Packed: slot in the ring where the chain starts
+  std::uint16_t id = 0;  ///< what the used entry names
+  std::uint16_t ring_count = 1;  ///< descriptors in the ring
+  bool filled = false;  ///< every writable byte was written
+  std::uint32_t length = 0;  ///< used length, bytes
+};
+
 /// Where a queue's rings are and how far its device got: everything that lets another device object, or another
 /// process, go on. Cursors are those of the device.
 struct QueueState {

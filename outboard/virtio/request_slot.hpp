@@ -10,6 +10,7 @@
 #include <sys/uio.h>
 
 #include <outboard/virtio/memory_view.hpp>
+#include <outboard/virtio/queue_state.hpp>
 #include <outboard/virtio/ring_rule.hpp>
 
 namespace outboard::virtio {
@@ -116,15 +117,6 @@ struct Bounce {
   std::vector<std::byte> bytes;  ///< the readable part, then the writable one
   std::uint32_t element = 0;  ///< being transferred
   std::uint64_t at = 0;  ///< in bytes: where that element is
-};
-
-/// An answered buffer, as the ring needs it.
-struct UsedBuffer {
-  std::uint16_t head = 0;
-  std::uint16_t id = 0;
-  std::uint16_t ring_count = 1;
-  bool filled = false;  ///< every writable byte was written
-  std::uint32_t length = 0;
 };
 
 /// One buffer on its way through the device.

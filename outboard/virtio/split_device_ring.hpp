@@ -39,7 +39,11 @@ class SplitDeviceRing {
   void start(const DeviceRingRules& rules, const QueueState& state);
   void bind(const RingPointers& pointers);
   void save(QueueState& state) const;
-  InFlight in_flight(const RequestSlot& slot) const { return {.head = slot.head, .id = slot.id}; }
+  /// What lets another ring object parse the buffer again.
+  void describe(const RequestSlot& slot, InFlight& buffer) const {
+    buffer.head = slot.head;
+    buffer.id = slot.id;
+  }
 
   /// Whether everything seen by the last look() has been taken.
   bool exhausted() const { return next_avail_ == seen_avail_; }
