@@ -30,6 +30,17 @@ inline void full_fence() {
 #endif
 }
 
+#if defined(OUTBOARD_TRACE_STORES)
+/// For the tests that kill a device between any two of its stores: called before each of them. Only programs that compile
+/// all that they contain with OUTBOARD_TRACE_STORES have it.
+inline void (*store_tracer)(const void* at) = nullptr;
+inline void trace_store(const void* at) {
+  if (store_tracer != nullptr) store_tracer(at);
+}
+#else
+inline void trace_store(const void*) {}
+#endif
+
 /// A 16-, 32- or 64-bit field of shared memory, naturally aligned (the caller has checked). Loads and stores are single
 /// accesses of the field's width.
 template <typename Field>
@@ -44,6 +55,7 @@ class Shared {
     return Field::from_stored(std::atomic_ref<Stored>(*at_).load(order));
   }
   void store(typename Field::value_type value, std::memory_order order) const {
+    trace_store(at_);
     std::atomic_ref<Stored>(*at_).store(Field(value).stored(), order);
   }
 

@@ -1,0 +1,375 @@
+#include <outboard/virtio/journal_file.hpp>
+
+#include <fcntl.h>
+#include <sys/file.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <charconv>
+#include <cstring>
+#include <utility>
+
+#include <fmt/format.h>
+
+#include <outboard/virtio/journal_file_state.hpp>
+#include <outboard/virtio/spec.hpp>
+
+/// The file itself: made, opened, compared with what is expected; and the parts that all queues have in common.
+namespace outboard::virtio {
+
+using namespace journal_layout;  // NOLINT(google-build-using-namespace): the layout of this very file
+
+namespace {
+
+constexpr std::uint64_t life_place = 0x6c696665;  ///< of Control::life, for its check
+
+Error failed(const std::string& path, std::string what) { return Error::from_errno(std::move(what)).on(path); }
+
+/// What a small file has, up to `limit` bytes.
+std::string read_text(const char* path, std::size_t limit) {
+  const UniqueFd fd(::open(path, O_RDONLY | O_CLOEXEC));
+  std::string text(limit, '\0');
+  const ssize_t length = fd ? ::read(fd.get(), text.data(), text.size()) : 0;
+  text.resize(static_cast<std::size_t>(std::max<ssize_t>(length, 0)));
+  return text;
+}
+
+/// The number of the kernel's run: 32 hexadecimal digits with dashes.
+Result<std::array<std::uint8_t, 16>> boot_id() {
+  constexpr const char* path = "/proc/sys/kernel/random/boot_id";
+  std::string digits = read_text(path, 64);
+  std::erase_if(digits, [](char c) { return c == '-' || c == '\n'; });
+  std::array<std::uint8_t, 16> id{};
+  bool well = digits.size() == 2 * id.size();
+  for (std::size_t i = 0; well && i < id.size(); ++i) {
+    const char* from = digits.data() + 2 * i;
+    well = std::from_chars(from, from + 2, id[i], 16).ptr == from + 2;
+  }
+  if (!well) return Error(EIO, "what this kernel's run is called cannot be read").on(path);
+  return id;
+}
+
+JournalFile::Process this_process() {
+  JournalFile::Process self{.pid = ::getpid(), .start_time = 0};
+  const std::string stat = read_text("/proc/self/stat", 1024);
+  // The second field is the program's name, in parentheses that it may itself contain.
+  std::size_t at = stat.rfind(')');
+  for (unsigned field = 2; field < 22 && at != std::string::npos; ++field) at = stat.find(' ', at + 1);
+  if (at != std::string::npos) std::from_chars(stat.data() + at + 1, stat.data() + stat.size(), self.start_time);
+  return self;
+}
+
+Status check_shape(const JournalFile::Shape& shape) {
+  if (shape.instance.size() > JournalFile::max_instance)
+    return Error(EINVAL, "what names the device is too long for an in-flight log");
+  if (shape.config_size > JournalFile::max_config)
+    return Error(EINVAL, "the configuration space is too large for an in-flight log");
+  if (shape.queue_sizes.size() > 65535) return Error(EINVAL, "too many queues for an in-flight log");
+  for (const std::uint16_t size : shape.queue_sizes) {
+    if (size == 0 || size > virtio::spec::max_queue_size) return Error(EINVAL, "the size of a queue");
+  }
+  return {};
+}
+
+Places places_of(const JournalFile::Shape& shape) {
+  return places(shape.queue_sizes, shape.config_size, shape.offered.has(Feature::ring_packed));
+}
+
+/// The immutable part of the file, as it is when the file is whole.
+std::vector<std::byte> header_of(const JournalFile::Shape& shape, const std::array<std::uint8_t, 16>& boot) {
+  const std::vector<le16> sizes(shape.queue_sizes.begin(), shape.queue_sizes.end());
+  Header header{};
+  header.magic = magic;
+  header.version = version;
+  header.size = static_cast<std::uint32_t>(sizeof(Header) + sizes.size() * sizeof(le16));
+  header.file_size = places_of(shape).file_size;
+  header.boot_id = boot;
+  header.device_id = shape.device_id;
+  header.queue_count = static_cast<std::uint32_t>(sizes.size());
+  for (std::uint32_t i = 0; i < header.offered.size(); ++i) header.offered[i] = shape.offered.word(i);
+  header.config_size = shape.config_size;
+  header.instance_length = static_cast<std::uint32_t>(shape.instance.size());
+  std::ranges::copy(shape.instance, header.instance.begin());
+  const Bytes table = std::as_bytes(std::span(sizes));
+  header.checksum = crc32c(table, crc32c(as_bytes_of(header)));
+  std::vector<std::byte> bytes(header.size);
+  std::memcpy(bytes.data(), &header, sizeof header);
+  std::ranges::copy(table, bytes.begin() + sizeof header);
+  return bytes;
+}
+
+// What a file is refused for.
+
+Error damaged(std::string_view what) { return Error(EBADMSG, fmt::format("the in-flight log is damaged: {}", what)); }
+
+Error other(int code, std::string_view what) {
+  return Error(code, fmt::format("the in-flight log is of another {}", what))
+      .cure("give the log that this device was created with; without it nobody knows which requests are under way");
+}
+
+/// The immutable part of the file as it is, found to be whole.
+Result<std::vector<std::byte>> read_header(int fd, std::uint64_t file_size) {
+  std::vector<std::byte> bytes(sizeof(Header));
+  Header header{};
+  if (file_size < sizeof header || ::pread(fd, bytes.data(), bytes.size(), 0) != static_cast<ssize_t>(bytes.size()))
+    return damaged(fmt::format("it has {} bytes, too few for a log", file_size));
+  std::memcpy(&header, bytes.data(), sizeof header);
+  if (header.magic != magic) {
+    const bool empty = std::ranges::all_of(header.magic, [](std::uint8_t byte) { return byte == 0; });
+    return damaged(empty ? "it was never finished" : "it is no in-flight log");
+  }
+  if (header.version != version)
+    return Error(ENOTSUP, fmt::format("the in-flight log has format version {}, and this program knows version {}",
+                                      std::uint32_t{header.version}, version));
+  // Before anything is allocated: so many queues a log can have.
+  const std::uint64_t size = sizeof header + std::uint64_t{header.queue_count} * sizeof(le16);
+  if (header.queue_count > 65535 || header.size != size || size > file_size) return damaged("the size of its header");
+  bytes.resize(size);
+  const std::size_t rest = bytes.size() - sizeof header;
+  if (::pread(fd, bytes.data() + sizeof header, rest, sizeof header) != static_cast<ssize_t>(rest))
+    return damaged("it ends in its header");
+  const std::uint32_t checksum = std::exchange(header.checksum, 0);
+  if (crc32c(Bytes(bytes).subspan(sizeof header), crc32c(as_bytes_of(header))) != checksum)
+    return damaged("the checksum of its header");
+  if (header.file_size != file_size)
+    return damaged(fmt::format("it has {} bytes instead of {}", file_size, std::uint64_t{header.file_size}));
+  return bytes;
+}
+
+/// Whether a log with header `found` is the one of header `wanted`.
+Status compare(Bytes found_bytes, Bytes wanted_bytes) {
+  Header found{}, wanted{};
+  std::memcpy(&found, found_bytes.data(), sizeof found);
+  std::memcpy(&wanted, wanted_bytes.data(), sizeof wanted);
+  if (found.boot_id != wanted.boot_id)
+    return Error(ESTALE, "the in-flight log is from before this machine was started: its device is no more")
+        .cure("remove it");
+  if (found.instance_length != wanted.instance_length || found.instance != wanted.instance)
+    return other(ESTALE, "device, perhaps of the same name");
+  if (found.device_id != wanted.device_id)
+    return other(EINVAL, fmt::format("type of device: ID {}, not {}", std::uint32_t{found.device_id},
+                                     std::uint32_t{wanted.device_id}));
+  for (std::size_t i = 0; i < found.offered.size(); ++i) {
+    if (found.offered[i] != wanted.offered[i])
+      return other(EINVAL, fmt::format("set of features: word {} is {:#x}, not {:#x}", i,
+                                       std::uint32_t{found.offered[i]}, std::uint32_t{wanted.offered[i]}));
+  }
+  if (found.queue_count != wanted.queue_count)
+    return other(EINVAL, fmt::format("number of queues: {}, not {}", std::uint32_t{found.queue_count},
+                                     std::uint32_t{wanted.queue_count}));
+  if (!std::ranges::equal(found_bytes.subspan(sizeof found), wanted_bytes.subspan(sizeof wanted)))
+    return other(EINVAL, "size of a queue");
+  if (found.config_size != wanted.config_size)
+    return other(EINVAL, fmt::format("size of the configuration space: {}, not {} bytes",
+                                     std::uint32_t{found.config_size}, std::uint32_t{wanted.config_size}));
+  return {};
+}
+
+/// Who is killed lets go of it.
+Status lock(const UniqueFd& fd, std::size_t control) {
+  if (::flock(fd.get(), LOCK_EX | LOCK_NB) == 0) return {};
+  if (errno != EWOULDBLOCK) return Error::from_errno("locking the in-flight log");
+  le32 pid{};
+  const bool told =
+      ::pread(fd.get(), &pid, sizeof pid, static_cast<off_t>(control + offsetof(Control, owner_pid))) == sizeof pid &&
+      pid != 0;
+  return Error(EBUSY, told ? fmt::format("the in-flight log is in use by process {}", std::uint32_t{pid})
+                           : std::string("the in-flight log is in use"));
+}
+
+Result<MutableBytes> map(const UniqueFd& fd, std::size_t size) {
+  // Populated: what a queue touches first should not wait for the kernel.
+  void* at = ::mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_POPULATE, fd.get(), 0);
+  if (at == MAP_FAILED) return Error::from_errno("mapping the in-flight log");
+  return MutableBytes(static_cast<std::byte*>(at), size);
+}
+
+/// Everything but the magic, and that last.
+void write_header(std::byte* to, Bytes header) {
+  std::memcpy(to + sizeof magic, header.data() + sizeof magic, header.size() - sizeof magic);
+  std::uint64_t stored = 0;
+  std::memcpy(&stored, header.data(), sizeof stored);
+  memory::Shared<le64>(to).store(le64::from_stored(stored), std::memory_order_release);
+}
+
+}  // namespace
+
+// State.
+
+JournalFile::State::State(UniqueFd locked, MutableBytes mapping, const Shape& shape)
+    : fd(std::move(locked)),
+      mapped(mapping),
+      control(mapping.data() + places_of(shape).control),
+      device_id(shape.device_id),
+      transport(mapping.data() + places_of(shape).transport, transport_size),
+      config(mapping.data() + places_of(shape).config, shape.config_size) {
+  const Places at = places_of(shape);
+  for (std::size_t i = 0; i < at.queues.size(); ++i)
+    queues.emplace_back(mapping.data() + at.queues[i], shape.queue_sizes[i]);
+}
+
+JournalFile::State::~State() { ::munmap(mapped.data(), mapped.size()); }
+
+Result<JournalFile::State::Life> JournalFile::State::life() const {
+  const std::uint64_t stored = word(offsetof(Control, life)).load(std::memory_order_acquire);
+  const std::uint64_t value = unseal(stored);
+  const Life life{.epoch = static_cast<std::uint32_t>(value >> 8), .status = static_cast<std::uint8_t>(value)};
+  if (!sealed(stored, life_place) || value >> 40 != 0 || life.epoch == 0) return damaged("the device status");
+  return life;
+}
+
+/// J6: one store; with another epoch all queues are void.
+void JournalFile::State::store_life(Life life) {
+  now = life;
+  const std::uint64_t value = std::uint64_t{life.epoch} << 8 | life.status;
+  word(offsetof(Control, life)).store(seal(value, life_place), std::memory_order_release);
+}
+
+Result<Features> JournalFile::State::accepted() const {
+  Control found{};
+  for (std::size_t i = 0; i < found.accepted.size(); ++i)
+    found.accepted[i] = word(offsetof(Control, accepted) + i * sizeof(le64)).load(std::memory_order_relaxed);
+  const std::uint32_t sum = word32(offsetof(Control, accepted_checksum)).load(std::memory_order_relaxed);
+  if (crc32c(std::as_bytes(std::span(found.accepted))) != sum) return damaged("the features that were accepted");
+  Features features;
+  for (std::uint32_t i = 0; i < Features::words; ++i)
+    features.set_word(i, static_cast<std::uint32_t>(found.accepted[i / 2] >> (32 * (i % 2))));
+  return features;
+}
+
+void JournalFile::State::store_accepted(const Features& features) {
+  std::array<le64, 2> words{};
+  for (std::uint32_t i = 0; i < words.size(); ++i) {
+    words[i] = std::uint64_t{features.word(2 * i)} | std::uint64_t{features.word(2 * i + 1)} << 32;
+    word(offsetof(Control, accepted) + i * sizeof(le64)).store(words[i], std::memory_order_relaxed);
+  }
+  word32(offsetof(Control, accepted_checksum))
+      .store(crc32c(std::as_bytes(std::span(words))), std::memory_order_relaxed);
+}
+
+JournalFile::Process JournalFile::State::owner() const {
+  return {.pid = static_cast<std::int32_t>(word32(offsetof(Control, owner_pid)).load(std::memory_order_relaxed)),
+          .start_time = word(offsetof(Control, owner_start_time)).load(std::memory_order_relaxed)};
+}
+
+void JournalFile::State::store_owner(const Process& process) {
+  word32(offsetof(Control, owner_pid)).store(static_cast<std::uint32_t>(process.pid), std::memory_order_relaxed);
+  word(offsetof(Control, owner_start_time)).store(process.start_time, std::memory_order_relaxed);
+}
+
+// The file.
+
+JournalFile::JournalFile(std::string path, std::unique_ptr<State> state)
+    : path_(std::move(path)), state_(std::move(state)) {}
+JournalFile::~JournalFile() = default;
+
+Result<std::unique_ptr<JournalFile>> JournalFile::create(const std::string& path, const Shape& shape) {
+  OUTBOARD_CHECK(check_shape(shape));
+  OUTBOARD_TRY(const auto boot, boot_id());
+  const Places at = places_of(shape);
+  UniqueFd fd(::open(path.c_str(), O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0600));
+  if (!fd && errno == EEXIST)
+    return Error(EEXIST, "there is an in-flight log already")
+        .on(path)
+        .cure("if its device is no more, remove it; else let the server take the device over");
+  if (!fd) return failed(path, "creating the in-flight log");
+  const auto give_up = [&](const Error& error) {
+    ::unlink(path.c_str());
+    return Error(error).on(path);
+  };
+  if (const Status locked = lock(fd, at.control); !locked) return give_up(locked.error());
+  // posix_fallocate also where the file system has no such operation: it writes then.
+  if (const int error = ::posix_fallocate(fd.get(), 0, static_cast<off_t>(at.file_size)); error != 0) {
+    errno = error;
+    return give_up(Error::from_errno(fmt::format("reserving {} bytes for the in-flight log", at.file_size)));
+  }
+  const auto mapping = map(fd, at.file_size);
+  if (!mapping) return give_up(mapping.error());
+  auto state = std::make_unique<State>(std::move(fd), *mapping, shape);
+  state->store_life({.epoch = 1, .status = 0});
+  state->store_accepted({});
+  state->store_owner(this_process());
+  write_header(mapping->data(), header_of(shape, boot));
+  return std::unique_ptr<JournalFile>(new JournalFile(path, std::move(state)));
+}
+
+Result<std::unique_ptr<JournalFile>> JournalFile::open(const std::string& path, const Shape& expected) {
+  OUTBOARD_CHECK(check_shape(expected));
+  OUTBOARD_TRY(const auto boot, boot_id());
+  const Places at = places_of(expected);
+  UniqueFd fd(::open(path.c_str(), O_RDWR | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK));
+  if (!fd && errno == ENOENT)
+    return Error(ENOENT, "there is no in-flight log")
+        .on(path)
+        .cure("without it nobody knows which requests are under way");
+  if (!fd) return failed(path, "opening the in-flight log");
+  struct stat info{};
+  if (::fstat(fd.get(), &info) < 0) return failed(path, "opening the in-flight log");
+  if (!S_ISREG(info.st_mode)) return damaged("it is no regular file").on(path);
+  if (const Status locked = lock(fd, at.control); !locked) return Error(locked.error()).on(path);
+  // Again: whoever has just let go may have changed it.
+  if (::fstat(fd.get(), &info) < 0) return failed(path, "opening the in-flight log");
+  const auto header = read_header(fd.get(), static_cast<std::uint64_t>(info.st_size));
+  if (!header) return Error(header.error()).on(path);
+  if (const Status same = compare(*header, header_of(expected, boot)); !same) return Error(same.error()).on(path);
+  const auto mapping = map(fd, at.file_size);
+  if (!mapping) return Error(mapping.error()).on(path);
+  auto state = std::make_unique<State>(std::move(fd), *mapping, expected);
+  const auto life = state->life();
+  if (!life) return Error(life.error()).on(path);
+  state->now = *life;
+  const Process predecessor = state->owner();
+  state->store_owner(this_process());
+  std::unique_ptr<JournalFile> file(new JournalFile(path, std::move(state)));
+  file->predecessor_ = predecessor;
+  return file;
+}
+
+Status JournalFile::remove() {
+  if (::unlink(path_.c_str()) < 0) return failed(path_, "removing the in-flight log");
+  return {};
+}
+
+Result<std::uint8_t> JournalFile::status() const {
+  OUTBOARD_TRY(const State::Life life, state_->life());
+  return life.status;
+}
+
+Status JournalFile::set_transport(Bytes bytes) { return state_->transport.write(bytes); }
+Result<std::vector<std::byte>> JournalFile::transport() const { return state_->transport.read(); }
+Status JournalFile::set_config(Bytes bytes) { return state_->config.write(bytes); }
+Result<std::vector<std::byte>> JournalFile::config() const { return state_->config.read(); }
+
+// Journal.
+
+void JournalFile::popped(unsigned queue, const InFlight& buffer) {
+  if (queue < state_->queues.size()) state_->queues[queue].popped(buffer);
+}
+void JournalFile::publishing(unsigned queue, std::span<const UsedBuffer> batch, std::uint16_t next_used,
+                             bool used_wrap) {
+  if (queue < state_->queues.size()) state_->queues[queue].publishing(batch, next_used, used_wrap);
+}
+void JournalFile::published(unsigned queue, std::span<const UsedBuffer> batch, std::uint16_t next_used,
+                            bool used_wrap) {
+  if (queue < state_->queues.size()) state_->queues[queue].published(batch, next_used, used_wrap);
+}
+
+void JournalFile::status_changing(std::uint8_t status, const Features& accepted) {
+  State::Life next{.epoch = state_->now.epoch, .status = status};
+  if (status == 0 && ++next.epoch == 0) next.epoch = 1;
+  // Features are final with FEATURES_OK: before, they are not read; afterwards, they are not written.
+  const bool agreed = (status & spec::status::features_ok) != 0;
+  if (agreed && (state_->now.status & spec::status::features_ok) == 0) state_->store_accepted(accepted);
+  state_->store_life(next);
+}
+
+void JournalFile::queue_starting(unsigned queue, const QueueState& state, bool packed) {
+  if (queue < state_->queues.size()) state_->queues[queue].start(state, packed, state_->now.epoch);
+}
+void JournalFile::queue_reset(unsigned queue) {
+  if (queue < state_->queues.size()) state_->queues[queue].clear();
+}
+
+}  // namespace outboard::virtio

@@ -1,0 +1,118 @@
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include <outboard/base/bytes.hpp>
+#include <outboard/base/result.hpp>
+#include <outboard/memory/address_map.hpp>
+#include <outboard/virtio/device_state.hpp>
+#include <outboard/virtio/journal.hpp>
+
+namespace outboard::virtio {
+
+/// A Journal in a file that is mapped into memory: what it was told survives the process that is killed at any moment, even
+/// with SIGKILL. Its successor opens the file, asks for the state that the device was in, gives that to
+/// DeviceCore::restore(), and goes on with the same object as the core's journal. docs/journal.md has the format, the order
+/// of the stores, and what is not recovered.
+///
+/// Put it on a tmpfs (/run): a crash of the machine ends the rings too, so nothing has to reach a disk, and no write-back
+/// disturbs the stores. Whoever may write to the file can make the device do what its driver could; it is made for its
+/// owner alone.
+///
+/// Threads: as Journal says for its calls; all others on the control loop. One process has a file open at a time.
+class JournalFile final : public Journal {
+ public:
+  /// What a file was made for. A file that was made for anything else is refused.
+  struct Shape {
+    /// Which device of which transport this is: bytes that no other device will ever have, not one of the same name
+    /// either (VDUSE: device and inode number of the node and its time of birth). At most max_instance.
+    std::vector<std::byte> instance{};
+    std::uint32_t device_id = 0;  ///< virtio device ID
+    Features offered{};  ///< all that the driver is shown
+    std::vector<std::uint16_t> queue_sizes{};  ///< the maximum of each queue, as Identity has them
+    std::uint32_t config_size = 0;  ///< bytes of device configuration space
+  };
+  static constexpr std::size_t max_instance = 256;  ///< bytes
+  static constexpr std::size_t max_transport = 1024;  ///< bytes
+  static constexpr std::size_t max_config = 65536;  ///< bytes
+
+  /// A process, named so that another one with the same number is not taken for it.
+  struct Process {
+    std::int32_t pid = 0;  ///< 0: none
+    std::uint64_t start_time = 0;  ///< field 22 of /proc/PID/stat
+    friend bool operator==(const Process&, const Process&) = default;
+  };
+
+  /// Makes the file, for a device that does not exist yet: in whole, so that no store finds the file system full later.
+  /// EEXIST: there is a file; ENOSPC and whatever else the file system says; EINVAL: the shape has too much of something.
+  /// Nothing is left behind with an error.
+  static Result<std::unique_ptr<JournalFile>> create(const std::string& path, const Shape& shape);
+
+  /// Opens the file of a device that may be running. Nothing but the owner's name is changed in it.
+  ///
+  /// ENOENT: there is no such file. EBUSY: another process has it open, and which. EBADMSG: it is damaged (too short, too
+  /// long, no such file at all, never finished, checksum). ENOTSUP: of another version of the format. ESTALE: from before
+  /// this machine was started, or of another device (`instance`). EINVAL: of this device, but with another device ID, other
+  /// features, queues or another size of the configuration space. Each says what it found and what it wanted.
+  static Result<std::unique_ptr<JournalFile>> open(const std::string& path, const Shape& expected);
+
+  /// Unlocks and unmaps; the file stays.
+  ~JournalFile() override;
+  JournalFile(const JournalFile&) = delete;
+  JournalFile& operator=(const JournalFile&) = delete;
+
+  const std::string& path() const { return path_; }
+  /// Who had the file before open(); it has let go of the file, and may still be on its way out.
+  Process predecessor() const { return predecessor_; }
+
+  /// The state that the device was in, for DeviceCore::restore() of a core that has this journal and the same memory. Reads
+  /// in the rings how far the driver has been told; asks the map's resolver for rings that are not mapped. Completes in the
+  /// file what was being published, and nothing if it fails; may be called again, also after a restore() that failed.
+  /// `queue_memory`: as DeviceCore::Options has it.
+  ///
+  /// Queues that were not running are left out (size 0, not enabled): nothing of them is in flight; where their registers
+  /// matter the transport asks whoever keeps them. So it is with `generation`, which is 0. `device` is empty: see
+  /// Device::restore_nothing().
+  ///
+  /// EBADMSG: the file is damaged, or does not fit the rings; ENXIO: a ring is in no memory of the map. The message names
+  /// the queue and what is wrong with it.
+  Result<DeviceState> recover(memory::AddressMap& memory, std::span<memory::AddressMap* const> queue_memory = {});
+
+  /// The last status that was about to be acknowledged. EBADMSG.
+  Result<std::uint8_t> status() const;
+
+  /// What a transport has to know about a device beside what the core knows: an opaque area, replaced as a whole, and after
+  /// a kill either the old one or the new one. EINVAL: more than max_transport bytes.
+  Status set_transport(Bytes bytes);
+  /// Empty if it was never set. EBADMSG: damaged.
+  Result<std::vector<std::byte>> transport() const;
+  /// Likewise the device configuration space as the driver sees it, where somebody else keeps a copy of it for the driver.
+  /// EINVAL: more than Shape::config_size.
+  Status set_config(Bytes bytes);
+  Result<std::vector<std::byte>> config() const;  ///< as transport()
+
+  /// Removes the file, when the device is no more. ENOENT: somebody has done so; what else the file system says.
+  Status remove();
+
+  // Journal
+  void popped(unsigned queue, const InFlight& buffer) override;
+  void publishing(unsigned queue, std::span<const UsedBuffer> batch, std::uint16_t next_used, bool used_wrap) override;
+  void published(unsigned queue, std::span<const UsedBuffer> batch, std::uint16_t next_used, bool used_wrap) override;
+  void status_changing(std::uint8_t status, const Features& accepted) override;
+  void queue_starting(unsigned queue, const QueueState& state, bool packed) override;
+  void queue_reset(unsigned queue) override;
+
+ private:
+  struct State;
+  JournalFile(std::string path, std::unique_ptr<State> state);
+
+  std::string path_;
+  Process predecessor_{};
+  std::unique_ptr<State> state_;
+};
+
+}  // namespace outboard::virtio

@@ -1,0 +1,48 @@
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include <outboard/base/fd.hpp>
+#include <outboard/memory/shared.hpp>
+#include <outboard/virtio/journal_area.hpp>
+#include <outboard/virtio/journal_file.hpp>
+#include <outboard/virtio/journal_queue.hpp>
+
+namespace outboard::virtio {
+
+/// What a JournalFile consists of.
+struct JournalFile::State {
+  /// Control::life, taken apart.
+  struct Life {
+    std::uint32_t epoch = 0;  ///< of the device: another one after each reset; never 0
+    std::uint8_t status = 0;
+  };
+
+  State(UniqueFd locked, MutableBytes mapping, const Shape& shape);
+  ~State();
+  State(const State&) = delete;
+  State& operator=(const State&) = delete;
+
+  UniqueFd fd;
+  MutableBytes mapped;
+  std::byte* control;
+  std::uint32_t device_id;
+  JournalArea transport;
+  JournalArea config;
+  std::vector<JournalQueue> queues;
+  Life now{};  ///< as it was stored last
+
+  Result<Life> life() const;  ///< as it is in the file
+  void store_life(Life life);
+  Result<Features> accepted() const;
+  void store_accepted(const Features& features);
+  Process owner() const;
+  void store_owner(const Process& process);
+
+ private:
+  memory::Shared<le64> word(std::size_t offset) const { return memory::Shared<le64>(control + offset); }
+  memory::Shared<le32> word32(std::size_t offset) const { return memory::Shared<le32>(control + offset); }
+};
+
+}  // namespace outboard::virtio
