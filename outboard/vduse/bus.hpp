@@ -1,5 +1,6 @@
 #pragma once
 
+#include <memory>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -7,6 +8,8 @@
 
 #include <outboard/base/log.hpp>
 #include <outboard/base/result.hpp>
+#include <outboard/vduse/netlink.hpp>
+#include <outboard/vduse/node.hpp>
 
 namespace outboard::vduse {
 
@@ -15,6 +18,9 @@ enum class BusDriver : unsigned char {
   virtio,  ///< virtio_vdpa: a driver of this kernel (virtio_blk: /dev/vdX)
   vhost,   ///< vhost_vdpa: a VMM or a program, by /dev/vhost-vdpa-N
 };
+
+/// "virtio_vdpa", "vhost_vdpa".
+const char* name_of(BusDriver driver);
 
 /// What sits on a vDPA device.
 struct BusChild {
@@ -27,26 +33,33 @@ struct BusChild {
 
 /// The kernel's vDPA bus: generic netlink family `vdpa`, and /sys/bus/vdpa. Calls block, attach() and detach() for as long
 /// as a driver's whole probe or removal takes, with the device being served meanwhile: call them on a thread that serves
-/// nothing.
+/// nothing, and never kill that thread's process meanwhile. Any thread.
 class Bus {
  public:
   struct Options {
     std::string sysfs = "/sys";
+    std::string proc = "/proc";
+    std::string dev = "/dev";
     std::string run = "/run/outboard";  ///< for a lock that all who attach on this machine share
+    std::shared_ptr<Netlink> netlink{};  ///< null: the kernel's
     Log log{};
   };
   Bus() : Bus(Options{}) {}
-  explicit Bus(Options options) : options_(std::move(options)) {}
+  explicit Bus(Options options);
 
   /// Puts the VDUSE device on the bus and lets `driver` take it.
   ///
   /// In steps that leave netlink usable whatever becomes of the probe: the bus's autoprobe is off for the moment in which
-  /// the device is added (under a lock of the machine, and put back even after a crash), then the driver is bound by
-  /// sysfs: a probe that hangs blocks this thread and nobody else. Where sysfs cannot be written the kernel binds.
+  /// the device is added (under a lock of the machine, and put back even after a crash: by the next attach), then the
+  /// driver is bound by sysfs: a probe that hangs blocks this thread and nobody else. Where sysfs cannot be written the
+  /// kernel binds, and netlink waits with it. The log says at `info` which way was taken.
   ///
-  /// EPERM: no CAP_NET_ADMIN; ENODEV: no management device (vduse not loaded); EEXIST: a device of this name is on the
-  /// bus; EINVAL: no such VDUSE device, or a queue of it was not set up; ENOENT: not the initial network namespace, or no
-  /// vdpa.
+  /// Success says that a probe has ended, not how: look at child(). When a step fails the device is off the bus again.
+  ///
+  /// EPERM: no CAP_NET_ADMIN; ENODEV: no management device (vduse not loaded), or no such driver on the bus (its module is
+  /// not loaded), found out before anything is changed; EEXIST: a device of this name is on the bus; EINVAL: no such VDUSE
+  /// device, or a queue of it was not set up; ENOENT: not the initial network namespace, or no vdpa; EBUSY: the kernel has
+  /// given it to another driver.
   Status attach(const std::string& name, BusDriver driver);
   /// Takes the driver off (it finishes its requests, which somebody must go on serving), then the device off the bus.
   /// ENODEV: it is not there.
@@ -55,12 +68,22 @@ class Bus {
   bool attached(std::string_view name) const;
   /// Nothing: no driver has taken it.
   std::optional<BusChild> child(std::string_view name) const;
-  /// Where the block device `disk` ("vda"), or a partition of it, is used: mount points, "swap", holders ("dm-0").
+  /// Where the block device `disk` ("vda"), or a partition of it, is used: mount points (of any mount namespace that can
+  /// be seen), "swap", holders ("dm-0").
   std::vector<std::string> users_of(std::string_view disk) const;
+  /// Requests that the kernel has given to the driver of the block device `disk` and that have not come back.
+  unsigned in_flight(std::string_view disk) const;
   /// All VDUSE devices of the machine, by name (/sys/class/vduse).
   std::vector<std::string> devices() const;
 
  private:
+  std::string device_path(std::string_view name) const;
+  std::string driver_path(BusDriver driver) const;
+  std::string child_driver(std::string_view name) const;
+  Status bind(const std::string& name, BusDriver driver);
+  Status attach_plain(const std::string& name, BusDriver driver);
+  void warn_of_vhost_user(const std::string& name) const;
+
   Options options_;
 };
 
