@@ -203,6 +203,8 @@ void AddressMap::clear(Completion done) {
   core->tell(all, std::make_shared<Core::Removal>(Core::Removal{.waiting = {}, .done = std::move(done)}));
 }
 
+void AddressMap::settle_resolver() const { const std::lock_guard lock(published_->editing); }
+
 bool AddressMap::resolve(IovaRange range, Access access) const {
   if (!resolver_ || !range.well_formed()) return false;
   const std::lock_guard lock(published_->editing);

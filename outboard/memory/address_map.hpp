@@ -161,6 +161,8 @@ class AddressMap {
   using Resolver = std::function<std::optional<Mapping>(IovaRange, Access)>;
   /// Before anyone translates.
   void set_resolver(Resolver resolver) { resolver_ = std::move(resolver); }
+  /// Returns when no call of the resolver is under way any more: what it had learnt is in current(). Any thread.
+  void settle_resolver() const;
   /// Asks the resolver for what is missing of the range. Returns whether all of it can now be accessed; current() has it
   /// then. Users are not told: nothing was removed, and each asks for what it misses. Any thread.
   bool resolve(IovaRange range, Access access) const;

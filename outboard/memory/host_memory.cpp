@@ -13,16 +13,21 @@
 #include <outboard/memory/fault_registry.hpp>
 
 namespace outboard::memory {
-namespace {
 
-struct FileFacts {
+struct HostMemory::FileFacts {
   std::uint64_t size = 0;
   std::uint64_t page_size = 0;
   bool pages_stay = false;  ///< whether every page within `size` is there for good
 };
 
-Result<FileFacts> examine(int fd) {
-  FileFacts facts;
+namespace {
+
+std::uint64_t small_page() { return static_cast<std::uint64_t>(::sysconf(_SC_PAGESIZE)); }
+
+/// HostMemory::FileFacts, whose name is private.
+template <typename Facts>
+Result<Facts> examine(int fd) {
+  Facts facts;
   // The seal first: it cannot be taken off again, so the size that is read after it is the least the file will ever
   // have.
   const int seals = ::fcntl(fd, F_GET_SEALS);
@@ -33,7 +38,7 @@ Result<FileFacts> examine(int fd) {
   if (::fstatfs(fd, &system) < 0) return Error::from_errno("examining a memory file");
   const bool huge = static_cast<std::uint64_t>(system.f_type) == HUGETLBFS_MAGIC;
   facts.size = static_cast<std::uint64_t>(info.st_size);
-  facts.page_size = static_cast<std::uint64_t>(huge ? info.st_blksize : ::sysconf(_SC_PAGESIZE));
+  facts.page_size = static_cast<std::uint64_t>(huge ? info.st_blksize : static_cast<blksize_t>(small_page()));
   facts.pages_stay = seals >= 0 && (seals & F_SEAL_SHRINK) != 0 && !huge;
   return facts;
 }
@@ -49,12 +54,11 @@ Status check_access(int fd, Access access) {
   return {};
 }
 
-Status check_range(const FileFacts& file, std::uint64_t offset, std::uint64_t size) {
-  const auto small_page = static_cast<std::uint64_t>(::sysconf(_SC_PAGESIZE));
+Status check_range(std::uint64_t file_size, std::uint64_t offset, std::uint64_t size) {
   if (size == 0) return Error(EINVAL, "mapping no bytes of a memory file");
-  if (offset % small_page != 0) return Error(EINVAL, "the offset in the memory file is not page-aligned");
-  if (!range_within(offset, size, file.size)) {
-    return Error(EINVAL, "the memory file has " + std::to_string(file.size) + " bytes; mapping " +
+  if (offset % small_page() != 0) return Error(EINVAL, "the offset in the memory file is not page-aligned");
+  if (!range_within(offset, size, file_size)) {
+    return Error(EINVAL, "the memory file has " + std::to_string(file_size) + " bytes; mapping " +
                              std::to_string(size) + " at offset " + std::to_string(offset) +
                              " would go beyond its end");
   }
@@ -70,9 +74,23 @@ std::uint64_t round_up(std::uint64_t value, std::uint64_t page) { return round_d
 
 Result<std::shared_ptr<HostMemory>> HostMemory::map_file(const UniqueFd& fd, std::uint64_t offset, std::uint64_t size,
                                                          Access access) {
-  OUTBOARD_TRY(const FileFacts file, examine(fd.get()));
-  OUTBOARD_CHECK(check_range(file, offset, size));
+  OUTBOARD_TRY(const FileFacts file, examine<FileFacts>(fd.get()));
+  OUTBOARD_CHECK(check_range(file.size, offset, size));
   OUTBOARD_CHECK(check_access(fd.get(), access));
+  return map_pages(fd.get(), file, offset, size, access);
+}
+
+Result<std::shared_ptr<HostMemory>> HostMemory::map_driver_file(const UniqueFd& fd, std::uint64_t offset,
+                                                                std::uint64_t size, Access access) {
+  constexpr auto largest = static_cast<std::uint64_t>(std::numeric_limits<off_t>::max());
+  const FileFacts file{.size = largest - small_page(), .page_size = small_page(), .pages_stay = false};
+  OUTBOARD_CHECK(check_range(file.size, offset, size));
+  OUTBOARD_CHECK(check_access(fd.get(), access));
+  return map_pages(fd.get(), file, offset, size, access);
+}
+
+Result<std::shared_ptr<HostMemory>> HostMemory::map_pages(int fd, const FileFacts& file, std::uint64_t offset,
+                                                          std::uint64_t size, Access access) {
   if (!file.pages_stay && !fault_guard_installed()) {
     return Error(ENOTSUP, "the memory file could be truncated while it is mapped, and no fault guard is installed")
         .cure("seal the file with F_SEAL_SHRINK, or call memory::install_fault_guard()");
@@ -81,7 +99,7 @@ Result<std::shared_ptr<HostMemory>> HostMemory::map_file(const UniqueFd& fd, std
   const std::uint64_t begin = round_down(offset, file.page_size);
   const std::uint64_t length = round_up(offset + size, file.page_size) - begin;
   const int protection = allows(access, Access::write) ? PROT_READ | PROT_WRITE : PROT_READ;
-  void* mapped = ::mmap(nullptr, length, protection, MAP_SHARED, fd.get(), static_cast<off_t>(begin));
+  void* mapped = ::mmap(nullptr, length, protection, MAP_SHARED, fd, static_cast<off_t>(begin));
   if (mapped == MAP_FAILED) return Error::from_errno("mapping a memory file");
   auto* base = static_cast<std::byte*>(mapped);
   ::madvise(mapped, length, MADV_DONTDUMP);  // a guest's memory has no place in our core file

@@ -25,6 +25,10 @@ class HostMemory {
   /// it by system call (FilePort). Else what the system said.
   static Result<std::shared_ptr<HostMemory>> map_file(const UniqueFd& fd, std::uint64_t offset, std::uint64_t size,
                                                       Access access);
+  /// The same for a file of a kernel's driver, which has no size of its own (VDUSE's bounce buffer): the caller knows that
+  /// the range is there. EINVAL: size 0, or it wraps; offset not page-aligned; ENOTSUP: no fault guard is installed; EACCES.
+  static Result<std::shared_ptr<HostMemory>> map_driver_file(const UniqueFd& fd, std::uint64_t offset,
+                                                             std::uint64_t size, Access access);
   /// Zeroed anonymous memory, page-aligned. EINVAL: size 0; ENOMEM.
   static Result<std::shared_ptr<HostMemory>> anonymous(std::uint64_t size);
   /// Bytes that outlive the object; nothing is unmapped.
@@ -42,6 +46,9 @@ class HostMemory {
   bool poisoned() const { return poison_ != nullptr && poison_->load(std::memory_order_acquire); }  // row M4
 
  private:
+  struct FileFacts;
+  static Result<std::shared_ptr<HostMemory>> map_pages(int fd, const FileFacts& file, std::uint64_t offset,
+                                                       std::uint64_t size, Access access);
   HostMemory(std::byte* data, std::uint64_t size) : data_(data), size_(size) {}
 
   std::byte* data_;

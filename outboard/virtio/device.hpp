@@ -79,7 +79,9 @@ class Device {
   /// The driver wrote `from`; a device without writable fields ignores it.
   virtual void write_config(std::uint32_t /*offset*/, Bytes /*from*/) {}
 
-  /// The queue is about to deliver requests. On a replay, `state.in_flight` come first, with replayed() true.
+  /// The queue is about to deliver requests: with DRIVER_OK, or when the driver enables it again after a reset of its own.
+  /// Host::negotiated() is final. On a replay, `state.in_flight` come first, with replayed() true. An error is logged, and the
+  /// device needs a reset.
   virtual Status start_queue(unsigned /*queue*/, const QueueState& /*state*/) { return {}; }
 
   /// The queue delivers nothing more. Give up what is kept (destroy the tokens: they stay in flight) and, for discard,
@@ -106,8 +108,6 @@ class Device {
     return state.empty() ? Status() : Status(Error(EINVAL, "the device keeps no state of its own"));
   }
 
-  /// All queues are stopped; return to the power-on state (what a device reset leaves: see the device's chapter).
-  virtual void reset() {}
   /// Instead of restore_state(), where the process that ran the device was killed and nobody has asked it for its state.
   /// All that is known is what the driver has agreed to (accept_features() has been called), and its buffers in flight,
   /// which come as replays. A device whose state follows from that, or to which another is as good, goes on. By default
@@ -117,6 +117,8 @@ class Device {
     return own && own->empty() ? Status() : Status(Error(EINVAL, "the device's own state was not saved"));
   }
 
+  /// All queues are stopped; return to the power-on state (what a device reset leaves: see the device's chapter).
+  virtual void reset() {}
 };
 
 }  // namespace outboard::virtio

@@ -71,16 +71,20 @@ Result<std::unique_ptr<DeviceCore>> DeviceCore::create(Device& device, memory::A
     State::Queue queue;
     queue.max_size = queue.size = core->identity_.queue_sizes[index];
     queue.loop = &core->queue_loop(index);
-    queue.engine = std::make_shared<DeviceQueue>(DeviceQueue::Environment{.index = index,
-                                                                          .device = &device,
-                                                                          .owner = state.get(),
-                                                                          .memory = &memory,
-                                                                          .loop = queue.loop,
-                                                                          .control = &control,
-                                                                          .journal = state->options.journal,
-                                                                          .poll = state->options.poll,
-                                                                          .log = state->log});
-    memory.add_user(*queue.engine);
+    const auto& memories = state->options.queue_memory;
+    queue.memory = index < memories.size() && memories[index] != nullptr ? memories[index] : &memory;
+    queue.engine = std::make_shared<DeviceQueue>(
+        DeviceQueue::Environment{.index = index,
+                                 .device = &device,
+                                 .owner = state.get(),
+                                 .memory = queue.memory,
+                                 .loop = queue.loop,
+                                 .control = &control,
+                                 .journal = state->options.journal,
+                                 .poll = state->options.poll,
+                                 .answers_when_broken = state->options.answers_when_broken,
+                                 .log = state->log});
+    queue.memory->add_user(*queue.engine);
     state->queues.push_back(std::move(queue));
   }
   OUTBOARD_CHECK(device.attach(*core));
@@ -89,11 +93,16 @@ Result<std::unique_ptr<DeviceCore>> DeviceCore::create(Device& device, memory::A
 
 DeviceCore::~DeviceCore() {
   for (State::Queue& queue : state_->queues) {
-    state_->memory.remove_user(*queue.engine);
+    queue.memory->remove_user(*queue.engine);
     queue.engine->halt();
     queue.engine->abandon();
     queue.deadline.reset();
   }
+}
+
+void DeviceCore::set_journal(Journal& journal) {
+  state_->options.journal = &journal;
+  for (const State::Queue& queue : state_->queues) queue.engine->set_journal(journal);
 }
 
 std::uint8_t DeviceCore::status() const { return state_->status; }

@@ -45,6 +45,10 @@ class DeviceCore final : private Host {
     bool poll = false;  ///< look at the rings all the time instead of waiting for notifications
     Journal* journal = nullptr;  ///< told of what is popped and published; outlives the core. nullptr: none
     Duration stop_deadline = std::chrono::seconds(2);  ///< see stop()
+    /// Address spaces of their own, one for each queue (null, or shorter: the device's); they outlive the core.
+    std::vector<memory::AddressMap*> queue_memory{};
+    /// The transport cannot tell the driver that the device is broken (VDUSE): what is in flight then is still answered.
+    bool answers_when_broken = false;
     Log log{};  ///< where the core, its queues and the device log
   };
 
@@ -54,6 +58,9 @@ class DeviceCore final : private Host {
                                                     TransportEvents& events, Options options);
   /// Queues on loops of their own must have been stopped. Requests that the device still has do nothing any more.
   ~DeviceCore() override;
+
+  /// Options::journal, for those who can make it only when they know what is offered. Before the driver writes a status.
+  void set_journal(Journal& journal);
 
   /// As the device gave it when the core was made.
   const Identity& identity() const { return identity_; }

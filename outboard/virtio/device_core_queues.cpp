@@ -38,7 +38,8 @@ QueueState DeviceCore::State::fresh(const Queue& queue) const {
           .in_flight = {}};
 }
 
-bool DeviceCore::State::ring_is_mapped(const QueueState& ring) const {
+bool DeviceCore::State::ring_is_mapped(const Queue& queue, const QueueState& ring) const {
+  memory::AddressMap& memory = *queue.memory;
   if (paused) return true;  // it cannot be looked at now; the queue is parked if it is not there later
   const bool packed = negotiated(Feature::ring_packed);
   if (locate_ring(*memory.current(), packed, ring)) return true;
@@ -64,7 +65,7 @@ void DeviceCore::State::enable_queue(unsigned index) {
   found->was_reset = false;
   if (!has(spec::status::driver_ok)) return;
   const QueueState ring = fresh(*found);
-  if (!ring_is_mapped(ring)) {
+  if (!ring_is_mapped(*found, ring)) {
     const auto& rule = ring_rule::ring_unmapped;
     return break_device(rule.clause, fmt::format("queue {}: {}", index, rule.what));
   }
@@ -86,8 +87,8 @@ void DeviceCore::State::reset_queue(unsigned index) {
 
 /// VIRTIO 1.4, 4.1.4.3.1: both queue_reset and queue_enable read 0 then. The rest is as after a device reset.
 void DeviceCore::State::queue_was_reset(unsigned index) {
-  Queue& queue = queues[index];
   if (options.journal != nullptr) options.journal->queue_reset(index);
+  Queue& queue = queues[index];
   queue.resetting = queue.enabled = false;
   queue.was_reset = true;
   queue.size = queue.max_size;
@@ -152,17 +153,17 @@ Status DeviceCore::State::check(const Queue& queue, const QueueState& state) con
 
 Status DeviceCore::State::launch(unsigned index, const QueueState& state) {
   OUTBOARD_CHECK(device.start_queue(index, state));
-  run_engine(index, state);
   note_start(index, state);
+  run_engine(index, state);
   return {};
 }
 
-void DeviceCore::State::run_engine(unsigned index, const QueueState& state) {
 /// The journal is told before anything can be popped: what it does not know to be running has nothing in flight.
 void DeviceCore::State::note_start(unsigned index, const QueueState& state) {
   if (options.journal != nullptr) options.journal->queue_starting(index, state, negotiated(Feature::ring_packed));
 }
 
+void DeviceCore::State::run_engine(unsigned index, const QueueState& state) {
   Queue& queue = queues[index];
   queue.running = true;
   const Features features = negotiated();

@@ -29,6 +29,7 @@ struct DeviceCore::State final : QueueOwner, std::enable_shared_from_this<Device
     bool stopping = false;
     StopMode stop_mode = StopMode::drain;
     std::shared_ptr<DeviceQueue> engine;
+    memory::AddressMap* memory = nullptr;
     Loop* loop = nullptr;
     std::vector<StopDone> waiters;
     Registration deadline;
@@ -83,14 +84,14 @@ struct DeviceCore::State final : QueueOwner, std::enable_shared_from_this<Device
   bool may_set_up(const Queue& queue) const;
   bool well_formed(const Queue& queue) const;
   QueueState fresh(const Queue& queue) const;
-  bool ring_is_mapped(const QueueState& ring) const;
+  bool ring_is_mapped(const Queue& queue, const QueueState& ring) const;
   void enable_queue(unsigned index);
   void reset_queue(unsigned index);
   void queue_was_reset(unsigned index);
   Status check(const Queue& queue, const QueueState& state) const;
   Status launch(unsigned index, const QueueState& state);
-  void run_engine(unsigned index, const QueueState& state);
   void note_start(unsigned index, const QueueState& state);
+  void run_engine(unsigned index, const QueueState& state);
   void stop_queue(unsigned index, StopMode mode, StopDone done);
   void stop_engine(unsigned index, StopMode mode);
   void stopped(unsigned index, QueueState state);

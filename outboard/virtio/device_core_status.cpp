@@ -62,7 +62,7 @@ bool DeviceCore::State::activate() {
     Queue& queue = queues[index];
     if (!queue.enabled) continue;
     QueueState ring = queue.saved ? *std::exchange(queue.saved, {}) : fresh(queue);
-    if (!ring_is_mapped(ring)) {
+    if (!ring_is_mapped(queue, ring)) {
       log.warning("queue {}: its ring is in no memory that was given to the device", index);
       return false;
     }

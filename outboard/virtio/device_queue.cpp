@@ -63,7 +63,7 @@ void DeviceQueue::update_plain_thread() {
 
 bool DeviceQueue::can_publish() const {
   const bool wanted = phase_ == Phase::running || (phase_ == Phase::stopping && stop_mode_ == StopMode::drain);
-  return wanted && bound_ && !paused_ && !halted_.load(std::memory_order_relaxed);
+  return wanted && bound_ && !paused_ && !muted();
 }
 
 void DeviceQueue::kick() {
@@ -353,7 +353,7 @@ void DeviceQueue::take_remote_answers() {
 
 void DeviceQueue::completed(RequestSlot& slot) {
   const bool dropped = phase_ != Phase::running && stop_mode_ == StopMode::discard;
-  if (dropped || halted_.load(std::memory_order_relaxed)) [[unlikely]] {
+  if (dropped || muted()) [[unlikely]] {
     slot.state = RequestSlot::State::given_up;
   } else if (slot.bounce && slot.write.done != 0) [[unlikely]] {
     write_back(slot);

@@ -51,6 +51,7 @@ class DeviceQueue final : public memory::MapUser, public std::enable_shared_from
     Loop* control = nullptr;  ///< where memory ports live
     Journal* journal = nullptr;
     bool poll = false;
+    bool answers_when_broken = false;
     Log log{};
   };
   struct Rules {
@@ -86,8 +87,10 @@ class DeviceQueue final : public memory::MapUser, public std::enable_shared_from
   void abandon();
 
   void set_paused(bool paused);
-  /// Nothing is popped or published any more: at once where it is called on the queue's loop, elsewhere once the queue
-  /// has seen it. Any thread.
+  /// While the queue is idle, and before it is ever started.
+  void set_journal(Journal& journal) { env_.journal = &journal; }
+  /// Nothing is popped any more, nor published (but see Environment::answers_when_broken): at once where it is called on
+  /// the queue's loop, elsewhere once the queue has seen it. Any thread.
   void halt() { halted_.store(true, std::memory_order_relaxed); }
   /// Undoes halt(), for a queue that is idle.
   void clear_halt() { halted_.store(false, std::memory_order_relaxed); }
@@ -151,6 +154,9 @@ class DeviceQueue final : public memory::MapUser, public std::enable_shared_from
   }
 
   bool can_run() const { return serving_ && !halted_.load(std::memory_order_relaxed); }
+  /// Nothing is published any more. Where the driver cannot be told that the device is broken, it waits for what is in
+  /// flight, and gets it.
+  bool muted() const { return halted_.load(std::memory_order_relaxed) && !env_.answers_when_broken; }
   void update_serving();
   void update_plain_thread();
 

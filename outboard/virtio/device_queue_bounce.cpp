@@ -66,7 +66,8 @@ void DeviceQueue::transfer_next(RequestSlot& slot, Access access) {
 
 void DeviceQueue::transferred(RequestSlot& slot, Access access, const Status& status) {
   --transfers_;
-  const bool usable = status.has_value() && !halted_.load(std::memory_order_relaxed);
+  const bool usable =
+      status.has_value() && (access == Access::read ? !halted_.load(std::memory_order_relaxed) : !muted());
   if (!status) break_queue(ring_rule::transfer_failed);
   if (access == Access::read) is_fetching_ = false;
   const bool wanted =
