@@ -73,6 +73,15 @@ def test_the_limit_changes_while_the_driver_runs(test):
     test.equal(numbers(test, server.target, 7, 8, status=1), '8\n8 refused\n')
 
 
+def test_watching_ends_with_the_server(test):
+    server = test.serve('example', '--limit', '100')
+    client = test.start([test.command, 'example', server.target, '--watch'])
+    harness.wait_until(lambda: 'limit 100, epoch 0\n' in client.output(), 10, 'the limit')
+    server.signal(signal.SIGKILL)
+    test.equal(client.wait(), 1, "the client's exit status")
+    test.true('\noutboard: ' in client.output(), f'it says {client.output()}')
+
+
 def test_a_limit_file_that_is_wrong_changes_nothing(test):
     limit = test.folder / 'limit'
     limit.write_text('100\n')

@@ -89,6 +89,7 @@ class Driver::Core {
   Registration poller_, timer_, more_;
   std::uint64_t answered_ = 0;  // calls, ever
   std::uint64_t seen_ = 0;      // of them, at the last tick with calls in flight
+  const std::shared_ptr<Core*> self_ = std::make_shared<Core*>(this);  // what may be called late holds it weakly
 };
 
 // --- From reset to DRIVER_OK -------------------------------------------------------------------------------------------
@@ -103,6 +104,10 @@ Status Driver::Core::prepare() {
     OUTBOARD_TRY(reactor_, Reactor::create());
     loop_ = reactor_.get();
   }
+  // Told on our loop, perhaps when we have gone ourselves. Nothing that is in flight ends otherwise.
+  transport_.on_gone([weak = std::weak_ptr(self_)] {
+    if (const auto self = weak.lock()) (*self)->config_changed();
+  });
   return transport_.attach(*loop_);
 }
 

@@ -624,6 +624,20 @@ TEST_P(HostileExampleDevice, Row22_ThatHasGoneIsBroken) {
   EXPECT_TRUE(r.driver->broken());
 }
 
+TEST_P(HostileExampleDevice, Row22_ThatIsPulledOutEndsWhatIsInFlightAtOnce) {
+  ASSERT_TRUE(r.start());
+  Counted& call = r.submit(41);
+  r.transport.go();
+  r.loop.run_until_idle();
+  r.expect_broken(call, ENODEV);
+}
+
+TEST_P(HostileExampleDevice, Row22_ThatIsPulledOutAfterItsDriverIsNobodysConcern) {
+  ASSERT_TRUE(r.start());
+  r.driver.reset();
+  r.transport.go();
+}
+
 TEST_P(HostileExampleDevice, Row23_WithoutVectorsForItsQueuesIsPolledByTheLoop) {
   for (const unsigned queue : {request_queue, event_queue}) r.transport.queue(queue).refuses_vectors = {0, 1, 2};
   ASSERT_TRUE(r.start());
