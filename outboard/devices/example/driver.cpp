@@ -321,7 +321,10 @@ Result<Answer> Driver::Core::increment(std::uint32_t value) {
   Call call{.value = value, .done = [](Call& done) { *static_cast<bool*>(done.context) = true; }, .context = &ended};
   OUTBOARD_CHECK(submit(call));
   publish();
-  OUTBOARD_CHECK(wait_for(ended));
+  if (const auto waited = wait_for(ended); !waited) {
+    shut_down(ECANCELED);  // the call must not outlive its caller
+    return waited.error();
+  }
   if (call.error != 0) return Error(call.error).on(transport_.name());
   return call.answer;
 }
