@@ -16,6 +16,7 @@ namespace {
 
 constexpr std::uint8_t nothing_there = 0xff;  // what every register of a device that was pulled out reads
 constexpr unsigned most_at_once = 256;        // used buffers, before others on the loop get their turn
+constexpr unsigned ticks_per_deadline = 4;
 constexpr unsigned polls_per_pass = 1024;     // a caller that polls looks at the loop once in so many rounds
 
 virtio::Features wanted(const Driver::Options& options) {
@@ -78,6 +79,7 @@ class Driver::Core {
   bool interrupts();
   void take_events();
   void finish(Call& call);
+  void start_timer();
   void tick();
   void fail(const Error& reason, int error);
 
@@ -87,8 +89,7 @@ class Driver::Core {
   std::optional<EventBuffers> events_;
   std::vector<Registration> watches_;
   Registration poller_, timer_, more_;
-  std::uint64_t answered_ = 0;  // calls, ever
-  std::uint64_t seen_ = 0;      // of them, at the last tick with calls in flight
+  std::uint64_t ticks_ = 0;  // what calls are timed with
   const std::shared_ptr<Core*> self_ = std::make_shared<Core*>(this);  // what may be called late holds it weakly
 };
 
@@ -240,7 +241,6 @@ unsigned Driver::Core::take_answers() {
     }
     if (*call == nullptr) break;
     ++count;
-    ++answered_;
     finish(**call);
   }
   if (count != 0) publish();
@@ -281,23 +281,25 @@ void Driver::Core::fail(const Error& reason, int error) {
 Status Driver::Core::submit(Call& call) {
   if (broken_) return Error(EIO, "the device is broken").on(transport_.name()).cure("start it again");
   call.error = 0;
-  const bool was_idle = requests_->idle();
-  OUTBOARD_CHECK(requests_->add(call));
-  if (was_idle && options_.deadline != Duration(0) && !timer_.active()) {
-    seen_ = answered_;
-    timer_ = loop_->after(options_.deadline, [this] { tick(); });
-  }
+  OUTBOARD_CHECK(requests_->add(call, ticks_));
+  start_timer();
   return {};
 }
 
-/// Calls in flight, and none answered since the last look: the device does not answer.
+void Driver::Core::start_timer() {
+  if (options_.deadline == Duration(0) || timer_.active()) return;
+  timer_ = loop_->after(options_.deadline / ticks_per_deadline, [this] { tick(); });
+}
+
+/// Looks whether a call is overdue; a device may answer all others.
 void Driver::Core::tick() {
   timer_.reset();
+  ++ticks_;
   poll();
   if (broken_ || requests_->idle()) return;
-  if (answered_ == seen_) return fail(Error(ETIMEDOUT, "the device does not answer"), ETIMEDOUT);
-  seen_ = answered_;
-  timer_ = loop_->after(options_.deadline, [this] { tick(); });
+  if (requests_->overdue(ticks_, ticks_per_deadline))
+    return fail(Error(ETIMEDOUT, "the device does not answer"), ETIMEDOUT);
+  start_timer();
 }
 
 void Driver::Core::publish() {

@@ -386,6 +386,18 @@ TEST_P(HostileExampleDevice, Row18_ThatAnswersSlowlyButAnswersIsServed) {
   EXPECT_FALSE(r.driver->broken()) << "nothing is in flight";
 }
 
+TEST_P(HostileExampleDevice, Row18_ThatAnswersEveryCallButOneIsBrokenToo) {
+  ASSERT_TRUE(r.start({.deadline = std::chrono::seconds(4)}));
+  Counted& forgotten = r.submit(1);
+  ASSERT_TRUE(r.requestq->pop());
+  for (int i = 0; i < 8 && forgotten.completions == 0; ++i) {
+    r.submit(41);
+    r.answer({.result = 42});
+    r.loop.advance(std::chrono::seconds(1));
+  }
+  r.expect_broken(forgotten, ETIMEDOUT);
+}
+
 TEST_P(HostileExampleDevice, Row18_WithoutADeadlineTheDriverWaits) {
   ASSERT_TRUE(r.start({.deadline = Duration(0)}));
   Counted& call = r.submit(41);

@@ -44,7 +44,7 @@ std::byte* RequestQueue::at(const Slot& slot) const { return memory_.data() + sl
 
 /// R-EX-1: "The driver MUST put exactly one request into a buffer: 4 device-readable bytes, and then as many device-writable
 /// bytes as the reply has."
-Status RequestQueue::add(Call& call) {
+Status RequestQueue::add(Call& call, std::uint64_t now) {
   if (free_.empty()) return Error(EAGAIN, "every slot is in flight");
   Slot& slot = *free_.back();
   const SlotMemory contents{.request = {.value = call.value}, .unused = 0, .reply = {}};
@@ -54,8 +54,14 @@ Status RequestQueue::add(Call& call) {
   const virtio::Element reply[] = {{iova + offsetof(SlotMemory, reply), spec::reply_size(limited_)}};
   OUTBOARD_CHECK(ring_.add(request, reply, &slot));
   slot.call = &call;
+  slot.since = now;
   free_.pop_back();
   return {};
+}
+
+bool RequestQueue::overdue(std::uint64_t now, std::uint64_t ticks) const {
+  return std::ranges::any_of(slots_,
+                             [=](const Slot& slot) { return slot.call != nullptr && now - slot.since > ticks; });
 }
 
 Result<Call*> RequestQueue::next() {

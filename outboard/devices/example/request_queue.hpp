@@ -24,8 +24,10 @@ class RequestQueue {
   std::uint16_t depth() const { return static_cast<std::uint16_t>(slots_.size()); }
   bool idle() const { return free_.size() == slots_.size(); }
 
-  /// EAGAIN: no room.
-  Status add(Call& call);
+  /// `now`: the tick that the call begins in. EAGAIN: no room.
+  Status add(Call& call, std::uint64_t now);
+  /// Whether a call has been in flight for more than `ticks`.
+  bool overdue(std::uint64_t now, std::uint64_t ticks) const;
   /// The next call that the device has answered, with its answer or its error filled in; nullptr: none for now. EPROTO:
   /// the device has broken a rule of the ring.
   Result<Call*> next();
@@ -38,6 +40,7 @@ class RequestQueue {
   struct Slot {
     Call* call = nullptr;
     std::uint16_t index = 0;
+    std::uint64_t since = 0;  // tick
   };
 
   RequestQueue(virtio::DriverQueue ring, memory::DmaBuffer memory, bool limited, std::uint16_t depth);
