@@ -1,9 +1,10 @@
 """The example device from a shell: numbers, batches, and what the device tells unasked."""
 
 import json
+import os
 import signal
 
-from command import complaint, harness, refused
+from command import complaint, harness, refused, unread
 
 LARGEST = 4294967295
 
@@ -90,6 +91,24 @@ def test_a_limit_file_that_is_wrong_changes_nothing(test):
     server.signal(signal.SIGHUP)
     harness.wait_until(lambda: "'many' is not a limit" in server.output(), 10, 'the complaint')
     test.equal(numbers(test, server.target, 100), '101\n')
+
+
+def test_ctrl_c_ends_a_wait_for_a_device_that_does_not_answer(test):
+    server = test.serve('example')
+    read_end, write_end = os.pipe()
+    client = test.start(['bash', '-c', f'exec "$0" example {server.target} --batch <&{read_end}', test.command],
+                        pass_fds=(read_end,))
+    os.write(write_end, b'1\n')
+    harness.wait_until(lambda: client.output() == '2\n', 20, 'the first answer')
+    server.signal(signal.SIGSTOP)
+    os.write(write_end, b'2\n')
+    harness.wait_until(lambda: unread(read_end) == 0, 20, 'the command to read the second number')
+    client.signal(signal.SIGINT)
+    test.equal(client.wait(60), 1, "the client's exit status")
+    test.true('interrupted' in client.output(), f'it says {client.output()}')
+    server.signal(signal.SIGCONT)
+    os.close(write_end)
+    os.close(read_end)
 
 
 def test_mistakes(test):

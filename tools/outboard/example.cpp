@@ -112,6 +112,7 @@ Status ExampleSession::show_answers(std::size_t leave) {
       continue;
     }
     if (slots_.size() <= leave) return {};
+    if (context_.stop.requested()) return StopSignal::interrupted();
     OUTBOARD_CHECK(driver_->wait(std::chrono::seconds(1)));  // the driver's deadline bounds it all
   }
   return {};
