@@ -74,6 +74,17 @@ def test_the_limit_changes_while_the_driver_runs(test):
     test.equal(numbers(test, server.target, 7, 8, status=1), '8\n8 refused\n')
 
 
+def test_what_is_watched_is_an_object_a_line_too(test):
+    client = test.start([test.command, 'example', 'local:example,limit=9', '10', '--watch', '--json'])
+    expected = [{'limit': 9, 'epoch': 0}, {'value': 10, 'result': 10, 'refused': True},
+                {'event': 'limit-hit', 'value': 10, 'missed': 0}]
+    harness.wait_until(lambda: client.output().count('\n') == len(expected), 20, 'three lines')
+    lines = [json.loads(line) for line in client.output().splitlines()]
+    test.true(all(line in lines for line in expected), f'it says {lines}')
+    client.signal(signal.SIGTERM)
+    test.equal(client.wait(), 0, "the client's exit status")
+
+
 def test_watching_ends_with_the_server(test):
     server = test.serve('example', '--limit', '100')
     client = test.start([test.command, 'example', server.target, '--watch'])

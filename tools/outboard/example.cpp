@@ -158,8 +158,9 @@ void ExampleSession::show_limit(const example::Limit& limit) {
 
 void ExampleSession::show_event(const example::Event& event) {
   if (arguments_.json) {
-    nlohmann::ordered_json json{{"missed", event.missed}};
-    if (event.refused) json["refused"] = *event.refused;
+    nlohmann::ordered_json json{{"event", event.refused ? "limit-hit" : "unknown"}};
+    if (event.refused) json["value"] = *event.refused;
+    json["missed"] = event.missed;
     return keep(print(json_line(json)));
   }
   std::string text = event.refused ? fmt::format("{} refused", *event.refused) : "an event that is not known";
@@ -211,7 +212,9 @@ void add_example(CLI::App& app, Plan& plan) {
   verb->add_flag("--batch", arguments->batch, "one number a line from stdin, one answer a line to stdout");
   verb->add_flag("--watch", arguments->watch,
                  "print the limit, each change of it and each event, until Ctrl-C; also with numbers");
-  verb->add_flag("--json", arguments->json, "an object for each answer: value, result, refused");
+  verb->add_flag("--json", arguments->json,
+                 "an object on a line for each answer (value, result, refused), event (event, value, missed) and limit "
+                 "(limit, epoch)");
   verb->footer("A number above the limit prints `N refused`; the exit status is then 1.\n\n" + verb->get_footer());
 }
 
