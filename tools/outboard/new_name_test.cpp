@@ -50,6 +50,11 @@ TEST(DeviceName, RefusesRoomsAndNamespaces) {
     EXPECT_THAT(refusal(name), HasSubstr("library")) << name;
 }
 
+TEST(DeviceName, RefusesTargetsOfTheBuild) {
+  for (const auto* name : {"all", "clean", "help", "install", "rebuild_cache"})
+    EXPECT_THAT(refusal(name), HasSubstr("build")) << name;
+}
+
 TEST(DeviceName, RefusesThoseOfDriversThatLinuxHas) {
   for (const auto* name : {"net", "blk", "rng", "console", "device", "ring"})
     EXPECT_THAT(refusal(name), HasSubstr("Linux")) << name;
