@@ -122,7 +122,7 @@ std::string next_steps(const NewDevice& device, const fs::path& root) {
         "  ./dev build\n"
         "  ./dev test unit -R device_{0}\n"
         "  build/outboard serve {0} --listen vfio-user:/tmp/{0}.sock &\n"
-        "  build/outboard show vfio-user:/tmp/{0}.sock\n"
+        "  build/outboard show --wait 5 vfio-user:/tmp/{0}.sock\n"
         "  build/release/examples/example_read_{0} vfio-user:/tmp/{0}.sock 0\n"
         "  ./dev test system -R {0}                 a Linux guest uses it\n"
         "outboard/devices/{0}/README.md says what is where.\n",
@@ -133,7 +133,7 @@ std::string next_steps(const NewDevice& device, const fs::path& root) {
         "  cmake --build build\n"
         "  ctest --test-dir build --output-on-failure\n"
         "  build/{0} serve --listen vfio-user:/tmp/{0}.sock &\n"
-        "  outboard show vfio-user:/tmp/{0}.sock\n"
+        "  outboard show --wait 5 vfio-user:/tmp/{0}.sock\n"
         "  build/{0} read vfio-user:/tmp/{0}.sock 0\n"
         "README.md says what is where.\n",
         name, prefix_option());
