@@ -1073,11 +1073,11 @@ TEST_P(ExampleDevice, D_EX_13_AStateThatIsNotConsistentIsRefusedAndTheDeviceUnch
     EXPECT_EQ(rig.device->save_state().value(), before);
   };
   refuse([](auto& state) { state.device_id = 2; });
-  refuse([](auto& state) { state.device.pop_back(); });
-  refuse([](auto& state) { state.device.push_back(std::byte{0}); });
-  refuse([](auto& state) { state.device.clear(); });
-  refuse([](auto& state) { state.device[0] = std::byte{2}; });
-  refuse([](auto& state) { state.device[20] = std::byte{1}; });
+  refuse([](auto& state) { state.device.value().pop_back(); });
+  refuse([](auto& state) { state.device.value().push_back(std::byte{0}); });
+  refuse([](auto& state) { state.device.value().clear(); });
+  refuse([](auto& state) { state.device.value()[0] = std::byte{2}; });
+  refuse([](auto& state) { state.device.value()[20] = std::byte{1}; });
   refuse([](auto& state) { state.queues.pop_back(); });
   refuse([](auto& state) { state.queues[0].next_avail += 1; });
   refuse([](auto& state) { state.queues[1].in_flight.clear(); });

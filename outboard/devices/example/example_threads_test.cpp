@@ -306,8 +306,8 @@ TEST_P(ExampleOverPci, D_EX_13_WhatIsCapturedInTheMiddleOfItAccountsForEveryRefu
     }
     driver->poll();
     spec::State own;
-    ASSERT_EQ(state->device.size(), sizeof own);
-    std::memcpy(&own, state->device.data(), sizeof own);
+    ASSERT_EQ(state->device.value().size(), sizeof own);
+    std::memcpy(&own, state->device->data(), sizeof own);
     EXPECT_EQ(accounted + own.missed, load.refused);
     EXPECT_EQ(state->queues.at(0).in_flight.size(), 0u);
     EXPECT_LE(state->queues.at(1).in_flight.size(), 2u);
