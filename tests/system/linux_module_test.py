@@ -16,6 +16,14 @@ def test_builds_for_the_lts_kernel_and_sparse_agrees(test):
         test.kernel_module(module, kernel='lts', arguments=['C=1'])
 
 
+def test_what_outboard_new_makes_is_no_worse(test):
+    test.outboard('new', 'thermometer', '--standalone', test.folder / 'new')
+    module = test.folder / 'new' / 'linux'
+    test.kernel_module(module, kernel='new')
+    test.kernel_module(module, kernel='lts', arguments=['C=1'])
+    test.equal(checkpatch(test, module), (0, ''), 'what checkpatch says')
+
+
 def test_a_warning_is_a_failure(test):
     source = test.folder / 'source'
     source.mkdir()
