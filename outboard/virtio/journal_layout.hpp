@@ -70,20 +70,22 @@ static_assert(sizeof(Area) == 8 && sizeof(AreaSlot) == 8);
 
 /// At the start of a queue's region. Behind it the batch (le16 for each entry of the queue), then the entries.
 struct Queue {
-  le32 epoch;  ///< the queue runs, or has run, if this is that of Control::life
+  le64 run;  ///< seal() of the epoch in which the queue runs, or has run; 0: none
   le16 size;  ///< entries
   le16 format;  ///< split or packed
+  le32 reserved1;
   le64 descriptors;  ///< where the ring's parts are
   le64 driver;
   le64 device;
   le64 progress;  ///< Progress, sealed
-  le32 checksum;  ///< CRC-32C of the fields before `progress`, with the epoch for which they count
-  le32 reserved1;
-  std::array<le64, 2> reserved2;
+  le32 checksum;  ///< CRC-32C of the fields before `progress`, with the `run` for which they count
+  le32 reserved2;
+  le64 reserved3;
 };
 static_assert(sizeof(Queue) == 64);
-static_assert(offsetof(Queue, size) == 4 && offsetof(Queue, descriptors) == 8 && offsetof(Queue, progress) == 32 &&
-              offsetof(Queue, checksum) == 40);
+static_assert(offsetof(Queue, size) == 8 && offsetof(Queue, format) == 10 && offsetof(Queue, descriptors) == 16 &&
+              offsetof(Queue, progress) == 40 && offsetof(Queue, checksum) == 48);
+constexpr std::uint64_t run_place = 0x72756e;  ///< of `run`, for its check
 constexpr std::uint16_t split = 1;
 constexpr std::uint16_t packed = 2;
 

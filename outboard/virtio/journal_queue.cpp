@@ -94,7 +94,7 @@ void JournalQueue::published(std::span<const UsedBuffer> batch, std::uint16_t ne
 
 // Start.
 
-void JournalQueue::clear() { word32(offsetof(Queue, epoch)).store(0, std::memory_order_release); }
+void JournalQueue::clear() { word(offsetof(Queue, run)).store(0, std::memory_order_release); }
 
 void JournalQueue::start(const QueueState& state, bool packed, std::uint32_t epoch) {
   if (!says(state, packed, epoch)) {
@@ -136,7 +136,7 @@ void JournalQueue::write(const QueueState& state, std::uint32_t epoch) {
   store_progress({.from = used_, .to = used_, .count = 0});
 
   Queue head{};
-  head.epoch = epoch;
+  head.run = seal(epoch, run_place);
   head.size = state.size;
   head.format = packed_ ? journal_layout::packed : journal_layout::split;
   head.descriptors = raw(state.descriptors);
@@ -149,7 +149,7 @@ void JournalQueue::write(const QueueState& state, std::uint32_t epoch) {
   word(offsetof(Queue, device)).store(head.device, std::memory_order_relaxed);
   word32(offsetof(Queue, checksum))
       .store(crc32c(as_bytes_of(head).first(offsetof(Queue, progress))), std::memory_order_relaxed);
-  word32(offsetof(Queue, epoch)).store(epoch, std::memory_order_release);
+  word(offsetof(Queue, run)).store(head.run, std::memory_order_release);
 }
 
 void JournalQueue::adopt(const JournalRecord& record) {

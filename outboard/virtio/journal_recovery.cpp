@@ -42,7 +42,10 @@ bool JournalRecord::in_batch(std::uint16_t entry) const { return std::ranges::fi
 
 Result<std::optional<JournalRecord>> JournalQueue::read(std::uint32_t epoch) const {
   // J5: acquired, so that what counts has been written.
-  if (word32(offsetof(Queue, epoch)).load(std::memory_order_acquire) != epoch) return std::nullopt;
+  const std::uint64_t run = word(offsetof(Queue, run)).load(std::memory_order_acquire);
+  if (run == 0) return std::nullopt;
+  if (!sealed(run, run_place)) return damaged("whether the queue runs");
+  if (unseal(run) != epoch) return std::nullopt;  // it ran before the last reset
   JournalRecord record;
   OUTBOARD_CHECK(read_head(epoch, record));
   OUTBOARD_CHECK(read_progress(record));
@@ -56,7 +59,7 @@ Result<std::optional<JournalRecord>> JournalQueue::read(std::uint32_t epoch) con
 
 Status JournalQueue::read_head(std::uint32_t epoch, JournalRecord& record) const {
   Queue head{};
-  head.epoch = epoch;
+  head.run = seal(epoch, run_place);
   head.size = word16(offsetof(Queue, size)).load(std::memory_order_relaxed);
   head.format = word16(offsetof(Queue, format)).load(std::memory_order_relaxed);
   head.descriptors = word(offsetof(Queue, descriptors)).load(std::memory_order_relaxed);

@@ -1,0 +1,540 @@
+// The file of a journal: what it is refused for, what it gives back, and what it does when it is damaged. That no kill
+// loses anything is shown by tests/crash.
+
+#include <outboard/virtio/journal_file.hpp>
+
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <cstring>
+#include <filesystem>
+#include <fstream>
+#include <functional>
+
+#include <gtest/gtest.h>
+
+#include <outboard/testing/device_rig.hpp>
+#include <outboard/testing/temp_dir.hpp>
+#include <outboard/virtio/journal_layout.hpp>
+
+namespace outboard::virtio {
+namespace {
+
+using testing::DeviceRig;
+using testing::RingDriver;
+namespace layout = journal_layout;
+namespace bit = spec::status;
+
+constexpr std::uint8_t live = bit::acknowledge | bit::driver | bit::features_ok | bit::driver_ok;
+
+std::vector<std::byte> bytes_of(std::string_view text) {
+  const auto bytes = std::as_bytes(std::span(text));
+  return {bytes.begin(), bytes.end()};
+}
+
+std::vector<std::byte> read_file(const std::string& path) {
+  std::vector<std::byte> bytes(std::filesystem::file_size(path));
+  std::ifstream(path, std::ios::binary)
+      .read(reinterpret_cast<char*>(bytes.data()), static_cast<std::streamsize>(bytes.size()));
+  return bytes;
+}
+
+void write_file(const std::string& path, Bytes bytes) {
+  std::ofstream(path, std::ios::binary | std::ios::trunc)
+      .write(reinterpret_cast<const char*>(bytes.data()), static_cast<std::streamsize>(bytes.size()));
+}
+
+JournalFile::Shape small_shape() {
+  return {.instance = bytes_of("a node"),
+          .device_id = 2,
+          .offered = Features{Feature::version_1, Feature::ring_packed},
+          .queue_sizes = {8, 16},
+          .config_size = 60};
+}
+
+class File : public ::testing::Test {
+ protected:
+  std::unique_ptr<JournalFile> create(const JournalFile::Shape& shape = small_shape()) {
+    auto made = JournalFile::create(path, shape);
+    EXPECT_TRUE(made) << made.error().message();
+    return made ? std::move(*made) : nullptr;
+  }
+  /// What opening the file says, after `change` to it; 0: nothing.
+  int opened_after(const std::function<void(std::vector<std::byte>&)>& change) {
+    auto bytes = whole_;
+    change(bytes);
+    write_file(path, bytes);
+    return opened(small_shape());
+  }
+  int opened(const JournalFile::Shape& shape) {
+    const auto file = JournalFile::open(path, shape);
+    said = file ? std::string() : file.error().message();
+    return file ? 0 : file.error().code();
+  }
+  void SetUp() override {
+    if (create()) whole_ = read_file(path);
+  }
+
+  /// The header with `change`, and a checksum that fits.
+  static void rewrite(std::vector<std::byte>& bytes, const std::function<void(layout::Header&)>& change) {
+    layout::Header header{};
+    std::memcpy(&header, bytes.data(), sizeof header);
+    change(header);
+    header.checksum = 0;
+    const std::size_t table = 2 * sizeof(le16);
+    header.checksum = layout::crc32c(Bytes(bytes).subspan(sizeof header, table), layout::crc32c(as_bytes_of(header)));
+    std::memcpy(bytes.data(), &header, sizeof header);
+  }
+
+  testing::TempDir dir;
+  std::string path = dir.path("log");
+  std::string said;
+  std::vector<std::byte> whole_;
+};
+
+TEST(JournalChecksum, IsTheOneThatEverybodyCallsCrc32c) {
+  EXPECT_EQ(layout::crc32c(bytes_of("123456789")), 0xe3069283);
+  EXPECT_EQ(layout::crc32c(bytes_of("6789"), layout::crc32c(bytes_of("12345"))), 0xe3069283);
+}
+
+TEST_F(File, IsWholeForItsOwnerAloneAndClosedOnExec) {
+  struct stat info{};
+  ASSERT_EQ(::stat(path.c_str(), &info), 0);
+  EXPECT_EQ(info.st_mode & 0777, 0600U);
+  EXPECT_GE(info.st_blocks * 512, info.st_size) << "no store can find the file system full";
+  EXPECT_EQ(opened(small_shape()), 0) << said;
+}
+
+TEST_F(File, IsNotMadeWhereThereIsOne) {
+  const auto again = JournalFile::create(path, small_shape());
+  ASSERT_FALSE(again);
+  EXPECT_EQ(again.error().code(), EEXIST);
+  EXPECT_EQ(read_file(path), whole_);
+}
+
+TEST_F(File, ThatCannotBeMadeLeavesNothingBehind) {
+  const auto nowhere = JournalFile::create(dir.path("no/such/folder"), small_shape());
+  EXPECT_EQ(nowhere.error().code(), ENOENT);
+  auto shape = small_shape();
+  shape.instance.resize(JournalFile::max_instance + 1);
+  EXPECT_EQ(JournalFile::create(dir.path("other"), shape).error().code(), EINVAL);
+  shape = small_shape();
+  shape.queue_sizes.push_back(0);
+  EXPECT_EQ(JournalFile::create(dir.path("other"), shape).error().code(), EINVAL);
+  shape = small_shape();
+  shape.config_size = JournalFile::max_config + 1;
+  EXPECT_EQ(JournalFile::create(dir.path("other"), shape).error().code(), EINVAL);
+  EXPECT_FALSE(std::filesystem::exists(dir.path("other")));
+}
+
+TEST_F(File, ThatIsMissingIsRefused) {
+  std::filesystem::remove(path);
+  EXPECT_EQ(opened(small_shape()), ENOENT);
+  EXPECT_NE(said.find("there is no in-flight log"), std::string::npos) << said;
+}
+
+TEST_F(File, ThatIsNoRegularFileIsRefused) {
+  std::filesystem::remove(path);
+  ASSERT_EQ(::mkfifo(path.c_str(), 0600), 0);
+  EXPECT_EQ(opened(small_shape()), EBADMSG);
+  std::filesystem::remove(path);
+  std::filesystem::create_symlink(dir.path("elsewhere"), path);
+  write_file(dir.path("elsewhere"), whole_);
+  EXPECT_EQ(opened(small_shape()), ELOOP);
+}
+
+TEST_F(File, OfAnotherLengthIsRefused) {
+  for (const std::size_t size : {std::size_t{0}, std::size_t{100}, sizeof(layout::Header), std::size_t{4096},
+                                 whole_.size() - 1, whole_.size() + 1, 2 * whole_.size()}) {
+    EXPECT_EQ(opened_after([&](auto& bytes) { bytes.resize(size); }), EBADMSG) << size;
+    EXPECT_NE(said.find("damaged"), std::string::npos) << said;
+  }
+}
+
+TEST_F(File, ThatIsSomethingElseOrWasNeverFinishedIsRefused) {
+  EXPECT_EQ(opened_after([](auto& bytes) { bytes[3] = std::byte{'x'}; }), EBADMSG);
+  EXPECT_NE(said.find("it is no in-flight log"), std::string::npos) << said;
+  EXPECT_EQ(opened_after([](auto& bytes) { std::fill_n(bytes.begin(), 8, std::byte{0}); }), EBADMSG);
+  EXPECT_NE(said.find("never finished"), std::string::npos) << said;
+}
+
+TEST_F(File, OfAnotherVersionIsRefused) {
+  EXPECT_EQ(opened_after([](auto& bytes) { rewrite(bytes, [](auto& header) { header.version = 2; }); }), ENOTSUP);
+  EXPECT_NE(said.find("version 2"), std::string::npos) << said;
+}
+
+TEST_F(File, WithAWrongChecksumIsRefused) {
+  EXPECT_EQ(opened_after([](auto& bytes) { bytes[sizeof(layout::Header)] ^= std::byte{1}; }), EBADMSG);
+  EXPECT_NE(said.find("checksum"), std::string::npos) << said;
+}
+
+TEST_F(File, FromBeforeTheMachineWasStartedIsRefused) {
+  EXPECT_EQ(opened_after([](auto& bytes) { rewrite(bytes, [](auto& header) { ++header.boot_id[0]; }); }), ESTALE);
+  EXPECT_NE(said.find("before this machine was started"), std::string::npos) << said;
+}
+
+TEST_F(File, OfAnotherDeviceIsRefusedWithWhatDiffers) {
+  const auto refused = [&](int code, std::string_view what, const std::function<void(JournalFile::Shape&)>& change) {
+    auto shape = small_shape();
+    change(shape);
+    EXPECT_EQ(opened(shape), code) << what;
+    EXPECT_NE(said.find(what), std::string::npos) << said;
+  };
+  refused(ESTALE, "another device", [](auto& shape) { shape.instance = bytes_of("a nose"); });
+  refused(ESTALE, "another device", [](auto& shape) { shape.instance.push_back(std::byte{0}); });
+  refused(EINVAL, "ID 2, not 1", [](auto& shape) { shape.device_id = 1; });
+  refused(EINVAL, "set of features", [](auto& shape) { shape.offered.set(Feature::in_order); });
+  refused(EINVAL, "number of queues: 2, not 1", [](auto& shape) { shape.queue_sizes.pop_back(); });
+  refused(EINVAL, "size of a queue", [](auto& shape) { shape.queue_sizes[0] = 16; });
+  refused(EINVAL, "60, not 61 bytes", [](auto& shape) { shape.config_size = 61; });
+  EXPECT_EQ(opened(small_shape()), 0) << said;
+}
+
+TEST_F(File, InUseIsRefusedUntilItsOwnerIsKilled) {
+  int ready[2];
+  ASSERT_EQ(::pipe(ready), 0);
+  const pid_t child = ::fork();
+  if (child == 0) {
+    const auto held = JournalFile::open(path, small_shape());
+    const char told = held ? 'y' : 'n';
+    if (::write(ready[1], &told, 1) != 1) ::_exit(1);
+    while (true) ::pause();
+  }
+  char told = 0;
+  ASSERT_EQ(::read(ready[0], &told, 1), 1);
+  EXPECT_EQ(told, 'y');
+  EXPECT_EQ(opened(small_shape()), EBUSY);
+  EXPECT_NE(said.find("process " + std::to_string(child)), std::string::npos) << said;
+  ::kill(child, SIGKILL);
+  ::waitpid(child, nullptr, 0);
+  const auto file = JournalFile::open(path, small_shape());
+  ASSERT_TRUE(file) << file.error().message();
+  EXPECT_EQ((*file)->predecessor().pid, child);
+  EXPECT_NE((*file)->predecessor().start_time, 0U);
+  ::close(ready[0]);
+  ::close(ready[1]);
+}
+
+TEST_F(File, IsRemovedWithItsDevice) {
+  const auto file = JournalFile::open(path, small_shape());
+  ASSERT_TRUE(file);
+  EXPECT_TRUE((*file)->remove());
+  EXPECT_FALSE(std::filesystem::exists(path));
+  EXPECT_EQ((*file)->remove().error().code(), ENOENT);
+}
+
+TEST_F(File, KeepsWhatTheTransportPutsIntoIt) {
+  {
+    const auto file = JournalFile::open(path, small_shape());
+    ASSERT_TRUE(file);
+    EXPECT_TRUE((*file)->transport()->empty());
+    EXPECT_TRUE((*file)->config()->empty());
+    EXPECT_TRUE((*file)->set_transport(bytes_of("first")));
+    EXPECT_TRUE((*file)->set_transport(std::vector<std::byte>(JournalFile::max_transport, std::byte{1})));
+    EXPECT_TRUE((*file)->set_transport(bytes_of("groups and spaces")));
+    EXPECT_TRUE((*file)->set_config(std::vector<std::byte>(60, std::byte{9})));
+    EXPECT_EQ((*file)->set_transport(std::vector<std::byte>(JournalFile::max_transport + 1)).error().code(), EINVAL);
+    EXPECT_EQ((*file)->set_config(std::vector<std::byte>(61)).error().code(), EINVAL);
+  }
+  const auto file = JournalFile::open(path, small_shape());
+  ASSERT_TRUE(file);
+  EXPECT_EQ((*file)->transport().value(), bytes_of("groups and spaces"));
+  EXPECT_EQ((*file)->config().value(), std::vector<std::byte>(60, std::byte{9}));
+}
+
+// A device that was killed: its core is abandoned, and the file and the rings are as they were.
+
+class Recovered : public ::testing::TestWithParam<bool> {
+ protected:
+  Recovered() : path(dir.path("log")), shape(shape_of()) {
+    auto made = JournalFile::create(path, shape);
+    EXPECT_TRUE(made);
+    journal = std::move(*made);
+    rig = make();
+  }
+  JournalFile::Shape shape_of() const {
+    const DeviceRig probe({.packed = GetParam(), .queues = 2});
+    return {.instance = bytes_of("one"),
+            .device_id = 63,
+            .offered = probe.core->offered(),
+            .queue_sizes = {16, 16},
+            .config_size = 8};
+  }
+  std::unique_ptr<DeviceRig> make() {
+    return std::make_unique<DeviceRig>(
+        DeviceRig::Setup{.packed = GetParam(), .queues = 2, .options = {.journal = journal.get()}});
+  }
+  void run() {
+    rig->device.on_request = rig->device.keep();
+    rig->run();
+  }
+  /// Another device object with the rings of the first, and the file opened again.
+  void kill() {
+    dead = std::move(rig);
+    journal.reset();
+    auto opened = JournalFile::open(path, shape);
+    ASSERT_TRUE(opened) << opened.error().message();
+    journal = std::move(*opened);
+    rig = make();
+    for (const auto& driver : dead->drivers) ASSERT_TRUE(rig->map.map(driver->mapping()));
+  }
+  /// The rings' memory for a device that comes from a file of these bytes.
+  Result<DeviceState> recover_from(Bytes bytes) {
+    const std::string copy = dir.path("copy");
+    write_file(copy, bytes);
+    OUTBOARD_TRY(const auto opened, JournalFile::open(copy, shape));
+    return opened->recover(rig->map);
+  }
+  RingDriver& driver(unsigned queue = 0) { return (dead ? dead : rig)->driver(queue); }
+
+  testing::TempDir dir;
+  std::string path;
+  JournalFile::Shape shape;
+  std::unique_ptr<JournalFile> journal;
+  std::unique_ptr<DeviceRig> dead, rig;
+};
+INSTANTIATE_TEST_SUITE_P(Rings, Recovered, ::testing::Bool(),
+                         [](const auto& format) { return format.param ? "Packed" : "Split"; });
+
+TEST_P(Recovered, WhatWasInFlightComesAgainInItsOrder) {
+  run();
+  std::vector<std::uint32_t> ids;
+  for (int i = 0; i < 5; ++i) ids.push_back(driver().chain().readable("abcde").writable(8).publish());
+  driver(1).chain().readable("other").writable(5).publish();
+  rig->process(0);
+  rig->process(1);
+  ASSERT_EQ(rig->device.kept.size(), 6U);
+  rig->device.kept[2].complete();
+  rig->settle();
+  EXPECT_EQ(driver().take_used().size(), 1U);
+  kill();
+
+  const auto state = journal->recover(rig->map);
+  ASSERT_TRUE(state) << state.error().message();
+  EXPECT_EQ(state->status, live);
+  EXPECT_EQ(state->device_id, 63U);
+  EXPECT_EQ(state->accepted, rig->core->offered());
+  EXPECT_FALSE(state->device);
+  EXPECT_EQ(state->queues[0].in_flight.size(), 4U);
+  EXPECT_EQ(state->queues[1].in_flight.size(), 1U);
+  EXPECT_EQ(journal->recover(rig->map).value(), *state) << "and may be asked for again";
+  ASSERT_TRUE(rig->core->restore(*state));
+  rig->settle();
+  std::vector<RingDriver::Used> expected;
+  for (const std::uint32_t id : {ids[0], ids[1], ids[3], ids[4]}) expected.push_back({id, 5});
+  EXPECT_EQ(driver().take_used(), expected);
+  EXPECT_EQ(driver(1).take_used().size(), 1U);
+}
+
+TEST_P(Recovered, ItSaysWhatACaptureWouldHaveSaid) {
+  run();
+  for (int i = 0; i < 4; ++i) driver().chain().readable("abc").writable(8).publish();
+  rig->process(0);
+  rig->device.kept[1].complete();
+  rig->settle();
+  auto state = journal->recover(rig->map);
+  ASSERT_TRUE(state) << state.error().message();
+  std::optional<DeviceState> captured;
+  rig->core->capture([&](Result<DeviceState> result) { captured = result.value(); });
+  rig->settle();
+  ASSERT_TRUE(captured);
+  state->device = captured->device;
+  EXPECT_EQ(*state, *captured);
+}
+
+TEST_P(Recovered, StepsOfTheInitialisationAreKnown) {
+  for (const std::uint8_t status : {bit::acknowledge, std::uint8_t(bit::acknowledge | bit::driver)}) {
+    rig->core->write_status(status);
+    EXPECT_EQ(journal->recover(rig->map)->status, status);
+    EXPECT_EQ(journal->status().value(), status);
+  }
+  rig->negotiate();
+  auto state = journal->recover(rig->map);
+  EXPECT_EQ(state->status, live & ~bit::driver_ok);
+  EXPECT_EQ(state->accepted, rig->core->offered());
+  rig->core->write_status(0);
+  rig->settle();
+  state = journal->recover(rig->map);
+  EXPECT_EQ(state->status, 0);
+  EXPECT_TRUE(state->accepted.empty());
+}
+
+TEST_P(Recovered, AResetLeavesNothingInFlight) {
+  run();
+  driver().chain().readable("gone").writable(8).publish();
+  rig->process(0);
+  rig->core->write_status(0);
+  rig->settle();
+  driver().restart();
+  driver(1).restart();
+  rig->device.kept.clear();
+  rig->negotiate();
+  for (unsigned queue = 0; queue < 2; ++queue) rig->set_up_queue(queue);
+  rig->driver_ok();
+  const auto state = journal->recover(rig->map);
+  ASSERT_TRUE(state) << state.error().message();
+  EXPECT_EQ(state->status, live);
+  EXPECT_TRUE(state->queues[0].in_flight.empty());
+  EXPECT_EQ(state->queues[0].next_used, 0);
+}
+
+TEST_P(Recovered, AQueueThatWasResetHasNothingInFlightAndMayRunAgain) {
+  run();
+  driver().chain().readable("gone").writable(8).publish();
+  rig->process(0);
+  rig->core->reset_queue(0);
+  rig->settle();
+  auto state = journal->recover(rig->map);
+  ASSERT_TRUE(state) << state.error().message();
+  EXPECT_FALSE(state->queues[0].enabled);
+  EXPECT_TRUE(state->queues[1].enabled);
+  driver().restart();
+  rig->set_up_queue(0);
+  driver().chain().readable("again").writable(8).publish();
+  rig->process(0);
+  state = journal->recover(rig->map);
+  ASSERT_TRUE(state) << state.error().message();
+  EXPECT_EQ(state->queues[0].in_flight.size(), 1U);
+}
+
+TEST_P(Recovered, AStateFromElsewhereIsInTheLogBeforeItRuns) {
+  // As after a migration: what was in flight was popped by another process, and this one is killed at once.
+  run();
+  for (int i = 0; i < 3; ++i) driver().chain().readable("moved").writable(8).publish();
+  rig->process(0);
+  std::optional<DeviceState> captured;
+  rig->core->capture([&](Result<DeviceState> result) { captured = result.value(); });
+  rig->settle();
+  std::filesystem::remove(path);
+  auto made = JournalFile::create(path, shape);
+  ASSERT_TRUE(made);
+  dead = std::move(rig);
+  journal = std::move(*made);
+  rig = make();
+  for (const auto& each : dead->drivers) ASSERT_TRUE(rig->map.map(each->mapping()));
+  rig->device.on_request = rig->device.keep();
+  ASSERT_TRUE(rig->core->restore(*captured));
+  const auto state = journal->recover(rig->map);
+  ASSERT_TRUE(state) << state.error().message();
+  EXPECT_EQ(state->queues[0], captured->queues[0]);
+  rig->settle();
+  EXPECT_EQ(journal->recover(rig->map)->queues[0], captured->queues[0]);
+}
+
+TEST_P(Recovered, ADeviceWhoseOwnStateIsLostIsNotGuessedAt) {
+  run();
+  kill();
+  rig->device.own_state = {std::byte{1}};
+  const Status restored = rig->core->restore(*journal->recover(rig->map));
+  ASSERT_FALSE(restored);
+  EXPECT_EQ(restored.error().code(), EINVAL);
+  EXPECT_EQ(journal->status().value(), live) << "the log is as it was";
+  EXPECT_EQ(rig->core->status(), 0);
+}
+
+TEST_P(Recovered, ABrokenDeviceIsBrokenStill) {
+  run();
+  rig->device.host->violation("test", "a violation");
+  rig->settle();
+  kill();
+  const auto state = journal->recover(rig->map);
+  ASSERT_TRUE(state) << state.error().message();
+  EXPECT_EQ(state->status, live | bit::needs_reset);
+  ASSERT_TRUE(rig->core->restore(*state));
+  EXPECT_TRUE(rig->needs_reset());
+  EXPECT_EQ(journal->status().value(), live | bit::needs_reset);
+}
+
+TEST_P(Recovered, ARingThatIsNotThereIsAnErrorThatChangesNothing) {
+  run();
+  driver().chain().readable("x").writable(8).publish();
+  rig->process(0);
+  kill();
+  const auto before = read_file(path);
+  const DeviceRig empty({.packed = GetParam(), .queues = 2});
+  memory::AddressMap& nothing = const_cast<memory::AddressMap&>(empty.map);
+  const auto state = journal->recover(nothing);
+  ASSERT_FALSE(state);
+  EXPECT_EQ(state.error().code(), ENXIO);
+  EXPECT_EQ(read_file(path), before);
+  EXPECT_TRUE(journal->recover(rig->map));
+  memory::AddressMap* const own[] = {&rig->map, &rig->map};
+  EXPECT_TRUE(journal->recover(nothing, own)) << "each queue may have memory of its own";
+}
+
+TEST_P(Recovered, ARingThatDoesNotFitTheLogIsRefused) {
+  run();
+  for (int i = 0; i < 3; ++i) driver().chain().readable("x").writable(8).publish();
+  rig->process(0);
+  ASSERT_TRUE(journal->recover(rig->map));
+  if (GetParam()) {
+    auto first = driver().packed_at(0);
+    first.flags = static_cast<std::uint16_t>(used_bits(true));
+    driver().put_packed(0, first);
+  } else {
+    // The available index goes back behind what was popped.
+    driver().set_avail_idx(1);
+  }
+  const auto state = journal->recover(rig->map);
+  ASSERT_FALSE(state);
+  EXPECT_EQ(state.error().code(), EBADMSG);
+  EXPECT_NE(state.error().message().find("does not fit the ring"), std::string::npos) << state.error().message();
+  EXPECT_NE(state.error().message().find("queue 0"), std::string::npos) << state.error().message();
+}
+
+TEST_P(Recovered, ALogWhoseByteIsWrongIsRefusedOrSaysTheSame) {
+  run();
+  for (int i = 0; i < 5; ++i) driver().chain().readable("abc").writable(8).publish();
+  rig->process(0);
+  rig->device.kept[1].complete();
+  rig->device.kept[3].complete();
+  rig->settle();
+  ASSERT_TRUE(journal->set_transport(bytes_of("something")));
+  const auto whole = read_file(path);
+  const auto good = recover_from(whole);
+  ASSERT_TRUE(good) << good.error().message();
+  unsigned refused = 0;
+  for (std::size_t at = 0; at < whole.size(); ++at) {
+    auto bytes = whole;
+    bytes[at] ^= at % 3 == 0 ? std::byte{0xff} : std::byte{1} << at % 8;
+    const auto state = recover_from(bytes);
+    refused += state ? 0U : 1U;
+    // Bytes that nobody reads: the ends of pages, entries that are free.
+    if (state) {
+      ASSERT_EQ(*state, *good) << "byte " << at;
+    }
+  }
+  EXPECT_GT(refused, 500U);
+}
+
+TEST_P(Recovered, ALogOfRubbishEndsInAnErrorOrAStateThatIsChecked) {
+  run();
+  for (int i = 0; i < 5; ++i) driver().chain().readable("abc").writable(8).publish();
+  rig->process(0);
+  const auto whole = read_file(path);
+  const auto places = layout::places(shape.queue_sizes, shape.config_size, GetParam());
+  std::uint64_t random = 88172645463325252U;
+  const auto next = [&] {
+    random ^= random << 13;
+    random ^= random >> 7;
+    return random ^= random << 17;
+  };
+  for (int round = 0; round < 2000; ++round) {
+    auto bytes = whole;
+    for (std::uint64_t changes = 1 + next() % 8; changes != 0; --changes) {
+      const std::size_t at = places.control + next() % (bytes.size() - places.control);
+      bytes[at] = static_cast<std::byte>(next());
+    }
+    if (const auto state = recover_from(bytes)) {
+      const auto another = std::make_unique<DeviceRig>(DeviceRig::Setup{.packed = GetParam(), .queues = 2});
+      for (const auto& each : rig->drivers) ASSERT_TRUE(another->map.map(each->mapping()));
+      another->device.on_request = another->device.keep();
+      if (another->core->restore(*state)) another->settle();
+    }
+  }
+}
+
+}  // namespace
+}  // namespace outboard::virtio
