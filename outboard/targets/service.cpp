@@ -6,14 +6,16 @@
 
 #include <outboard/targets/target.hpp>
 #include <outboard/targets/transport_words.hpp>
+#include <outboard/targets/vduse_service.hpp>
 #include <outboard/vfio_user/server.hpp>
 
 namespace outboard::targets {
 
 namespace {
 
-constexpr std::array<OptionHelp, 1> schemes{{
+constexpr std::array<OptionHelp, 2> schemes{{
     {"vfio-user", "PATH", "on a UNIX socket, for QEMU and for other clients"},
+    {"vduse", "NAME", "on this kernel's vDPA bus: a disk becomes /dev/vdX"},
 }};
 
 class VfioUserService final : public Service {
@@ -25,7 +27,9 @@ class VfioUserService final : public Service {
   std::string description() const override { return *description_; }
   Loop& loop() override { return server_.loop(); }
   Status reload() override { return (*device_)->reload(); }
-  Status run() override {
+  using Service::run;
+  Status run(std::function<Status()> ready) override {
+    OUTBOARD_CHECK(ready());
     if (server_.run() != 0) return Error(EIO, "the server could not run").on(where_).cure("-v shows why");
     return {};
   }
@@ -47,6 +51,8 @@ Result<std::unique_ptr<Service>> serve(const virtio::DeviceType& type, OptionSet
   std::string path;
   if (!options.socket) {
     OUTBOARD_TRY(const auto address, parse_address(listener, "listener", schemes));
+    if (address.scheme == "vduse")
+      return serve_on_vduse(type, std::move(words), std::string(address.rest), options.log);
     path = address.rest;
   }
   OUTBOARD_TRY(auto plan, plan_function(type, std::move(words)));

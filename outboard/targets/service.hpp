@@ -1,5 +1,6 @@
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <span>
 #include <string>
@@ -28,8 +29,12 @@ class Service {
   /// What stands behind the device may have changed: looks again and tells the driver (virtio::Device::reload). On the
   /// loop's thread.
   virtual Status reload() = 0;
-  /// Serves until stop(), then finishes what is in flight.
-  virtual Status run() = 0;
+  /// Serves until stop(), then finishes what is in flight. `ready` is called once, when clients, or a driver, can use the
+  /// device; its error ends the service.
+  virtual Status run(std::function<Status()> ready) = 0;
+  Status run() {
+    return run([] { return Status(); });
+  }
   /// Ends run(). Any thread, and from a signal handler.
   virtual void stop() = 0;
 };
@@ -42,9 +47,11 @@ struct ServeOptions {
 
 /// The schemes of listeners, for help.
 std::span<const OptionHelp> listener_schemes();
+/// The words that only `vduse:NAME` takes, beside those of transport_words().
+std::span<const OptionHelp> vduse_words();
 
-/// Makes a device from `words` (as plan_function) and serves it at `listener`: `vfio-user:PATH`; or, where `listener` is
-/// empty, as vfio-user on ServeOptions::socket. EINVAL: not a listener. Else what the device or the transport says.
+/// Makes a device from `words` (as plan_function) and serves it at `listener`: `vfio-user:PATH` or `vduse:NAME`; or, where
+/// `listener` is empty, as vfio-user on ServeOptions::socket. EINVAL: not a listener. Else what the device or the transport says.
 Result<std::unique_ptr<Service>> serve(const virtio::DeviceType& type, OptionSet words, std::string_view listener,
                                        ServeOptions options);
 

@@ -16,30 +16,35 @@ constexpr std::array<OptionHelp, 5> words_of_transport{{
 
 constexpr std::uint64_t max_spin_us = 1'000'000;
 
-/// An unknown word is as likely a misspelt one of ours: list them too.
-Error with_our_words(const Error& error) {
-  if (!error.cure().starts_with("it takes")) return error;
-  std::string cure = error.cure();
-  for (const auto& word : words_of_transport) cure += ", " + std::string(word.name);
-  return Error(error).cure(std::move(cure));
-}
-
 }  // namespace
 
 std::span<const OptionHelp> transport_words() { return words_of_transport; }
 
-Result<TransportOptions> take_transport_words(OptionSet& words) {
-  TransportOptions options;
-  auto& core = options.function.core;
+/// An unknown word is as likely a misspelt one of ours: list them too.
+Error with_known_words(const Error& error, std::span<const OptionHelp> ours) {
+  if (!error.cure().starts_with("it takes")) return error;
+  std::string cure = error.cure();
+  for (const auto& word : ours) cure += ", " + std::string(word.name);
+  return Error(error).cure(std::move(cure));
+}
+
+Status take_core_words(OptionSet& words, virtio::DeviceCore::Options& core, Duration& spin) {
   OUTBOARD_TRY(core.packed, words.flag("packed", false));
   OUTBOARD_TRY(core.in_order, words.flag("in-order", false));
   OUTBOARD_TRY(core.poll, words.flag("poll", false));
+  OUTBOARD_TRY(const auto microseconds, words.number("spin", 0, 0, max_spin_us));
+  spin = std::chrono::microseconds(microseconds);
+  for (const std::string_view word : {"packed", "in-order", "poll", "spin"}) words.take(word);
+  return {};
+}
+
+Result<TransportOptions> take_transport_words(OptionSet& words) {
+  TransportOptions options;
+  OUTBOARD_CHECK(take_core_words(words, options.function.core, options.spin));
   OUTBOARD_TRY(const auto vectors, words.number("vectors", 0, 2, virtio_pci::spec::max_vectors));
-  OUTBOARD_TRY(const auto spin, words.number("spin", 0, 0, max_spin_us));
   options.function.vectors = static_cast<unsigned>(vectors);
-  options.function.shared_doorbells = core.poll;
-  options.spin = std::chrono::microseconds(spin);
-  for (const auto& word : words_of_transport) words.take(word.name);
+  options.function.shared_doorbells = options.function.core.poll;
+  words.take("vectors");
   return options;
 }
 
@@ -50,7 +55,7 @@ Result<FunctionPlan> plan_function(const virtio::DeviceType& type, OptionSet wor
   auto make = [&type, words = std::move(words), description, made](
                   Loop& loop, const Log& log) mutable -> Result<std::unique_ptr<virtio::Device>> {
     auto device = type.make(words, loop, log);
-    if (!device) return with_our_words(device.error());
+    if (!device) return with_known_words(device.error(), words_of_transport);
     *description = (*device)->description();
     *made = device->get();
     return device;

@@ -25,6 +25,12 @@ struct TransportOptions {
 /// Takes the transport's words out of `words`; what is left is the device's. EINVAL, ERANGE: the error names the word.
 Result<TransportOptions> take_transport_words(OptionSet& words);
 
+/// Those that say how a device runs, wherever it is served: ring features, polling. `words` keeps the others.
+Status take_core_words(OptionSet& words, virtio::DeviceCore::Options& core, Duration& spin);
+
+/// The error of a device type that does not know a word, with `ours` among those that would have been known.
+Error with_known_words(const Error& error, std::span<const OptionHelp> ours);
+
 /// A function of a device type, still to be made: on the loop that it will live on.
 struct FunctionPlan {
   pci::FunctionFactory factory;

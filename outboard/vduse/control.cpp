@@ -39,7 +39,7 @@ Error cannot_open(const Error& error, const std::string& path) {
     case EPERM:
       return Error(EACCES, "this user may not open the control node")
           .on(path)
-          .cure("run as root, or let root make the device: outboard vduse create NAME TYPE ... --owner USER");
+          .cure("run as root, or let root make the device: outboard vduse create TYPE NAME ... --owner USER");
     default:
       return Error(error).on(path);
   }
@@ -221,7 +221,7 @@ Status Control::destroy(std::string_view name) {
                                    : "it is attached to the vDPA bus, or a process has it open";
     return Error(EBUSY, "the VDUSE device is in use: " + who)
         .on(std::string(name))
-        .cure("end its server (kill -TERM); if that is gone: outboard vduse remove --force NAME");
+        .cure("end its server (kill -TERM); if that is gone: outboard vduse remove NAME");
   }
   errno = -done;
   return Error::from_errno("removing the VDUSE device").on(std::string(name));

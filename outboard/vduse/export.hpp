@@ -82,8 +82,12 @@ class Export final : private virtio::TransportEvents {
 
   /// Where the driver of a device was when its server died.
   struct Living {
-    /// Called once the rings can be looked at; an error refuses the device.
+    /// Called once the rings can be looked at; an error refuses the device. Empty: nothing is known of it.
     std::function<Result<virtio::DeviceState>()> recover{};
+    /// Why nothing is known: the error where the driver runs.
+    std::optional<Error> why_not{};
+    /// Do not run the device, and answer the kernel's messages only: enough for it to be detached, if nothing is in flight.
+    bool abandon = false;
     /// What the kernel's copy of the configuration is; nothing: not known, so it is written anew.
     std::optional<std::vector<std::byte>> config{};
     std::vector<std::uint32_t> address_spaces{};  ///< of each group

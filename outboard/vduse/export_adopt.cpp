@@ -56,8 +56,8 @@ Status Export::take_over(Living& living) {
   const Status probed = node_->inject_config_interrupt();
   if (!probed && probed.error().code() != EINVAL) return probed;
 
-  if (!resets && (living.recover || probed)) {
-    if (!living.recover) return not_as_left("its driver runs, and there is no journal");
+  if (!resets && !living.abandon && (living.recover || probed)) {
+    if (!living.recover) return living.why_not.value_or(not_as_left("its driver runs, and there is no journal"));
     OUTBOARD_TRY(const auto state, living.recover());
     const bool ran = (state.status & bit::driver_ok) != 0;
     if (probed && !ran) return not_as_left("its driver runs");

@@ -77,7 +77,7 @@ Error KernelNode::failed(int negated, const std::string& doing) const {
     return Error(EPERM,
                  fmt::format("{}: the kernel has given the device up, since a message was not answered in time", doing))
         .on(name_)
-        .cure(fmt::format("end the server, then: outboard vduse remove --force {}; a disk with requests in flight "
+        .cure(fmt::format("end the server, then: outboard vduse remove {}; a disk with requests in flight "
                           "needs a reboot",
                           name_));
   }
@@ -325,7 +325,7 @@ Error cannot_open(const Error& error, const std::string& name, const std::string
     case EPERM:
       return Error(EACCES, "this user may not open the node")
           .on(path)
-          .cure(fmt::format("as root: chown USER {}; or make it for this user: outboard vduse create {} TYPE ... "
+          .cure(fmt::format("as root: chown USER {}; or make it for this user: outboard vduse create TYPE {} ... "
                             "--owner USER",
                             path, name));
     default:

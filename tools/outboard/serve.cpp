@@ -90,8 +90,7 @@ Result<Exit> serve(const ServeArguments& arguments, Context& context) {
   OUTBOARD_TRY(const auto hangup, HangupSignal::create());
   OUTBOARD_TRY(const auto reload,
                service->loop().watch_eventfd(hangup->event(), [&] { look_again(*service, context.log); }));
-  OUTBOARD_CHECK(tell_ready(arguments, *service, context.log));
-  OUTBOARD_CHECK(service->run());
+  OUTBOARD_CHECK(service->run([&] { return tell_ready(arguments, *service, context.log); }));
   return Exit::done;
 }
 
@@ -122,8 +121,9 @@ void add_device(CLI::App& serve_verb, Plan& plan, const virtio::DeviceType& type
   verb->parse_complete_callback([&plan] { plan.log_warnings = true; });
   for (const auto& word : type.options) add_word(*verb, word, *arguments, "The device");
   for (const auto& word : targets::transport_words()) add_word(*verb, word, *arguments, "How it is run");
-  auto* listen =
-      verb->add_option("--listen", arguments->listener, "where to serve it: vfio-user:PATH")->type_name("LISTENER");
+  for (const auto& word : targets::vduse_words()) add_word(*verb, word, *arguments, "On vduse:NAME");
+  auto* listen = verb->add_option("--listen", arguments->listener, "where to serve it: vfio-user:PATH or vduse:NAME")
+                     ->type_name("LISTENER");
   auto* fd = verb->add_option("--fd", arguments->fd, "serve it, as vfio-user, on this socket, which listens already")
                  ->type_name("N")
                  ->check(CLI::Range(0, 1 << 20));
@@ -142,7 +142,8 @@ void add_serve(CLI::App& app, Plan& plan) {
   verb->footer(
       "Without --listen and --fd the socket comes from a service manager (LISTEN_FDS). A second client is refused while one\n"
       "is connected. SIGTERM and Ctrl-C finish what is in flight and remove the socket; a second one ends at once. SIGHUP makes\n"
-      "the device look again at what stands behind it.\n\n"
+      "the device look again at what stands behind it. A device on vduse:NAME is taken off the bus and removed in the end; one\n"
+      "whose server was killed is taken over by the next one.\n\n"
       "Example:\n  outboard serve blk --image disk.raw --listen vfio-user:/run/blk.sock\n");
   for (const auto& entry : targets::device_table()) add_device(*verb, plan, *entry.type);
 }

@@ -1,0 +1,102 @@
+#include <outboard/targets/vduse_service.hpp>
+
+#include <array>
+#include <utility>
+#include <vector>
+
+#include <fmt/format.h>
+
+#include <outboard/targets/transport_words.hpp>
+
+namespace outboard::targets {
+
+namespace {
+
+constexpr std::array<OptionHelp, 9> words_of_vduse{{
+    {"threads", "N", "threads for the queues (0: they share one with everything else)"},
+    {"no-attach", "", "leave putting it on the bus to others (vdpa dev add name NAME mgmtdev vduse)"},
+    {"driver", "WHO", "who takes it: virtio (this kernel: /dev/vdX) or vhost (a VMM: /dev/vhost-vdpa-N) (virtio)"},
+    {"journal", "FILE", "where requests in flight are noted (/run/outboard/vduse/NAME.journal)"},
+    {"no-journal", "", "note nothing: a server that is killed leaves a device that nobody can take over"},
+    {"replace", "", "remove what a dead server has left, instead of taking it over"},
+    {"api", "VERSION", "VDUSE's interface: 0, or 1 with groups of queues (0)"},
+    {"group-each-queue", "", "API 1: a group, which can have an address space of its own, for each queue"},
+    {"own-bounce", "", "give the kernel memory for its bounce buffer (needs the right to lock that much)"},
+}};
+
+constexpr std::uint64_t most_threads = 1024;
+constexpr std::uint32_t spaces_of_grouped = 8;
+/// Enough for the queues of any device; the kernel has room for more groups than queues.
+constexpr std::uint32_t most_grouped_queues = 64;
+
+Status take_api(OptionSet& words, vduse::Export::Options& device) {
+  OUTBOARD_TRY(device.api_version, words.number("api", 0, 0, 1));
+  OUTBOARD_TRY(const bool grouped, words.flag("group-each-queue", false));
+  if (!grouped) return {};
+  if (device.api_version == 0) return Error(EINVAL, "groups of queues need --api 1").on("group-each-queue");
+  for (std::uint32_t queue = 0; queue < most_grouped_queues; ++queue) device.groups.push_back(queue);
+  device.address_spaces = spaces_of_grouped;
+  return {};
+}
+
+class VduseService final : public Service {
+ public:
+  VduseService(vduse::Server server, std::string name) : server_(std::move(server)), name_(std::move(name)) {}
+
+  std::string where() const override {
+    const std::string made = server_.made();
+    return fmt::format("vduse:{}{}{}", name_, made.empty() ? "" : ", as ", made);
+  }
+  std::string description() const override { return server_.device().description(); }
+  Loop& loop() override { return server_.loop(); }
+  Status reload() override { return server_.device().reload(); }
+  using Service::run;
+  Status run(std::function<Status()> ready) override { return server_.run(std::move(ready)); }
+  void stop() override { server_.stop(); }
+
+ private:
+  mutable vduse::Server server_;
+  std::string name_;
+};
+
+}  // namespace
+
+std::span<const OptionHelp> vduse_words() { return words_of_vduse; }
+
+Result<vduse::Server::Options> take_vduse_words(OptionSet& words, const std::string& name, const Log& log) {
+  static constexpr std::array<std::string_view, 2> drivers{"virtio", "vhost"};
+  vduse::Server::Options options;
+  options.name = name;
+  options.log = log;
+  OUTBOARD_CHECK(take_core_words(words, options.device.core, options.spin));
+  OUTBOARD_CHECK(take_api(words, options.device));
+  OUTBOARD_TRY(options.device.own_bounce, words.flag("own-bounce", false));
+  OUTBOARD_TRY(const auto threads, words.number("threads", 0, 0, most_threads));
+  options.threads = static_cast<unsigned>(threads);
+  OUTBOARD_TRY(const bool no_attach, words.flag("no-attach", false));
+  options.attach = !no_attach;
+  OUTBOARD_TRY(const auto driver, words.choice("driver", drivers, drivers[0]));
+  options.driver = driver == "vhost" ? vduse::BusDriver::vhost : vduse::BusDriver::virtio;
+  OUTBOARD_TRY(options.journal, words.text("journal", ""));
+  OUTBOARD_TRY(options.no_journal, words.flag("no-journal", false));
+  OUTBOARD_TRY(options.replace, words.flag("replace", false));
+  if (options.no_journal && !options.journal.empty())
+    return Error(EINVAL, "there is one, or there is none").on("journal, no-journal");
+  for (const auto& word : words_of_vduse) words.take(word.name);
+  return options;
+}
+
+Result<std::unique_ptr<Service>> serve_on_vduse(const virtio::DeviceType& type, OptionSet words,
+                                                const std::string& name, const Log& log) {
+  OUTBOARD_TRY(auto options, take_vduse_words(words, name, log));
+  auto make = [&type, words = std::move(words)](Loop& loop, const Log& its) -> Result<std::unique_ptr<virtio::Device>> {
+    OptionSet own = words;
+    auto device = type.make(own, loop, its);
+    if (!device) return with_known_words(device.error(), words_of_vduse);
+    return device;
+  };
+  OUTBOARD_TRY(auto server, vduse::Server::create(std::move(make), std::move(options)));
+  return std::make_unique<VduseService>(std::move(server), name);
+}
+
+}  // namespace outboard::targets

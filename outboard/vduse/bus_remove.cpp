@@ -1,0 +1,125 @@
+#include <outboard/vduse/bus_remove.hpp>
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <chrono>
+#include <condition_variable>
+#include <mutex>
+#include <thread>
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <outboard/vduse/node_caretaker.hpp>
+
+namespace outboard::vduse {
+namespace {
+
+constexpr Duration retry_pause = std::chrono::milliseconds(50);
+constexpr unsigned retries = 40;
+
+/// Row 14: says after a while that something takes long, and why that may be.
+class Reminder {
+ public:
+  Reminder(Duration after, std::function<void()> say)
+      : thread_([this, after, say = std::move(say)] {
+          std::unique_lock lock(mutex_);
+          if (!over_.wait_for(lock, after, [this] { return done_; })) say();
+        }) {}
+  ~Reminder() {
+    {
+      const std::lock_guard lock(mutex_);
+      done_ = true;
+    }
+    over_.notify_all();
+    thread_.join();
+  }
+  Reminder(const Reminder&) = delete;
+  Reminder& operator=(const Reminder&) = delete;
+
+ private:
+  std::mutex mutex_;
+  std::condition_variable over_;
+  bool done_ = false;
+  std::thread thread_;
+};
+
+}  // namespace
+
+Removal::Removal(Bus& bus, Control& control, Options options)
+    : bus_(bus), control_(control), options_(std::move(options)) {
+  if (!options_.open)
+    options_.open = [folder = options_.folder](const std::string& name) { return open_node(name, {}, folder); };
+  if (!options_.pause) {
+    options_.pause = [](Duration time) {
+      std::this_thread::sleep_for(time);
+      return true;
+    };
+  }
+}
+
+Status Removal::remove(const std::string& name) {
+  OUTBOARD_CHECK(check_name(name));
+  const auto known = bus_.devices();
+  if (std::ranges::find(known, name) == known.end())
+    return Error(ENOENT, "there is no VDUSE device of this name").on(name).cure("outboard vduse list");
+  // Who has the node open serves the device, and nobody else can.
+  auto node = options_.open(name);
+  if (!node) {
+    // Given up by the kernel: no messages come any more. No node: none can be answered.
+    const int code = node.error().code();
+    if (code != EPERM && code != ENOENT && code != ENODEV) return node.error();
+    options_.log.info("{}; it is removed without answering its messages", node.error().message());
+  }
+  if (bus_.attached(name)) {
+    OUTBOARD_CHECK(check_unused(name));
+    OUTBOARD_CHECK(take_off(name, node ? std::move(*node) : nullptr));
+  }
+  node = std::unique_ptr<Node>();  // the last reference
+  OUTBOARD_CHECK(destroy(name));
+  if (!options_.journal.empty()) ::unlink(options_.journal.c_str());
+  return {};
+}
+
+Status Removal::check_unused(const std::string& name) const {
+  const auto child = bus_.child(name);
+  if (!child || child->made.empty()) return {};
+  if (const auto users = bus_.users_of(child->made); !users.empty()) {
+    return Error(EBUSY, fmt::format("the disk {} is in use: {}", child->made, fmt::join(users, ", ")))
+        .on(name)
+        .cure("unmount it first; where that hangs, start its server again: it takes the disk over");
+  }
+  if (const unsigned requests = bus_.in_flight(child->made); requests != 0) {
+    return Error(EBUSY, fmt::format("{} requests of the disk {} are in flight, and only its server can finish them",
+                                    requests, child->made))
+        .on(name)
+        .cure("start its server again, with the words and the journal it had, and end it with SIGTERM");
+  }
+  return {};
+}
+
+Status Removal::take_off(const std::string& name, std::unique_ptr<Node> node) {
+  std::unique_ptr<Caretaker> caretaker;
+  if (node) {
+    OUTBOARD_TRY(caretaker, Caretaker::start(std::move(node), options_.log));
+  }
+  const Reminder reminder(std::chrono::seconds(10), [&] {
+    options_.log.warning(
+        "{}: its driver does not let go of it; it may have requests in flight: start its server "
+        "again, which takes them over. Killing this process changes nothing",
+        name);
+  });
+  return bus_.detach(name);
+}
+
+/// Row 48: what holds the node may be on its way out.
+Status Removal::destroy(const std::string& name) {
+  for (unsigned i = 0;; ++i) {
+    const auto done = control_.destroy(name);
+    if (done || done.error().code() == ENOENT) return {};  // row 49: gone is gone
+    if (done.error().code() != EBUSY || i >= retries || !options_.pause(retry_pause)) return done;
+  }
+}
+
+}  // namespace outboard::vduse

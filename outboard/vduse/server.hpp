@@ -1,0 +1,76 @@
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+
+#include <outboard/base/log.hpp>
+#include <outboard/base/loop.hpp>
+#include <outboard/base/result.hpp>
+#include <outboard/vduse/bus.hpp>
+#include <outboard/vduse/control.hpp>
+#include <outboard/vduse/export.hpp>
+
+namespace outboard::vduse {
+
+/// Serves one virtio device under one VDUSE name: creates it, or takes over the one that a dead server left; attaches it
+/// to the bus; and in the end takes everything away again. docs/vduse.md is about running it.
+///
+/// The device's loop is a reactor of the server's own, which run() runs; with Options::threads the queues have reactors on
+/// threads of their own. Attaching and detaching happen on a thread that serves nothing. Installs no signal handlers.
+class Server {
+ public:
+  struct Options {
+    std::string name;
+    Export::Options device{};  ///< api_version, groups, core
+    /// Whether to put the device on the bus. false: somebody else does (`vdpa dev add name NAME mgmtdev vduse`).
+    bool attach = true;
+    BusDriver driver = BusDriver::virtio;
+    /// What a dead server left under this name goes away, instead of being taken over.
+    bool replace = false;
+    /// Where the requests in flight are noted, for the server after this one; empty: RUN/vduse/NAME.journal.
+    std::string journal{};
+    /// Without: if the server is killed, the device cannot be taken over, and what is in flight waits for ever.
+    bool no_journal = false;
+    unsigned threads = 0;  ///< for queues; 0: they share the device's loop
+    Duration spin{0};  ///< how long the loops look for work before they sleep
+    std::string run = "/run/outboard";  ///< locks and journals
+    std::string folder = device_folder;
+    Bus::Options bus{};
+    Log log{};
+  };
+
+  using DeviceFactory = std::move_only_function<Result<std::unique_ptr<virtio::Device>>(Loop&, const Log&)>;
+
+  /// Everything up to answering the kernel's messages. EBUSY: a live server has the name. EEXIST: a device of this name
+  /// that is not this one's (another type, other features, a journal of something else), and nothing has been done to it.
+  /// Otherwise what the device, Control, open_node or the journal say. With an error nothing is left behind that was not
+  /// there before.
+  static Result<Server> create(DeviceFactory factory, Options options);
+
+  ~Server();
+  Server(Server&&) noexcept;
+  Server& operator=(Server&&) noexcept;
+
+  /// Attaches the device and serves until stop(); then waits until nobody uses the disk, detaches, and removes the device.
+  /// `ready` is called once, when a driver has taken the device (or, without attach, at once).
+  ///
+  /// An error of the attach, or the kernel's having given the device up, ends it too: the device is removed where that is
+  /// possible, and the error says what is to be done where it is not.
+  Status run(std::function<Status()> ready);
+  /// Ends run(), in the order that loses nothing. Any thread, and from a signal handler.
+  void stop();
+
+  Loop& loop();
+  virtio::Device& device();
+  /// What has become of it: the disk's name ("vda"), or that of whatever else the driver has made. For people.
+  std::string made() const;
+
+ private:
+  struct State;
+  explicit Server(std::unique_ptr<State> state);
+  std::unique_ptr<State> state_;
+};
+
+}  // namespace outboard::vduse

@@ -1,0 +1,283 @@
+#include <sys/stat.h>
+#include <sys/sysmacros.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstring>
+#include <filesystem>
+#include <utility>
+
+#include <fcntl.h>
+#include <fmt/format.h>
+
+#include <outboard/base/endian.hpp>
+#include <outboard/vduse/server_state.hpp>
+#include <outboard/vduse/stale_server.hpp>
+
+/// How a server comes to its device: it makes one, or takes one over.
+namespace outboard::vduse {
+
+namespace {
+
+constexpr Duration patience = std::chrono::seconds(5);
+constexpr Duration pause = std::chrono::milliseconds(20);
+
+/// In the journal, beside what the core writes: of which API version the device is, and where its groups work.
+struct TransportHeader {
+  le32 version{1};
+  le32 api_version;
+  le32 groups;
+};
+constexpr std::uint32_t most_groups = 200;  // JournalFile::max_transport
+
+/// A file's identity for good: another node of the same name is another device.
+struct NodeIdentity {
+  std::uint64_t device = 0;
+  std::uint64_t inode = 0;
+  std::uint64_t born_seconds = 0;
+  std::uint64_t born_nanoseconds = 0;
+};
+
+Result<NodeIdentity> identity_of(const std::string& path) {
+  struct statx info{};
+  if (::statx(AT_FDCWD, path.c_str(), 0, STATX_INO | STATX_BTIME, &info) < 0)
+    return Error::from_errno("examining the device's node").on(path);
+  return NodeIdentity{.device = makedev(info.stx_rdev_major, info.stx_rdev_minor),
+                      .inode = info.stx_ino,
+                      .born_seconds = static_cast<std::uint64_t>(info.stx_btime.tv_sec),
+                      .born_nanoseconds = info.stx_btime.tv_nsec};
+}
+
+bool wait_a_little(const TimePoint& end) {
+  if (Clock::system().now() >= end) return false;
+  std::this_thread::sleep_for(pause);
+  return true;
+}
+
+}  // namespace
+
+Server::State::State(Options given)
+    : options(std::move(given)), log(options.log), bus([this] {
+        auto bus_options = options.bus;
+        bus_options.run = options.run;
+        bus_options.log = options.log;
+        return bus_options;
+      }()) {
+  if (options.journal.empty()) options.journal = fmt::format("{}/vduse/{}.journal", options.run, options.name);
+}
+
+Server::State::~State() {
+  stop_watch.reset();
+  timer.reset();
+  exported.reset();
+  pool.reset();
+  if (!background.joinable()) return;
+  // In the kernel, which has not let it go: the process ends when that does.
+  if (working) {
+    background.detach();
+  } else {
+    background.join();
+  }
+}
+
+bool Server::State::exists() const {
+  return ::access(fmt::format("{}/{}", options.folder, options.name).c_str(), F_OK) == 0;
+}
+
+Status Server::State::prepare(DeviceFactory& factory) {
+  OUTBOARD_CHECK(check_name(options.name));
+  const std::string folder = options.run + "/vduse";
+  std::error_code made;
+  std::filesystem::create_directories(folder, made);
+  if (made) return Error(made.value(), "making a folder for locks and journals: " + made.message()).on(folder);
+  OUTBOARD_TRY(lock, lock_name(fmt::format("{}/{}.lock", folder, options.name), patience));
+  OUTBOARD_TRY(stop_event, EventFd::create());
+  if (options.replace && exists()) OUTBOARD_CHECK(clear_away(factory));
+  OUTBOARD_CHECK(make_device(factory));
+  const Status begun = !exists() ? begin_fresh() : bus.attached(options.name) ? take_over() : begin_again();
+  if (!begun) return Error(begun.error()).on("vduse:" + options.name);
+  return {};
+}
+
+Status Server::State::make_device(DeviceFactory& factory) {
+  const Reactor::Options reactor{.clock = nullptr, .spin = options.spin};
+  OUTBOARD_TRY(own, Reactor::create(reactor));
+  OUTBOARD_TRY(pool, ReactorPool::create(options.threads, options.name, reactor));
+  OUTBOARD_TRY(auto device, factory(*own, log));
+  options.device.core.queue_loops = pool->loops(device->identity().queue_sizes.size());
+  options.device.log = log;
+  OUTBOARD_TRY(exported, Export::create(std::move(device), *own, options.device));
+  exported->set_events({.status = [this](std::uint8_t status) { seen_status |= status; },
+                        .gone = [this](const Error& why) { given_up(why); },
+                        .config =
+                            [this](Bytes config) {
+                              if (journal) [[maybe_unused]]
+                                const auto noted = journal->set_config(config);
+                            },
+                        .groups =
+                            [this](const auto& spaces) {
+                              if (journal) [[maybe_unused]]
+                                const auto noted = journal->set_transport(transport_area(spaces));
+                            }});
+  return {};
+}
+
+/// There is no device of this name: it is made, and removed again if that fails half-way.
+Status Server::State::begin_fresh() {
+  OUTBOARD_TRY(auto control, Control::open(options.device.api_version, options.folder));
+  OUTBOARD_CHECK(control.create(exported->shape(options.name)));
+  const auto go_on = [&]() -> Status {
+    const TimePoint end = Clock::system().now() + patience;
+    OUTBOARD_CHECK(wait_for_node(options.name, [&] { return wait_a_little(end); }, options.folder));
+    OUTBOARD_TRY(auto node, open_node(options.name, options.device.api_version, options.folder));
+    // What is left of a device that is no more says nothing about this one.
+    ::unlink(options.journal.c_str());
+    OUTBOARD_CHECK(make_journal());
+    return exported->start(std::move(node));
+  };
+  const Status done = go_on();
+  if (done) return done;
+  if (journal) [[maybe_unused]]
+    const auto removed = journal->remove();
+  exported.reset();
+  if (const Status removed = control.destroy(options.name); !removed) log.error("{}", removed.error().message());
+  return done;
+}
+
+/// Somebody has made the device for us, or a server died before anything was attached: nothing can be in flight.
+Status Server::State::begin_again() {
+  OUTBOARD_TRY(auto node, open_patiently());
+  ::unlink(options.journal.c_str());
+  OUTBOARD_CHECK(make_journal());
+  log.info("the device was there, and on no bus: begun anew");
+  return exported->start(std::move(node));
+}
+
+Status Server::State::take_over() {
+  OUTBOARD_TRY(auto node, open_patiently());
+  OUTBOARD_TRY(auto living, read_journal());
+  const bool known = static_cast<bool>(living.recover);
+  if (const Status adopted = exported->adopt(std::move(node), std::move(living)); !adopted)
+    return Error(adopted.error()).while_doing("taking over the device that a dead server has left");
+  log.info("took over the device that another server has left{}", known ? "" : "; its driver was not running");
+  if (known) return {};
+  // Nothing can be in flight, and none of the messages that wait has been looked at yet.
+  ::unlink(options.journal.c_str());
+  return make_journal();
+}
+
+Result<std::unique_ptr<Node>> Server::State::open_patiently() const {
+  const TimePoint end = Clock::system().now() + patience;
+  while (true) {
+    auto node = open_node(options.name, options.device.api_version, options.folder);
+    // A server that has just been killed has it open until the last of its disk accesses has ended.
+    if (node || node.error().code() != EBUSY || !wait_a_little(end)) return node;
+  }
+}
+
+/// What a dead server has left is taken over and brought to an orderly end, or, where it cannot be, detached if nothing of
+/// it is in flight.
+Status Server::State::clear_away(DeviceFactory& factory) {
+  log.info("what another server has left as vduse:{} is removed", options.name);
+  if (bus.attached(options.name)) {
+    OUTBOARD_CHECK(make_device(factory));
+    Status taken = take_over();
+    if (!taken) {
+      const auto child = bus.child(options.name);
+      const unsigned in_flight = child && !child->made.empty() ? bus.in_flight(child->made) : 0;
+      if (in_flight != 0)
+        return Error(taken.error())
+            .cure(fmt::format(
+                "{} requests are in flight that nobody can answer: only a restart of this machine ends them",
+                in_flight));
+      log.warning("{}", taken.error().message());
+      journal.reset();
+      OUTBOARD_CHECK(make_device(factory));
+      OUTBOARD_TRY(auto node, open_patiently());
+      OUTBOARD_CHECK(exported->adopt(std::move(node), {.abandon = true}));
+    }
+    stop_event.signal();
+    const bool attach = std::exchange(options.attach, false);
+    OUTBOARD_CHECK(run([] { return Status(); }));
+    options.attach = attach;
+    ending = finished = false;
+    journal.reset();
+    exported.reset();
+    stop_event.drain();
+  }
+  if (!exists()) return {};
+  OUTBOARD_TRY(auto control, Control::open(options.device.api_version, options.folder));
+  return control.destroy(options.name);
+}
+
+// The journal.
+
+Result<virtio::JournalFile::Shape> Server::State::journal_shape() {
+  OUTBOARD_TRY(const NodeIdentity node, identity_of(fmt::format("{}/{}", options.folder, options.name)));
+  const auto& core = exported->core();
+  const Bytes instance = as_bytes_of(node);
+  return virtio::JournalFile::Shape{.instance = {instance.begin(), instance.end()},
+                                    .device_id = core.identity().device_id,
+                                    .offered = core.offered(),
+                                    .queue_sizes = core.identity().queue_sizes,
+                                    .config_size = core.identity().config_size};
+}
+
+std::vector<std::byte> Server::State::transport_area(const std::vector<std::uint32_t>& spaces) const {
+  const std::size_t groups = std::min<std::size_t>(spaces.size(), most_groups);
+  const TransportHeader header{.api_version = le32(static_cast<std::uint32_t>(options.device.api_version)),
+                               .groups = le32(static_cast<std::uint32_t>(groups))};
+  const Bytes bytes = as_bytes_of(header);
+  std::vector<std::byte> area(bytes.begin(), bytes.end());
+  for (std::size_t i = 0; i < groups; ++i) {
+    const le32 space(spaces[i]);
+    const Bytes more = as_bytes_of(space);
+    area.insert(area.end(), more.begin(), more.end());
+  }
+  return area;
+}
+
+Status Server::State::make_journal() {
+  if (options.no_journal) return {};
+  OUTBOARD_TRY(const auto shape, journal_shape());
+  OUTBOARD_TRY(journal, virtio::JournalFile::create(options.journal, shape));
+  OUTBOARD_CHECK(journal->set_transport(transport_area({})));
+  exported->core().set_journal(*journal);
+  return {};
+}
+
+/// Nothing that cannot be read is replaced while the driver runs: guessing would lose requests, or answer them twice.
+Result<Export::Living> Server::State::read_journal() {
+  OUTBOARD_TRY(const auto shape, journal_shape());
+  auto opened = virtio::JournalFile::open(options.journal, shape);
+  if (!opened) {
+    if (opened.error().code() == EBUSY) return opened.error();
+    return Export::Living{.why_not = Error(opened.error())
+                                         .cure("without its journal a running device cannot be taken over: --replace "
+                                               "removes it if nothing is in flight")};
+  }
+  journal = std::move(*opened);
+  const auto before = journal->predecessor();
+  OUTBOARD_CHECK(wait_for_end_of(before.pid, before.start_time, patience));
+  Export::Living living;
+  OUTBOARD_TRY(const auto area, journal->transport());
+  ByteReader reader(area);
+  OUTBOARD_TRY(const auto version, reader.read<le32>());
+  OUTBOARD_TRY(const auto api_version, reader.read<le32>());
+  OUTBOARD_TRY(const auto groups, reader.read<le32>());
+  if (version != TransportHeader{}.version || api_version != options.device.api_version)
+    return Error(ESTALE, fmt::format("the device is of API version {}", std::uint32_t{api_version}))
+        .on(options.journal)
+        .cure(fmt::format("--api {}", std::uint32_t{api_version}));
+  for (std::uint32_t i = 0; i < groups; ++i) {
+    OUTBOARD_TRY(const auto space, reader.read<le32>());
+    living.address_spaces.push_back(space);
+  }
+  OUTBOARD_TRY(auto config, journal->config());
+  if (!config.empty()) living.config = std::move(config);
+  living.recover = [this] { return journal->recover(exported->memory(), exported->queue_memory()); };
+  exported->core().set_journal(*journal);
+  return living;
+}
+
+}  // namespace outboard::vduse

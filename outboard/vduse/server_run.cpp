@@ -1,0 +1,170 @@
+#include <algorithm>
+#include <thread>
+#include <utility>
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <outboard/vduse/server_state.hpp>
+#include <outboard/virtio/spec.hpp>
+
+/// How a server puts its device on the bus, and takes it off.
+namespace outboard::vduse {
+
+namespace {
+
+constexpr Duration slow_attach = std::chrono::seconds(10);
+constexpr Duration driver_deadline = std::chrono::seconds(10);
+constexpr Duration look_again = std::chrono::milliseconds(200);
+
+}  // namespace
+
+/// The kernel answers when a driver's whole probe or removal has ended, for which it needs this server: so never here.
+void Server::State::in_background(std::function<Status()> work, std::function<void(Status)> then) {
+  if (background.joinable()) background.join();
+  working = true;
+  background = std::thread([loop = own.get(), work = std::move(work), then = std::move(then), this]() mutable {
+    Status done = work();
+    loop->post([this, then = std::move(then), done = std::move(done)]() mutable {
+      working = false;
+      then(std::move(done));
+    });
+  });
+}
+
+Status Server::State::run(std::function<Status()> ready_) {
+  ready = std::move(ready_);
+  OUTBOARD_TRY(stop_watch, own->watch(stop_event.get(), Ready::readable, [this](Ready) {
+    stop_watch.reset();
+    end(std::nullopt);
+  }));
+  own->post([this] {
+    if (finished || ending) return;
+    if (options.attach && !bus.attached(options.name)) return attach();
+    be_ready();
+  });
+  OUTBOARD_CHECK(own->run());
+  if (failure) return *failure;
+  return {};
+}
+
+void Server::State::be_ready() {
+  const Status told = std::exchange(ready, [] { return Status(); })();
+  if (!told) end(told.error());
+}
+
+// On.
+
+void Server::State::attach() {
+  seen_status = 0;
+  timer = own->after(slow_attach, [this] {
+    log.warning(
+        "attaching takes long; the driver has written status bits {:#04x} so far. Do not kill whoever waits for it",
+        seen_status.load());
+  });
+  in_background(
+      [this]() -> Status {
+        OUTBOARD_CHECK(bus.attach(options.name, options.driver));
+        return wait_for_driver();
+      },
+      [this](Status done) { attached(std::move(done)); });
+}
+
+/// The bus says that a probe has ended, and not how.
+Status Server::State::wait_for_driver() const {
+  const TimePoint end = Clock::system().now() + driver_deadline;
+  std::optional<BusChild> child;
+  while (true) {
+    child = bus.child(options.name);
+    if (child && (options.driver == BusDriver::vhost || child->bound)) return {};
+    if (Clock::system().now() >= end || (child && (seen_status.load() & virtio::spec::status::failed) != 0)) break;
+    std::this_thread::sleep_for(look_again / 10);
+  }
+  if (!child) return Error(ENODEV, "no driver of the bus has taken the device").cure("modprobe virtio_vdpa");
+  if ((seen_status.load() & virtio::spec::status::failed) != 0)
+    return Error(EIO, "the driver has given the device up").cure("the kernel's log (dmesg) says why");
+  return Error(ENODEV, fmt::format("no driver of the kernel has taken {}", child->name))
+      .cure("load the driver of this device type, for a disk: modprobe virtio_blk");
+}
+
+void Server::State::attached(Status done) {
+  timer.reset();
+  if (!done) return end(Error(done.error()).while_doing("attaching the device"));
+  if (ending) return end_when_unused();
+  be_ready();
+}
+
+// Off.
+
+void Server::State::end(std::optional<Error> why) {
+  if (why && !failure) failure = std::move(why);
+  if (ending && !failure) return;
+  ending = true;
+  // A probe or removal that is under way is waited for; attached() or detached() go on from here.
+  if (!working) end_when_unused();
+}
+
+/// A disk that is taken away below a filesystem loses what has not been written to it.
+void Server::State::end_when_unused() {
+  timer.reset();
+  if (!bus.attached(options.name)) return close(true);
+  const auto child = bus.child(options.name);
+  const auto users = child && child->driver == BusDriver::virtio && !child->made.empty() ? bus.users_of(child->made)
+                                                                                         : std::vector<std::string>();
+  if (users.empty()) return detach();
+  const std::string text = fmt::format("{}", fmt::join(users, ", "));
+  if (std::exchange(told_users, text) != text)
+    log.warning(
+        "{} is still used by {}: waiting for that to end; a second signal ends the server at once, and leaves the "
+        "device to its next one",
+        child->made, text);
+  timer = own->after(look_again, [this] { end_when_unused(); });
+}
+
+void Server::State::detach() {
+  in_background([this] { return bus.detach(options.name); }, [this](const Status& done) { detached(done); });
+}
+
+void Server::State::detached(const Status& done) {
+  if (done || done.error().code() == ENODEV) return close(true);
+  // Somebody else attached it, or is to detach it: the device lives on, and its next server takes it over.
+  log.error("{}; the device is left to live, and its next server takes it over", done.error().message());
+  if (!failure) failure = done.error();
+  close(false);
+}
+
+void Server::State::close(bool remove) {
+  exported->shut_down([this, remove](const Status& stopped) {
+    if (!stopped) log.error("{}", stopped.error().message());
+    if (remove) {
+      auto control = Control::open(options.device.api_version, options.folder);
+      const Status removed = control ? control->destroy(options.name) : Status(std::unexpected(control.error()));
+      if (removed) {
+        if (journal) [[maybe_unused]]
+          const auto gone = journal->remove();
+      } else {
+        log.warning("{}; the idle device is left to be removed by somebody who may: outboard vduse remove {}",
+                    removed.error().message(), options.name);
+      }
+    }
+    finish();
+  });
+}
+
+/// The kernel has broken with us; what is in flight waits for ever, and so would we if we tried to detach.
+void Server::State::given_up(const Error& why) {
+  if (!failure)
+    failure = Error(why)
+                  .on("vduse:" + options.name)
+                  .cure(fmt::format("outboard vduse remove {}, and start the server again", options.name));
+  finish();
+}
+
+void Server::State::finish() {
+  finished = true;
+  timer.reset();
+  stop_watch.reset();
+  own->stop();
+}
+
+}  // namespace outboard::vduse

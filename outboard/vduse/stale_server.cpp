@@ -1,0 +1,79 @@
+#include <outboard/vduse/stale_server.hpp>
+
+#include <fcntl.h>
+#include <poll.h>
+#include <sys/file.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <charconv>
+#include <fstream>
+#include <string_view>
+#include <thread>
+
+#include <fmt/format.h>
+
+namespace outboard::vduse {
+
+namespace {
+
+constexpr Duration pause = std::chrono::milliseconds(20);
+
+std::string holder_in(int fd) {
+  char text[32] = {};
+  const ssize_t length = ::pread(fd, text, sizeof text - 1, 0);
+  std::string_view pid(text, length > 0 ? static_cast<std::size_t>(length) : 0);
+  while (!pid.empty() && pid.back() == '\n') pid.remove_suffix(1);
+  return pid.empty() ? "another process" : fmt::format("process {}", pid);
+}
+
+/// Field 22 of /proc/PID/stat; 0: no such process.
+std::uint64_t start_time_of(int pid) {
+  std::ifstream file(fmt::format("/proc/{}/stat", pid));
+  std::string line;
+  std::getline(file, line);
+  // The second field is the program's name, in parentheses that it may itself contain.
+  std::size_t at = line.rfind(')');
+  for (unsigned field = 2; field < 22 && at != std::string::npos; ++field) at = line.find(' ', at + 1);
+  std::uint64_t value = 0;
+  if (at != std::string::npos) std::from_chars(line.data() + at + 1, line.data() + line.size(), value);
+  return value;
+}
+
+}  // namespace
+
+Result<UniqueFd> lock_name(const std::string& path, Duration patience) {
+  UniqueFd fd(::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600));
+  if (!fd) return Error::from_errno("making a lock file").on(path);
+  const TimePoint end = Clock::system().now() + patience;
+  while (::flock(fd.get(), LOCK_EX | LOCK_NB) < 0) {
+    if (errno != EWOULDBLOCK && errno != EINTR) return Error::from_errno("locking").on(path);
+    if (Clock::system().now() >= end)
+      return Error(EBUSY, fmt::format("{} serves this device", holder_in(fd.get())))
+          .on(path)
+          .cure("stop that one first");
+    std::this_thread::sleep_for(pause);
+  }
+  const std::string pid = fmt::format("{}\n", ::getpid());
+  if (::ftruncate(fd.get(), 0) < 0 || ::pwrite(fd.get(), pid.data(), pid.size(), 0) < 0)
+    return Error::from_errno("writing a lock file").on(path);
+  return fd;
+}
+
+Status wait_for_end_of(int pid, std::uint64_t start_time, Duration patience) {
+  if (pid <= 0 || pid == ::getpid()) return {};
+  const UniqueFd process(static_cast<int>(::syscall(SYS_pidfd_open, pid, 0)));
+  if (!process) {
+    if (errno == ESRCH) return {};
+    return Error::from_errno(fmt::format("waiting for process {}", pid));
+  }
+  // Looked at once the descriptor holds on to whoever has the number.
+  if (start_time_of(pid) != start_time) return {};
+  pollfd gone{process.get(), POLLIN, 0};
+  const auto limit = std::chrono::ceil<std::chrono::milliseconds>(patience).count();
+  if (::poll(&gone, 1, static_cast<int>(limit)) == 1) return {};
+  return Error(ETIMEDOUT, fmt::format("process {}, which served this device, has not ended yet", pid))
+      .cure("wait until it has; a process that was killed ends when its disk accesses have");
+}
+
+}  // namespace outboard::vduse

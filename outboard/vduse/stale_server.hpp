@@ -1,0 +1,20 @@
+#pragma once
+
+#include <string>
+
+#include <outboard/base/fd.hpp>
+#include <outboard/base/loop.hpp>
+#include <outboard/base/result.hpp>
+
+/// Servers of one device follow one another; these keep two of them from being there at once.
+namespace outboard::vduse {
+
+/// Takes the lock of a device's name; it is let go with the descriptor, also by SIGKILL. EBUSY: another process has it
+/// after `patience`; the error says which.
+Result<UniqueFd> lock_name(const std::string& path, Duration patience);
+
+/// Waits until a process is gone for good: what it had begun to read into, or write from, a driver's memory has ended by
+/// then. `start_time` tells it from a later process of the same number (field 22 of /proc/PID/stat). ETIMEDOUT.
+Status wait_for_end_of(int pid, std::uint64_t start_time, Duration patience);
+
+}  // namespace outboard::vduse
