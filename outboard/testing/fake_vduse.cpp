@@ -133,6 +133,7 @@ struct AddressSpace {
 
 struct FakeVduse::Message::State {
   std::shared_ptr<std::mutex> mutex;
+  std::condition_variable over;
   spec::Request request{};
   spec::Response response{};
   Outcome outcome = Outcome::waiting;
@@ -142,6 +143,10 @@ struct FakeVduse::Message::State {
 FakeVduse::Outcome FakeVduse::Message::outcome() const {
   const std::lock_guard lock(*state_->mutex);
   return state_->outcome;
+}
+bool FakeVduse::Message::wait(Duration limit) const {
+  std::unique_lock lock(*state_->mutex);
+  return state_->over.wait_for(lock, limit, [this] { return state_->outcome != Outcome::waiting; });
 }
 bool FakeVduse::Message::read() const {
   const std::lock_guard lock(*state_->mutex);
@@ -234,6 +239,7 @@ struct FakeVduse::Kernel {
   /// What the kernel does when a wait is over, in whatever way.
   void finish(const Pending& message, Outcome outcome) {
     message->outcome = outcome;
+    message->over.notify_all();
     const bool accepted = outcome == Outcome::ok;
     switch (static_cast<spec::RequestType>(message->request.type)) {
       case spec::RequestType::set_status:

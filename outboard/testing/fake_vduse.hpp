@@ -21,7 +21,7 @@ namespace outboard::testing {
 /// The kernel's rules are kept, those that hurt too: an interrupt before DRIVER_OK has been stored is refused (EINVAL), a
 /// message that timed out breaks the device for good (EPERM, hangup), what was read and not answered comes again to whoever
 /// opens the node next, and a reset forgets eventfds, features and queues. Calls may come from any thread; none waits but
-/// wait_for_interrupts().
+/// wait_for_interrupts() and Message::wait().
 class FakeVduse {
  public:
   /// Made as CREATE_DEV would. std::invalid_argument when the kernel would refuse this shape.
@@ -62,6 +62,8 @@ class FakeVduse {
     Outcome outcome() const;
     bool answered() const { return outcome() != Outcome::waiting; }
     bool ok() const { return outcome() == Outcome::ok; }
+    /// Waits until it has been answered; false when `limit` of real time is over. For tests with threads.
+    bool wait(Duration limit = std::chrono::seconds(30)) const;
     /// Whether the device has read it (and not yet answered it, or has).
     bool read() const;
     std::uint32_t request_id() const;
