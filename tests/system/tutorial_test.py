@@ -141,6 +141,8 @@ def test_tutorial(test):
         for kind, block in blocks:
             # /tmp may have somebody's thermometer already.
             getattr(terminal, kind.replace(' ', '_'))(block.replace('/tmp/', f'{test.sockets}/'))
+        # What `./dev test system -R thermometer` of the last step runs.
+        terminal.run('python3 -B tests/system/thermometer_test.py --outboard build/release/bin/outboard --work build/system/new\n')
     finally:
         terminal.close()
         shutil.rmtree(folder, ignore_errors=True)
