@@ -65,6 +65,7 @@ class JournalFile final : public Journal {
   JournalFile(const JournalFile&) = delete;
   JournalFile& operator=(const JournalFile&) = delete;
 
+  /// As it was given.
   const std::string& path() const { return path_; }
   /// Who had the file before open(); it has let go of the file, and may still be on its way out.
   Process predecessor() const { return predecessor_; }

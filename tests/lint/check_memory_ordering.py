@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Checks docs/memory-ordering.md: each row (S1, P1, V1, M1...) is named beside the code that keeps it, and code names no other.
+"""Checks docs/memory-ordering.md: each row (S1, P1, V1, J1, M1...) is named beside the code that keeps it, and code names no other.
 
 A row is named in a comment, as `S7` or `Row S7`. A row whose order is `plain` is no single place and may be unnamed.
 """
@@ -9,8 +9,8 @@ import sys
 
 import rooms
 
-TABLE_ROW = re.compile(r'^\| ([SPMV]\d+) \|[^|]*\|[^|]*\| *([^|]*?) *\|', re.MULTILINE)
-NAMED = re.compile(r'\b[SPMV][1-9]\d?\b')
+TABLE_ROW = re.compile(r'^\| ([SPMVJ]\d+) \|[^|]*\|[^|]*\| *([^|]*?) *\|', re.MULTILINE)
+NAMED = re.compile(r'\b[SPMVJ][1-9]\d?\b')
 
 
 def rows_of_page():
