@@ -18,10 +18,12 @@
 #include <vector>
 
 #include <benchmark/benchmark.h>
+#include <unistd.h>
 
 #include <outboard/base/reactor.hpp>
 #include <outboard/testing/ring_driver.hpp>
 #include <outboard/virtio/device_queue.hpp>
+#include <outboard/virtio/journal_file.hpp>
 
 namespace outboard::virtio {
 namespace {
@@ -156,8 +158,24 @@ double clock_cost() {
   return least;
 }
 
+/// The log of what is in flight, on a tmpfs as it should be; removed at once, and there until it is closed.
+std::unique_ptr<JournalFile> make_journal(const QueueState& start, bool packed) {
+  const std::string path = "/dev/shm/outboard-ring-bench-" + std::to_string(::getpid());
+  const Features offered = packed ? Features{Feature::ring_packed} : Features{};
+  auto journal =
+      JournalFile::create(path, {.device_id = 1, .offered = offered, .queue_sizes = {queue_size}, .config_size = 0});
+  if (!journal || !(*journal)->remove()) {
+    std::fprintf(stderr, "no journal: %s\n", journal ? "" : journal.error().message().c_str());
+    std::abort();
+  }
+  (*journal)->queue_starting(0, start, packed);
+  return std::move(*journal);
+}
+
+enum class Journalled : bool { no, yes };
+
 template <typename TheDevice>
-void pop_and_complete(benchmark::State& state, Shape shape, unsigned wanted_batch) {
+void pop_and_complete(benchmark::State& state, Shape shape, unsigned wanted_batch, Journalled journalled) {
   auto loop = *Reactor::create();
   memory::AddressMap map(*loop);
   RingDriver ring({.packed = shape.packed, .size = queue_size});
@@ -166,16 +184,21 @@ void pop_and_complete(benchmark::State& state, Shape shape, unsigned wanted_batc
   const unsigned batch = std::min(wanted_batch, driver.largest_batch());
   TheDevice device;
   Owner owner;
-  const auto queue = std::make_shared<DeviceQueue>(DeviceQueue::Environment{
-      .device = &device, .owner = &owner, .memory = &map, .loop = loop.get(), .control = loop.get()});
+  const QueueState at{.size = queue_size,
+                      .descriptors = ring.address(0),
+                      .driver = ring.address(1),
+                      .device = ring.address(2),
+                      .enabled = true,
+                      .in_flight = {}};
+  const auto journal = journalled == Journalled::yes ? make_journal(at, shape.packed) : nullptr;
+  const auto queue = std::make_shared<DeviceQueue>(DeviceQueue::Environment{.device = &device,
+                                                                            .owner = &owner,
+                                                                            .memory = &map,
+                                                                            .loop = loop.get(),
+                                                                            .control = loop.get(),
+                                                                            .journal = journal.get()});
   queue->start(
-      {.size = queue_size,
-       .descriptors = ring.address(0),
-       .driver = ring.address(1),
-       .device = ring.address(2),
-       .enabled = true,
-       .in_flight = {}},
-      {.packed = shape.packed, .event_idx = true, .indirect = true, .in_order = false, .chain_limit = queue_size});
+      at, {.packed = shape.packed, .event_idx = true, .indirect = true, .in_order = false, .chain_limit = queue_size});
   const double overhead = clock_cost();
   double least = 1;
   for (auto _ : state) {
@@ -203,10 +226,10 @@ constexpr Shape shapes[] = {
 };
 
 template <typename TheDevice>
-void add(const char* what, const Shape& shape, unsigned batch) {
+void add(const char* what, const Shape& shape, unsigned batch, Journalled journalled = Journalled::no) {
   const std::string name = std::string("ring/") + what + "/" + shape.name + "/batch:" + std::to_string(batch);
-  benchmark::RegisterBenchmark(name.c_str(), [shape, batch](benchmark::State& state) {
-    pop_and_complete<TheDevice>(state, shape, batch);
+  benchmark::RegisterBenchmark(name.c_str(), [shape, batch, journalled](benchmark::State& state) {
+    pop_and_complete<TheDevice>(state, shape, batch, journalled);
   })->UseManualTime();
 }
 
@@ -217,6 +240,11 @@ const bool registered = [] {
   }
   for (const Shape& shape : shapes) {
     if (!shape.indirect) add<NullDevice>("pop_complete", shape, 1);
+  }
+  // What a log of what is in flight adds to the rows of the same shape.
+  for (const Shape& shape : shapes) add<NullDevice>("journal", shape, 64, Journalled::yes);
+  for (const Shape& shape : shapes) {
+    if (!shape.indirect) add<NullDevice>("journal", shape, 1, Journalled::yes);
   }
   return true;
 }();
