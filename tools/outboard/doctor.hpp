@@ -1,8 +1,11 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <vector>
+
+#include <outboard/vduse/netlink.hpp>
 
 namespace outboard::command {
 
@@ -16,8 +19,16 @@ struct Finding {
   std::string cure;    ///< what to run; empty when there is nothing to mend
 };
 
-/// Looks at this machine. `root` stands in front of /dev, /proc and /sys (tests).
-std::vector<Finding> examine(const std::string& root = {});
+/// Looks at this machine. `root` stands in front of /dev, /proc and /sys, and `netlink` in the place of the kernel's
+/// (tests).
+std::vector<Finding> examine(const std::string& root = {},
+                             const std::shared_ptr<vduse::Netlink>& netlink = vduse::Netlink::of_kernel());
+
+/// What VDUSE needs: modules, the control node, the management device, the right to attach.
+std::vector<Finding> examine_vduse(const std::string& root, vduse::Netlink& netlink);
+
+/// A device node that has to be there and that we have to be allowed to open.
+Finding device_node(const std::string& root, std::string name, std::string use, const char* path, std::string cure);
 
 const char* name_of(Finding::State state);
 

@@ -3,9 +3,11 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstring>
 #include <filesystem>
 #include <fstream>
+#include <iterator>
 #include <system_error>
 
 #include <fmt/format.h>
@@ -20,18 +22,6 @@ namespace outboard::command {
 namespace {
 
 using State = Finding::State;
-
-/// A device node that has to be there and that we have to be allowed to open.
-Finding device_node(const std::string& root, std::string name, std::string use, const char* path, std::string cure) {
-  const std::string full = root + path;
-  const UniqueFd fd(open(full.c_str(), O_RDWR | O_CLOEXEC | O_NONBLOCK));
-  if (fd) return {std::move(name), std::move(use), State::ok, path, {}};
-  if (errno == EACCES || errno == EPERM)
-    return {std::move(name), std::move(use), State::denied, fmt::format("{} may not be opened", path),
-            fmt::format("run as root, or give this user the right to it: ls -l {}", path)};
-  if (errno == EBUSY) return {std::move(name), std::move(use), State::ok, fmt::format("{} (in use)", path), {}};
-  return {std::move(name), std::move(use), State::missing, fmt::format("there is no {}", path), std::move(cure)};
-}
 
 Finding io_uring() {
   Finding finding{"io_uring", "disk images without a system call for each request", State::ok, "works", {}};
@@ -112,6 +102,17 @@ Finding limit(std::string name, std::string use, decltype(RLIMIT_NOFILE) resourc
 
 }  // namespace
 
+Finding device_node(const std::string& root, std::string name, std::string use, const char* path, std::string cure) {
+  const std::string full = root + path;
+  const UniqueFd fd(open(full.c_str(), O_RDWR | O_CLOEXEC | O_NONBLOCK));
+  if (fd) return {std::move(name), std::move(use), State::ok, path, {}};
+  if (errno == EACCES || errno == EPERM)
+    return {std::move(name), std::move(use), State::denied, fmt::format("{} may not be opened", path),
+            fmt::format("run as root, or give this user the right to it: ls -l {}", path)};
+  if (errno == EBUSY) return {std::move(name), std::move(use), State::ok, fmt::format("{} (in use)", path), {}};
+  return {std::move(name), std::move(use), State::missing, fmt::format("there is no {}", path), std::move(cure)};
+}
+
 const char* name_of(Finding::State state) {
   switch (state) {
     case State::ok:
@@ -126,9 +127,9 @@ const char* name_of(Finding::State state) {
   return "";
 }
 
-std::vector<Finding> examine(const std::string& root) {
+std::vector<Finding> examine(const std::string& root, const std::shared_ptr<vduse::Netlink>& netlink) {
   static constexpr std::uint64_t comfortable_files = 1024, comfortable_locked = UINT64_C(64) << 20;
-  return {
+  std::vector<Finding> findings{
       shared_memory(),
       io_uring(),
       device_node(root, "KVM", "guests at full speed", "/dev/kvm",
@@ -136,14 +137,14 @@ std::vector<Finding> examine(const std::string& root) {
       iommu(root),
       device_node(root, "VFIO", "drivers for real PCI devices", "/dev/vfio/vfio", "modprobe vfio-pci"),
       device_node(root, "iommufd", "the newer interface to the same", "/dev/iommu", "modprobe iommufd"),
-      device_node(root, "VDUSE", "devices for this kernel and its containers", "/dev/vduse/control",
-                  "modprobe vduse && modprobe virtio_vdpa"),
       hugepages(root),
       limit("locked memory", "DMA buffers of real devices", RLIMIT_MEMLOCK, comfortable_locked, true,
             "ulimit -l unlimited; for good: a memlock line in /etc/security/limits.conf"),
       limit("open files", "one for each queue, vector and memory region", RLIMIT_NOFILE, comfortable_files, false,
             "ulimit -n 65536"),
   };
+  std::ranges::move(examine_vduse(root, *netlink), std::back_inserter(findings));
+  return findings;
 }
 
 }  // namespace outboard::command

@@ -1,0 +1,77 @@
+#include <unistd.h>
+
+#include <algorithm>
+#include <charconv>
+#include <fstream>
+
+#include <fmt/format.h>
+
+#include <outboard/vduse/netlink_spec.hpp>
+#include <tools/outboard/doctor.hpp>
+
+/// The rows of `doctor` that are about VDUSE, in the order in which they have to be mended.
+namespace outboard::command {
+
+namespace {
+
+using State = Finding::State;
+
+bool exists(const std::string& path) { return ::access(path.c_str(), F_OK) == 0; }
+
+/// A module is known by what it adds to /sys, so that one that is built in counts.
+Finding module(const std::string& root, const char* name, const char* adds, std::string use) {
+  if (exists(root + adds)) return {name, std::move(use), State::ok, "is loaded", {}};
+  return {name, std::move(use), State::missing, fmt::format("is not loaded: there is no {}", adds),
+          fmt::format("modprobe {}", name)};
+}
+
+Finding management_device(vduse::Netlink& netlink) {
+  Finding finding{"vDPA netlink", "putting VDUSE devices on the bus", State::ok, "management device 'vduse'", {}};
+  const auto devices = netlink.management_devices();
+  const auto is_vduse = [](const vduse::ManagementDevice& device) {
+    return device.bus.empty() && device.name == vduse::spec::netlink::management_device;
+  };
+  if (devices && std::ranges::any_of(*devices, is_vduse)) return finding;
+  finding.state = State::missing;
+  finding.detail = devices ? "there is no management device 'vduse'" : devices.error().message();
+  finding.cure = "modprobe vduse; in a container: attach from outside, in the initial network namespace";
+  return finding;
+}
+
+/// The effective capabilities of this process.
+std::uint64_t capabilities(const std::string& root) {
+  std::ifstream status(root + "/proc/self/status");
+  for (std::string line; std::getline(status, line);) {
+    static constexpr std::string_view label = "CapEff:\t";
+    if (!line.starts_with(label)) continue;
+    std::uint64_t bits = 0;
+    std::from_chars(line.data() + label.size(), line.data() + line.size(), bits, 16);
+    return bits;
+  }
+  return 0;
+}
+
+Finding net_admin(const std::string& root) {
+  static constexpr unsigned cap_net_admin = 12;
+  Finding finding{"CAP_NET_ADMIN", "attaching VDUSE devices, and making network devices", State::ok, "effective", {}};
+  if ((capabilities(root) >> cap_net_admin & 1) != 0) return finding;
+  finding.state = State::denied;
+  finding.detail = "not effective";
+  finding.cure = "run as root; or serve with --no-attach what root has made: outboard vduse create --help";
+  return finding;
+}
+
+}  // namespace
+
+std::vector<Finding> examine_vduse(const std::string& root, vduse::Netlink& netlink) {
+  return {
+      module(root, "vduse", "/sys/class/vduse", "devices for this kernel, its containers and its VMs"),
+      module(root, "virtio_vdpa", "/sys/bus/vdpa/drivers/virtio_vdpa", "VDUSE devices as disks of this kernel"),
+      module(root, "vhost_vdpa", "/sys/bus/vdpa/drivers/vhost_vdpa", "VDUSE devices for QEMU and other programs"),
+      device_node(root, "VDUSE", "making VDUSE devices", "/dev/vduse/control", "modprobe vduse"),
+      management_device(netlink),
+      net_admin(root),
+  };
+}
+
+}  // namespace outboard::command

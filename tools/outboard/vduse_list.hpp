@@ -1,0 +1,32 @@
+#pragma once
+
+#include <optional>
+#include <string>
+#include <vector>
+
+#include <outboard/vduse/bus.hpp>
+#include <outboard/vduse/node.hpp>
+
+namespace outboard::command {
+
+/// Where a server keeps its journal unless it was told another place.
+std::string vduse_journal(const std::string& name, const std::string& run = "/run/outboard");
+
+/// What is known of one VDUSE device.
+struct VduseDevice {
+  std::string name;
+  bool attached = false;
+  std::optional<vduse::BusChild> child;
+  std::vector<std::string> users;         ///< of its disk: see vduse::Bus::users_of
+  std::optional<vduse::Holder> server;    ///< who has its node open, as far as this user may see it
+  bool journal = false;                   ///< in its usual place
+};
+
+/// All of this machine. `root` stands in front of /dev, /proc, /run and /sys (tests).
+std::vector<VduseDevice> vduse_devices(const std::string& root = {});
+
+/// One line for each.
+std::string vduse_text(const std::vector<VduseDevice>& devices);
+std::string vduse_json(const std::vector<VduseDevice>& devices);
+
+}  // namespace outboard::command
