@@ -48,6 +48,9 @@ class Backend {
   virtual void flush(Completion done) = 0;
   virtual void discard(std::uint64_t offset, std::uint64_t length, Completion done) = 0;
   virtual void write_zeroes(std::uint64_t offset, std::uint64_t length, bool may_unmap, Completion done) = 0;
+  /// Looks whether the storage has another size by now; geometry().capacity has it then. What was shared does not notice.
+  /// EINVAL: a size that cannot be served; EIO and the like. With an error nothing has changed.
+  virtual Status refresh() { return {}; }
   /// Another way to the same storage, with completions on `loop`: for a queue that has a loop of its own. Any thread, while
   /// this one exists; a lock on an image is kept until the last of them is gone.
   virtual Result<std::unique_ptr<Backend>> share(Loop& loop) const = 0;

@@ -86,10 +86,27 @@ std::uint32_t power_of_two(std::uint64_t size, std::uint32_t otherwise) {
   return size >= 512 && size <= (1U << 20) && std::has_single_bit(size) ? static_cast<std::uint32_t>(size) : otherwise;
 }
 
+Result<std::uint64_t> size_of(const Image& image) {
+  std::uint64_t size = 0;
+  if (image.block_device) {
+    if (::ioctl(image.guard.get(), BLKGETSIZE64, &size) != 0)
+      return Error::from_errno("asking for its size").on(image.path);
+  } else {
+    struct stat info{};
+    if (::fstat(image.guard.get(), &info) != 0) return Error::from_errno("looking at the image").on(image.path);
+    size = static_cast<std::uint64_t>(info.st_size);
+  }
+  if (size == 0) return Error(EINVAL, "the image is empty").on(image.path).cure("truncate -s 1G " + quoted(image.path));
+  if (size % 512 != 0) {
+    return Error(EINVAL, fmt::format("the image has {} bytes, which is not a multiple of 512", size))
+        .on(image.path)
+        .cure(fmt::format("truncate -s {} {}", size - size % 512 + 512, quoted(image.path)));
+  }
+  return size;
+}
+
 Status measure_block_device(Image& image) {
   const int fd = image.guard.get();
-  std::uint64_t size = 0;
-  if (::ioctl(fd, BLKGETSIZE64, &size) != 0) return Error::from_errno("asking for its size").on(image.path);
   int logical = 512;
   unsigned physical = 0;
   unsigned optimal = 0;
@@ -99,7 +116,6 @@ Status measure_block_device(Image& image) {
   if (::ioctl(fd, BLKIOOPT, &optimal) != 0) optimal = 0;
   if (::ioctl(fd, BLKROGET, &locked) == 0 && locked != 0 && !image.geometry.read_only)
     return open_error(EROFS, image.path, false);
-  image.geometry.capacity = size;
   image.geometry.logical_block = power_of_two(static_cast<std::uint64_t>(std::max(logical, 0)), 512);
   image.geometry.physical_block = std::max(power_of_two(physical, 512), image.geometry.logical_block);
   image.geometry.optimal_io = optimal;
@@ -139,17 +155,10 @@ Status measure(Image& image) {
   if (image.block_device) {
     OUTBOARD_CHECK(measure_block_device(image));
   } else {
-    image.geometry.capacity = static_cast<std::uint64_t>(info.st_size);
     image.geometry.physical_block = power_of_two(static_cast<std::uint64_t>(info.st_blksize), 4096);
     image.alignment = direct_alignment(image.guard.get());
   }
-  const std::uint64_t size = image.geometry.capacity;
-  if (size == 0) return Error(EINVAL, "the image is empty").on(image.path).cure("truncate -s 1G " + quoted(image.path));
-  if (size % 512 != 0) {
-    return Error(EINVAL, fmt::format("the image has {} bytes, which is not a multiple of 512", size))
-        .on(image.path)
-        .cure(fmt::format("truncate -s {} {}", size - size % 512 + 512, quoted(image.path)));
-  }
+  OUTBOARD_TRY(image.geometry.capacity, size_of(image));
   const bool writable = !image.geometry.read_only;
   image.geometry.can_discard = writable && (image.block_device || can_punch(image));
   image.geometry.can_unmap_zeroes = image.geometry.can_discard;
@@ -174,6 +183,11 @@ Result<UniqueFd> open_again(const Image& image, int more) {
 }
 
 }  // namespace
+
+Status Image::measure_again() {
+  OUTBOARD_TRY(geometry.capacity, size_of(*this));
+  return {};
+}
 
 Result<Image> Image::duplicate() const {
   Image other;

@@ -269,6 +269,7 @@ Result<std::unique_ptr<Backend>> RawFile::share(Loop& loop) const {
 }
 
 const Geometry& RawFile::geometry() const { return state_->image.geometry; }
+Status RawFile::refresh() { return state_->image.measure_again(); }
 
 std::string RawFile::description() const {
   return fmt::format("{} ({}{}{})", std::filesystem::path(state_->image.path).filename().string(),

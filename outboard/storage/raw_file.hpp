@@ -35,6 +35,7 @@ class RawFile final : public Backend {
   void flush(Completion done) override;
   void discard(std::uint64_t offset, std::uint64_t length, Completion done) override;
   void write_zeroes(std::uint64_t offset, std::uint64_t length, bool may_unmap, Completion done) override;
+  Status refresh() override;
   Result<std::unique_ptr<Backend>> share(Loop& loop) const override;
   void submit() override;
   bool poll() override;

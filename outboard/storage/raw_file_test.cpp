@@ -156,6 +156,30 @@ TEST_F(AnImage, StaysLockedUntilTheLastSharedOneHasGone) {
   EXPECT_TRUE(open(dir_.path("disk.raw")));
 }
 
+TEST_F(AnImage, ThatHasGrownIsLargerOnceItIsLookedAtAgain) {
+  const UniqueFd file = dir_.make_file("disk.raw", 8192);
+  auto disk = open(dir_.path("disk.raw"));
+  ASSERT_TRUE(disk);
+  ASSERT_EQ(::ftruncate(file.get(), 65536), 0);
+  EXPECT_EQ((*disk)->geometry().capacity, 8192U);
+  ASSERT_TRUE((*disk)->refresh());
+  EXPECT_EQ((*disk)->geometry().capacity, 65536U);
+  std::vector<std::byte> bytes(512);
+  const iovec piece{bytes.data(), bytes.size()};
+  EXPECT_EQ(run(**disk, [&](auto done) { (*disk)->write(65024, std::span(&piece, 1), done); }), 0);
+}
+
+TEST_F(AnImage, OfASizeThatCannotBeServedStaysAsItWas) {
+  const UniqueFd file = dir_.make_file("disk.raw", 8192);
+  auto disk = open(dir_.path("disk.raw"));
+  ASSERT_TRUE(disk);
+  for (const off_t size : {off_t{0}, off_t{8193}}) {
+    ASSERT_EQ(::ftruncate(file.get(), size), 0);
+    EXPECT_EQ((*disk)->refresh().error().code(), EINVAL);
+    EXPECT_EQ((*disk)->geometry().capacity, 8192U);
+  }
+}
+
 TEST_F(AnImage, ThatShrinksFailsReadsBeyondItsEndAndLeaksNothing) {
   const UniqueFd file = dir_.make_file("disk.raw", 8192);
   auto disk = open(dir_.path("disk.raw"));

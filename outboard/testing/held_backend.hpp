@@ -36,6 +36,9 @@ class HeldBackend final : public storage::Backend {
   /// 0, or what an operation ends with. A read that fails has filled half of its pieces.
   std::function<int(const Call&)> fails = [](const Call&) { return 0; };
 
+  /// What refresh() does; it may change `shape`.
+  std::function<Status()> on_refresh = [] { return Status(); };
+
   /// Completes what is held, oldest first; returns how many.
   std::size_t release() {
     auto now = std::exchange(held_, {});
@@ -69,6 +72,7 @@ class HeldBackend final : public storage::Backend {
     if (error == 0) std::memset(bytes.data() + offset, 0, length);
     end(error, std::move(done));
   }
+  Status refresh() override { return on_refresh(); }
   Result<std::unique_ptr<storage::Backend>> share(Loop&) const override {
     return std::make_unique<Shared>(const_cast<HeldBackend&>(*this));
   }

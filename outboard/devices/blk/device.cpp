@@ -170,6 +170,13 @@ void Device::reset() {
   disk_->writeback = true;
 }
 
+Status Device::reload() {
+  const std::uint64_t before = backend_->geometry().capacity;
+  OUTBOARD_CHECK(backend_->refresh());
+  if (backend_->geometry().capacity != before) capacity_changed();
+  return {};
+}
+
 void Device::capacity_changed() {
   disk_->refresh();
   // VIRTIO 1.4, 5.2.6.2: "When this happens, the device SHOULD trigger a configuration change notification."

@@ -44,6 +44,8 @@ class Device final : public virtio::Device {
   bool accept_features(const virtio::Features& accepted) override;
   void read_config(std::uint32_t offset, MutableBytes into) override;
   void write_config(std::uint32_t offset, Bytes from) override;
+  /// Looks at the size of what stands behind the disk, and tells the driver when it is another one.
+  Status reload() override;
   Status start_queue(unsigned queue, const virtio::QueueState& state) override;
   void stop_queue(unsigned queue, virtio::StopMode mode, Completion done) override;
   void handle(virtio::Request request) override;

@@ -599,6 +599,24 @@ TEST_P(BlkDevice, D_BO_2_AChangeOfCapacityIsNotifiedAndCounts) {
   expect_failed(Chain::of(rig, spec::type::in, disk_sectors / 2).writable(512).writable(1).run(), spec::status::ioerr);
 }
 
+TEST_P(BlkDevice, D_BO_2_ReloadTellsTheDriverOnlyOfASizeThatIsAnother) {
+  Rig rig(setup());
+  ASSERT_TRUE(rig.transport->enable_vectors(1));
+  ASSERT_TRUE(rig.transport->set_config_vector(0));
+  ASSERT_TRUE(rig.device->reload());
+  EXPECT_EQ(rig.transport->vector(0).drain(), 0u);
+  rig.disk->on_refresh = [&rig] {
+    rig.disk->shape.capacity = 2 * disk_size;
+    return Status();
+  };
+  ASSERT_TRUE(rig.device->reload());
+  EXPECT_EQ(rig.config<le64>(0), 2 * disk_sectors);
+  EXPECT_EQ(rig.transport->vector(0).drain(), 1u);
+  rig.disk->on_refresh = [] { return Status(Error(EINVAL, "not a size")); };
+  EXPECT_EQ(rig.device->reload().error().code(), EINVAL);
+  EXPECT_EQ(rig.config<le64>(0), 2 * disk_sectors);
+}
+
 TEST_P(BlkDevice, OneFlushCoversEveryQueueAndEachQueueWorks) {
   Rig::Setup with = setup();
   with.device.queues = 2;
