@@ -39,19 +39,19 @@ QueueState DeviceCore::State::fresh(const Queue& queue) const {
 }
 
 bool DeviceCore::State::ring_is_mapped(const Queue& queue, const QueueState& ring) const {
-  memory::AddressMap& memory = *queue.memory;
+  memory::AddressMap& map = *queue.memory;
   if (paused) return true;  // it cannot be looked at now; the queue is parked if it is not there later
   const bool packed = negotiated(Feature::ring_packed);
-  if (locate_ring(*memory.current(), packed, ring)) return true;
+  if (locate_ring(*map.current(), packed, ring)) return true;
   // Memory that is only mapped when it is asked for.
   const memory::Iova parts[] = {ring.descriptors, ring.driver, ring.device};
   for (unsigned part = 0; part < ring_parts; ++part) {
     const auto size = ring_part(packed, RingPart{static_cast<std::uint8_t>(part)}, ring.size).size;
-    memory.resolve({parts[part], size}, RingPart{static_cast<std::uint8_t>(part)} == RingPart::device
-                                            ? memory::Access::write
-                                            : memory::Access::read);
+    map.resolve({parts[part], size}, RingPart{static_cast<std::uint8_t>(part)} == RingPart::device
+                                         ? memory::Access::write
+                                         : memory::Access::read);
   }
-  return locate_ring(*memory.current(), packed, ring).has_value();
+  return locate_ring(*map.current(), packed, ring).has_value();
 }
 
 void DeviceCore::State::enable_queue(unsigned index) {
