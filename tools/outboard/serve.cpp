@@ -11,6 +11,7 @@
 #include <outboard/targets/target.hpp>
 #include <outboard/targets/transport_words.hpp>
 #include <tools/outboard/command.hpp>
+#include <tools/outboard/device_words.hpp>
 #include <tools/outboard/hangup_signal.hpp>
 
 namespace outboard::command {
@@ -94,22 +95,6 @@ Result<Exit> serve(const ServeArguments& arguments, Context& context) {
   return Exit::done;
 }
 
-/// A word of the device becomes an option of the command line.
-void add_word(CLI::App& verb, const OptionHelp& word, ServeArguments& arguments, const std::string& group) {
-  const std::string name(word.name), summary(word.summary);
-  const auto set = [&arguments, name](std::optional<std::string> value) {
-    if (auto done = arguments.words.set(name, std::move(value)); !done)
-      throw CLI::ValidationError(done.error().message());
-  };
-  CLI::Option* option = nullptr;
-  if (word.value.empty()) {
-    option = verb.add_flag_callback("--" + name, [set] { set(std::nullopt); }, summary);
-  } else {
-    option = verb.add_option_function<std::string>("--" + name, set, summary)->type_name(std::string(word.value));
-  }
-  option->group(group);
-}
-
 void add_device(CLI::App& serve_verb, Plan& plan, const virtio::DeviceType& type) {
   const auto arguments = std::make_shared<ServeArguments>();
   arguments->type = &type;
@@ -119,9 +104,9 @@ void add_device(CLI::App& serve_verb, Plan& plan, const virtio::DeviceType& type
                             fmt::format("outboard serve {}{} --listen vfio-user:/run/{}.sock", name, words, name),
                             [arguments](Context& context) { return serve(*arguments, context); });
   verb->parse_complete_callback([&plan] { plan.log_warnings = true; });
-  for (const auto& word : type.options) add_word(*verb, word, *arguments, "The device");
-  for (const auto& word : targets::transport_words()) add_word(*verb, word, *arguments, "How it is run");
-  for (const auto& word : targets::vduse_words()) add_word(*verb, word, *arguments, "On vduse:NAME");
+  for (const auto& word : type.options) add_word(*verb, word, arguments->words, "The device");
+  for (const auto& word : targets::transport_words()) add_word(*verb, word, arguments->words, "How it is run");
+  for (const auto& word : targets::vduse_words()) add_word(*verb, word, arguments->words, "On vduse:NAME");
   auto* listen = verb->add_option("--listen", arguments->listener, "where to serve it: vfio-user:PATH or vduse:NAME")
                      ->type_name("LISTENER");
   auto* fd = verb->add_option("--fd", arguments->fd, "serve it, as vfio-user, on this socket, which listens already")

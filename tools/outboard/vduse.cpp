@@ -2,6 +2,7 @@
 
 #include <outboard/vduse/bus_remove.hpp>
 #include <tools/outboard/command.hpp>
+#include <tools/outboard/vduse_create.hpp>
 #include <tools/outboard/vduse_list.hpp>
 
 /// `vduse`: the devices that VDUSE has on this machine, whoever made them.
@@ -62,6 +63,7 @@ void add_vduse(CLI::App& app, Plan& plan) {
       "Example:\n  outboard vduse list\n");
   add_list(*verb, plan);
   add_remove(*verb, plan);
+  add_vduse_create(*verb, plan);
 }
 
 }  // namespace outboard::command

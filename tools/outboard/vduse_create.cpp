@@ -1,0 +1,176 @@
+#include <tools/outboard/vduse_create.hpp>
+
+#include <fcntl.h>
+#include <grp.h>
+#include <pwd.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <charconv>
+#include <filesystem>
+
+#include <fmt/format.h>
+
+#include <outboard/base/reactor.hpp>
+#include <outboard/targets/device_table.hpp>
+#include <outboard/targets/transport_words.hpp>
+#include <outboard/targets/vduse_service.hpp>
+#include <outboard/vduse/control.hpp>
+#include <outboard/vduse/export.hpp>
+#include <tools/outboard/device_words.hpp>
+#include <tools/outboard/vduse_list.hpp>
+
+/// `vduse create`: a device for a server that may not make it.
+namespace outboard::command {
+
+namespace {
+
+struct CreateArguments {
+  const virtio::DeviceType* type = nullptr;
+  std::string name;
+  OptionSet words;
+  std::string owner;
+};
+
+/// VDUSE's words that say what a device is; the others are about serving it.
+constexpr std::array<std::string_view, 2> words_of_shape{"api", "group-each-queue"};
+
+template <typename Number>
+std::optional<Number> as_number(std::string_view text) {
+  Number number{};
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), number);
+  if (error != std::errc{} || end != text.data() + text.size()) return std::nullopt;
+  return number;
+}
+
+Result<uid_t> user_of(const std::string& name) {
+  if (const auto number = as_number<uid_t>(name)) return *number;
+  // No other thread of this program looks anybody up.
+  const passwd* found = ::getpwnam(name.c_str());  // NOLINT(concurrency-mt-unsafe)
+  if (found == nullptr) return Error(EINVAL, fmt::format("there is no user '{}'", name));
+  return found->pw_uid;
+}
+
+Result<gid_t> group_of(const std::string& name) {
+  if (const auto number = as_number<gid_t>(name)) return *number;
+  const group* found = ::getgrnam(name.c_str());  // NOLINT(concurrency-mt-unsafe): as above
+  if (found == nullptr) return Error(EINVAL, fmt::format("there is no group '{}'", name));
+  return found->gr_gid;
+}
+
+Status give(const std::string& path, const Owner& owner) {
+  static constexpr auto unchanged = static_cast<uid_t>(-1);
+  if (::lchown(path.c_str(), owner.user.value_or(unchanged), owner.group.value_or(unchanged)) != 0)
+    return Error::from_errno("giving it to its owner").on(path);
+  // A group that is named is meant to use it.
+  if (owner.group && ::chmod(path.c_str(), S_IRUSR | S_IWUSR | S_IRGRP | S_IWGRP) != 0)
+    return Error::from_errno("giving it to its group").on(path);
+  return {};
+}
+
+/// A server without rights cannot make the lock of the device's name in root's folder: it finds one that is its own.
+Status make_lock(const std::string& name, const Owner& owner) {
+  const std::string folder = std::filesystem::path(vduse_journal(name)).parent_path().string();
+  std::error_code failed;
+  std::filesystem::create_directories(folder, failed);
+  if (failed) return Error(failed.value(), "making a folder for locks: " + failed.message()).on(folder);
+  const std::string path = fmt::format("{}/{}.lock", folder, name);
+  const UniqueFd lock(::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600));
+  if (!lock) return Error::from_errno("making a lock file").on(path);
+  return give(path, owner);
+}
+
+/// The device is made as the server will make it, but for its rings nothing is done with it.
+Result<vduse::DeviceShape> shape_of(const CreateArguments& arguments, const vduse::Export::Options& options,
+                                    OptionSet words, const Log& log) {
+  OUTBOARD_TRY(const auto loop, Reactor::create());
+  OUTBOARD_TRY(auto device, arguments.type->make(words, *loop, log));
+  OUTBOARD_TRY(const auto exported, vduse::Export::create(std::move(device), *loop, options));
+  return exported->shape(arguments.name);
+}
+
+Status hand_over(const CreateArguments& arguments, const std::optional<Owner>& owner, const Context& context) {
+  unsigned left = 100;
+  const auto pause = [&] { return left-- > 0 && context.stop.pause(std::chrono::milliseconds(20)); };
+  OUTBOARD_CHECK(vduse::wait_for_node(arguments.name, pause));
+  if (!owner) return {};
+  OUTBOARD_CHECK(give(fmt::format("{}/{}", vduse::device_folder, arguments.name), *owner));
+  return make_lock(arguments.name, *owner);
+}
+
+Result<Exit> create(const CreateArguments& arguments, Context& context) {
+  if (const auto good = vduse::check_name(arguments.name); !good) return as_usage_error(good.error());
+  std::optional<Owner> owner;
+  if (!arguments.owner.empty()) {
+    OUTBOARD_TRY(owner, parse_owner(arguments.owner));
+  }
+  OptionSet words = arguments.words;
+  OUTBOARD_TRY(const auto options, targets::take_vduse_words(words, arguments.name, context.log));
+  OUTBOARD_TRY(const auto shape, shape_of(arguments, options.device, std::move(words), context.log));
+  OUTBOARD_CHECK(vduse::check_shape(shape, options.device.api_version));
+  OUTBOARD_TRY(auto control, vduse::Control::open(options.device.api_version));
+  OUTBOARD_CHECK(control.create(shape));
+  if (const auto done = hand_over(arguments, owner, context); !done) {
+    if (const auto removed = control.destroy(arguments.name); !removed)
+      context.log.error("{}", removed.error().message());
+    return done.error();
+  }
+  OUTBOARD_CHECK(print(fmt::format("{}: made, for a server with the same words\n", arguments.name)));
+  return Exit::done;
+}
+
+void add_type(CLI::App& parent, Plan& plan, const virtio::DeviceType& type) {
+  const auto arguments = std::make_shared<CreateArguments>();
+  arguments->type = &type;
+  const std::string name(type.name);
+  const std::string words = type.name == "blk" ? " --image disk.raw" : "";
+  CLI::App* verb = add_verb(parent, plan, name, std::string(type.summary),
+                            fmt::format("outboard vduse create {} {}0{} --owner disks", name, name, words),
+                            [arguments](Context& context) { return create(*arguments, context); });
+  verb->parse_complete_callback([&plan] { plan.log_warnings = true; });
+  verb->add_option("NAME", arguments->name, "of the device and of its node, /dev/vduse/NAME")->required();
+  verb->add_option("--owner", arguments->owner, "who may serve it")->type_name("USER[:GROUP]");
+  for (const auto& word : type.options) add_word(*verb, word, arguments->words, "The device");
+  for (const auto& word : targets::transport_words()) {
+    if (word.name != "vectors") add_word(*verb, word, arguments->words, "How it is run");
+  }
+  for (const auto& word : targets::vduse_words()) {
+    if (std::ranges::find(words_of_shape, word.name) != words_of_shape.end())
+      add_word(*verb, word, arguments->words, "How it is run");
+  }
+}
+
+}  // namespace
+
+Result<Owner> parse_owner(std::string_view text) {
+  const std::size_t colon = text.find(':');
+  const std::string user(text.substr(0, colon));
+  const std::string group(colon == std::string_view::npos ? "" : text.substr(colon + 1));
+  Owner owner;
+  if (!user.empty()) {
+    OUTBOARD_TRY(owner.user, user_of(user));
+  }
+  if (!group.empty()) {
+    OUTBOARD_TRY(owner.group, group_of(group));
+  }
+  if (!owner.user && !owner.group) return Error(EINVAL, fmt::format("'{}' names nobody", text)).cure("USER[:GROUP]");
+  return owner;
+}
+
+void add_vduse_create(CLI::App& parent, Plan& plan) {
+  CLI::App* verb = parent.add_subcommand("create", "make a device that a server without rights will serve");
+  verb->require_subcommand(1);
+  verb->footer(
+      "Takes the words that the server will be given: `outboard serve` refuses a device of another shape. The server finds\n"
+      "it by its name, and needs no right but to the node; root puts it on the bus.\n\n"
+      "Example:\n"
+      "  outboard vduse create blk disk0 --image /srv/disk.raw --owner disks\n"
+      "  setpriv --reuid disks ... outboard serve blk --image /srv/disk.raw --listen vduse:disk0 --no-attach \\\n"
+      "    --journal /run/disks/disk0.journal\n"
+      "  vdpa dev add name disk0 mgmtdev vduse\n");
+  for (const auto& entry : targets::device_table()) add_type(*verb, plan, *entry.type);
+}
+
+}  // namespace outboard::command
