@@ -78,12 +78,11 @@ Result<std::optional<Mapping>> Iotlb::look_up(Node& node, std::uint64_t address)
   if (::fstat(region->fd.get(), &info) < 0) return Error::from_errno("examining memory of the driver's");
 
   Mapping mapping{.range = range, .access = *access, .memory = nullptr, .offset = 0, .port = nullptr};
-  if (is_domain(region->fd)) {
-    mapping.memory = bounce_memory(node, *region);
-    if (!mapping.memory) {
-      OUTBOARD_TRY(mapping.memory,
-                   memory::HostMemory::map_driver_file(region->fd, region->offset, range.size, *access));
-    }
+  mapping.memory = bounce_memory(node, *region);
+  if (mapping.memory) {
+    // Ours.
+  } else if (is_domain(region->fd)) {
+    OUTBOARD_TRY(mapping.memory, memory::HostMemory::map_driver_file(region->fd, region->offset, range.size, *access));
   } else {
     // A VMM maps its memory at any byte; pages are mapped whole, and the surplus in front is never given out.
     mapping.offset = region->offset % static_cast<std::uint64_t>(::sysconf(_SC_PAGESIZE));
