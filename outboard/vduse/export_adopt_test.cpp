@@ -1,0 +1,232 @@
+// A device whose server has died, taken over by the next one: with its journal, against a kernel that is played.
+
+#include <unistd.h>
+
+#include <gtest/gtest.h>
+
+#include <outboard/memory/fault_guard.hpp>
+#include <outboard/testing/temp_dir.hpp>
+#include <outboard/testing/vduse_rig.hpp>
+#include <outboard/virtio/journal_file.hpp>
+
+namespace outboard::vduse {
+namespace {
+
+namespace bit = virtio::spec::status;
+using outboard::testing::FakeVduse;
+using outboard::testing::VduseRig;
+using Call = FakeVduse::Call;
+using virtio::JournalFile;
+
+class Adopting : public ::testing::TestWithParam<bool> {
+ protected:
+  static void SetUpTestSuite() { ASSERT_TRUE(memory::install_fault_guard()); }
+
+  Adopting() : rig({.packed = GetParam(), .started = false}) {
+    journal = JournalFile::create(path(), shape()).value();
+    rig.exported->core().set_journal(*journal);
+    rig.start();
+    EXPECT_TRUE(rig.kernel->attach());
+  }
+  ~Adopting() override { rig.exported.reset(); }
+
+  std::string path() { return dir.path("journal"); }
+  JournalFile::Shape shape() {
+    const auto& core = rig.exported->core();
+    return {.device_id = core.identity().device_id,
+            .offered = core.offered(),
+            .queue_sizes = core.identity().queue_sizes,
+            .config_size = core.identity().config_size};
+  }
+  /// SIGKILL: nothing that the dead server still does reaches anybody.
+  void die() {
+    rig.kernel->kill_server();
+    rig.make_export();
+    journal.reset();
+  }
+  Status adopt() {
+    journal = JournalFile::open(path(), shape()).value();
+    rig.exported->core().set_journal(*journal);
+    Export::Living living;
+    living.recover = [this] { return journal->recover(rig.exported->memory(), rig.exported->queue_memory()); };
+    const Status adopted = rig.exported->adopt(rig.kernel->open().value(), std::move(living));
+    if (adopted) rig.settle();
+    return adopted;
+  }
+  void keep_and_publish(int count) {
+    rig.device->on_request = rig.device->keep();
+    for (int i = 0; i < count; ++i) rig.driver().chain().readable("kept").writable(4).publish();
+    rig.kick();
+  }
+
+  outboard::testing::TempDir dir;
+  VduseRig rig;
+  std::unique_ptr<JournalFile> journal;
+};
+INSTANTIATE_TEST_SUITE_P(Rings, Adopting, ::testing::Bool(),
+                         [](const auto& each) { return each.param ? "Packed" : "Split"; });
+
+TEST_P(Adopting, AnswersWhatWasInFlightOnceAndGoesOn) {
+  rig.run();
+  ASSERT_TRUE(rig.works());
+  keep_and_publish(3);
+  const auto before = rig.kernel->interrupts(0);
+  die();
+  ASSERT_TRUE(adopt());
+  EXPECT_EQ(rig.device->requests, 3U);
+  EXPECT_EQ(rig.driver().used_count(), 4U);
+  EXPECT_GT(rig.kernel->interrupts(0), before);
+  EXPECT_TRUE(rig.works());
+}
+
+TEST_P(Adopting, LooksForWhatCameWhileNobodyServed) {
+  rig.run();
+  die();
+  for (int i = 0; i < 2; ++i) rig.driver().chain().readable("late").writable(4).publish();
+  rig.kernel->kick(0);
+  ASSERT_TRUE(adopt());
+  EXPECT_EQ(rig.driver().used_count(), 2U);
+}
+
+TEST_P(Adopting, TellsOfWhatWasPublishedAndNotToldOf) {
+  rig.run();
+  const auto before = rig.kernel->interrupts(0);
+  die();
+  ASSERT_TRUE(adopt());
+  EXPECT_GT(rig.kernel->interrupts(0), before) << "one interrupt too many hurts nobody";
+}
+
+TEST_P(Adopting, CanBeDoneAgainAndAgain) {
+  rig.run();
+  for (int round = 0; round < 20; ++round) {
+    keep_and_publish(2);
+    die();
+    ASSERT_TRUE(adopt()) << round;
+    ASSERT_EQ(rig.driver().take_used().size(), 2U) << round;
+  }
+}
+
+TEST_P(Adopting, Row21_AResetThatTheDeadServerHadReadIsCarriedOut) {
+  rig.run();
+  keep_and_publish(1);
+  rig.device->gives_up_kept = false;
+  const auto reset = rig.kernel->set_status(0);
+  rig.settle();
+  ASSERT_TRUE(reset.read());
+  ASSERT_FALSE(reset.answered());
+  die();
+  ASSERT_TRUE(adopt());
+  EXPECT_TRUE(reset.ok());
+  EXPECT_EQ(rig.device->requests, 0U) << "nothing is replayed for a driver that has gone";
+  EXPECT_EQ(rig.exported->core().status(), 0);
+  rig.kernel->unmap_all();
+  rig.run();
+  EXPECT_TRUE(rig.works());
+}
+
+TEST_P(Adopting, Row21_DriverOkThatTheDeadServerHadLoggedAndNotAnsweredIsAnswered) {
+  ASSERT_TRUE(rig.negotiate());
+  rig.place();
+  // It dies between the note and the answer.
+  rig.kernel->fail(Call::reply, EIO);
+  const auto running = rig.kernel->set_status(VduseRig::s_running);
+  rig.settle();
+  ASSERT_FALSE(running.answered());
+  die();
+  ASSERT_TRUE(adopt());
+  EXPECT_TRUE(running.ok());
+  EXPECT_TRUE(rig.works());
+}
+
+TEST_P(Adopting, Row18_DriverOkThatWasLoggedAndThenWithdrawnIsNotRun) {
+  ASSERT_TRUE(rig.negotiate());
+  rig.place();
+  rig.kernel->fail(Call::reply, EIO);
+  const auto running = rig.kernel->set_status(VduseRig::s_running);
+  rig.settle();
+  die();
+  rig.kernel->withdraw(running);
+  ASSERT_TRUE(adopt());
+  EXPECT_EQ(rig.exported->core().status(), 0);
+  rig.advance(0);
+  rig.kernel->unmap_all();
+  rig.run();
+  EXPECT_TRUE(rig.works());
+}
+
+TEST_P(Adopting, FeaturesThatWereAgreedOnAreKeptForADriverThatGoesOn) {
+  ASSERT_TRUE(rig.negotiate());
+  die();
+  ASSERT_TRUE(adopt());
+  rig.place();
+  ASSERT_TRUE(rig.advance(VduseRig::s_running));
+  EXPECT_TRUE(rig.works());
+}
+
+TEST_P(Adopting, IsRefusedWithoutAJournalWhileTheDriverRunsAndTheNodeIsClosed) {
+  rig.run();
+  die();
+  const Status adopted = rig.exported->adopt(rig.kernel->open().value(), {.why_not = Error(ENOENT, "no journal")});
+  ASSERT_FALSE(adopted);
+  EXPECT_EQ(adopted.error().code(), ENOENT);
+  EXPECT_FALSE(rig.kernel->is_open());
+}
+
+TEST_P(Adopting, NeedsNoJournalWhereNoDriverRuns) {
+  rig.advance(0);
+  die();
+  ASSERT_TRUE(rig.exported->adopt(rig.kernel->open().value(), {.why_not = Error(ENOENT, "no journal")}));
+  rig.run();
+  EXPECT_TRUE(rig.works());
+}
+
+TEST_P(Adopting, IsRefusedWhereTheDriverHasAcceptedSomethingElse) {
+  rig.run();
+  die();
+  rig.kernel->set_driver_features(0);
+  EXPECT_EQ(adopt().error().code(), ESTALE);
+  EXPECT_FALSE(rig.kernel->is_open());
+}
+
+TEST_P(Adopting, IsRefusedWhereAQueueIsSomewhereElse) {
+  rig.run();
+  die();
+  FakeVduse::Ring moved{.num = rig.driver().size(),
+                        .descriptors = raw(rig.driver().address(0)) + 4096,
+                        .driver = raw(rig.driver().address(1)),
+                        .device = raw(rig.driver().address(2))};
+  if (GetParam()) moved.state.packed = {1, 0, 1, 0};
+  rig.kernel->place_queue(0, moved);
+  EXPECT_EQ(adopt().error().code(), ESTALE);
+}
+
+TEST_P(Adopting, Row20_ADeviceThatTheKernelGivesUpMeanwhileIsRefused) {
+  rig.run();
+  die();
+  rig.kernel->fail(Call::inject_config_interrupt, EPERM);
+  EXPECT_EQ(adopt().error().code(), EPERM);
+  EXPECT_FALSE(rig.kernel->is_open());
+}
+
+TEST_P(Adopting, WritesAConfigurationThatHasChangedMeanwhile) {
+  rig.device->config = {std::byte{1}};
+  rig.run();
+  die();
+  rig.device->config = {std::byte{2}};
+  ASSERT_TRUE(adopt());
+  EXPECT_EQ(rig.kernel->config()[0], std::byte{2});
+  EXPECT_GE(rig.kernel->config_interrupts(), 1U);
+}
+
+TEST_P(Adopting, AnAbandonedDeviceAnswersMessagesAndTouchesNothing) {
+  rig.run();
+  keep_and_publish(1);
+  die();
+  ASSERT_TRUE(rig.exported->adopt(rig.kernel->open().value(), {.abandon = true}));
+  rig.settle();
+  EXPECT_EQ(rig.device->requests, 0U);
+  EXPECT_TRUE(rig.advance(0));
+}
+
+}  // namespace
+}  // namespace outboard::vduse
