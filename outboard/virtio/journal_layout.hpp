@@ -72,7 +72,7 @@ static_assert(sizeof(Area) == 8 && sizeof(AreaSlot) == 8);
 struct Queue {
   le64 run;  ///< seal() of the epoch in which the queue runs, or has run; 0: none
   le16 size;  ///< entries
-  le16 format;  ///< split or packed
+  le16 format;  ///< split_ring, packed_ring
   le32 reserved1;
   le64 descriptors;  ///< where the ring's parts are
   le64 driver;
@@ -86,8 +86,8 @@ static_assert(sizeof(Queue) == 64);
 static_assert(offsetof(Queue, size) == 8 && offsetof(Queue, format) == 10 && offsetof(Queue, descriptors) == 16 &&
               offsetof(Queue, progress) == 40 && offsetof(Queue, checksum) == 48);
 constexpr std::uint64_t run_place = 0x72756e;  ///< of `run`, for its check
-constexpr std::uint16_t split = 1;
-constexpr std::uint16_t packed = 2;
+constexpr std::uint16_t split_ring = 1;
+constexpr std::uint16_t packed_ring = 2;
 
 /// Split: one for each descriptor index. seal() of the number of the pop, or 0: no buffer with this head is in flight.
 using SplitEntry = le64;

@@ -138,7 +138,7 @@ void JournalQueue::write(const QueueState& state, std::uint32_t epoch) {
   Queue head{};
   head.run = seal(epoch, run_place);
   head.size = state.size;
-  head.format = packed_ ? journal_layout::packed : journal_layout::split;
+  head.format = packed_ ? packed_ring : split_ring;
   head.descriptors = raw(state.descriptors);
   head.driver = raw(state.driver);
   head.device = raw(state.device);

@@ -68,8 +68,8 @@ Status JournalQueue::read_head(std::uint32_t epoch, JournalRecord& record) const
   const std::uint32_t checksum = word32(offsetof(Queue, checksum)).load(std::memory_order_relaxed);
   if (crc32c(as_bytes_of(head).first(offsetof(Queue, progress))) != checksum)
     return damaged("the checksum of the queue's setup");
-  record.packed = head.format == journal_layout::packed;
-  if (!record.packed && head.format != journal_layout::split) return damaged("the format of the ring");
+  record.packed = head.format == packed_ring;
+  if (!record.packed && head.format != split_ring) return damaged("the format of the ring");
   if (head.size > max_size_ || !legal_queue_size(record.packed, head.size)) return damaged("the size of the ring");
   record.ring = {.size = head.size,
                  .descriptors = memory::Iova{std::uint64_t{head.descriptors}},

@@ -31,6 +31,10 @@ CrashDriver::CrashDriver(const Config& config, std::byte* memory) : config_(conf
   const unsigned count = config.packed || config.indirect ? config.size : config.size / 3U;
   buffers_.resize(count);
   for (unsigned slot = count; slot != 0; --slot) free_.push_back(static_cast<std::uint16_t>(slot - 1));
+  if (config.first == 0) return;
+  avail_ = used_ = config.first;
+  store(area(1) + spec::avail::idx, le16(avail_));
+  store(area(2) + spec::used::idx, le16(used_));
 }
 
 CrashDriver CrashDriver::on(std::byte* memory) const {

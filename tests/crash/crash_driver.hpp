@@ -17,10 +17,11 @@ struct Config {
   bool indirect = false;
   bool in_order = false;
   std::uint16_t size = 8;
+  std::uint16_t first = 0;  ///< split: where the indices begin, as if the device had come from elsewhere
 
   std::string name() const {
     return std::string(packed ? "Packed" : "Split") + std::to_string(size) + (indirect ? "Indirect" : "") +
-           (in_order ? "InOrder" : "");
+           (in_order ? "InOrder" : "") + (first != 0 ? "From" + std::to_string(first) : "");
   }
 };
 

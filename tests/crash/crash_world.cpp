@@ -102,7 +102,25 @@ void World::handle(Request request) {
   kept_.push_back({std::move(request), number});
 }
 
+/// What a driver would have come to that has used the ring for a while.
+DeviceState World::state_from_elsewhere() const {
+  QueueState queue{.size = config_.size,
+                   .descriptors = driver_.address(0),
+                   .driver = driver_.address(1),
+                   .device = driver_.address(2),
+                   .enabled = true,
+                   .next_avail = config_.first,
+                   .next_used = config_.first,
+                   .in_flight = {}};
+  return {.device_id = 63, .status = 0xf, .accepted = shape_.offered, .queues = {std::move(queue)}, .device = {}};
+}
+
 void World::set_up() {
+  if (config_.first != 0) {
+    if (const Status restored = rig_->core->restore(state_from_elsewhere()); !restored)
+      wrong(restored.error().message());
+    return;
+  }
   rig_->negotiate();
   rig_->core->set_queue_size(0, config_.size);
   for (unsigned area = 0; area < ring_parts; ++area) rig_->core->set_queue_address(0, area, driver_.address(area));

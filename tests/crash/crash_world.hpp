@@ -96,6 +96,7 @@ class World {
   };
   void make_rig();
   void handle(Request request);
+  DeviceState state_from_elsewhere() const;
   void set_up();
 
   Config config_;

@@ -75,7 +75,7 @@ class Killed : public ::testing::TestWithParam<Config> {
 
 INSTANTIATE_TEST_SUITE_P(Rings, Killed,
                          ::testing::Values(Config{.size = 8}, Config{.indirect = true, .size = 4},
-                                           Config{.in_order = true, .size = 16},
+                                           Config{.size = 8, .first = 0xfff8}, Config{.in_order = true, .size = 16},
                                            Config{.indirect = true, .in_order = true, .size = 8},
                                            Config{.packed = true, .size = 8}, Config{.packed = true, .size = 7},
                                            Config{.packed = true, .indirect = true, .size = 4},
@@ -128,6 +128,30 @@ TEST_P(Killed, AtAnyStoreWhileAQueueRestsAndGoesOn) {
   world.answer(1, rng);
   kill_during(world, "resting", 1, [&] { world.pause(); });
   world.finish(rng);
+}
+
+TEST_P(Killed, AtAnyStoreOfAnAreaItIsTheOldOneOrTheNewOne) {
+  World world(GetParam(), new_log());
+  std::vector<std::byte> old;
+  for (const unsigned size : {5U, 30U, 0U, 17U, 1024U, 1U}) {
+    const std::vector<std::byte> bytes(size, static_cast<std::byte>(size));
+    const Tracing tracing([&] {
+      ++points_;
+      const std::string copy = dir_.path("area");
+      write_file(copy, world.image().journal);
+      const auto opened = JournalFile::open(copy, world.shape());
+      ASSERT_TRUE(opened);
+      const auto found = (*opened)->transport();
+      ASSERT_TRUE(found) << found.error().message();
+      EXPECT_EQ(*found, old);
+      EXPECT_TRUE((*opened)->set_transport(bytes));
+      EXPECT_EQ((*opened)->transport().value(), bytes);
+    });
+    ASSERT_TRUE(world.journal().set_transport(bytes));
+    EXPECT_EQ(world.journal().transport().value(), bytes);
+    old = bytes;
+  }
+  EXPECT_GT(points_, 100U);
 }
 
 /// One life after the other, each ended at a store that nobody has chosen.
