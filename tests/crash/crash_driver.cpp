@@ -104,8 +104,8 @@ void CrashDriver::write_table(std::uint16_t slot, const std::vector<Element>& el
 }
 
 void CrashDriver::put_split(std::uint16_t slot, const std::vector<Element>& elements) {
-  for (std::uint16_t i = 0; i < elements.size(); ++i) {
-    const bool more = i + 1U < elements.size();
+  for (std::size_t i = 0; i < elements.size(); ++i) {
+    const bool more = i + 1 < elements.size();
     const auto index = static_cast<std::uint16_t>(head(slot) + i);
     store(area(0) + 16 * std::size_t{index},
           spec::Descriptor{elements[i].address, elements[i].length,

@@ -253,6 +253,24 @@ TEST_P(BlkDevice, GetIdGivesTheIdAndZerosToTheEnd) {
   EXPECT_EQ(std::memcmp(answer.writable.data(), "serial-7\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0", 24), 0);
 }
 
+TEST_P(BlkDevice, GoesOnAfterACrashInWhichNobodySavedItsState) {
+  Rig rig(setup());
+  virtio::DeviceCore& core = rig.transport->core();
+  std::optional<virtio::DeviceState> state;
+  core.capture([&](Result<virtio::DeviceState> captured) { state = captured.value(); });
+  rig.pump();
+  ASSERT_TRUE(state);
+  core.write_status(0);
+  rig.pump();
+  state->device.reset();  // as JournalFile::recover() leaves it
+  ASSERT_TRUE(core.restore(*state));
+  rig.pump();
+  const ByteVector data = pattern(512, 5);
+  EXPECT_EQ(Chain::of(rig, spec::type::out, 2).readable(data).writable(1).run().status(), spec::status::ok);
+  EXPECT_EQ(slice(rig.disk->bytes, 2 * 512, 512), data);
+  EXPECT_EQ(rig.config<std::uint8_t>(offsetof(spec::Config, writeback)), 1) << "FLUSH was negotiated";
+}
+
 TEST_P(BlkDevice, AnIdOf20BytesHasNoTerminator) {
   Rig::Setup with = setup();
   with.device.id = "12345678901234567890";
