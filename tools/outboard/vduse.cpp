@@ -4,6 +4,7 @@
 #include <tools/outboard/command.hpp>
 #include <tools/outboard/vduse_create.hpp>
 #include <tools/outboard/vduse_list.hpp>
+#include <tools/outboard/vduse_places.hpp>
 
 /// `vduse`: the devices that VDUSE has on this machine, whoever made them.
 namespace outboard::command {
@@ -18,6 +19,8 @@ struct RemoveArguments {
 Result<Exit> remove(const RemoveArguments& arguments, Context& context) {
   if (const auto good = vduse::check_name(arguments.name); !good) return as_usage_error(good.error());
   OUTBOARD_TRY(auto control, vduse::Control::open(vduse::spec::api_version_0));
+  // A server that has the name is left alone even before it has the node open.
+  OUTBOARD_TRY(const auto lock, take_vduse_lock(arguments.name));
   vduse::Bus bus({.log = context.log});
   const std::string journal = arguments.journal.empty() ? vduse_journal(arguments.name) : arguments.journal;
   vduse::Removal removal(bus, control,

@@ -1,6 +1,5 @@
 #include <tools/outboard/vduse_create.hpp>
 
-#include <fcntl.h>
 #include <grp.h>
 #include <pwd.h>
 #include <sys/stat.h>
@@ -9,7 +8,6 @@
 #include <algorithm>
 #include <array>
 #include <charconv>
-#include <filesystem>
 
 #include <fmt/format.h>
 
@@ -20,7 +18,7 @@
 #include <outboard/vduse/control.hpp>
 #include <outboard/vduse/export.hpp>
 #include <tools/outboard/device_words.hpp>
-#include <tools/outboard/vduse_list.hpp>
+#include <tools/outboard/vduse_places.hpp>
 
 /// `vduse create`: a device for a server that may not make it.
 namespace outboard::command {
@@ -70,18 +68,6 @@ Status give(const std::string& path, const Owner& owner) {
   return {};
 }
 
-/// A server without rights cannot make the lock of the device's name in root's folder: it finds one that is its own.
-Status make_lock(const std::string& name, const Owner& owner) {
-  const std::string folder = std::filesystem::path(vduse_journal(name)).parent_path().string();
-  std::error_code failed;
-  std::filesystem::create_directories(folder, failed);
-  if (failed) return Error(failed.value(), "making a folder for locks: " + failed.message()).on(folder);
-  const std::string path = fmt::format("{}/{}.lock", folder, name);
-  const UniqueFd lock(::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600));
-  if (!lock) return Error::from_errno("making a lock file").on(path);
-  return give(path, owner);
-}
-
 /// The device is made as the server will make it, but for its rings nothing is done with it.
 Result<vduse::DeviceShape> shape_of(const CreateArguments& arguments, const vduse::Export::Options& options,
                                     OptionSet words, const Log& log) {
@@ -97,7 +83,8 @@ Status hand_over(const CreateArguments& arguments, const std::optional<Owner>& o
   OUTBOARD_CHECK(vduse::wait_for_node(arguments.name, pause));
   if (!owner) return {};
   OUTBOARD_CHECK(give(fmt::format("{}/{}", vduse::device_folder, arguments.name), *owner));
-  return make_lock(arguments.name, *owner);
+  // It cannot make the lock of the name in root's folder: it finds one that is its own.
+  return give(vduse_lock(arguments.name), *owner);
 }
 
 Result<Exit> create(const CreateArguments& arguments, Context& context) {
@@ -111,6 +98,7 @@ Result<Exit> create(const CreateArguments& arguments, Context& context) {
   OUTBOARD_TRY(const auto shape, shape_of(arguments, options.device, std::move(words), context.log));
   OUTBOARD_CHECK(vduse::check_shape(shape, options.device.api_version));
   OUTBOARD_TRY(auto control, vduse::Control::open(options.device.api_version));
+  OUTBOARD_TRY(const auto lock, take_vduse_lock(arguments.name));
   OUTBOARD_CHECK(control.create(shape));
   if (const auto done = hand_over(arguments, owner, context); !done) {
     if (const auto removed = control.destroy(arguments.name); !removed)

@@ -7,6 +7,7 @@
 #include <nlohmann/json.hpp>
 
 #include <tools/outboard/text.hpp>
+#include <tools/outboard/vduse_places.hpp>
 
 namespace outboard::command {
 
@@ -43,10 +44,6 @@ ordered_json as_json(const VduseDevice& device) {
 }
 
 }  // namespace
-
-std::string vduse_journal(const std::string& name, const std::string& run) {
-  return fmt::format("{}/vduse/{}.journal", run, name);
-}
 
 std::vector<VduseDevice> vduse_devices(const std::string& root) {
   vduse::Bus::Options places;

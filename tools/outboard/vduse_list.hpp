@@ -9,9 +9,6 @@
 
 namespace outboard::command {
 
-/// Where a server keeps its journal unless it was told another place.
-std::string vduse_journal(const std::string& name, const std::string& run = "/run/outboard");
-
 /// What is known of one VDUSE device.
 struct VduseDevice {
   std::string name;
