@@ -320,10 +320,10 @@ Result<std::unique_ptr<JournalFile>> JournalFile::open(const std::string& path, 
   const auto life = state->life();
   if (!life) return Error(life.error()).on(path);
   state->now = *life;
-  const Process predecessor = state->owner();
-  state->store_owner(this_process());
+  const Process predecessor = state->owner(), self = this_process();
+  state->store_owner(self);
   std::unique_ptr<JournalFile> file(new JournalFile(path, std::move(state)));
-  file->predecessor_ = predecessor;
+  if (predecessor != self) file->predecessor_ = predecessor;
   return file;
 }
 

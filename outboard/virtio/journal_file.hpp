@@ -67,7 +67,8 @@ class JournalFile final : public Journal {
 
   /// As it was given.
   const std::string& path() const { return path_; }
-  /// Who had the file before open(); it has let go of the file, and may still be on its way out.
+  /// Who had the file before open(), if that was another process; it has let go of the file, and may still be on its way
+  /// out.
   Process predecessor() const { return predecessor_; }
 
   /// The state that the device was in, for DeviceCore::restore() of a core that has this journal and the same memory. Reads

@@ -220,6 +220,7 @@ TEST_F(File, InUseIsRefusedUntilItsOwnerIsKilled) {
 TEST_F(File, IsRemovedWithItsDevice) {
   const auto file = JournalFile::open(path, small_shape());
   ASSERT_TRUE(file);
+  EXPECT_EQ((*file)->predecessor(), JournalFile::Process{}) << "nobody else had it";
   EXPECT_TRUE((*file)->remove());
   EXPECT_FALSE(std::filesystem::exists(path));
   EXPECT_EQ((*file)->remove().error().code(), ENOENT);
