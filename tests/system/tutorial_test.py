@@ -8,6 +8,7 @@ A comment before a fenced block says what is done with it:
     <!-- tutorial: prints -->         each line must be in what the last block printed, in this order
 """
 
+import contextlib
 import os
 import pathlib
 import re
@@ -76,6 +77,17 @@ class Terminal:
         self.popen.wait()
         self.log.close()
 
+    def processes(self):
+        """What has been started and has not ended, and where in the kernel it is."""
+        found = []
+        for folder in pathlib.Path('/proc').glob('[0-9]*'):
+            with contextlib.suppress(OSError, IndexError):
+                if int((folder / 'stat').read_text().rsplit(')', 1)[1].split()[3]) == self.popen.pid:
+                    words = (folder / 'cmdline').read_bytes().replace(b'\0', b' ').decode(errors='replace')
+                    signals = re.findall(r'^(SigPnd|ShdPnd|SigIgn):\s+(\S+)', (folder / 'status').read_text(), re.M)
+                    found.append((folder.name, words.strip()[:120], (folder / 'wchan').read_text(), signals))
+        return found
+
     def type(self, text):
         self.popen.stdin.write(text.encode())
         self.popen.stdin.flush()
@@ -85,7 +97,8 @@ class Terminal:
         deadline = time.monotonic() + seconds * harness.TIME_SCALE
         while not pattern.search(self.printed, start):
             if time.monotonic() > deadline:
-                raise harness.Failure(f'{what}: no end within {seconds} s: ... {self.printed[-500:]}')
+                raise harness.Failure(f'{what}: no end within {seconds} s: ... {self.printed[-500:]}; it runs '
+                                      f'{self.processes()}')
             ended = self.popen.poll() is not None
             data = self.popen.stdout.read() if self.selector.select(timeout=0 if ended else 1) else None
             if data == b'' or (ended and data is None):
@@ -104,7 +117,7 @@ class Terminal:
         self.type(f'{{\n{block}echo "block {self.blocks} has ended"\n}}\n')
 
     def wait_for_end(self, what):
-        self.wait_for(re.compile(rf'^block {self.blocks} has ended$', re.MULTILINE), 3000, what)
+        self.wait_for(re.compile(rf'^block {self.blocks} has ended$', re.MULTILINE), 900, what)
 
     def run(self, block):
         self.begin(block)
