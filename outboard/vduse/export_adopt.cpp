@@ -58,7 +58,9 @@ Status Export::take_over(Living& living) {
 
   if (!resets && !living.abandon && (living.recover || probed)) {
     if (!living.recover) return living.why_not.value_or(not_as_left("its driver runs, and there is no journal"));
-    OUTBOARD_TRY(const auto state, living.recover());
+    OUTBOARD_TRY(auto state, living.recover());
+    // Its driver has never heard that it is broken, and waits for what is in flight. What broke it may break it again.
+    state.status &= static_cast<std::uint8_t>(~bit::needs_reset);
     const bool ran = (state.status & bit::driver_ok) != 0;
     if (probed && !ran) return not_as_left("its driver runs");
     // Logged, and then whoever attached the device was killed: the kernel has never heard of it.

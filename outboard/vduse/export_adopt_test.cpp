@@ -208,6 +208,16 @@ TEST_P(Adopting, Row20_ADeviceThatTheKernelGivesUpMeanwhileIsRefused) {
   EXPECT_FALSE(rig.kernel->is_open());
 }
 
+TEST_P(Adopting, FinishesWhatADeviceThatBrokeHadInFlight) {
+  rig.run();
+  keep_and_publish(2);
+  rig.device->host->violation("test", "as the test wants");
+  rig.settle();
+  die();
+  ASSERT_TRUE(adopt());
+  EXPECT_EQ(rig.driver().used_count(), 2U);
+}
+
 TEST_P(Adopting, WritesAConfigurationThatHasChangedMeanwhile) {
   rig.device->config = {std::byte{1}};
   rig.run();
