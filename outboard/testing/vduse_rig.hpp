@@ -2,6 +2,7 @@
 
 #include <bit>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
@@ -67,7 +68,11 @@ class VduseRig {
     exported->set_events({.status = [this](std::uint8_t status) { statuses.push_back(status); },
                           .gone = [this](const Error& why) { gone = why; },
                           .config = [this](Bytes bytes) { config.assign(bytes.begin(), bytes.end()); },
-                          .groups = [this](const auto& now) { spaces = now; }});
+                          .groups =
+                              [this](const auto& now) {
+                                spaces = now;
+                                if (on_groups) on_groups();
+                              }});
   }
   void start() {
     if (const auto done = exported->start(kernel->open().value()); !done)
@@ -134,6 +139,7 @@ class VduseRig {
   std::optional<Error> gone;
   std::vector<std::byte> config;
   std::vector<std::uint32_t> spaces;
+  std::function<void()> on_groups;  ///< spaces have changed, and it is not acknowledged
   ScriptedDevice* device = nullptr;
   std::unique_ptr<vduse::Export> exported;
 

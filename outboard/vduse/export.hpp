@@ -91,6 +91,8 @@ class Export final : private virtio::TransportEvents {
     /// What the kernel's copy of the configuration is; nothing: not known, so it is written anew.
     std::optional<std::vector<std::byte>> config{};
     std::vector<std::uint32_t> address_spaces{};  ///< of each group
+    /// How long the kernel may take to notice that DRIVER_OK was acknowledged before it is taken for withdrawn.
+    Duration patience{0};
   };
   /// Takes over a device that lives. What was in flight comes first; nothing waits for a kick.
   /// EPERM: the kernel has given it up. ESTALE: it is not as `living` says. With an error nothing has been answered to the
@@ -125,13 +127,14 @@ class Export final : private virtio::TransportEvents {
   void messages_waiting(Ready ready);
   void take(const spec::Request& request);
   void answer(std::uint32_t id, std::uint32_t result, Bytes payload = {});
-  void withdrawn();
+  void undo_status();
   void set_status(std::uint32_t id, std::uint8_t status);
   void reset(std::uint32_t id);
   void accept_features(std::uint8_t status);
   void update_iotlb(std::uint32_t id, std::uint32_t asid);
   void iotlb_is_late(std::uint32_t id);
   void set_group_space(std::uint32_t id, const spec::GroupAsidRequest& request);
+  void tell_spaces();
   void get_vq_state(std::uint32_t id, std::uint32_t index);
   void set_vq_ready(std::uint32_t id, const spec::VqReadyRequest& request);
   void give_up(const Error& why);
@@ -150,6 +153,7 @@ class Export final : private virtio::TransportEvents {
 
   // Taking over: export_adopt.cpp.
   Status check_living(const virtio::DeviceState& state);
+  Status probe(Duration patience);
   Status take_over(Living& living);
 
   void forget_memory(std::move_only_function<void()> done);
@@ -179,7 +183,7 @@ class Export final : private virtio::TransportEvents {
   Registration config_retry_;
   std::deque<spec::Request> backlog_;  ///< read, and not looked at yet
   std::optional<std::uint32_t> answering_;  ///< the request that has been taken and not answered
-  bool undoable_ = false;  ///< and that has changed the status
+  std::function<void()> undo_;  ///< takes back what it has changed: nobody waits for the answer any more
   bool live_ = false;  ///< DRIVER_OK has been acknowledged, or is about to be
   std::vector<std::byte> config_;  ///< as the kernel has it
   std::shared_ptr<Export*> self_;  ///< what a completion holds weakly

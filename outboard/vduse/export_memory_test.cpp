@@ -255,6 +255,28 @@ TEST_P(ExportMemory, Row42_AGroupWorksInTheAddressSpaceThatTheDriverGivesIt) {
   EXPECT_TRUE(rig.works(1));
 }
 
+TEST_P(ExportMemory, Row18_AnAddressSpaceThatNobodyWaitsForAnyMoreIsUndone) {
+  VduseRig::Setup with = setup();
+  with.queues = 2;
+  with.options = {.api_version = 1, .groups = {0, 1}, .address_spaces = 2};
+  VduseRig rig(with);
+  rig.advance(0);
+  const auto moved = rig.kernel->set_group_asid(1, 1);
+  // Between the note in the journal and the answer.
+  rig.on_groups = [&] {
+    rig.on_groups = nullptr;
+    rig.kernel->withdraw(moved);
+  };
+  rig.settle();
+  ASSERT_EQ(rig.kernel->group_asid(1), 0U);
+  EXPECT_EQ(rig.spaces, (std::vector<std::uint32_t>{0, 0})) << "in the journal too";
+  ASSERT_TRUE(rig.negotiate());
+  rig.place(0);
+  rig.place(1);
+  ASSERT_TRUE(rig.advance(VduseRig::s_running));
+  EXPECT_TRUE(rig.works(1));
+}
+
 TEST_P(ExportMemory, Row42_AGroupOrAnAddressSpaceThatIsNotThereIsRefused) {
   VduseRig::Setup with = setup();
   with.options = {.api_version = 1, .groups = {0}, .address_spaces = 2};

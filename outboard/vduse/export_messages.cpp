@@ -46,7 +46,7 @@ void Export::messages_waiting(Ready ready) {
 void Export::take(const spec::Request& request) {
   const std::uint32_t id = request.request_id;
   answering_ = id;
-  undoable_ = false;
+  undo_ = nullptr;
   switch (static_cast<spec::RequestType>(request.type)) {
     case spec::RequestType::get_vq_state:
       return get_vq_state(id, payload_of<spec::VqStateRequest>(request).index);
@@ -77,7 +77,7 @@ void Export::answer(std::uint32_t id, std::uint32_t result, Bytes payload) {
   std::memcpy(response.payload.data(), payload.data(), std::min(payload.size(), response.payload.size()));
   const Status replied = node_->reply(response);
   if (!replied && replied.error().code() == ENOENT) {
-    withdrawn();
+    if (undo_) std::exchange(undo_, nullptr)();
   } else if (!replied) {
     log_.error("the kernel does not take an answer: {}", replied.error().message());
   }
@@ -91,8 +91,7 @@ void Export::answer(std::uint32_t id, std::uint32_t result, Bytes payload) {
 
 /// Whoever waited for the answer was killed. The kernel goes on as if it had been refused, and its status stays what it
 /// was; going back to the start here lets the next driver begin, since a status is taken with all that leads up to it.
-void Export::withdrawn() {
-  if (!undoable_) return;
+void Export::undo_status() {
   log_.warning("whoever changed the status was killed before it was acknowledged: it is undone");
   live_ = false;
   late_.reset();
@@ -109,16 +108,16 @@ void Export::set_status(std::uint32_t id, std::uint8_t status) {
   const std::uint8_t before = core_->status();
   const auto added = static_cast<std::uint8_t>(status & ~before);
   if ((added & bit::features_ok) != 0) {
-    undoable_ = true;
+    undo_ = [this] { undo_status(); };
     accept_features(status);
-    // The one status that may be refused: the driver reads it back.
-    if ((core_->status() & bit::features_ok) == 0) {
+    // The one status that may be refused: the driver reads it back. DRIVER_OK, in the same message, nobody reads back.
+    if ((core_->status() & bit::features_ok) == 0 && (added & bit::driver_ok) == 0) {
       log_.warning("the driver's features are refused");
       return answer(id, spec::result::failed);
     }
   }
   if ((added & bit::driver_ok) != 0) {
-    undoable_ = true;
+    undo_ = [this] { undo_status(); };
     start_device(status);
   } else {
     core_->write_status(status);
@@ -195,14 +194,24 @@ void Export::set_group_space(std::uint32_t id, const spec::GroupAsidRequest& req
   const bool known = options_.api_version != spec::api_version_0 && request.group < groups_.size() &&
                      request.asid < options_.address_spaces;
   if (!known) return answer(id, spec::result::failed);
+  const std::uint32_t before = groups_[request.group]->address_space();
+  undo_ = [this, group = request.group, before] {
+    log_.warning("whoever gave group {} another address space was killed: it is undone", group);
+    groups_[group]->set_address_space(before, [](const Status&) {});
+    tell_spaces();
+  };
   groups_[request.group]->set_address_space(request.asid, [this, weak = std::weak_ptr(self_), id](const Status&) {
     if (weak.expired()) return;
-    // Nobody can ask the kernel for it later.
-    std::vector<std::uint32_t> spaces;
-    for (const auto& group : groups_) spaces.push_back(group->address_space());
-    if (events_.groups) events_.groups(spaces);
+    tell_spaces();
     answer(id, spec::result::ok);
   });
+}
+
+/// Nobody can ask the kernel for it later.
+void Export::tell_spaces() {
+  std::vector<std::uint32_t> spaces;
+  for (const auto& group : groups_) spaces.push_back(group->address_space());
+  if (events_.groups) events_.groups(spaces);
 }
 
 // Queues.

@@ -94,6 +94,17 @@ TEST_P(EitherExport, DriverOkIsNeverRefusedWhateverGoesWrong) {
   EXPECT_FALSE(rig.kernel->wedged());
 }
 
+TEST_P(EitherExport, DriverOkIsNotRefusedWithFeaturesThatAre) {
+  VduseRig rig(setup());
+  rig.advance(0);
+  rig.kernel->set_driver_features(rig.offered() & ~(UINT64_C(1) << 32));
+  rig.place();
+  EXPECT_TRUE(rig.advance(VduseRig::s_running)) << "a driver that sets it all at once does not look either";
+  EXPECT_FALSE(rig.kernel->wedged());
+  EXPECT_EQ(rig.exported->core().status() & bit::driver_ok, 0);
+  EXPECT_TRUE(rig.said("VDUSE has no way to tell"));
+}
+
 TEST_P(EitherExport, DriverOkIsNotRefusedWhereNothingCanBeAskedOfTheKernel) {
   VduseRig rig(setup());
   ASSERT_TRUE(rig.negotiate());
