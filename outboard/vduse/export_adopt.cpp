@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <thread>
 #include <utility>
 
 #include <fmt/format.h>
@@ -52,8 +53,7 @@ Status Export::take_over(Living& living) {
   };
   const bool resets = pending([](std::uint8_t status) { return status == 0; });
   const bool starts = pending([](std::uint8_t status) { return (status & bit::driver_ok) != 0; });
-  // There is no way to ask for the status; a configuration interrupt too many hurts nobody.
-  const Status probed = node_->inject_config_interrupt();
+  Status probed = probe(Duration(0));
   if (!probed && probed.error().code() != EINVAL) return probed;
 
   if (!resets && !living.abandon && (living.recover || probed)) {
@@ -63,9 +63,13 @@ Status Export::take_over(Living& living) {
     state.status &= static_cast<std::uint8_t>(~bit::needs_reset);
     const bool ran = (state.status & bit::driver_ok) != 0;
     if (probed && !ran) return not_as_left("its driver runs");
-    // Logged, and then whoever attached the device was killed: the kernel has never heard of it.
-    if (!ran || probed || starts) {
-      OUTBOARD_CHECK(check_living(state));
+    if (ran && !probed && !starts) probed = probe(living.patience);
+    const Status same = check_living(state);
+    // Where no driver runs nothing is in flight, and one that begins says all of it anew. DRIVER_OK may have been logged,
+    // and then whoever attached the device was killed: the kernel has never heard of it.
+    const bool runs = ran && (probed || starts);
+    if (runs && !same) return same;
+    if (runs || (!ran && same)) {
       live_ = ran;
       interrupts_->set_live(ran);
       OUTBOARD_CHECK(core_->restore(state));
@@ -89,6 +93,17 @@ Status Export::take_over(Living& living) {
     if (!weak.expired()) messages_waiting(Ready::none);
   });
   return {};
+}
+
+/// Whether the kernel has DRIVER_OK: EINVAL where it has not. There is no way to ask; a configuration interrupt too many
+/// hurts nobody.
+Status Export::probe(Duration patience) {
+  const TimePoint end = Clock::system().now() + patience;
+  while (true) {
+    Status probed = node_->inject_config_interrupt();
+    if (probed || probed.error().code() != EINVAL || Clock::system().now() >= end) return probed;
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  }
 }
 
 /// What the kernel says of the device must be what the journal says.

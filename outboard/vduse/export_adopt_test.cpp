@@ -47,7 +47,7 @@ class Adopting : public ::testing::TestWithParam<bool> {
   Status adopt() {
     journal = JournalFile::open(path(), shape()).value();
     rig.exported->core().set_journal(*journal);
-    Export::Living living;
+    Export::Living living{.patience = patience};
     living.recover = [this] { return journal->recover(rig.exported->memory(), rig.exported->queue_memory()); };
     const Status adopted = rig.exported->adopt(rig.kernel->open().value(), std::move(living));
     if (adopted) rig.settle();
@@ -62,6 +62,7 @@ class Adopting : public ::testing::TestWithParam<bool> {
   outboard::testing::TempDir dir;
   VduseRig rig;
   std::unique_ptr<JournalFile> journal;
+  Duration patience{0};
 };
 INSTANTIATE_TEST_SUITE_P(Rings, Adopting, ::testing::Bool(),
                          [](const auto& each) { return each.param ? "Packed" : "Split"; });
@@ -160,6 +161,29 @@ TEST_P(Adopting, FeaturesThatWereAgreedOnAreKeptForADriverThatGoesOn) {
   ASSERT_TRUE(adopt());
   rig.place();
   ASSERT_TRUE(rig.advance(VduseRig::s_running));
+  EXPECT_TRUE(rig.works());
+}
+
+TEST_P(Adopting, ADriverThatHadNotBegunAndIsGoneIsForgotten) {
+  ASSERT_TRUE(rig.negotiate());
+  die();
+  // Whoever wrote the reset was killed, so that no message is left of it.
+  rig.kernel->withdraw(rig.kernel->set_status(0));
+  rig.kernel->set_driver_features(0);
+  ASSERT_TRUE(adopt());
+  EXPECT_EQ(rig.exported->core().status(), 0);
+  rig.run();
+  EXPECT_TRUE(rig.works());
+}
+
+TEST_P(Adopting, DriverOkThatWasAnsweredAndIsNotStoredYetIsWaitedFor) {
+  ASSERT_TRUE(rig.negotiate());
+  rig.place();
+  rig.kernel->store_driver_ok_after(3);
+  ASSERT_TRUE(rig.advance(VduseRig::s_running));
+  die();
+  patience = std::chrono::seconds(10);
+  ASSERT_TRUE(adopt());
   EXPECT_TRUE(rig.works());
 }
 

@@ -21,6 +21,8 @@ namespace {
 
 constexpr Duration patience = std::chrono::seconds(5);
 constexpr Duration pause = std::chrono::milliseconds(20);
+/// The kernel stores DRIVER_OK when the thread that waits for its answer runs again, which takes milliseconds.
+constexpr Duration driver_ok_patience = std::chrono::seconds(1);
 
 /// In the journal, beside what the core writes: of which API version the device is, and where its groups work.
 struct TransportHeader {
@@ -275,6 +277,7 @@ Result<Export::Living> Server::State::read_journal() {
   }
   OUTBOARD_TRY(auto config, journal->config());
   if (!config.empty()) living.config = std::move(config);
+  living.patience = driver_ok_patience;
   living.recover = [this] { return journal->recover(exported->memory(), exported->queue_memory()); };
   exported->core().set_journal(*journal);
   return living;
