@@ -327,6 +327,45 @@ Result<std::unique_ptr<JournalFile>> JournalFile::open(const std::string& path, 
   return file;
 }
 
+namespace {
+
+/// What create() leaves when it is killed, whose magic comes last.
+bool never_finished(const struct stat& info, Bytes start) {
+  static constexpr off_t longest = 64 << 20;
+  if (info.st_size == 0) return true;
+  if ((info.st_mode & 07777) != 0600 || info.st_nlink != 1 || info.st_size > longest) return false;
+  const auto zero = [](std::byte byte) { return byte == std::byte{0}; };
+  le32 begun{};
+  if (start.size() >= sizeof(Header)) std::memcpy(&begun, start.data() + offsetof(Header, version), sizeof begun);
+  return std::ranges::all_of(start, zero) || (begun == version && std::ranges::all_of(start.first(sizeof magic), zero));
+}
+
+}  // namespace
+
+Status JournalFile::discard(const std::string& path, const std::function<bool(Bytes instance)>& lives) {
+  const UniqueFd fd(::open(path.c_str(), O_RDWR | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK));
+  if (!fd && errno == ENOENT) return {};
+  struct stat info{};
+  if (!fd || ::fstat(fd.get(), &info) < 0) return failed(path, "opening the in-flight log");
+  std::array<std::byte, page> start{};
+  const ssize_t length = S_ISREG(info.st_mode) ? ::pread(fd.get(), start.data(), start.size(), 0) : -1;
+  const Bytes begin = Bytes(start).first(static_cast<std::size_t>(std::max<ssize_t>(length, 0)));
+  Header header{};
+  if (begin.size() >= sizeof header) std::memcpy(&header, begin.data(), sizeof header);
+  const bool is_log = header.magic == magic;
+  // Somebody may have named a file of another kind: that is not ours to remove.
+  if (length < 0 || (!is_log && !never_finished(info, begin)))
+    return Error(EBADMSG, "it is no in-flight log").on(path).cure("name another file for the log, or remove this one");
+  if (const Status locked = lock(fd, round_up(header.size, page)); !locked) return Error(locked.error()).on(path);
+  const Bytes instance = std::as_bytes(std::span(header.instance));
+  if (is_log && lives && lives(instance.first(std::min<std::size_t>(header.instance_length, instance.size()))))
+    return Error(EEXIST, "the in-flight log is of another device, which is there")
+        .on(path)
+        .cure("name another file for the log of this device");
+  if (::unlink(path.c_str()) < 0) return failed(path, "removing the in-flight log");
+  return {};
+}
+
 Status JournalFile::remove() {
   if (::unlink(path_.c_str()) < 0) return failed(path_, "removing the in-flight log");
   return {};

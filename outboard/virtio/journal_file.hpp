@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <span>
 #include <string>
@@ -59,6 +60,11 @@ class JournalFile final : public Journal {
   /// this machine was started, or of another device (`instance`). EINVAL: of this device, but with another device ID, other
   /// features, queues or another size of the configuration space. Each says what it found and what it wanted.
   static Result<std::unique_ptr<JournalFile>> open(const std::string& path, const Shape& expected);
+
+  /// Removes the file of a device that is no more; where there is none, well. Before anything is removed: EBUSY: another
+  /// process has it open; EEXIST: `lives` says of the instance in it that its device is there; EBADMSG: it is no such file
+  /// (one that was never finished counts as one, a damaged one too).
+  static Status discard(const std::string& path, const std::function<bool(Bytes instance)>& lives = {});
 
   /// Unlocks and unmaps; the file stays.
   ~JournalFile() override;

@@ -226,6 +226,60 @@ TEST_F(File, IsRemovedWithItsDevice) {
   EXPECT_EQ((*file)->remove().error().code(), ENOENT);
 }
 
+TEST_F(File, OfADeviceThatIsNoMoreIsDiscarded) {
+  EXPECT_TRUE(JournalFile::discard(path));
+  EXPECT_FALSE(std::filesystem::exists(path));
+  EXPECT_TRUE(JournalFile::discard(path)) << "there is none";
+  auto bytes = whole_;
+  bytes[sizeof(layout::Header) - 1] ^= std::byte{1};
+  write_file(path, bytes);
+  EXPECT_TRUE(JournalFile::discard(path)) << "a damaged one is one";
+}
+
+TEST_F(File, InUseIsNotDiscarded) {
+  const auto held = JournalFile::open(path, small_shape());
+  ASSERT_TRUE(held);
+  EXPECT_EQ(JournalFile::discard(path).error().code(), EBUSY);
+  EXPECT_TRUE(std::filesystem::exists(path));
+}
+
+TEST_F(File, OfADeviceThatIsThereIsNotDiscarded) {
+  std::vector<std::byte> asked;
+  const auto lives = [&](Bytes instance) {
+    asked.assign(instance.begin(), instance.end());
+    return true;
+  };
+  EXPECT_EQ(JournalFile::discard(path, lives).error().code(), EEXIST);
+  EXPECT_TRUE(std::ranges::equal(asked, small_shape().instance));
+  EXPECT_TRUE(std::filesystem::exists(path));
+  EXPECT_TRUE(JournalFile::discard(path, [](Bytes) { return false; }));
+}
+
+TEST_F(File, ThatIsSomethingElseIsNotDiscarded) {
+  write_file(path, bytes_of("root:x:0:0:root:/root:/bin/sh\n"));
+  EXPECT_EQ(JournalFile::discard(path).error().code(), EBADMSG);
+  write_file(path, bytes_of("x\n"));
+  EXPECT_EQ(JournalFile::discard(path).error().code(), EBADMSG);
+  write_file(path, std::vector<std::byte>(65536, std::byte{0x55}));
+  EXPECT_EQ(JournalFile::discard(path).error().code(), EBADMSG);
+  EXPECT_EQ(JournalFile::discard(dir.path()).error().code(), EISDIR);
+  EXPECT_TRUE(std::filesystem::exists(path));
+}
+
+TEST_F(File, ThatWasNeverFinishedIsDiscarded) {
+  for (const std::size_t size : {std::size_t{0}, whole_.size()}) {
+    std::filesystem::remove(path);
+    write_file(path, std::vector<std::byte>(size));
+    ASSERT_EQ(::chmod(path.c_str(), 0600), 0);
+    EXPECT_TRUE(JournalFile::discard(path)) << size;
+  }
+  auto bytes = whole_;
+  std::ranges::fill(std::span(bytes).first(sizeof(std::uint64_t)), std::byte{0});
+  write_file(path, bytes);
+  ASSERT_EQ(::chmod(path.c_str(), 0600), 0);
+  EXPECT_TRUE(JournalFile::discard(path)) << "the magic comes last";
+}
+
 TEST_F(File, KeepsWhatTheTransportPutsIntoIt) {
   {
     const auto file = JournalFile::open(path, small_shape());
