@@ -46,6 +46,7 @@ class Bus {
   };
   Bus() : Bus(Options{}) {}
   explicit Bus(Options options);
+  const Options& options() const { return options_; }
 
   /// Puts the VDUSE device on the bus and lets `driver` take it.
   ///

@@ -38,6 +38,11 @@ class Server {
     std::string run = "/run/outboard";  ///< locks and journals
     std::string folder = device_folder;
     Bus::Options bus{};
+    /// How long a predecessor on its way out may keep the name.
+    Duration lock_patience = std::chrono::seconds(5);
+    /// The kernel's side, where a test has another one: by default Control::open() and vduse::open_node().
+    std::function<Result<Control>(std::uint64_t api_version)> open_control{};
+    std::function<Result<std::unique_ptr<Node>>(const std::string& name)> open_node{};
     Log log{};
   };
 

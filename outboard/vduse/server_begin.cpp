@@ -11,6 +11,7 @@
 #include <fmt/format.h>
 
 #include <outboard/base/endian.hpp>
+#include <outboard/vduse/bus_remove.hpp>
 #include <outboard/vduse/server_state.hpp>
 #include <outboard/vduse/stale_server.hpp>
 
@@ -66,21 +67,16 @@ Server::State::State(Options given)
         return bus_options;
       }()) {
   if (options.journal.empty()) options.journal = fmt::format("{}/vduse/{}.journal", options.run, options.name);
-}
-
-Server::State::~State() {
-  stop_watch.reset();
-  timer.reset();
-  exported.reset();
-  pool.reset();
-  if (!background.joinable()) return;
-  // In the kernel, which has not let it go: the process ends when that does.
-  if (working) {
-    background.detach();
-  } else {
-    background.join();
+  if (!options.open_control)
+    options.open_control = [this](std::uint64_t version) { return Control::open(version, options.folder); };
+  if (!options.open_node) {
+    options.open_node = [this](const std::string& name) {
+      return open_node(name, options.device.api_version, options.folder);
+    };
   }
 }
+
+Server::State::~State() { forget_device(); }
 
 bool Server::State::exists() const {
   return ::access(fmt::format("{}/{}", options.folder, options.name).c_str(), F_OK) == 0;
@@ -92,7 +88,7 @@ Status Server::State::prepare(DeviceFactory& factory) {
   std::error_code made;
   std::filesystem::create_directories(folder, made);
   if (made) return Error(made.value(), "making a folder for locks and journals: " + made.message()).on(folder);
-  OUTBOARD_TRY(lock, lock_name(fmt::format("{}/{}.lock", folder, options.name), patience));
+  OUTBOARD_TRY(lock, lock_name(fmt::format("{}/{}.lock", folder, options.name), options.lock_patience));
   OUTBOARD_TRY(stop_event, EventFd::create());
   if (options.replace && exists()) OUTBOARD_CHECK(clear_away(factory));
   OUTBOARD_CHECK(make_device(factory));
@@ -109,7 +105,7 @@ Status Server::State::make_device(DeviceFactory& factory) {
   options.device.core.queue_loops = pool->loops(device->identity().queue_sizes.size());
   options.device.log = log;
   OUTBOARD_TRY(exported, Export::create(std::move(device), *own, options.device));
-  exported->set_events({.status = [this](std::uint8_t status) { seen_status |= status; },
+  exported->set_events({.status = [this](std::uint8_t status) { *seen_status |= status; },
                         .gone = [this](const Error& why) { given_up(why); },
                         .config =
                             [this](Bytes config) {
@@ -126,14 +122,12 @@ Status Server::State::make_device(DeviceFactory& factory) {
 
 /// There is no device of this name: it is made, and removed again if that fails half-way.
 Status Server::State::begin_fresh() {
-  OUTBOARD_TRY(auto control, Control::open(options.device.api_version, options.folder));
+  OUTBOARD_TRY(auto control, options.open_control(options.device.api_version));
   OUTBOARD_CHECK(control.create(exported->shape(options.name)));
   const auto go_on = [&]() -> Status {
     const TimePoint end = Clock::system().now() + patience;
     OUTBOARD_CHECK(wait_for_node(options.name, [&] { return wait_a_little(end); }, options.folder));
-    OUTBOARD_TRY(auto node, open_node(options.name, options.device.api_version, options.folder));
-    // What is left of a device that is no more says nothing about this one.
-    ::unlink(options.journal.c_str());
+    OUTBOARD_TRY(auto node, options.open_node(options.name));
     OUTBOARD_CHECK(make_journal());
     return exported->start(std::move(node));
   };
@@ -142,14 +136,23 @@ Status Server::State::begin_fresh() {
   if (journal) [[maybe_unused]]
     const auto removed = journal->remove();
   exported.reset();
-  if (const Status removed = control.destroy(options.name); !removed) log.error("{}", removed.error().message());
+  if (const Status removed = destroy(control); !removed) log.error("{}", removed.error().message());
   return done;
+}
+
+/// Row 48: what holds the node (a descriptor on its way out) may do so for a moment.
+Status Server::State::destroy(Control& control) const {
+  const TimePoint end = Clock::system().now() + patience;
+  while (true) {
+    Status done = control.destroy(options.name);
+    if (done || done.error().code() == ENOENT) return {};  // row 49: gone is gone
+    if (done.error().code() != EBUSY || !wait_a_little(end)) return done;
+  }
 }
 
 /// Somebody has made the device for us, or a server died before anything was attached: nothing can be in flight.
 Status Server::State::begin_again() {
   OUTBOARD_TRY(auto node, open_patiently());
-  ::unlink(options.journal.c_str());
   OUTBOARD_CHECK(make_journal());
   log.info("the device was there, and on no bus: begun anew");
   return exported->start(std::move(node));
@@ -164,55 +167,83 @@ Status Server::State::take_over() {
   log.info("took over the device that another server has left{}", known ? "" : "; its driver was not running");
   if (known) return {};
   // Nothing can be in flight, and none of the messages that wait has been looked at yet.
-  ::unlink(options.journal.c_str());
   return make_journal();
 }
 
 Result<std::unique_ptr<Node>> Server::State::open_patiently() const {
   const TimePoint end = Clock::system().now() + patience;
   while (true) {
-    auto node = open_node(options.name, options.device.api_version, options.folder);
+    auto node = options.open_node(options.name);
     // A server that has just been killed has it open until the last of its disk accesses has ended.
     if (node || node.error().code() != EBUSY || !wait_a_little(end)) return node;
   }
 }
 
-/// What a dead server has left is taken over and brought to an orderly end, or, where it cannot be, detached if nothing of
-/// it is in flight.
+/// What a dead server has left is taken over and brought to an orderly end, or, where it cannot be, detached if nobody uses
+/// it and nothing is in flight.
 Status Server::State::clear_away(DeviceFactory& factory) {
   log.info("what another server has left as vduse:{} is removed", options.name);
   if (bus.attached(options.name)) {
     OUTBOARD_CHECK(make_device(factory));
-    Status taken = take_over();
-    if (!taken) {
-      const auto child = bus.child(options.name);
-      const unsigned in_flight = child && !child->made.empty() ? bus.in_flight(child->made) : 0;
-      if (in_flight != 0)
+    if (const Status taken = take_over()) {
+      OUTBOARD_CHECK(end_at_once());
+    } else {
+      log.warning("{}", taken.error().message());
+      if (const unsigned requests = in_flight(); requests != 0)
         return Error(taken.error())
             .cure(fmt::format(
                 "{} requests are in flight that nobody can answer: only a restart of this machine ends them",
-                in_flight));
-      log.warning("{}", taken.error().message());
-      journal.reset();
-      OUTBOARD_CHECK(make_device(factory));
-      OUTBOARD_TRY(auto node, open_patiently());
-      OUTBOARD_CHECK(exported->adopt(std::move(node), {.abandon = true}));
+                requests));
     }
-    stop_event.signal();
-    const bool attach = std::exchange(options.attach, false);
-    OUTBOARD_CHECK(run([] { return Status(); }));
-    options.attach = attach;
-    ending = finished = false;
-    journal.reset();
-    exported.reset();
-    stop_event.drain();
+    forget_device();
   }
   if (!exists()) return {};
-  OUTBOARD_TRY(auto control, Control::open(options.device.api_version, options.folder));
-  return control.destroy(options.name);
+  OUTBOARD_TRY(auto control, options.open_control(options.device.api_version));
+  Removal removal(
+      bus, control,
+      {.folder = options.folder, .open = [this](const std::string&) { return open_patiently(); }, .log = log});
+  return removal.remove(options.name);
+}
+
+unsigned Server::State::in_flight() const {
+  const auto child = bus.child(options.name);
+  return child && !child->made.empty() ? bus.in_flight(child->made) : 0;
+}
+
+/// Serves until the device is detached and gone.
+Status Server::State::end_at_once() {
+  const bool attach = std::exchange(options.attach, false);
+  stop_event.signal();
+  OUTBOARD_CHECK(run([] { return Status(); }));
+  options.attach = attach;
+  ending = finished = false;
+  stop_event.drain();
+  return {};
+}
+
+/// All that stands on the loops, and then these.
+void Server::State::forget_device() {
+  stop_watch.reset();
+  timer.reset();
+  exported.reset();
+  journal.reset();
+  pool.reset();
+  let_background_go();
+  own.reset();
 }
 
 // The journal.
+
+/// Whether another device of this machine is the one that a journal names.
+bool Server::State::is_another(Bytes instance) const {
+  std::error_code hidden;
+  for (const auto& entry : std::filesystem::directory_iterator(options.folder, hidden)) {
+    const auto found = identity_of(entry.path().string());
+    const bool other = entry.path().filename() != options.name;
+    if (other && found && std::ranges::equal(as_bytes_of(*found), instance)) return true;
+  }
+  return false;
+}
 
 Result<virtio::JournalFile::Shape> Server::State::journal_shape() {
   OUTBOARD_TRY(const NodeIdentity node, identity_of(fmt::format("{}/{}", options.folder, options.name)));
@@ -239,9 +270,13 @@ std::vector<std::byte> Server::State::transport_area(const std::vector<std::uint
   return area;
 }
 
+/// Where nothing is in flight; what was noted before, of this device or of one that is no more, says nothing then.
 Status Server::State::make_journal() {
   if (options.no_journal) return {};
   OUTBOARD_TRY(const auto shape, journal_shape());
+  journal.reset();
+  OUTBOARD_CHECK(
+      virtio::JournalFile::discard(options.journal, [this](Bytes instance) { return is_another(instance); }));
   OUTBOARD_TRY(journal, virtio::JournalFile::create(options.journal, shape));
   OUTBOARD_CHECK(journal->set_transport(transport_area({})));
   exported->core().set_journal(*journal);
@@ -263,6 +298,11 @@ Result<Export::Living> Server::State::read_journal() {
   OUTBOARD_CHECK(wait_for_end_of(before.pid, before.start_time, patience));
   Export::Living living;
   OUTBOARD_TRY(const auto area, journal->transport());
+  // Written before a driver can come.
+  if (area.empty()) {
+    journal.reset();
+    return Export::Living{.why_not = Error(EBADMSG, "the in-flight log was never finished").on(options.journal)};
+  }
   ByteReader reader(area);
   OUTBOARD_TRY(const auto version, reader.read<le32>());
   OUTBOARD_TRY(const auto api_version, reader.read<le32>());

@@ -17,19 +17,64 @@ constexpr Duration slow_attach = std::chrono::seconds(10);
 constexpr Duration driver_deadline = std::chrono::seconds(10);
 constexpr Duration look_again = std::chrono::milliseconds(200);
 
+/// The bus says that a probe has ended, and not how.
+Status wait_for_driver(const Bus& bus, const std::string& name, BusDriver driver,
+                       const std::atomic<std::uint8_t>& seen_status) {
+  const TimePoint end = Clock::system().now() + driver_deadline;
+  std::optional<BusChild> child;
+  while (true) {
+    child = bus.child(name);
+    if (child && (driver == BusDriver::vhost || child->bound)) return {};
+    if (Clock::system().now() >= end || (child && (seen_status.load() & virtio::spec::status::failed) != 0)) break;
+    std::this_thread::sleep_for(look_again / 10);
+  }
+  if (!child) return Error(ENODEV, "no driver of the bus has taken the device").cure("modprobe virtio_vdpa");
+  if ((seen_status.load() & virtio::spec::status::failed) != 0)
+    return Error(EIO, "the driver has given the device up").cure("the kernel's log (dmesg) says why");
+  return Error(ENODEV, fmt::format("no driver of the kernel has taken {}", child->name))
+      .cure("load the driver of this device type, for a disk: modprobe virtio_blk");
+}
+
 }  // namespace
 
 /// The kernel answers when a driver's whole probe or removal has ended, for which it needs this server: so never here.
-void Server::State::in_background(std::function<Status()> work, std::function<void(Status)> then) {
+void Server::State::in_background(std::function<Status(Bus&)> work, std::function<void(Status)> then) {
   if (background.joinable()) background.join();
   working = true;
-  background = std::thread([loop = own.get(), work = std::move(work), then = std::move(then), this]() mutable {
-    Status done = work();
-    loop->post([this, then = std::move(then), done = std::move(done)]() mutable {
+  reach = std::make_shared<Reach>();
+  reach->loop = own.get();
+  reach->log = log;
+  auto places = bus.options();
+  places.log = Log(
+      [reach = reach](Level level, std::string_view line) {
+        const std::lock_guard lock(reach->mutex);
+        if (reach->loop != nullptr) reach->log.write(level, line);
+      },
+      Level::debug);
+  background = std::thread([this, reach = reach, its_bus = Bus(std::move(places)), work = std::move(work),
+                            then = std::move(then)]() mutable {
+    Status done = work(its_bus);
+    const std::lock_guard lock(reach->mutex);
+    if (reach->loop == nullptr) return;
+    reach->loop->post([this, then = std::move(then), done = std::move(done)]() mutable {
       working = false;
       then(std::move(done));
     });
   });
+}
+
+/// It may be in the kernel, which does not let it go: the process ends when that does.
+void Server::State::let_background_go() {
+  if (!background.joinable()) return;
+  {
+    const std::lock_guard lock(reach->mutex);
+    reach->loop = nullptr;
+  }
+  if (std::exchange(working, false)) {
+    background.detach();
+  } else {
+    background.join();
+  }
 }
 
 Status Server::State::run(std::function<Status()> ready_) {
@@ -56,35 +101,18 @@ void Server::State::be_ready() {
 // On.
 
 void Server::State::attach() {
-  seen_status = 0;
+  *seen_status = 0;
   timer = own->after(slow_attach, [this] {
     log.warning(
         "attaching takes long; the driver has written status bits {:#04x} so far. Do not kill whoever waits for it",
-        seen_status.load());
+        seen_status->load());
   });
   in_background(
-      [this]() -> Status {
-        OUTBOARD_CHECK(bus.attach(options.name, options.driver));
-        return wait_for_driver();
+      [name = options.name, driver = options.driver, seen = seen_status](Bus& its_bus) -> Status {
+        OUTBOARD_CHECK(its_bus.attach(name, driver));
+        return wait_for_driver(its_bus, name, driver, *seen);
       },
       [this](Status done) { attached(std::move(done)); });
-}
-
-/// The bus says that a probe has ended, and not how.
-Status Server::State::wait_for_driver() const {
-  const TimePoint end = Clock::system().now() + driver_deadline;
-  std::optional<BusChild> child;
-  while (true) {
-    child = bus.child(options.name);
-    if (child && (options.driver == BusDriver::vhost || child->bound)) return {};
-    if (Clock::system().now() >= end || (child && (seen_status.load() & virtio::spec::status::failed) != 0)) break;
-    std::this_thread::sleep_for(look_again / 10);
-  }
-  if (!child) return Error(ENODEV, "no driver of the bus has taken the device").cure("modprobe virtio_vdpa");
-  if ((seen_status.load() & virtio::spec::status::failed) != 0)
-    return Error(EIO, "the driver has given the device up").cure("the kernel's log (dmesg) says why");
-  return Error(ENODEV, fmt::format("no driver of the kernel has taken {}", child->name))
-      .cure("load the driver of this device type, for a disk: modprobe virtio_blk");
 }
 
 void Server::State::attached(Status done) {
@@ -122,7 +150,8 @@ void Server::State::end_when_unused() {
 }
 
 void Server::State::detach() {
-  in_background([this] { return bus.detach(options.name); }, [this](const Status& done) { detached(done); });
+  in_background([name = options.name](Bus& its_bus) { return its_bus.detach(name); },
+                [this](const Status& done) { detached(done); });
 }
 
 void Server::State::detached(const Status& done) {
@@ -137,8 +166,8 @@ void Server::State::close(bool remove) {
   exported->shut_down([this, remove](const Status& stopped) {
     if (!stopped) log.error("{}", stopped.error().message());
     if (remove) {
-      auto control = Control::open(options.device.api_version, options.folder);
-      const Status removed = control ? control->destroy(options.name) : Status(std::unexpected(control.error()));
+      auto control = options.open_control(options.device.api_version);
+      const Status removed = control ? destroy(*control) : Status(std::unexpected(control.error()));
       if (removed) {
         if (journal) [[maybe_unused]]
           const auto gone = journal->remove();

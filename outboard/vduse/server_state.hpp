@@ -3,6 +3,7 @@
 #include <atomic>
 #include <functional>
 #include <memory>
+#include <mutex>
 #include <optional>
 #include <string>
 #include <thread>
@@ -26,8 +27,13 @@ struct Server::State {
   Status begin_again();
   Status take_over();
   Status clear_away(DeviceFactory& factory);
+  Status end_at_once();
+  void forget_device();
+  unsigned in_flight() const;
+  Status destroy(Control& control) const;
   Result<std::unique_ptr<Node>> open_patiently() const;
   Status make_journal();
+  bool is_another(Bytes instance) const;
   Result<Export::Living> read_journal();
   Result<virtio::JournalFile::Shape> journal_shape();
   std::vector<std::byte> transport_area(const std::vector<std::uint32_t>& spaces) const;
@@ -37,7 +43,6 @@ struct Server::State {
   // How it goes on and ends: server_run.cpp.
   Status run(std::function<Status()> ready_);
   void attach();
-  Status wait_for_driver() const;
   void attached(Status done);
   void be_ready();
   void end(std::optional<Error> why);
@@ -47,8 +52,10 @@ struct Server::State {
   void close(bool remove);
   void given_up(const Error& why);
   void finish();
-  /// Runs `work` on a thread that serves nothing, and `then` here.
-  void in_background(std::function<Status()> work, std::function<void(Status)> then);
+  /// Runs `work` on a thread that serves nothing, and `then` here. The kernel may keep the thread for longer than there is
+  /// a server, so `work` gets all that it needs.
+  void in_background(std::function<Status(Bus&)> work, std::function<void(Status)> then);
+  void let_background_go();
 
   Options options;
   Log log;
@@ -61,11 +68,19 @@ struct Server::State {
   std::unique_ptr<Export> exported;
 
   std::function<Status()> ready;
+  /// What the background thread may still reach of the server, while there is one.
+  struct Reach {
+    std::mutex mutex;
+    Loop* loop = nullptr;
+    Log log;
+  };
+  std::shared_ptr<Reach> reach;
   std::thread background;
   bool working = false;  ///< on the background thread
   bool ending = false;
   bool finished = false;
-  std::atomic<std::uint8_t> seen_status{0};  ///< bits of all that the driver has written since it was attached
+  /// Bits of all that the driver has written since it was attached.
+  std::shared_ptr<std::atomic<std::uint8_t>> seen_status = std::make_shared<std::atomic<std::uint8_t>>();
   std::optional<Error> failure;
   std::string told_users;
   Registration stop_watch;

@@ -1,0 +1,395 @@
+// A server on a machine in a folder: a control node, a bus and a kernel that are played. Its loop runs here, its
+// attaching and detaching on the thread that it has for that.
+
+#include <outboard/vduse/server.hpp>
+
+#include <cstring>
+#include <filesystem>
+#include <fstream>
+#include <future>
+#include <mutex>
+#include <thread>
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <outboard/testing/device_rig.hpp>
+#include <outboard/testing/fake_vduse.hpp>
+#include <outboard/testing/temp_dir.hpp>
+
+namespace outboard::vduse {
+namespace {
+
+namespace fs = std::filesystem;
+using outboard::testing::FakeVduse;
+using outboard::testing::ScriptedDevice;
+using ::testing::HasSubstr;
+
+DeviceShape shape_of(const spec::DeviceConfig& head, const std::byte* config) {
+  return {.name = head.name.data(),
+          .device_id = head.device_id,
+          .vendor_id = head.vendor_id,
+          .features = head.features,
+          .queue_sizes = std::vector<std::uint16_t>(head.vq_num, 16),
+          .groups = head.ngroups,
+          .address_spaces = head.nas,
+          .config = std::vector<std::byte>(config, config + head.config_size)};
+}
+
+class ServerTest : public ::testing::Test {
+ protected:
+  /// /dev/vduse/control.
+  class ControlFile final : public NodeFile {
+   public:
+    explicit ControlFile(ServerTest& test) : test_(test) {}
+    int fd() const override { return -1; }
+    int control(std::uint32_t request, void* argument) override {
+      if (request == spec::ioctl::create_dev) return create(static_cast<const std::byte*>(argument));
+      if (request == spec::ioctl::destroy_dev) return destroy();
+      return 0;
+    }
+    ssize_t read(MutableBytes) override { return -EAGAIN; }
+    ssize_t write(Bytes) override { return -EINVAL; }
+
+   private:
+    int create(const std::byte* argument) {
+      spec::DeviceConfig head{};
+      std::memcpy(&head, argument, sizeof head);
+      if (test_.there()) return -EEXIST;
+      test_.kernel = std::make_unique<FakeVduse>(shape_of(head, argument + sizeof head));
+      test_.write("dev/blk0", "");
+      fs::create_directories(test_.path("sys/class/vduse/blk0"));
+      return 0;
+    }
+    int destroy() {
+      if (test_.kernel->attached() || test_.kernel->is_open()) return -EBUSY;
+      if (test_.busy_for > 0) return test_.busy_for--, -EBUSY;
+      fs::remove(test_.path("dev/blk0"));
+      fs::remove(test_.path("sys/class/vduse/blk0"));
+      return 0;
+    }
+    ServerTest& test_;
+  };
+
+  class FakeNetlink final : public Netlink {
+   public:
+    explicit FakeNetlink(ServerTest& test) : test_(test) {}
+    Result<std::vector<ManagementDevice>> management_devices() override { return std::vector<ManagementDevice>{}; }
+    Status add(const std::string&) override {
+      if (test_.while_adding) test_.while_adding();
+      OUTBOARD_CHECK(test_.kernel->attach());
+      test_.put_on_bus();
+      return {};
+    }
+    Status remove(const std::string&) override {
+      if (const auto farewell = test_.kernel->set_status(0); !farewell.wait()) return Error(ETIMEDOUT);
+      test_.kernel->detach();
+      fs::remove_all(test_.path("sys/bus/vdpa/devices/blk0"));
+      return {};
+    }
+
+   private:
+    ServerTest& test_;
+  };
+
+  ServerTest() {
+    write("sys/bus/vdpa/drivers_autoprobe", "1");
+    for (const char* driver : {"virtio_vdpa", "vhost_vdpa"}) {
+      write(fmt::format("sys/bus/vdpa/drivers/{}/bind", driver), "");
+      write(fmt::format("sys/bus/vdpa/drivers/{}/unbind", driver), "");
+    }
+    write("sys/class/block/vda/dev", "254:0");
+    write("sys/class/block/vda/inflight", "0 0");
+    write("proc/self/mountinfo", "22 1 8:1 / / rw - ext4 /dev/sda1 rw");
+  }
+  ~ServerTest() override {
+    const std::lock_guard lock(log_gate->mutex);
+    log_gate->open = false;
+  }
+
+  std::string path(const std::string& name) const { return machine.path(name); }
+  void write(const std::string& name, const std::string& text) const {
+    fs::create_directories(fs::path(path(name)).parent_path());
+    std::ofstream(path(name)) << text;
+  }
+  bool there() const { return fs::exists(path("dev/blk0")); }
+  bool has_journal() const { return fs::exists(journal); }
+  void put_on_bus() const {
+    fs::create_directories(path("sys/bus/vdpa/devices/blk0/virtio0/driver"));
+    write("sys/bus/vdpa/devices/blk0/driver_override", "");
+  }
+
+  Server::Options options() {
+    Server::Options options;
+    options.name = "blk0";
+    options.journal = journal;
+    options.run = path("run");
+    options.folder = path("dev");
+    options.bus = {.sysfs = path("sys"),
+                   .proc = path("proc"),
+                   .dev = path("dev"),
+                   .netlink = std::make_shared<FakeNetlink>(*this)};
+    options.open_control = [this](std::uint64_t version) {
+      return Control::on(std::make_unique<ControlFile>(*this), version, path("dev"));
+    };
+    options.open_node = [this](const std::string&) -> Result<std::unique_ptr<Node>> {
+      if (kernel->broken()) return Error(EPERM, "the kernel has given the device up");
+      return kernel->open();
+    };
+    options.log = Log(
+        [gate = log_gate](Level, std::string_view line) {
+          const std::lock_guard lock(gate->mutex);
+          if (gate->open) gate->lines.append(line).append("\n");
+        },
+        Level::debug);
+    return options;
+  }
+  Result<Server> server(Server::Options with, std::vector<std::uint16_t> queues = {16}) {
+    return Server::create(
+        [queues](Loop&, const Log&) -> Result<std::unique_ptr<virtio::Device>> {
+          return std::make_unique<ScriptedDevice>(
+              virtio::Identity{.device_id = 2, .queue_sizes = queues, .config_size = 16});
+        },
+        std::move(with));
+  }
+  Result<Server> server() { return server(options()); }
+  /// Serves until it is ready, and ends.
+  Status run(Server& one) {
+    return one.run([&] {
+      one.stop();
+      return Status();
+    });
+  }
+  /// What a server leaves that is killed once its device is on the bus.
+  void leave_one_attached() {
+    {
+      auto dead = server();
+      ASSERT_TRUE(dead) << dead.error().message();
+      kernel->kill_server();
+    }
+    ASSERT_TRUE(kernel->attach());
+    put_on_bus();
+    ASSERT_TRUE(there() && has_journal());
+  }
+  std::string said() const {
+    const std::lock_guard lock(log_gate->mutex);
+    return log_gate->lines;
+  }
+
+  struct LogGate {
+    std::mutex mutex;
+    bool open = true;
+    std::string lines;
+  };
+  std::shared_ptr<LogGate> log_gate = std::make_shared<LogGate>();
+  outboard::testing::TempDir machine;
+  std::string journal = machine.path("run/vduse/blk0.journal");
+  std::unique_ptr<FakeVduse> kernel;
+  std::function<void()> while_adding;
+  unsigned busy_for = 0;
+};
+
+TEST_F(ServerTest, ServesAndLeavesNothingBehind) {
+  auto one = server();
+  ASSERT_TRUE(one) << one.error().message();
+  bool attached = false;
+  const Status done = one->run([&] {
+    attached = kernel->attached();
+    one->stop();
+    return Status();
+  });
+  EXPECT_TRUE(done) << done.error().message();
+  EXPECT_TRUE(attached);
+  EXPECT_FALSE(there());
+  EXPECT_FALSE(has_journal());
+}
+
+TEST_F(ServerTest, Row15WithoutAttachItIsReadyThoughNoMessageComes) {
+  auto with = options();
+  with.attach = false;
+  auto one = server(std::move(with));
+  ASSERT_TRUE(one);
+  EXPECT_TRUE(run(*one));
+  EXPECT_FALSE(there());
+}
+
+// Killed at each moment.
+
+TEST_F(ServerTest, KilledBeforeTheJournalWasMadeItIsBegunAnew) {
+  leave_one_attached();
+  kernel->detach();
+  fs::remove_all(path("sys/bus/vdpa/devices/blk0"));
+  fs::remove(journal);
+  auto one = server();
+  ASSERT_TRUE(one) << one.error().message();
+  EXPECT_TRUE(run(*one));
+  EXPECT_FALSE(there());
+}
+
+TEST_F(ServerTest, KilledBeforeItWasAttachedItIsBegunAnew) {
+  leave_one_attached();
+  kernel->detach();
+  fs::remove_all(path("sys/bus/vdpa/devices/blk0"));
+  auto one = server();
+  ASSERT_TRUE(one) << one.error().message();
+  EXPECT_TRUE(run(*one));
+}
+
+TEST_F(ServerTest, KilledWhileAttachedItIsTakenOver) {
+  leave_one_attached();
+  auto one = server();
+  ASSERT_TRUE(one) << one.error().message();
+  EXPECT_THAT(said(), HasSubstr("took over"));
+  const Status done = run(*one);
+  EXPECT_TRUE(done) << done.error().message();
+  EXPECT_FALSE(there());
+  EXPECT_FALSE(has_journal());
+}
+
+TEST_F(ServerTest, KilledBeforeAnythingWasInTheJournalItIsTakenOver) {
+  leave_one_attached();
+  // The area of the transport, which is written when the rest of the file is there, begins behind page and line.
+  std::fstream file(journal, std::ios::in | std::ios::out | std::ios::binary);
+  file.seekp(4096 + 64);
+  file.write("\0\0\0\0\0\0\0\0", 8);
+  file.close();
+  auto one = server();
+  ASSERT_TRUE(one) << one.error().message();
+  EXPECT_TRUE(run(*one));
+}
+
+TEST_F(ServerTest, KilledBeforeTheJournalWasRemovedItIsBegunAnew) {
+  leave_one_attached();
+  kernel->detach();
+  kernel.reset();
+  fs::remove_all(path("sys/bus/vdpa/devices/blk0"));
+  fs::remove_all(path("sys/class/vduse/blk0"));
+  fs::remove(path("dev/blk0"));
+  auto one = server();
+  ASSERT_TRUE(one) << one.error().message();
+  EXPECT_TRUE(run(*one));
+  EXPECT_FALSE(has_journal());
+}
+
+// Journals that are somebody else's.
+
+TEST_F(ServerTest, AFileThatIsNoJournalIsNotRemoved) {
+  write("precious", "data");
+  auto with = options();
+  with.journal = path("precious");
+  EXPECT_EQ(server(std::move(with)).error().code(), EBADMSG);
+  EXPECT_TRUE(fs::exists(path("precious")));
+  EXPECT_FALSE(there()) << "what was made is removed again";
+}
+
+TEST_F(ServerTest, TheJournalOfAnotherDeviceThatIsThereIsNotRemoved) {
+  leave_one_attached();
+  kernel->detach();
+  fs::remove_all(path("sys/bus/vdpa/devices/blk0"));
+  // The same device, by another name.
+  fs::rename(path("dev/blk0"), path("dev/blk1"));
+  EXPECT_EQ(server().error().code(), EEXIST);
+  EXPECT_TRUE(has_journal());
+}
+
+// --replace.
+
+TEST_F(ServerTest, ReplacedWhatCanBeTakenOverIsBroughtToItsEnd) {
+  leave_one_attached();
+  auto with = options();
+  with.replace = true;
+  auto one = server(std::move(with));
+  ASSERT_TRUE(one) << one.error().message();
+  EXPECT_FALSE(kernel->attached()) << "it is another one";
+  EXPECT_TRUE(run(*one));
+}
+
+TEST_F(ServerTest, ReplacedWhatCannotBeTakenOverIsRemoved) {
+  leave_one_attached();
+  auto with = options();
+  with.replace = true;
+  auto one = server(std::move(with), {16, 16});  // the journal is of one queue
+  ASSERT_TRUE(one) << one.error().message();
+  EXPECT_FALSE(kernel->attached());
+  EXPECT_TRUE(run(*one));
+  EXPECT_FALSE(there());
+}
+
+TEST_F(ServerTest, Row20AndRow54ReplacedADeviceThatTheKernelHasGivenUpIsRemoved) {
+  leave_one_attached();
+  kernel->set_status(1);
+  kernel->time_out();
+  EXPECT_EQ(server().error().code(), EPERM) << "not by default";
+  auto with = options();
+  with.replace = true;
+  auto one = server(std::move(with));
+  ASSERT_TRUE(one) << one.error().message();
+  EXPECT_FALSE(kernel->broken()) << "it is another one";
+  EXPECT_TRUE(run(*one));
+}
+
+TEST_F(ServerTest, Row50ReplacingLeavesADeviceWhoseRequestsNobodyCanAnswer) {
+  leave_one_attached();
+  kernel->set_status(1);
+  kernel->time_out();
+  fs::create_directories(path("sys/bus/vdpa/devices/blk0/virtio0/block/vda"));
+  write("sys/class/block/vda/inflight", "0 3");
+  auto with = options();
+  with.replace = true;
+  const auto one = server(std::move(with));
+  ASSERT_FALSE(one);
+  EXPECT_THAT(one.error().cure(), HasSubstr("3 requests are in flight"));
+  EXPECT_TRUE(there());
+}
+
+// The end.
+
+TEST_F(ServerTest, Row48WhoHoldsTheDeviceAtTheEndMayBeOnItsWayOut) {
+  auto one = server();
+  ASSERT_TRUE(one);
+  busy_for = 3;
+  EXPECT_TRUE(run(*one));
+  EXPECT_FALSE(there());
+  EXPECT_FALSE(has_journal());
+}
+
+TEST_F(ServerTest, Row14AnAttachThatNeverReturnsOutlivesTheServer) {
+  std::promise<void> adding, release, over;
+  while_adding = [&] {
+    adding.set_value();
+    release.get_future().wait();
+    over.set_value();
+  };
+  {
+    auto one = server();
+    ASSERT_TRUE(one);
+    std::thread breaker([&] {
+      adding.get_future().wait();
+      kernel->set_status(0);
+      kernel->time_out();
+    });
+    const Status done = one->run([] { return Status(); });
+    breaker.join();
+    ASSERT_FALSE(done);
+    EXPECT_EQ(done.error().code(), EPERM);
+  }
+  release.set_value();
+  over.get_future().wait();
+  // The thread goes on for a moment; nothing of the server's is there any more.
+  std::this_thread::sleep_for(std::chrono::milliseconds(50));
+}
+
+TEST_F(ServerTest, Row55ANameIsServedByOne) {
+  auto one = server();
+  ASSERT_TRUE(one);
+  auto with = options();
+  with.lock_patience = Duration(0);
+  const auto other = server(std::move(with));
+  ASSERT_FALSE(other);
+  EXPECT_EQ(other.error().code(), EBUSY);
+  EXPECT_THAT(other.error().message(), HasSubstr("serves this device"));
+  EXPECT_TRUE(there());
+}
+
+}  // namespace
+}  // namespace outboard::vduse
