@@ -417,7 +417,7 @@ Status FakeVduse::OpenNode::reply(const spec::Response& response) {
       kernel_->to_answer, [&](const auto& message) { return message->request.request_id == response.request_id; });
   if (found == kernel_->to_answer.end())
     return Error(ENOENT, "nobody waits for an answer to message " + std::to_string(response.request_id));
-  const auto message = *found;
+  const auto message = std::move(*found);
   kernel_->to_answer.erase(found);
   message->response = response;
   kernel_->finish(message, response.result == spec::result::ok ? Outcome::ok : Outcome::refused);

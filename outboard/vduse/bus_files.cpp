@@ -72,7 +72,9 @@ Result<QuietBus> QuietBus::begin(const std::string& bus, const std::string& run,
 }
 
 QuietBus::~QuietBus() {
-  if (lock_) (void)restore();
+  // What is left off is in the mark, for the next one.
+  if (lock_) [[maybe_unused]]
+    const auto restored = restore();
 }
 
 Status QuietBus::restore() {
