@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <cstring>
 #include <utility>
 
@@ -74,7 +75,7 @@ void Export::answer(std::uint32_t id, std::uint32_t result, Bytes payload) {
   spec::Response response{};
   response.request_id = id;
   response.result = result;
-  std::memcpy(response.payload.data(), payload.data(), std::min(payload.size(), response.payload.size()));
+  std::ranges::copy(payload.first(std::min(payload.size(), response.payload.size())), response.payload.begin());
   const Status replied = node_->reply(response);
   if (!replied && replied.error().code() == ENOENT) {
     if (undo_) std::exchange(undo_, nullptr)();
