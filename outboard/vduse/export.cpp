@@ -157,13 +157,18 @@ void Export::shut_down(std::move_only_function<void(Status)> done) {
   core_->stop(virtio::StopMode::drain,
               [this, weak = std::weak_ptr(self_), done = std::move(done)](Status stopped) mutable {
                 if (weak.expired()) return done(Error(ECANCELED, "the device is gone"));
-                forget_memory([this, weak, stopped = std::move(stopped), done = std::move(done)]() mutable {
+                const bool rested = static_cast<bool>(stopped);
+                auto close = [this, weak, stopped = std::move(stopped), done = std::move(done)]() mutable {
                   if (weak.expired()) return done(Error(ECANCELED, "the device is gone"));
                   interrupts_.reset();
                   for (const auto& group : groups_) group->use(nullptr);
                   node_.reset();
                   done(std::move(stopped));
-                });
+                };
+                if (rested) return forget_memory(std::move(close));
+                // What goes on keeps its memory, and may do so for ever.
+                forget_memory([] {});
+                close();
               });
 }
 

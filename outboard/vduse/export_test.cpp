@@ -3,6 +3,8 @@
 #include <outboard/vduse/export.hpp>
 
 #include <gmock/gmock.h>
+#include <optional>
+
 #include <gtest/gtest.h>
 
 #include <outboard/memory/fault_guard.hpp>
@@ -251,6 +253,28 @@ TEST_P(EitherExport, Row20_ADeviceThatTheKernelGivesUpIsStoppedAndItsOwnerTold) 
   EXPECT_EQ(rig.gone->code(), EPERM);
   EXPECT_EQ(rig.exported->memory().current()->mapping_count(), 0U);
   EXPECT_FALSE(rig.kernel->is_open()) << "the node is closed, so that the device can be removed";
+}
+
+TEST_P(EitherExport, Row20_ItsOwnerIsToldThoughABackEndDoesNotComeBack) {
+  VduseRig rig(setup());
+  rig.run();
+  std::optional<virtio::Request> running;
+  rig.device->on_request = [&](virtio::Request request) {
+    ASSERT_TRUE(request.writable_pieces(4));
+    running = std::move(request);
+  };
+  rig.driver().chain().readable("stuck").writable(4).publish();
+  rig.kick();
+  ASSERT_TRUE(running);
+  rig.kernel->set_status(VduseRig::s_running);
+  rig.kernel->time_out();
+  rig.settle();
+  EXPECT_FALSE(rig.gone);
+  rig.loop.advance(std::chrono::seconds(3));
+  ASSERT_TRUE(rig.gone);
+  EXPECT_FALSE(rig.kernel->is_open()) << "so that the device can be removed";
+  running->complete();
+  rig.settle();
 }
 
 TEST_P(EitherExport, Row17_ANodeThatCannotBeReadIsTheEnd) {

@@ -55,10 +55,9 @@ Iotlb::Iotlb(Loop& control, Options options) : options_(std::move(options)), map
 // Learning: on whatever thread has found a hole.
 
 std::optional<Mapping> Iotlb::resolve(IovaRange wanted) {
-  Node* const node = node_.load(std::memory_order_acquire);
-  if (node == nullptr) return std::nullopt;
   const std::lock_guard lock(mutex_);
-  auto found = look_up(*node, raw(wanted.start));
+  if (node_ == nullptr) return std::nullopt;
+  auto found = look_up(*node_, raw(wanted.start));
   if (!found) {
     complain(found.error());
     return std::nullopt;
@@ -137,7 +136,7 @@ bool Iotlb::unchanged(Node& node, const Mapping& mapping) {
 }
 
 void Iotlb::refresh(memory::AddressMap::Completion done) {
-  Node* const node = node_.load(std::memory_order_acquire);
+  Node* const node = node_;
   if (node == nullptr) return done({});
   // Who has asked before the table changed has put what it learnt into the map by now.
   map_.settle_resolver();

@@ -31,8 +31,11 @@ class Iotlb {
 
   memory::AddressMap& map() { return map_; }
 
-  /// From now on the kernel is asked; null: no longer, and everything is a hole. Nobody translates meanwhile.
-  void use(Node* node) { node_.store(node, std::memory_order_release); }
+  /// From now on the kernel is asked; null: no longer, and everything is a hole. Who is asking it is waited for.
+  void use(Node* node) {
+    const std::lock_guard lock(mutex_);
+    node_ = node;
+  }
 
   std::uint32_t address_space() const { return asid_.load(std::memory_order_relaxed); }
   /// Another address space, with nothing of the old one left. `done`: as AddressMap::clear.
@@ -61,9 +64,9 @@ class Iotlb {
   void complain(const Error& error);
 
   Options options_;
-  std::atomic<Node*> node_{nullptr};
   std::atomic<std::uint32_t> asid_{0};
   std::mutex mutex_;  ///< of what follows
+  Node* node_ = nullptr;  ///< changed on the control loop only
   std::map<std::uint64_t, Origin> origins_;  ///< by the first address
   std::shared_ptr<memory::HostMemory> bounce_;  ///< ours, registered with the kernel
   bool bounce_refused_ = false;
