@@ -221,10 +221,23 @@ Status Server::State::end_at_once() {
   return {};
 }
 
+/// A device that is still served, by a server that ends in the middle: its queues must not run when it is destroyed. It
+/// lives on in the kernel.
+void Server::State::bring_to_rest() {
+  if (!exported || exported->node() == nullptr) return;
+  const auto rested = std::make_shared<bool>(false);
+  exported->shut_down([rested](const Status&) { *rested = true; });
+  const TimePoint end = Clock::system().now() + patience;
+  while (!*rested && Clock::system().now() < end) {
+    if (!own->run_once(pause)) return;
+  }
+}
+
 /// All that stands on the loops, and then these.
 void Server::State::forget_device() {
   stop_watch.reset();
   timer.reset();
+  bring_to_rest();
   exported.reset();
   journal.reset();
   pool.reset();

@@ -41,33 +41,34 @@ Status wait_for_driver(const Bus& bus, const std::string& name, BusDriver driver
 void Server::State::in_background(std::function<Status(Bus&)> work, std::function<void(Status)> then) {
   if (background.joinable()) background.join();
   working = true;
-  reach = std::make_shared<Reach>();
-  reach->loop = own.get();
-  reach->log = log;
+  const auto within = std::make_shared<Reach>();
+  within->loop = own.get();
+  within->log = log;
+  reach = within;
   auto places = bus.options();
   places.log = Log(
-      [reach = reach](Level level, std::string_view line) {
-        const std::lock_guard lock(reach->mutex);
-        if (reach->loop != nullptr) reach->log.write(level, line);
+      [within](Level level, std::string_view line) {
+        const std::lock_guard held(within->mutex);
+        if (within->loop != nullptr) within->log.write(level, line);
       },
       Level::debug);
-  background = std::thread([this, reach = reach, its_bus = Bus(std::move(places)), work = std::move(work),
-                            then = std::move(then)]() mutable {
-    Status done = work(its_bus);
-    const std::lock_guard lock(reach->mutex);
-    if (reach->loop == nullptr) return;
-    reach->loop->post([this, then = std::move(then), done = std::move(done)]() mutable {
-      working = false;
-      then(std::move(done));
-    });
-  });
+  background = std::thread(
+      [this, within, its_bus = Bus(std::move(places)), work = std::move(work), then = std::move(then)]() mutable {
+        Status done = work(its_bus);
+        const std::lock_guard held(within->mutex);
+        if (within->loop == nullptr) return;
+        within->loop->post([this, then = std::move(then), done = std::move(done)]() mutable {
+          working = false;
+          then(std::move(done));
+        });
+      });
 }
 
 /// It may be in the kernel, which does not let it go: the process ends when that does.
 void Server::State::let_background_go() {
   if (!background.joinable()) return;
   {
-    const std::lock_guard lock(reach->mutex);
+    const std::lock_guard held(reach->mutex);
     reach->loop = nullptr;
   }
   if (std::exchange(working, false)) {

@@ -29,6 +29,7 @@ struct Server::State {
   Status clear_away(DeviceFactory& factory);
   Status end_at_once();
   void forget_device();
+  void bring_to_rest();
   unsigned in_flight() const;
   Status destroy(Control& control) const;
   Result<std::unique_ptr<Node>> open_patiently() const;
