@@ -1,7 +1,5 @@
 #include <outboard/vduse/bus_remove.hpp>
 
-#include <unistd.h>
-
 #include <algorithm>
 #include <chrono>
 #include <condition_variable>
@@ -12,6 +10,7 @@
 #include <fmt/ranges.h>
 
 #include <outboard/vduse/node_caretaker.hpp>
+#include <outboard/virtio/journal_file.hpp>
 
 namespace outboard::vduse {
 namespace {
@@ -78,7 +77,9 @@ Status Removal::remove(const std::string& name) {
   }
   node = std::unique_ptr<Node>();  // the last reference
   OUTBOARD_CHECK(destroy(name));
-  if (!options_.journal.empty()) ::unlink(options_.journal.c_str());
+  if (options_.journal.empty()) return {};
+  if (const auto gone = virtio::JournalFile::discard(options_.journal); !gone)
+    options_.log.warning("{}: it stays", gone.error().message());
   return {};
 }
 

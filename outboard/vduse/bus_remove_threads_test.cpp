@@ -109,7 +109,8 @@ class RemovalTest : public ::testing::Test {
     write("sys/class/block/vda/dev", "254:0");
     write("sys/class/block/vda/inflight", "0 0");
     write("proc/self/mountinfo", "22 1 8:1 / / rw - ext4 /dev/sda1 rw");
-    write("run/blk0.journal", "x");
+    fs::create_directories(machine.path("run"));
+    std::ofstream(machine.path("run/blk0.journal")).flush();  // one that was never finished
     const auto node = *device.open();
     EXPECT_TRUE(node->set_up_queue(0, 64, 0));
     EXPECT_TRUE(device.attach());
@@ -146,6 +147,13 @@ TEST_F(RemovalTest, Row50WhatADeadServerLeftIsTakenOffTheBusAndDestroyed) {
   EXPECT_TRUE(farewell_answered);
   EXPECT_TRUE(destroyed);
   EXPECT_FALSE(fs::exists(machine.path("run/blk0.journal")));
+}
+
+TEST_F(RemovalTest, AFileThatIsNoJournalStays) {
+  write("run/blk0.journal", "precious");
+  ASSERT_TRUE(remove());
+  EXPECT_TRUE(destroyed);
+  EXPECT_TRUE(fs::exists(machine.path("run/blk0.journal")));
 }
 
 TEST_F(RemovalTest, Row50AnIdleOneIsDestroyed) {
