@@ -47,8 +47,13 @@ Bus::Bus(Options options) : options_(std::move(options)) {
   if (!options_.netlink) options_.netlink = Netlink::of_kernel();
 }
 
+/// The bus forgets a device before the driver lets go of it, which may take until the next server has answered what is in
+/// flight; below the VDUSE device that it is of it stays until it has gone.
 std::string Bus::device_path(std::string_view name) const {
-  return fmt::format("{}/bus/vdpa/devices/{}", options_.sysfs, name);
+  std::string on_bus = fmt::format("{}/bus/vdpa/devices/{}", options_.sysfs, name);
+  if (exists(on_bus)) return on_bus;
+  std::string going = fmt::format("{}/class/vduse/{}/{}", options_.sysfs, name, name);
+  return exists(going) ? going : on_bus;
 }
 
 std::string Bus::driver_path(BusDriver driver) const {

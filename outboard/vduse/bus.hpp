@@ -66,6 +66,7 @@ class Bus {
   /// ENODEV: it is not there.
   Status detach(const std::string& name);
 
+  /// Also true while it is being taken off: its driver may have requests in flight then.
   bool attached(std::string_view name) const;
   /// Nothing: no driver has taken it.
   std::optional<BusChild> child(std::string_view name) const;

@@ -281,6 +281,14 @@ TEST_F(BusTest, AChildTellsWhoDrivesAndWhatCameOfIt) {
   EXPECT_EQ(child->made, "vdb");
 }
 
+TEST_F(BusTest, ADeviceThatIsBeingRemovedIsAttachedUntilItsDriverHasLetGo) {
+  EXPECT_FALSE(bus().attached("blk0"));
+  fs::create_directories(path("sys/class/vduse/blk0/blk0/virtio0/block/vda"));
+  EXPECT_TRUE(bus().attached("blk0"));
+  ASSERT_TRUE(bus().child("blk0"));
+  EXPECT_EQ(bus().child("blk0")->made, "vda");
+}
+
 TEST_F(BusTest, TheControlNodeIsNoDevice) {
   for (const char* name : {"control", "blk1", "blk0"})
     fs::create_directories(path(std::string("sys/class/vduse/") + name));
