@@ -150,6 +150,26 @@ TEST_P(EitherExport, Row23_TheAcknowledgeAfterADetachIsNoStart) {
   EXPECT_FALSE(rig.gone);
 }
 
+TEST_P(EitherExport, Row47_ADriverThatWasUnloadedMayComeAgain) {
+  VduseRig rig(setup());
+  for (int round = 0; round < 3; ++round) {
+    rig.run();
+    ASSERT_TRUE(rig.works()) << round;
+    EXPECT_TRUE(rig.advance(0));
+    EXPECT_TRUE(rig.advance(bit::acknowledge));
+    rig.kernel->unmap_all();
+  }
+}
+
+TEST_P(EitherExport, Row36_AStormOfNotificationsIsOneLookEach) {
+  VduseRig rig(setup());
+  rig.run();
+  for (int i = 0; i < 1000; ++i) rig.kernel->kick(0);
+  rig.settle();
+  EXPECT_EQ(rig.device->requests, 0U);
+  EXPECT_TRUE(rig.works());
+}
+
 TEST_P(EitherExport, Row44_AResetWaitsForWhatIsRunning) {
   VduseRig rig(setup());
   rig.run();

@@ -40,6 +40,9 @@ class Server {
     Bus::Options bus{};
     /// How long a predecessor on its way out may keep the name.
     Duration lock_patience = std::chrono::seconds(5);
+    /// How long an attach may take before the log says so, and a driver to turn up once the device is on the bus.
+    Duration slow_attach = std::chrono::seconds(10);
+    Duration driver_patience = std::chrono::seconds(10);
     /// The kernel's side, where a test has another one: by default Control::open() and vduse::open_node().
     std::function<Result<Control>(std::uint64_t api_version)> open_control{};
     std::function<Result<std::unique_ptr<Node>>(const std::string& name)> open_node{};

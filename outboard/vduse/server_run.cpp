@@ -13,14 +13,12 @@ namespace outboard::vduse {
 
 namespace {
 
-constexpr Duration slow_attach = std::chrono::seconds(10);
-constexpr Duration driver_deadline = std::chrono::seconds(10);
 constexpr Duration look_again = std::chrono::milliseconds(200);
 
 /// The bus says that a probe has ended, and not how.
-Status wait_for_driver(const Bus& bus, const std::string& name, BusDriver driver,
+Status wait_for_driver(const Bus& bus, const std::string& name, BusDriver driver, Duration patience,
                        const std::atomic<std::uint8_t>& seen_status) {
-  const TimePoint end = Clock::system().now() + driver_deadline;
+  const TimePoint end = Clock::system().now() + patience;
   std::optional<BusChild> child;
   while (true) {
     child = bus.child(name);
@@ -103,15 +101,16 @@ void Server::State::be_ready() {
 
 void Server::State::attach() {
   *seen_status = 0;
-  timer = own->after(slow_attach, [this] {
+  timer = own->after(options.slow_attach, [this] {
     log.warning(
         "attaching takes long; the driver has written status bits {:#04x} so far. Do not kill whoever waits for it",
         seen_status->load());
   });
   in_background(
-      [name = options.name, driver = options.driver, seen = seen_status](Bus& its_bus) -> Status {
+      [name = options.name, driver = options.driver, patience = options.driver_patience,
+       seen = seen_status](Bus& its_bus) -> Status {
         OUTBOARD_CHECK(its_bus.attach(name, driver));
-        return wait_for_driver(its_bus, name, driver, *seen);
+        return wait_for_driver(its_bus, name, driver, patience, *seen);
       },
       [this](Status done) { attached(std::move(done)); });
 }

@@ -65,7 +65,7 @@ class ServerTest : public ::testing::Test {
       if (test_.kernel->attached() || test_.kernel->is_open()) return -EBUSY;
       if (test_.busy_for > 0) return test_.busy_for--, -EBUSY;
       fs::remove(test_.path("dev/blk0"));
-      fs::remove(test_.path("sys/class/vduse/blk0"));
+      fs::remove_all(test_.path("sys/class/vduse/blk0"));
       return 0;
     }
     ServerTest& test_;
@@ -79,6 +79,7 @@ class ServerTest : public ::testing::Test {
       if (test_.while_adding) test_.while_adding();
       OUTBOARD_CHECK(test_.kernel->attach());
       test_.put_on_bus();
+      if (test_.after_adding) test_.after_adding();
       return {};
     }
     Status remove(const std::string&) override {
@@ -115,7 +116,7 @@ class ServerTest : public ::testing::Test {
   bool there() const { return fs::exists(path("dev/blk0")); }
   bool has_journal() const { return fs::exists(journal); }
   void put_on_bus() const {
-    fs::create_directories(path("sys/bus/vdpa/devices/blk0/virtio0/driver"));
+    fs::create_directories(path("sys/bus/vdpa/devices/blk0/" + child));
     write("sys/bus/vdpa/devices/blk0/driver_override", "");
   }
 
@@ -185,7 +186,8 @@ class ServerTest : public ::testing::Test {
   outboard::testing::TempDir machine;
   std::string journal = machine.path("run/vduse/blk0.journal");
   std::unique_ptr<FakeVduse> kernel;
-  std::function<void()> while_adding;
+  std::string child = "virtio0/driver";  ///< what comes of the device on the bus
+  std::function<void()> while_adding, after_adding;
   unsigned busy_for = 0;
 };
 
@@ -210,6 +212,77 @@ TEST_F(ServerTest, Row15WithoutAttachItIsReadyThoughNoMessageComes) {
   auto one = server(std::move(with));
   ASSERT_TRUE(one);
   EXPECT_TRUE(run(*one));
+  EXPECT_FALSE(there());
+}
+
+// An attach that goes wrong.
+
+TEST_F(ServerTest, Row13ADeviceThatNoDriverTakesIsRemovedAndTheModuleNamed) {
+  child = "";
+  auto with = options();
+  with.driver_patience = Duration(0);
+  auto one = server(std::move(with));
+  ASSERT_TRUE(one);
+  const Status done = one->run([] { return Status(); });
+  ASSERT_FALSE(done);
+  EXPECT_THAT(done.error().message(), HasSubstr("no driver of the bus"));
+  EXPECT_THAT(done.error().cure(), HasSubstr("virtio_vdpa"));
+  EXPECT_FALSE(there());
+  EXPECT_FALSE(has_journal());
+}
+
+TEST_F(ServerTest, Row13ADriverThatGivesUpIsToldFromOneThatIsNotThere) {
+  child = "virtio0";
+  after_adding = [this] { kernel->set_status(0x83).wait(); };
+  auto one = server();
+  ASSERT_TRUE(one);
+  const Status done = one->run([] { return Status(); });
+  ASSERT_FALSE(done);
+  EXPECT_THAT(done.error().message(), HasSubstr("the driver has given the device up"));
+  EXPECT_FALSE(there());
+}
+
+TEST_F(ServerTest, Row14AnAttachThatTakesLongIsSaidToAndServedMeanwhile) {
+  while_adding = [this] {
+    while (said().find("attaching takes long") == std::string::npos) std::this_thread::yield();
+  };
+  after_adding = [this] { EXPECT_TRUE(kernel->set_status(0).wait()); };
+  auto with = options();
+  with.slow_attach = std::chrono::milliseconds(1);
+  auto one = server(std::move(with));
+  ASSERT_TRUE(one);
+  EXPECT_TRUE(run(*one));
+}
+
+TEST_F(ServerTest, ToldToEndWhileItAttachesItEndsWhenThatIsDone) {
+  auto one = server();
+  ASSERT_TRUE(one);
+  while_adding = [&] { one->stop(); };
+  bool ready = false;
+  const Status done = one->run([&] {
+    ready = true;
+    return Status();
+  });
+  EXPECT_TRUE(done) << done.error().message();
+  EXPECT_FALSE(ready);
+  EXPECT_FALSE(there());
+  EXPECT_FALSE(has_journal());
+}
+
+TEST_F(ServerTest, ADiskThatIsMountedIsWaitedForAndTheLogSaysWhere) {
+  after_adding = [this] {
+    fs::create_directories(path("sys/bus/vdpa/devices/blk0/virtio0/block/vda"));
+    write("proc/self/mountinfo", "40 1 254:0 / /data rw - ext4 /dev/vda rw");
+  };
+  auto one = server();
+  ASSERT_TRUE(one);
+  std::thread user([this] {
+    while (said().find("still used by /data") == std::string::npos) std::this_thread::yield();
+    EXPECT_TRUE(kernel->attached());
+    write("proc/self/mountinfo", "22 1 8:1 / / rw - ext4 /dev/sda1 rw");
+  });
+  EXPECT_TRUE(run(*one));
+  user.join();
   EXPECT_FALSE(there());
 }
 
@@ -244,6 +317,15 @@ TEST_F(ServerTest, KilledWhileAttachedItIsTakenOver) {
   EXPECT_TRUE(done) << done.error().message();
   EXPECT_FALSE(there());
   EXPECT_FALSE(has_journal());
+}
+
+TEST_F(ServerTest, KilledAndThenDetachedByOthersItIsTakenOver) {
+  leave_one_attached();
+  // What DEV_DEL does first; it ends when the driver has its answers.
+  fs::rename(path("sys/bus/vdpa/devices/blk0"), path("sys/class/vduse/blk0/blk0"));
+  auto one = server();
+  ASSERT_TRUE(one) << one.error().message();
+  EXPECT_THAT(said(), HasSubstr("took over"));
 }
 
 TEST_F(ServerTest, KilledBeforeAnythingWasInTheJournalItIsTakenOver) {
