@@ -73,7 +73,10 @@ class ServerTest : public ::testing::Test {
 
   class FakeNetlink final : public Netlink {
    public:
-    explicit FakeNetlink(ServerTest& test) : test_(test) {}
+    explicit FakeNetlink(ServerTest& test) : test_(test), gone_(test.netlink_gone) {}
+    ~FakeNetlink() override { gone_->set_value(); }
+    FakeNetlink(const FakeNetlink&) = delete;
+    FakeNetlink& operator=(const FakeNetlink&) = delete;
     Result<std::vector<ManagementDevice>> management_devices() override { return std::vector<ManagementDevice>{}; }
     Status add(const std::string&) override {
       if (test_.while_adding) test_.while_adding();
@@ -91,6 +94,7 @@ class ServerTest : public ::testing::Test {
 
    private:
     ServerTest& test_;
+    std::shared_ptr<std::promise<void>> gone_;
   };
 
   ServerTest() {
@@ -122,6 +126,7 @@ class ServerTest : public ::testing::Test {
 
   Server::Options options() {
     Server::Options options;
+    netlink_gone = std::make_shared<std::promise<void>>();
     options.name = "blk0";
     options.journal = journal;
     options.run = path("run");
@@ -186,6 +191,7 @@ class ServerTest : public ::testing::Test {
   outboard::testing::TempDir machine;
   std::string journal = machine.path("run/vduse/blk0.journal");
   std::unique_ptr<FakeVduse> kernel;
+  std::shared_ptr<std::promise<void>> netlink_gone;  ///< nobody has the last one any more
   std::string child = "virtio0/driver";  ///< what comes of the device on the bus
   std::function<void()> while_adding, after_adding;
   unsigned busy_for = 0;
@@ -436,15 +442,16 @@ TEST_F(ServerTest, Row48WhoHoldsTheDeviceAtTheEndMayBeOnItsWayOut) {
 }
 
 TEST_F(ServerTest, Row14AnAttachThatNeverReturnsOutlivesTheServer) {
-  std::promise<void> adding, release, over;
+  std::promise<void> adding, release;
   while_adding = [&] {
     adding.set_value();
     release.get_future().wait();
-    over.set_value();
   };
+  std::future<void> over;
   {
     auto one = server();
     ASSERT_TRUE(one);
+    over = netlink_gone->get_future();
     std::thread breaker([&] {
       adding.get_future().wait();
       kernel->set_status(0);
@@ -455,10 +462,9 @@ TEST_F(ServerTest, Row14AnAttachThatNeverReturnsOutlivesTheServer) {
     ASSERT_FALSE(done);
     EXPECT_EQ(done.error().code(), EPERM);
   }
+  // Nothing of the server's is there any more when the thread comes back.
   release.set_value();
-  over.get_future().wait();
-  // The thread goes on for a moment; nothing of the server's is there any more.
-  std::this_thread::sleep_for(std::chrono::milliseconds(50));
+  over.wait();
 }
 
 TEST_F(ServerTest, Row55ANameIsServedByOne) {
