@@ -5,6 +5,7 @@
 #include <memory>
 #include <optional>
 #include <span>
+#include <string_view>
 #include <vector>
 
 #include <outboard/base/bytes.hpp>
@@ -83,6 +84,10 @@ class Function {
   /// Takes memory away; complete when nothing of this function touches it any more. Errors as AddressMap::unmap.
   virtual void unmap(memory::IovaRange range, Completion done) = 0;
   virtual void unmap_all(Completion done) = 0;
+  /// An unmap has not completed in time, and the client has been told so: it may use the memory for something else, while
+  /// something of this function still touches it. What the device does from here on cannot be trusted, and its driver has to
+  /// hear of that, as of any fault that only a reset mends. `what` is for the log.
+  virtual void unmap_is_late(std::string_view /*what*/) {}
 
   /// Binds one eventfd to each vector from `start`; an invalid EventFd unbinds that vector. Replaces what was bound.
   /// With an empty span, and with only invalid ones, the kind becomes enabled with nothing bound (an MSI-X enable with

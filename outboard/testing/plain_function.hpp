@@ -80,6 +80,9 @@ class PlainFunction : public pci::EmulatedFunction {
   bool reset_pending() const { return static_cast<bool>(reset_done_); }
   void finish_reset();
 
+  unsigned late_unmaps = 0;  ///< of which the function has been told
+  void unmap_is_late(std::string_view /*what*/) override { ++late_unmaps; }
+
  protected:
   void read_bar(unsigned bar, std::uint64_t offset, MutableBytes into) override;
   void write_bar(unsigned bar, std::uint64_t offset, Bytes from) override;

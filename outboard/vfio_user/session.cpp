@@ -394,8 +394,9 @@ Status Session::answer_operation(const Status& result) {
 void Session::operation_slow() {
   slow_timer_.reset();
   if (releasing_) return log_.error("the device still uses the memory of the client that has gone");
-  log_.error("the device takes too long for {}; the client is told that it failed",
-             operation_.request.command == static_cast<std::uint16_t>(Command::device_reset) ? "a reset" : "an unmap");
+  const bool is_reset = operation_.request.command == static_cast<std::uint16_t>(Command::device_reset);
+  log_.error("the device takes too long for {}; the client is told that it failed", is_reset ? "a reset" : "an unmap");
+  if (!is_reset) function_->unmap_is_late("requests did not let go of memory that the client has taken away");
   operation_.answered = true;
   if (auto answered = answer_operation(Error(ETIMEDOUT, "the device takes too long")); !answered) {
     return end(answered.error());

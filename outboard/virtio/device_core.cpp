@@ -266,6 +266,8 @@ Status DeviceCore::start_queue(unsigned queue, const QueueState& state) {
   return {};
 }
 
+void DeviceCore::break_device(std::string_view what) { state_->break_device("transport", what); }
+
 void DeviceCore::set_paused(bool paused) { state_->set_paused(paused); }
 
 }  // namespace outboard::virtio

@@ -2,6 +2,7 @@
 
 #include <memory>
 #include <optional>
+#include <string_view>
 #include <vector>
 
 #include <outboard/memory/address_map.hpp>
@@ -131,6 +132,9 @@ class DeviceCore final : private Host {
   /// memory must be mapped as it was. EBUSY: not in the state that follows a reset. EINVAL: not a state of such a device,
   /// or not consistent; nothing has changed then. What Device::restore_state says.
   Status restore(const DeviceState& state);
+
+  /// The transport has found that the device cannot be trusted any more: as a violation of the driver's, NEEDS_RESET.
+  void break_device(std::string_view what);
 
   /// Bus mastering and the like: while paused no queue touches memory; resumed queues look at their rings.
   void set_paused(bool paused);

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <memory>
 #include <optional>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -76,6 +77,7 @@ class Function final : public pci::EmulatedFunction, private virtio::TransportEv
 
   std::vector<pci::IoEventFd> io_eventfds(unsigned region) override;
   void release_client(Completion done) override;
+  void unmap_is_late(std::string_view what) override { core_->break_device(what); }
 
  protected:
   void read_bar(unsigned bar, std::uint64_t offset, MutableBytes into) override;

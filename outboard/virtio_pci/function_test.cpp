@@ -101,6 +101,16 @@ TEST(Capabilities, AreReadOnlyButForTheWindow) {
 
 // Kicks.
 
+TEST(Unmap, ThatIsLateLeavesADeviceThatNeedsAReset) {
+  Rig rig;
+  rig.negotiate();
+  rig.set_status(Rig::live);
+  rig.function->unmap_is_late("as the test wants");
+  EXPECT_EQ(rig.device_status(), Rig::live | virtio::spec::status::needs_reset);
+  rig.negotiate();
+  EXPECT_EQ(rig.device_status(), Rig::agreed);
+}
+
 TEST(Notify, AKickIsServedWhateverIsWritten) {
   Rig r;
   r.start();
