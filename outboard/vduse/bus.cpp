@@ -85,8 +85,13 @@ Status Bus::attach(const std::string& name, BusDriver driver) {
              quiet.error().message());
     return attach_plain(name, driver);
   }
-  log.info("{}: added to the vDPA bus with autoprobe off, then bound to {}", name, name_of(driver));
-  const auto added = options_.netlink->add(name);
+  const bool there = undriven(name);
+  if (there) {
+    log.info("{}: on the vDPA bus without a driver, now bound to {}", name, name_of(driver));
+  } else {
+    log.info("{}: added to the vDPA bus with autoprobe off, then bound to {}", name, name_of(driver));
+  }
+  const Status added = there ? Status() : options_.netlink->add(name);
   if (const auto restored = quiet->restore(); !restored)
     log.error("the autoprobe of the vDPA bus stays off: {}; mend it: echo 1 >{}/drivers_autoprobe",
               restored.error().message(), bus);
@@ -144,6 +149,11 @@ void Bus::warn_of_vhost_user(const std::string& name) const {
 // What there is.
 
 bool Bus::attached(std::string_view name) const { return check_name(name) && exists(device_path(name)); }
+
+bool Bus::undriven(std::string_view name) const {
+  return check_name(name) && exists(fmt::format("{}/bus/vdpa/devices/{}", options_.sysfs, name)) &&
+         child_driver(name).empty();
+}
 
 std::optional<BusChild> Bus::child(std::string_view name) const {
   if (!check_name(name)) return std::nullopt;

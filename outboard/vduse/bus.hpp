@@ -61,6 +61,8 @@ class Bus {
   /// not loaded), found out before anything is changed; EEXIST: a device of this name is on the bus; EINVAL: no such VDUSE
   /// device, or a queue of it was not set up; ENOENT: not the initial network namespace, or no vdpa; EBUSY: the kernel has
   /// given it to another driver.
+  ///
+  /// A device that is on the bus and has no driver, since a process was killed in the middle of this, is given one.
   Status attach(const std::string& name, BusDriver driver);
   /// Takes the driver off (it finishes its requests, which somebody must go on serving), then the device off the bus.
   /// ENODEV: it is not there.
@@ -68,6 +70,8 @@ class Bus {
 
   /// Also true while it is being taken off: its driver may have requests in flight then.
   bool attached(std::string_view name) const;
+  /// Whether it is on the bus, is not being taken off, and no driver of the bus has it.
+  bool undriven(std::string_view name) const;
   /// Nothing: no driver has taken it.
   std::optional<BusChild> child(std::string_view name) const;
   /// Where the block device `disk` ("vda"), or a partition of it, is used: mount points (of any mount namespace that can

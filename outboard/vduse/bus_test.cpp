@@ -107,6 +107,19 @@ TEST_F(BusTest, AttachAddsWithAutoprobeOffAndThenBinds) {
   EXPECT_EQ(content(path("sys/bus/vdpa/drivers/virtio_vdpa/bind")), "blk0");
 }
 
+TEST_F(BusTest, AttachGoesOnWhereAProcessWasKilledInTheMiddle) {
+  // Between adding and binding, with autoprobe off.
+  write("sys/bus/vdpa/devices/blk0/driver_override", "(null)");
+  write("sys/bus/vdpa/drivers_autoprobe", "0");
+  fs::create_directories(path("run"));
+  write("run/vdpa-autoprobe-off", "");
+  EXPECT_TRUE(bus().undriven("blk0"));
+  ASSERT_TRUE(bus().attach("blk0", BusDriver::virtio));
+  EXPECT_THAT(steps, IsEmpty());
+  EXPECT_EQ(content(autoprobe), "1");
+  EXPECT_EQ(content(path("sys/bus/vdpa/drivers/virtio_vdpa/bind")), "blk0");
+}
+
 TEST_F(BusTest, AttachSaysWhichWayItTakes) {
   ASSERT_TRUE(bus().attach("blk0", BusDriver::vhost));
   EXPECT_THAT(logged, HasSubstr("autoprobe off"));
@@ -285,6 +298,7 @@ TEST_F(BusTest, ADeviceThatIsBeingRemovedIsAttachedUntilItsDriverHasLetGo) {
   EXPECT_FALSE(bus().attached("blk0"));
   fs::create_directories(path("sys/class/vduse/blk0/blk0/virtio0/block/vda"));
   EXPECT_TRUE(bus().attached("blk0"));
+  EXPECT_FALSE(bus().undriven("blk0"));
   ASSERT_TRUE(bus().child("blk0"));
   EXPECT_EQ(bus().child("blk0")->made, "vda");
 }

@@ -84,7 +84,8 @@ Status Server::State::run(std::function<Status()> ready_) {
   }));
   own->post([this] {
     if (finished || ending) return;
-    if (options.attach && !bus.attached(options.name)) return attach();
+    // Also on the bus without a driver: where a server was killed while it attached it.
+    if (options.attach && (!bus.attached(options.name) || bus.undriven(options.name))) return attach();
     be_ready();
   });
   OUTBOARD_CHECK(own->run());

@@ -122,6 +122,8 @@ class ServerTest : public ::testing::Test {
   void put_on_bus() const {
     fs::create_directories(path("sys/bus/vdpa/devices/blk0/" + child));
     write("sys/bus/vdpa/devices/blk0/driver_override", "");
+    fs::remove(path("sys/bus/vdpa/devices/blk0/driver"));
+    if (!child.empty()) fs::create_symlink("../../drivers/virtio_vdpa", path("sys/bus/vdpa/devices/blk0/driver"));
   }
 
   Server::Options options() {
@@ -325,6 +327,19 @@ TEST_F(ServerTest, KilledWhileAttachedItIsTakenOver) {
   EXPECT_FALSE(has_journal());
 }
 
+TEST_F(ServerTest, KilledBeforeADriverWasBoundItIsGivenOne) {
+  child = "";
+  leave_one_attached();
+  auto with = options();
+  with.driver_patience = Duration(0);
+  auto one = server(std::move(with));
+  ASSERT_TRUE(one) << one.error().message();
+  EXPECT_FALSE(run(*one)) << "nothing comes of it here";
+  std::string bound;
+  std::getline(std::ifstream(path("sys/bus/vdpa/drivers/virtio_vdpa/bind")), bound);
+  EXPECT_EQ(bound, "blk0");
+}
+
 TEST_F(ServerTest, KilledAndThenDetachedByOthersItIsTakenOver) {
   leave_one_attached();
   // What DEV_DEL does first; it ends when the driver has its answers.
@@ -332,6 +347,17 @@ TEST_F(ServerTest, KilledAndThenDetachedByOthersItIsTakenOver) {
   auto one = server();
   ASSERT_TRUE(one) << one.error().message();
   EXPECT_THAT(said(), HasSubstr("took over"));
+  bool ready = false;
+  EXPECT_TRUE(one->run([&] {
+    // The driver has let go.
+    kernel->detach();
+    fs::remove_all(path("sys/class/vduse/blk0/blk0"));
+    ready = true;
+    one->stop();
+    return Status();
+  }));
+  EXPECT_TRUE(ready);
+  EXPECT_FALSE(there());
 }
 
 TEST_F(ServerTest, KilledBeforeAnythingWasInTheJournalItIsTakenOver) {
