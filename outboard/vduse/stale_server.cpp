@@ -24,7 +24,9 @@ std::string holder_in(int fd) {
   const ssize_t length = ::pread(fd, text, sizeof text - 1, 0);
   std::string_view pid(text, length > 0 ? static_cast<std::size_t>(length) : 0);
   while (!pid.empty() && pid.back() == '\n') pid.remove_suffix(1);
-  return pid.empty() ? "another process" : fmt::format("process {}", pid);
+  // Whoever may serve the device may write here.
+  const bool number = !pid.empty() && pid.find_first_not_of("0123456789") == std::string_view::npos;
+  return !number ? "another process" : fmt::format("process {}", pid);
 }
 
 /// Field 22 of /proc/PID/stat; 0: no such process.
