@@ -96,6 +96,10 @@ Status Bus::attach(const std::string& name, BusDriver driver) {
     log.error("the autoprobe of the vDPA bus stays off: {}; mend it: echo 1 >{}/drivers_autoprobe",
               restored.error().message(), bus);
   OUTBOARD_CHECK(added);
+  if (const std::string before = child_driver(name); there && !before.empty()) {
+    const std::string unbind = fmt::format("{}/bus/vdpa/drivers/{}/unbind", options_.sysfs, before);
+    OUTBOARD_CHECK(write_attribute(unbind, name));
+  }
   // Nobody else waits for what follows.
   {
     const QuietBus done = std::move(*quiet);
@@ -151,8 +155,10 @@ void Bus::warn_of_vhost_user(const std::string& name) const {
 bool Bus::attached(std::string_view name) const { return check_name(name) && exists(device_path(name)); }
 
 bool Bus::undriven(std::string_view name) const {
-  return check_name(name) && exists(fmt::format("{}/bus/vdpa/devices/{}", options_.sysfs, name)) &&
-         child_driver(name).empty();
+  if (!check_name(name) || !exists(fmt::format("{}/bus/vdpa/devices/{}", options_.sysfs, name))) return false;
+  // A probe whose caller was killed leaves a child that no driver of the kernel has.
+  const auto found = child(name);
+  return child_driver(name).empty() || (found && !found->bound);
 }
 
 std::optional<BusChild> Bus::child(std::string_view name) const {

@@ -70,7 +70,7 @@ class Bus {
 
   /// Also true while it is being taken off: its driver may have requests in flight then.
   bool attached(std::string_view name) const;
-  /// Whether it is on the bus, is not being taken off, and no driver of the bus has it.
+  /// Whether it is on the bus, is not being taken off, and no driver of the bus has it, or none the child that it has made.
   bool undriven(std::string_view name) const;
   /// Nothing: no driver has taken it.
   std::optional<BusChild> child(std::string_view name) const;

@@ -120,6 +120,19 @@ TEST_F(BusTest, AttachGoesOnWhereAProcessWasKilledInTheMiddle) {
   EXPECT_EQ(content(path("sys/bus/vdpa/drivers/virtio_vdpa/bind")), "blk0");
 }
 
+TEST_F(BusTest, AttachProbesAgainWhereACallerWasKilledInAProbe) {
+  write("sys/bus/vdpa/devices/blk0/driver_override", "virtio_vdpa");
+  bind_driver("blk0", "virtio_vdpa");
+  fs::create_directories(path("sys/bus/vdpa/devices/blk0/virtio0"));
+  EXPECT_TRUE(bus().undriven("blk0"));
+  ASSERT_TRUE(bus().attach("blk0", BusDriver::virtio));
+  EXPECT_THAT(steps, IsEmpty()) << "a device is added once";
+  EXPECT_EQ(content(path("sys/bus/vdpa/drivers/virtio_vdpa/unbind")), "blk0");
+  EXPECT_EQ(content(path("sys/bus/vdpa/drivers/virtio_vdpa/bind")), "blk0");
+  fs::create_directories(path("sys/bus/vdpa/devices/blk0/virtio0/driver"));
+  EXPECT_FALSE(bus().undriven("blk0"));
+}
+
 TEST_F(BusTest, AttachSaysWhichWayItTakes) {
   ASSERT_TRUE(bus().attach("blk0", BusDriver::vhost));
   EXPECT_THAT(logged, HasSubstr("autoprobe off"));
