@@ -84,10 +84,7 @@ bool Server::State::exists() const {
 
 Status Server::State::prepare(DeviceFactory& factory) {
   OUTBOARD_CHECK(check_name(options.name));
-  const std::string folder = options.run + "/vduse";
-  std::error_code made;
-  std::filesystem::create_directories(folder, made);
-  if (made) return Error(made.value(), "making a folder for locks and journals: " + made.message()).on(folder);
+  OUTBOARD_TRY(const std::string folder, make_run_folder(options.run));
   OUTBOARD_TRY(lock, lock_name(fmt::format("{}/{}.lock", folder, options.name), options.lock_patience));
   OUTBOARD_TRY(stop_event, EventFd::create());
   if (options.replace && exists()) OUTBOARD_CHECK(clear_away(factory));

@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <sys/file.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -43,6 +44,16 @@ std::uint64_t start_time_of(int pid) {
 }
 
 }  // namespace
+
+Result<std::string> make_run_folder(const std::string& run) {
+  static constexpr mode_t mode = 0755;
+  const std::string folder = run + "/vduse";
+  for (const std::string& each : {run, folder}) {
+    if (::mkdir(each.c_str(), mode) != 0 && errno != EEXIST)
+      return Error::from_errno("making a folder for locks and journals").on(each);
+  }
+  return folder;
+}
 
 Result<UniqueFd> lock_name(const std::string& path, Duration patience) {
   UniqueFd fd(::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600));

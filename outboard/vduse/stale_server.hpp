@@ -9,6 +9,10 @@
 /// Servers of one device follow one another; these keep two of them from being there at once.
 namespace outboard::vduse {
 
+/// Makes the folder of locks and journals, RUN/vduse, where there is none: only its owner may write to it, whatever the umask
+/// is. Returns its path.
+Result<std::string> make_run_folder(const std::string& run);
+
 /// Takes the lock of a device's name; it is let go with the descriptor, also by SIGKILL. EBUSY: another process has it
 /// after `patience`; the error says which.
 Result<UniqueFd> lock_name(const std::string& path, Duration patience);

@@ -1,7 +1,5 @@
 #include <tools/outboard/vduse_places.hpp>
 
-#include <filesystem>
-
 #include <fmt/format.h>
 
 #include <outboard/vduse/stale_server.hpp>
@@ -17,13 +15,9 @@ std::string vduse_lock(const std::string& name, const std::string& run) {
 }
 
 Result<UniqueFd> take_vduse_lock(const std::string& name) {
-  const std::string path = vduse_lock(name);
-  const std::string folder = std::filesystem::path(path).parent_path().string();
-  std::error_code failed;
-  std::filesystem::create_directories(folder, failed);
-  if (failed)
-    return Error(failed.value(), "making a folder for locks: " + failed.message()).on(folder).cure("run as root");
-  return vduse::lock_name(path, Duration(0));
+  if (const auto folder = vduse::make_run_folder("/run/outboard"); !folder)
+    return Error(folder.error()).cure("run as root");
+  return vduse::lock_name(vduse_lock(name), Duration(0));
 }
 
 }  // namespace outboard::command
