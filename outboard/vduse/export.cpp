@@ -141,7 +141,7 @@ Status Export::start(std::unique_ptr<Node> node) {
 Status Export::listen() {
   std::vector<Loop*> loops;
   for (unsigned queue = 0; queue < queue_count(); ++queue) loops.push_back(&queue_loop(queue));
-  interrupts_ = std::make_unique<Interrupts>(*node_, std::move(loops), log_);
+  interrupts_ = std::make_unique<Interrupts>(*node_, loops, log_);
   for (const auto& group : groups_) group->use(node_.get());
   OUTBOARD_TRY(messages_,
                control_.watch(node_->fd(), Ready::readable, [this](Ready ready) { messages_waiting(ready); }));

@@ -264,8 +264,7 @@ void Export::give_up(const Error& why) {
   messages_.reset();
   backlog_.clear();
   answering_.reset();
-  const Error told = why;
-  shut_down([this, weak = std::weak_ptr(self_), told](const Status&) {
+  shut_down([this, weak = std::weak_ptr(self_), told = why](const Status&) {
     if (!weak.expired() && events_.gone) events_.gone(told);
   });
 }

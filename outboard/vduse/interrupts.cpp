@@ -16,7 +16,7 @@ constexpr unsigned tries_before_alarm = 1000;
 
 }  // namespace
 
-Interrupts::Interrupts(Node& node, std::vector<Loop*> loops, Log log) : node_(node), log_(std::move(log)) {
+Interrupts::Interrupts(Node& node, const std::vector<Loop*>& loops, Log log) : node_(node), log_(std::move(log)) {
   for (Loop* const loop : loops) {
     lines_.push_back(std::make_unique<Line>());
     lines_.back()->loop = loop;

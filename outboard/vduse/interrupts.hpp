@@ -15,7 +15,7 @@ namespace outboard::vduse {
 class Interrupts {
  public:
   /// `loops`: of each queue. All of it outlives the object.
-  Interrupts(Node& node, std::vector<Loop*> loops, Log log);
+  Interrupts(Node& node, const std::vector<Loop*>& loops, Log log);
   /// Control loop, while the loops run.
   ~Interrupts();
 
