@@ -100,6 +100,8 @@ Status other_memory_comes_and_goes(const Arguments& arguments) {
 
 /// Reads into memory at an I/O address, from the disk's start; what became of it.
 struct Reads {
+  static constexpr std::chrono::seconds patience{3};
+
   std::vector<blk::Io> ios;
   std::vector<virtio::Element> elements;
   unsigned open = 0;
@@ -116,9 +118,13 @@ struct Reads {
     for (unsigned i = 0; i < driver.queue_count(); ++i) driver.queue(i).publish();
     return {};
   }
-  Status finish(blk::Driver& driver) const {
-    while (open != 0) OUTBOARD_CHECK(pump(driver));
-    return {};
+  /// Waits until all have ended. A driver that names memory which it has not given breaks a rule, and a device may then
+  /// need a reset, which VDUSE has no way to tell: where nothing comes any more the driver goes, and resets it.
+  Status finish(Disk& disk) const {
+    const auto end = std::chrono::steady_clock::now() + patience;
+    while (open != 0 && std::chrono::steady_clock::now() < end) OUTBOARD_CHECK(pump(*disk.driver));
+    if (open != 0) disk.driver.reset();
+    return expect(open == 0, "requests have not ended with the driver");
   }
   static void done(blk::Io& io) {
     auto& reads = *static_cast<Reads*>(io.context);
@@ -127,68 +133,78 @@ struct Reads {
   }
 };
 
-/// What the disk is reading into goes away: each request ends, well or not, and the disk lives on.
+bool is_all(Bytes bytes, std::byte value) {
+  return std::ranges::all_of(bytes, [value](std::byte byte) { return byte == value; });
+}
+
+/// What the disk is reading into goes away: each request ends, well or not, or with a reset, and writes nowhere.
 Status memory_goes_while_it_is_used(const Arguments& arguments) {
-  OUTBOARD_TRY(auto disk, start(arguments));
   OUTBOARD_TRY(const auto file, MemoryFile::create(mebibyte));
-  Reads reads;
-  for (unsigned round = 0; round < 20; ++round) {
+  for (unsigned round = 0; round < 5; ++round) {
+    OUTBOARD_TRY(auto disk, start(arguments));
     OUTBOARD_CHECK(disk.node().map({own_place, mebibyte}, file->bytes().data(), spec::perm::read_write));
+    Reads reads;
     OUTBOARD_CHECK(reads.send(*disk.driver, 32, own_place, mebibyte));
     OUTBOARD_CHECK(disk.node().unmap({own_place, mebibyte}));
     // Nobody but us writes here once the kernel has come back.
     std::ranges::fill(file->bytes(), std::byte{0x5a});
-    OUTBOARD_CHECK(reads.finish(*disk.driver));
-    OUTBOARD_CHECK(expect(std::ranges::all_of(file->bytes(), [](std::byte b) { return b == std::byte{0x5a}; }),
-                          "the disk wrote to memory that had been taken from it"));
+    OUTBOARD_CHECK(reads.finish(disk));
+    OUTBOARD_CHECK(expect(is_all(file->bytes(), std::byte{0x5a}), "the disk wrote to memory that was taken from it"));
   }
-  OUTBOARD_TRY(const auto load, Load::create(*disk.driver, 8));
-  OUTBOARD_CHECK(load->run(200));
-  return check_undisturbed(disk);
+  return data_survive(arguments);
 }
 
-Status a_hole_fails_one_request(const Arguments& arguments) {
-  OUTBOARD_TRY(auto disk, start(arguments));
-  Reads reads;
-  OUTBOARD_CHECK(reads.send(*disk.driver, 4, own_place, 4096));
-  OUTBOARD_CHECK(reads.finish(*disk.driver));
-  OUTBOARD_CHECK(expect(reads.failed == 4, "reading into a hole should fail"));
-  OUTBOARD_TRY(const auto load, Load::create(*disk.driver, 8));
-  OUTBOARD_CHECK(load->run(200));
-  return check_undisturbed(disk);
+Status a_hole_is_not_read_into(const Arguments& arguments) {
+  {
+    OUTBOARD_TRY(auto disk, start(arguments));
+    Reads reads;
+    OUTBOARD_CHECK(reads.send(*disk.driver, 4, own_place, 4096));
+    OUTBOARD_CHECK(reads.finish(disk));
+    OUTBOARD_CHECK(expect(reads.failed == 4, "reading into a hole should fail"));
+  }
+  return data_survive(arguments);
 }
 
 Status read_only_memory_is_not_written(const Arguments& arguments) {
-  OUTBOARD_TRY(auto disk, start(arguments));
   OUTBOARD_TRY(const auto file, MemoryFile::create(mebibyte));
   std::ranges::fill(file->bytes(), std::byte{0x5a});
-  OUTBOARD_CHECK(disk.node().map({own_place, mebibyte}, file->bytes().data(), spec::perm::read));
-  Reads reads;
-  OUTBOARD_CHECK(reads.send(*disk.driver, 4, own_place, 4096));
-  OUTBOARD_CHECK(reads.finish(*disk.driver));
-  OUTBOARD_CHECK(expect(reads.failed == 4, "reading into read-only memory should fail"));
-  OUTBOARD_CHECK(expect(file->bytes().front() == std::byte{0x5a}, "the disk wrote to read-only memory"));
-  const virtio::Element source{own_place, 4096};
-  OUTBOARD_CHECK(disk.driver->write(blk::Sector{0}, {&source, 1}));
-  return check_undisturbed(disk);
+  {
+    OUTBOARD_TRY(auto disk, start(arguments));
+    OUTBOARD_CHECK(disk.node().map({own_place, mebibyte}, file->bytes().data(), spec::perm::read));
+    const virtio::Element source{own_place, 4096};
+    OUTBOARD_CHECK(disk.driver->write(blk::Sector{0}, {&source, 1}));
+    OUTBOARD_TRY(const auto buffer, disk.driver->dma().allocate(4096));
+    OUTBOARD_CHECK(disk.driver->read(blk::Sector{0}, buffer));
+    OUTBOARD_CHECK(expect(is_all(buffer.bytes(), std::byte{0x5a}), "read-only memory was not read"));
+  }
+  {
+    OUTBOARD_TRY(auto disk, start(arguments));
+    OUTBOARD_CHECK(disk.node().map({own_place + mebibyte, mebibyte}, file->bytes().data(), spec::perm::read));
+    Reads reads;
+    OUTBOARD_CHECK(reads.send(*disk.driver, 4, own_place + mebibyte, 4096));
+    OUTBOARD_CHECK(reads.finish(disk));
+    OUTBOARD_CHECK(expect(reads.failed == 4, "reading into read-only memory should fail"));
+    OUTBOARD_CHECK(expect(is_all(file->bytes(), std::byte{0x5a}), "the disk wrote to read-only memory"));
+  }
+  return data_survive(arguments);
 }
 
-Status truncated_memory_fails_one_request(const Arguments& arguments) {
-  OUTBOARD_TRY(auto disk, start(arguments));
-  OUTBOARD_TRY(const auto file, MemoryFile::create(mebibyte));
-  OUTBOARD_CHECK(disk.node().map({own_place, mebibyte}, file->bytes().data(), spec::perm::read_write));
-  Reads reads;
-  OUTBOARD_CHECK(reads.send(*disk.driver, 4, own_place, mebibyte));
-  OUTBOARD_CHECK(reads.finish(*disk.driver));
-  OUTBOARD_CHECK(expect(reads.failed == 0, "reading into memory of a file failed"));
-  OUTBOARD_CHECK(file->truncate(0));
-  OUTBOARD_CHECK(reads.send(*disk.driver, 4, own_place, mebibyte));
-  OUTBOARD_CHECK(reads.finish(*disk.driver));
-  OUTBOARD_CHECK(expect(reads.failed == 4, "reading into memory beyond the end of its file should fail"));
-  OUTBOARD_CHECK(disk.node().unmap({own_place, mebibyte}));
-  OUTBOARD_TRY(const auto load, Load::create(*disk.driver, 8));
-  OUTBOARD_CHECK(load->run(200));
-  return check_undisturbed(disk);
+Status truncated_memory_is_survived(const Arguments& arguments) {
+  {
+    OUTBOARD_TRY(auto disk, start(arguments));
+    OUTBOARD_TRY(const auto file, MemoryFile::create(mebibyte));
+    OUTBOARD_CHECK(disk.node().map({own_place, mebibyte}, file->bytes().data(), spec::perm::read_write));
+    Reads reads;
+    OUTBOARD_CHECK(reads.send(*disk.driver, 4, own_place, mebibyte));
+    OUTBOARD_CHECK(reads.finish(disk));
+    OUTBOARD_CHECK(expect(reads.failed == 0, "reading into memory of a file failed"));
+    OUTBOARD_CHECK(file->truncate(0));
+    OUTBOARD_CHECK(reads.send(*disk.driver, 4, own_place, mebibyte));
+    OUTBOARD_CHECK(reads.finish(disk));
+    // The one that met the end first may be over; the device knows since then.
+    OUTBOARD_CHECK(expect(reads.failed != 0, "reading into memory beyond the end of its file should fail"));
+  }
+  return data_survive(arguments);
 }
 
 /// I/O addresses, file offsets and lengths that are no multiples of a page.
@@ -355,9 +371,9 @@ constexpr std::array all = {
     Case{"data_survive_a_dying_server", data_survive_a_dying_server},
     Case{"other_memory_comes_and_goes", other_memory_comes_and_goes},
     Case{"memory_goes_while_it_is_used", memory_goes_while_it_is_used},
-    Case{"a_hole_fails_one_request", a_hole_fails_one_request},
+    Case{"a_hole_is_not_read_into", a_hole_is_not_read_into},
     Case{"read_only_memory_is_not_written", read_only_memory_is_not_written},
-    Case{"truncated_memory_fails_one_request", truncated_memory_fails_one_request},
+    Case{"truncated_memory_is_survived", truncated_memory_is_survived},
     Case{"unaligned_maps_work", unaligned_maps_work},
     Case{"vring_base_counts", vring_base_counts},
     Case{"reset_with_requests_in_flight", reset_with_requests_in_flight},

@@ -19,7 +19,7 @@ namespace {
 
 using namespace outboard;
 
-constexpr unsigned patience = 120;  // seconds; a case that hangs is ended by a signal
+constexpr unsigned patience = 30;  // seconds; a case that hangs is ended by a signal
 
 std::optional<unsigned> number(std::string_view text) {
   unsigned value = 0;

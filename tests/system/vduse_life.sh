@@ -1,0 +1,222 @@
+#!/bin/sh
+# Ends, starts and take-overs that are not the usual ones.
+. /lib/cases.sh
+. /lib/blk.sh
+. /lib/vduse.sh
+modprobe -a vduse virtio_vdpa virtio_blk
+
+says() { grep -qi "$1" "/tmp/$2.err"; }
+
+# SIGTERM with a file system mounted: it says so and waits; unmounting lets it end.
+stopped_while_mounted() {
+  truncate -s 32M /tmp/image
+  start_disk disk --image /tmp/image
+  mkfs.ext4 -q -F "/dev/$(disk_of disk)"
+  mount -t ext4 "/dev/$(disk_of disk)" /mnt
+  kill "$server"
+  wait_for 10 says '/mnt' disk
+  dd if=/dev/urandom of=/mnt/data bs=64k count=16 conv=fsync
+  running "$server" || fail 'it ended although the disk is in use'
+  umount /mnt
+  wait_end
+  expect_equal $status 0 "the server's exit status"
+  nothing_left disk
+  e2fsck -fn /tmp/image
+}
+
+# A second signal leaves it adoptable; the next server goes on.
+stopped_twice_while_mounted() {
+  truncate -s 32M /tmp/image
+  start_disk disk --image /tmp/image
+  mkfs.ext4 -q -F "/dev/$(disk_of disk)"
+  mount -t ext4 "/dev/$(disk_of disk)" /mnt
+  dd if=/dev/urandom of=/mnt/data bs=64k count=16 conv=fsync
+  sum=$(sha256sum </mnt/data)
+  kill "$server"
+  wait_for 10 says '/mnt' disk
+  kill "$server"
+  wait_end
+  [ -e /dev/vduse/disk ] || fail 'the device has gone with a file system on it'
+  start_disk disk --image /tmp/image
+  echo 3 >/proc/sys/vm/drop_caches
+  expect_equal "$(sha256sum </mnt/data)" "$sum" hash
+  dd if=/dev/urandom of=/mnt/more bs=64k count=16 conv=fsync
+  umount /mnt
+  stop_disk disk
+  e2fsck -fn /tmp/image
+}
+
+# DEV_DEL while nobody serves waits for whoever does next.
+removed_while_dead() {
+  truncate -s 32M /tmp/image
+  start_disk disk --image /tmp/image
+  name=$(disk_of disk)
+  kill_server
+  dd if=/dev/zero "of=/dev/$name" bs=4k count=4 oflag=direct &
+  writer=$!
+  vdpa dev del disk &
+  remover=$!
+  sleep 2
+  running $remover || fail 'DEV_DEL did not wait'
+  serve disk --image /tmp/image --no-attach
+  wait $remover || fail 'DEV_DEL failed'
+  wait $writer || :
+  netlink_answers
+  kill "$server"
+  wait_end
+  nothing_left disk
+}
+
+two_at_once() {
+  start_disk disk --ram --size 16M
+  first=$server
+  serve disk --ram --size 16M
+  wait_end
+  expect_equal $status 1 "the second server's exit status"
+  cat /tmp/disk.err
+  says disk disk
+  server=$first
+  dd "if=/dev/$(disk_of disk)" of=/dev/null bs=4k count=8 iflag=direct
+  stop_disk disk
+}
+
+# a_journal_that_is WHAT COMMAND: with it no server goes on; nor is anything removed.
+refuses_journal() { # deleted|truncated|altered|foreign
+  journal=/tmp/journal
+  truncate -s 16M /tmp/image
+  start_disk disk --image /tmp/image --journal $journal
+  name=$(disk_of disk)
+  kill_server
+  cp $journal /tmp/journal.kept
+  case $1 in
+    deleted) rm $journal ;;
+    truncated) truncate -s 100 $journal ;;
+    altered) printf 'x' | dd of=$journal bs=1 seek=16 conv=notrunc ;;
+    foreign)
+      start_disk other --ram --size 16M --journal /tmp/journal.other
+      cp /tmp/journal.other $journal
+      stop_disk_at other /tmp/journal.other ;;
+  esac
+  serve disk --image /tmp/image --journal $journal
+  wait_end
+  expect_equal $status 1 "the server's exit status"
+  cat /tmp/disk.err
+  says journal disk
+  [ -e /dev/vduse/disk ] || fail 'the device was removed'
+  [ "$1" != deleted ] || [ ! -e $journal ] || fail 'a journal was made up'
+  cp /tmp/journal.kept $journal # the real one is still good
+  start_disk disk --image /tmp/image --journal $journal
+  dd "if=/dev/$name" of=/dev/null bs=4k count=8 iflag=direct
+  stop_disk_at disk $journal
+}
+
+stop_disk_at() { # NAME JOURNAL
+  kill "$server"
+  wait_end
+  expect_equal $status 0 "the server's exit status"
+  [ ! -e "/dev/vduse/$1" ] && [ ! -e "$2" ]
+}
+
+replaces_what_a_dead_one_left() {
+  start_disk disk --ram --size 16M
+  kill_server
+  start_disk disk --ram --size 32M --replace
+  expect_equal "$(cat "/sys/block/$(disk_of disk)/size")" 65536 sectors
+  stop_disk disk
+}
+
+removes_what_a_dead_one_left() {
+  start_disk disk --ram --size 16M
+  kill_server
+  bounded outboard vduse list | tee /tmp/list
+  grep -q disk /tmp/list
+  bounded outboard vduse remove disk
+  nothing_left disk
+  netlink_answers
+}
+
+refuses_to_remove_a_served_one() {
+  start_disk disk --ram --size 16M
+  ! bounded outboard vduse remove disk
+  dd "if=/dev/$(disk_of disk)" of=/dev/null bs=4k count=8 iflag=direct
+  stop_disk disk
+}
+
+serve_as_user() {
+  /bin/setpriv --reuid 1000 --regid 1000 --clear-groups outboard serve blk --ram --size 16M --serial disk \
+    --listen vduse:disk --no-attach --journal /tmp/user/journal >/tmp/disk.out 2>/tmp/disk.err &
+  server=$!
+}
+
+# The node is made for a user, who then serves it; root attaches.
+unprivileged() {
+  echo 'user:x:1000:1000::/tmp:/bin/sh' >>/etc/passwd
+  echo 'user:x:1000:' >>/etc/group
+  mkdir -p /tmp/user
+  chown 1000:1000 /tmp/user
+  outboard vduse create blk disk --ram --size 16M --owner user
+  expect_equal "$(stat -c %u /dev/vduse/disk)" 1000 owner
+  serve_as_user
+  wait_serving disk
+  bounded vdpa dev add name disk mgmtdev vduse
+  wait_for 10 disk_of disk
+  fio_verifies_at_depth disk
+  kill_server
+  serve_as_user
+  wait_serving disk
+  dd "if=/dev/$(disk_of disk)" of=/dev/null bs=4k count=8 iflag=direct
+  bounded vdpa dev del disk
+  kill "$server"
+  wait_end
+  bounded outboard vduse remove disk
+  nothing_left disk
+}
+
+doctor_says_so() {
+  outboard doctor | tee /tmp/doctor || :
+  grep -i vduse /tmp/doctor
+}
+
+not_allowed_id() {
+  ! outboard serve example --listen vduse:example 2>/tmp/example.err
+  cat /tmp/example.err
+  [ ! -e /dev/vduse/example ]
+}
+
+case_run stopped_while_mounted
+case_run stopped_twice_while_mounted
+case_run removed_while_dead
+case_run two_at_once
+for what in deleted truncated altered foreign; do
+  case_run refuses_journal $what
+done
+case_run replaces_what_a_dead_one_left
+case_run removes_what_a_dead_one_left
+case_run refuses_to_remove_a_served_one
+case_run unprivileged
+
+# Root opens the node and hands it over: the server's user owns nothing but its folder.
+handed_over() {
+  bounded outboard vduse create blk disk --ram --size 16M
+  chown -R 1000:1000 /tmp/user
+  exec 9<>/dev/vduse/disk
+  /bin/setpriv --reuid 1000 --regid 1000 --clear-groups --no-new-privs outboard serve blk --ram --size 16M \
+    --listen vduse:disk --node-fd 9 --no-attach --journal /tmp/user/handed >/tmp/disk.out 2>/tmp/disk.err &
+  server=$!
+  exec 9>&-
+  wait_serving disk
+  bounded vdpa dev add name disk mgmtdev vduse
+  wait_for 10 disk_of disk
+  dd if=/dev/urandom of=/tmp/pattern bs=4k count=8
+  dd if=/tmp/pattern "of=/dev/$(disk_of disk)" bs=4k oflag=direct
+  dd "if=/dev/$(disk_of disk)" bs=4k count=8 iflag=direct | cmp - /tmp/pattern
+  bounded vdpa dev del disk
+  kill "$server"
+  wait_end
+  bounded outboard vduse remove disk
+  nothing_left disk
+}
+case_run handed_over
+case_run doctor_says_so
+case_run not_allowed_id
+case_end
