@@ -12,9 +12,10 @@ namespace outboard::targets {
 
 namespace {
 
-constexpr std::array<OptionHelp, 9> words_of_vduse{{
+constexpr std::array<OptionHelp, 10> words_of_vduse{{
     {"threads", "N", "threads for the queues (0: they share one with everything else)"},
     {"no-attach", "", "leave putting it on the bus to others (vdpa dev add name NAME mgmtdev vduse)"},
+    {"node-fd", "N", "the device's node, opened and handed over by somebody who may: descriptor N"},
     {"driver", "WHO", "who takes it: virtio (this kernel: /dev/vdX) or vhost (a VMM: /dev/vhost-vdpa-N) (virtio)"},
     {"journal", "FILE", "where requests in flight are noted (/run/outboard/vduse/NAME.journal)"},
     {"no-journal", "", "note nothing: a server that is killed leaves a device that nobody can take over"},
@@ -28,6 +29,21 @@ constexpr std::uint64_t most_threads = 1024;
 constexpr std::uint32_t spaces_of_grouped = 8;
 /// Enough for the queues of any device; the kernel has room for more groups than queues.
 constexpr std::uint32_t most_grouped_queues = 64;
+
+/// A node that was handed over is opened once, and its lock is whose it was.
+Status take_node(OptionSet& words, vduse::Server::Options& options) {
+  if (!words.has("node-fd")) return {};
+  constexpr std::uint64_t most = 1 << 20;
+  OUTBOARD_TRY(const auto number, words.number("node-fd", 0, 0, most));
+  const auto node = std::make_shared<UniqueFd>(static_cast<int>(number));
+  const auto api_version = options.device.api_version;
+  options.take_lock = false;
+  options.open_node = [node, api_version](const std::string& name) -> Result<std::unique_ptr<vduse::Node>> {
+    if (!*node) return Error(EBADF, "the node that was handed over has been used").on("vduse:" + name);
+    return vduse::adopt_node(std::move(*node), api_version);
+  };
+  return {};
+}
 
 Status take_api(OptionSet& words, vduse::Export::Options& device) {
   OUTBOARD_TRY(device.api_version, words.number("api", 0, 0, 1));
@@ -70,6 +86,7 @@ Result<vduse::Server::Options> take_vduse_words(OptionSet& words, const std::str
   options.log = log;
   OUTBOARD_CHECK(take_core_words(words, options.device.core, options.spin));
   OUTBOARD_CHECK(take_api(words, options.device));
+  OUTBOARD_CHECK(take_node(words, options));
   OUTBOARD_TRY(options.device.own_bounce, words.flag("own-bounce", false));
   OUTBOARD_TRY(const auto threads, words.number("threads", 0, 0, most_threads));
   options.threads = static_cast<unsigned>(threads);

@@ -38,6 +38,8 @@ class Server {
     std::string run = "/run/outboard";  ///< locks and journals
     std::string folder = device_folder;
     Bus::Options bus{};
+    /// Whether to take the lock of the name. false: whoever handed the node over sees to it that there is one server.
+    bool take_lock = true;
     /// How long a predecessor on its way out may keep the name.
     Duration lock_patience = std::chrono::seconds(5);
     /// How long an attach may take before the log says so, and a driver to turn up once the device is on the bus.

@@ -84,8 +84,14 @@ bool Server::State::exists() const {
 
 Status Server::State::prepare(DeviceFactory& factory) {
   OUTBOARD_CHECK(check_name(options.name));
-  OUTBOARD_TRY(const std::string folder, make_run_folder(options.run));
-  OUTBOARD_TRY(lock, lock_name(fmt::format("{}/{}.lock", folder, options.name), options.lock_patience));
+  if (options.take_lock) {
+    OUTBOARD_TRY(const std::string folder, make_run_folder(options.run));
+    OUTBOARD_TRY(lock, lock_name(fmt::format("{}/{}.lock", folder, options.name), options.lock_patience));
+  }
+  if (!options.take_lock && !exists())
+    return Error(ENOENT, "there is no such device: who hands its node over makes it first")
+        .on("vduse:" + options.name)
+        .cure(fmt::format("outboard vduse create TYPE {} ...", options.name));
   OUTBOARD_TRY(stop_event, EventFd::create());
   if (options.replace && exists()) OUTBOARD_CHECK(clear_away(factory));
   OUTBOARD_CHECK(make_device(factory));
