@@ -19,7 +19,7 @@ start_ours() { # NAME ARGUMENTS...
 }
 
 start_peer() {
-  qemu-storage-daemon --blockdev driver=null-co,node-name=n,size=1073741824,read-zeroes=off \
+  qemu-storage-daemon --blockdev driver=null-co,node-name=n,size=1073741824,read-zeroes=on \
     --export "type=vduse-blk,id=e,node-name=n,name=peer,num-queues=$queues,queue-size=256,writable=on" &
   pid_peer=$!
   wait_for 30 test -e /dev/vduse/peer
