@@ -194,7 +194,10 @@ void Export::publish_config() {
   if (!node_) return;
   std::vector<std::byte> now(core_->identity().config_size);
   core_->read_config(0, now);
+  if (config_ == now) return;
   const bool all = config_.size() != now.size();
+  // Until the kernel has all of it, whoever comes after us does not know what it has, and writes it anew.
+  if (events_.config) events_.config({});
   constexpr std::size_t step = 8;
   for (std::size_t offset = 0; offset < now.size(); offset += step) {
     const auto bytes = Bytes(now).subspan(offset, std::min(step, now.size() - offset));
@@ -208,11 +211,18 @@ void Export::publish_config() {
 
 /// Before DRIVER_OK nobody is to be told, and for a moment after it the kernel does not know of it yet.
 void Export::tell_config() {
+  config_pause_ = std::chrono::microseconds(500);
+  retry_config();
+}
+
+void Export::retry_config() {
   config_retry_.reset();
   if (!live_ || !node_) return;
   const Status told = node_->inject_config_interrupt();
   if (told || told.error().code() != EINVAL) return;
-  config_retry_ = control_.after(std::chrono::milliseconds(1), [this] { tell_config(); });
+  constexpr Duration longest = std::chrono::milliseconds(20);
+  config_pause_ = std::min(longest, config_pause_ * 2);
+  config_retry_ = control_.after(config_pause_, [this] { retry_config(); });
 }
 
 // virtio::TransportEvents

@@ -53,7 +53,7 @@ class Export final : private virtio::TransportEvents {
     std::function<void(std::uint8_t status)> status{};
     /// The kernel has given the device up, or it was removed: nothing is served any more.
     std::function<void(const Error& why)> gone{};
-    /// The kernel's copy of the configuration is this now.
+    /// The kernel's copy of the configuration is this now; empty: it is about to become another one.
     std::function<void(Bytes config)> config{};
     /// The group table is about to be acknowledged as this: the address space of each group.
     std::function<void(const std::vector<std::uint32_t>& spaces)> groups{};
@@ -86,8 +86,6 @@ class Export final : private virtio::TransportEvents {
     std::function<Result<virtio::DeviceState>()> recover{};
     /// Why nothing is known: the error where the driver runs.
     std::optional<Error> why_not{};
-    /// Do not run the device, and answer the kernel's messages only: enough for it to be detached, if nothing is in flight.
-    bool abandon = false;
     /// What the kernel's copy of the configuration is; nothing: not known, so it is written anew.
     std::optional<std::vector<std::byte>> config{};
     std::vector<std::uint32_t> address_spaces{};  ///< of each group
@@ -159,6 +157,7 @@ class Export final : private virtio::TransportEvents {
   void forget_memory(std::move_only_function<void()> done);
   void publish_config();
   void tell_config();
+  void retry_config();
 
   // virtio::TransportEvents
   void notify_queue(unsigned queue) override;
@@ -181,6 +180,7 @@ class Export final : private virtio::TransportEvents {
   Duration late_pause_{0};
   Registration budget_;  ///< of the message that is being answered
   Registration config_retry_;
+  Duration config_pause_{0};  ///< before the next try
   std::deque<spec::Request> backlog_;  ///< read, and not looked at yet
   std::optional<std::uint32_t> answering_;  ///< the request that has been taken and not answered
   std::function<void()> undo_;  ///< takes back what it has changed: nobody waits for the answer any more

@@ -56,7 +56,7 @@ Status Export::take_over(Living& living) {
   Status probed = probe(Duration(0));
   if (!probed && probed.error().code() != EINVAL) return probed;
 
-  if (!resets && !living.abandon && (living.recover || probed)) {
+  if (!resets && (living.recover || probed)) {
     if (!living.recover) return living.why_not.value_or(not_as_left("its driver runs, and there is no journal"));
     OUTBOARD_TRY(auto state, living.recover());
     // Its driver has never heard that it is broken, and waits for what is in flight. What broke it may break it again.

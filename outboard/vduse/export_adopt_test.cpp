@@ -252,15 +252,5 @@ TEST_P(Adopting, WritesAConfigurationThatHasChangedMeanwhile) {
   EXPECT_GE(rig.kernel->config_interrupts(), 1U);
 }
 
-TEST_P(Adopting, AnAbandonedDeviceAnswersMessagesAndTouchesNothing) {
-  rig.run();
-  keep_and_publish(1);
-  die();
-  ASSERT_TRUE(rig.exported->adopt(rig.kernel->open().value(), {.abandon = true}));
-  rig.settle();
-  EXPECT_EQ(rig.device->requests, 0U);
-  EXPECT_TRUE(rig.advance(0));
-}
-
 }  // namespace
 }  // namespace outboard::vduse

@@ -574,6 +574,16 @@ TEST_P(EitherExport, TheConfigurationIsWhatTheDeviceHasAndOnlyChangesAreWritten)
   EXPECT_EQ(rig.config[0], std::byte{1}) << "and the journal is told";
 }
 
+TEST_P(EitherExport, AChangeThatDoesNotGetThroughLeavesTheJournalWithoutAConfiguration) {
+  VduseRig rig(setup());
+  rig.run();
+  ASSERT_FALSE(rig.config.empty());
+  rig.kernel->fail(Call::set_config, EIO);
+  rig.device->config = {std::byte{1}};
+  rig.device->host->config_changed(0, 1);
+  EXPECT_TRUE(rig.config.empty()) << "whoever comes next writes all of it";
+}
+
 TEST_P(EitherExport, TheConfigurationInterruptIsNotLostWhileDriverOkIsBeingStored) {
   VduseRig rig(setup());
   ASSERT_TRUE(rig.negotiate());
