@@ -98,7 +98,7 @@ Status Bus::attach(const std::string& name, BusDriver driver) {
   OUTBOARD_CHECK(added);
   if (const std::string before = child_driver(name); there && !before.empty()) {
     const std::string unbind = fmt::format("{}/bus/vdpa/drivers/{}/unbind", options_.sysfs, before);
-    OUTBOARD_CHECK(write_attribute(unbind, name));
+    OUTBOARD_CHECK(write_attribute_apart(unbind, name));
   }
   // Nobody else waits for what follows.
   {
@@ -110,7 +110,7 @@ Status Bus::attach(const std::string& name, BusDriver driver) {
 /// The driver is named first, so that no other one takes the device in between.
 Status Bus::bind(const std::string& name, BusDriver driver) {
   auto bound = write_attribute(device_path(name) + "/driver_override", name_of(driver));
-  if (bound) bound = write_attribute(driver_path(driver) + "/bind", name);
+  if (bound) bound = write_attribute_apart(driver_path(driver) + "/bind", name);
   if (bound || child_driver(name) == name_of(driver)) return {};
   if (const auto removed = options_.netlink->remove(name); !removed)
     options_.log.error("{}: it stays on the vDPA bus: {}", name, removed.error().message());
@@ -135,7 +135,7 @@ Status Bus::detach(const std::string& name) {
   if (const std::string driver = child_driver(name); !driver.empty()) {
     const std::string unbind = fmt::format("{}/bus/vdpa/drivers/{}/unbind", options_.sysfs, driver);
     options_.log.info("{}: unbound from {}, then taken off the vDPA bus", name, driver);
-    if (const auto done = write_attribute(unbind, name); !done && !child_driver(name).empty())
+    if (const auto done = write_attribute_apart(unbind, name); !done && !child_driver(name).empty())
       options_.log.info("{}: {}: netlink waits until the driver has let go", name, done.error().message());
   }
   return options_.netlink->remove(name);
