@@ -47,7 +47,7 @@ std::uint64_t start_time_of(int pid) {
 
 Result<std::string> make_run_folder(const std::string& run) {
   static constexpr mode_t mode = 0755;
-  const std::string folder = run + "/vduse";
+  std::string folder = run + "/vduse";
   for (const std::string& each : {run, folder}) {
     if (::mkdir(each.c_str(), mode) != 0 && errno != EEXIST)
       return Error::from_errno("making a folder for locks and journals").on(each);
