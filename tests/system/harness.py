@@ -248,10 +248,11 @@ def _base_initrd(version, modules, programs, host_programs):
 class Guest(Process):
     """A QEMU guest that runs one script and powers off."""
 
-    def __init__(self, folder, initrd, image, append, qemu, smp, memory, reboot, timeout):
+    def __init__(self, folder, sockets, initrd, image, append, qemu, smp, memory, reboot, timeout):
         self.folder = pathlib.Path(folder)
         self.timeout = timeout
-        self.qmp_path = self.folder / 'qmp'
+        # The path of a socket has at most 107 bytes; that of a folder in a tree has any number.
+        self.qmp_path = pathlib.Path(sockets) / f'{self.folder.name}.qmp'
         self._qmp = None
         env = {'GUEST_SMP': str(smp), 'GUEST_MEM': memory, 'GUEST_REBOOT': '1' if reboot else ''}
         command = [GUEST_SCRIPTS / 'run.sh', self.folder, image, initrd, append,
