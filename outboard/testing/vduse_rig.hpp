@@ -81,10 +81,7 @@ class VduseRig {
 
   RingDriver& driver(unsigned queue = 0) { return *drivers[queue]; }
   void settle() { loop.run_until_idle(); }
-  std::uint64_t offered() {
-    const auto& all = exported->core().offered();
-    return std::uint64_t{all.word(1)} << 32 | all.word(0);
-  }
+  std::uint64_t offered() { return exported->core().offered().low(); }
 
   /// The driver up to FEATURES_OK.
   bool negotiate() { return negotiate(offered()); }

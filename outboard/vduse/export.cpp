@@ -5,8 +5,9 @@
 
 #include <fmt/format.h>
 
+#include <outboard/base/run_on.hpp>
+#include <outboard/base/together.hpp>
 #include <outboard/vduse/interrupts.hpp>
-#include <outboard/vduse/on_loop.hpp>
 
 namespace outboard::vduse {
 
@@ -105,8 +106,7 @@ std::uint32_t Export::group_of(unsigned queue) const {
 }
 
 Loop& Export::queue_loop(unsigned queue) {
-  const auto& loops = options_.core.queue_loops;
-  return queue < loops.size() && loops[queue] != nullptr ? *loops[queue] : control_;
+  return options_.core.loop_of(queue, control_);
 }
 
 bool Export::packed() const {
@@ -119,7 +119,7 @@ DeviceShape Export::shape(const std::string& name) {
   DeviceShape shape{.name = name,
                     .device_id = core_->identity().device_id,
                     .vendor_id = options_.vendor_id,
-                    .features = std::uint64_t{core_->offered().word(1)} << 32 | core_->offered().word(0),
+                    .features = core_->offered().low(),
                     .queue_sizes = core_->identity().queue_sizes,
                     .groups = grouped ? static_cast<std::uint32_t>(groups_.size()) : 0,
                     .address_spaces = grouped ? options_.address_spaces : 0,
@@ -175,14 +175,7 @@ void Export::shut_down(std::move_only_function<void(Status)> done) {
 /// Drops every mapping of the driver's memory: nothing of a driver that has gone may be touched by way of what was learnt
 /// from it.
 void Export::forget_memory(std::move_only_function<void()> done) {
-  struct Together {
-    std::size_t left;
-    std::move_only_function<void()> done;
-    void one() {
-      if (--left == 0) done();
-    }
-  };
-  const auto all = std::make_shared<Together>(groups_.size(), std::move(done));
+  const auto all = Together::of(groups_.size(), [done = std::move(done)](const Status&) mutable { done(); });
   for (const auto& group : groups_) group->clear([all](const Status&) { all->one(); });
 }
 

@@ -110,7 +110,7 @@ Status Export::probe(Duration patience) {
 Status Export::check_living(const virtio::DeviceState& state) {
   if ((state.status & bit::features_ok) != 0) {
     OUTBOARD_TRY(const auto features, node_->driver_features());
-    const std::uint64_t logged = std::uint64_t{state.accepted.word(1)} << 32 | state.accepted.word(0);
+    const std::uint64_t logged = state.accepted.low();
     if (features != logged)
       return not_as_left(fmt::format("its driver has accepted {:#x}, not {:#x}", features, logged));
   }

@@ -4,6 +4,7 @@
 
 #include <fmt/format.h>
 
+#include <outboard/base/together.hpp>
 #include <outboard/vduse/export.hpp>
 #include <outboard/vduse/interrupts.hpp>
 #include <outboard/virtio/spec.hpp>
@@ -164,23 +165,19 @@ void Export::reset(std::uint32_t id) {
 
 void Export::update_iotlb(std::uint32_t id, std::uint32_t asid) {
   budget_ = control_.after(options_.budget, [this, id] { iotlb_is_late(id); });
-  struct Together {
-    std::size_t left;
-  };
-  const auto all = std::make_shared<Together>(Together{groups_.size() + 1});
-  auto one = [this, weak = std::weak_ptr(self_), all, id] {
-    if (--all->left != 0 || weak.expired()) return;
+  const auto all = Together::of(groups_.size() + 1, [this, weak = std::weak_ptr(self_), id](const Status&) {
+    if (weak.expired()) return;
     answer(id, spec::result::ok);
     if (live_) look_for_late_queues();
-  };
+  });
   for (const auto& group : groups_) {
     if (group->address_space() != asid) {
-      one();
+      all->one();
     } else {
-      group->refresh([one](const Status&) mutable { one(); });
+      group->refresh([all](const Status&) { all->one(); });
     }
   }
-  one();
+  all->one();
 }
 
 /// Some I/O does not let go of memory that is not the driver's any more. The kernel is told no, and nothing is started that

@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <utility>
 
-#include <outboard/vduse/on_loop.hpp>
+#include <outboard/base/run_on.hpp>
 
 namespace outboard::vduse {
 

@@ -11,6 +11,8 @@
 
 #include <fmt/format.h>
 
+#include <outboard/base/together.hpp>
+
 namespace outboard::vduse {
 
 namespace {
@@ -144,14 +146,7 @@ void Iotlb::refresh(memory::AddressMap::Completion done) {
   map_.current()->for_each([&](const Mapping& mapping) {
     if (!unchanged(*node, mapping)) gone.push_back(mapping.range);
   });
-  struct Together {
-    std::size_t left;
-    memory::AddressMap::Completion done;
-    void one() {
-      if (--left == 0) done({});
-    }
-  };
-  const auto all = std::make_shared<Together>(gone.size() + 1, std::move(done));
+  const auto all = Together::of(gone.size() + 1, std::move(done));
   for (const IovaRange& range : gone) {
     {
       const std::lock_guard lock(mutex_);

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <utility>
 
+#include <outboard/base/together.hpp>
 #include <outboard/virtio/device_core_state.hpp>
 
 namespace outboard::virtio {
@@ -160,8 +161,7 @@ Features DeviceCore::negotiated() const { return state_->negotiated(); }
 Loop& DeviceCore::control_loop() { return state_->control; }
 
 Loop& DeviceCore::queue_loop(unsigned queue) {
-  const auto& loops = state_->options.queue_loops;
-  return queue < loops.size() && loops[queue] != nullptr ? *loops[queue] : state_->control;
+  return state_->options.loop_of(queue, state_->control);
 }
 
 const Log& DeviceCore::log() const { return state_->log; }
@@ -219,30 +219,14 @@ void DeviceCore::kick_now(unsigned queue) {
 
 // Coming to rest.
 
-namespace {
-
-/// Calls `done` when all parts have been counted off, with the first error there was.
-struct Together {
-  std::size_t left;
-  std::move_only_function<void(Status)> done;
-  Status status{};
-
-  void one(const Status& of_one) {
-    if (!of_one && status) status = of_one;
-    if (--left == 0) done(std::move(status));
-  }
-};
-
-}  // namespace
-
 void DeviceCore::stop(StopMode mode, std::move_only_function<void(Status)> done) {
-  const auto all = std::make_shared<Together>(queue_count() + 1U, std::move(done));
+  const auto all = Together::of(queue_count() + 1U, std::move(done));
   for (unsigned queue = 0; queue < queue_count(); ++queue) {
     state_->stop_queue(queue, mode, [all](const Result<QueueState>& state) {
       all->one(state ? Status{} : Status(std::unexpected(state.error())));
     });
   }
-  all->one({});
+  all->one();
 }
 
 void DeviceCore::reset(std::move_only_function<void(Status)> done) { state_->start_reset(std::move(done)); }

@@ -51,6 +51,11 @@ class DeviceCore final : private Host {
     /// The transport cannot tell the driver that the device is broken (VDUSE): what is in flight then is still answered.
     bool answers_when_broken = false;
     Log log{};  ///< where the core, its queues and the device log
+
+    /// Where a queue's calls come.
+    Loop& loop_of(unsigned queue, Loop& control) const {
+      return queue < queue_loops.size() && queue_loops[queue] != nullptr ? *queue_loops[queue] : control;
+    }
   };
 
   /// `device`, `memory` and `events` outlive the core. Fails as Device::attach does, or EINVAL for an identity that is

@@ -58,6 +58,8 @@ class Features {
   constexpr std::uint32_t word(std::uint32_t select) const {
     return select < words ? static_cast<std::uint32_t>(halves_[select / 2] >> (32 * (select % 2))) : 0;
   }
+  /// Bits 0...63, for interfaces that have no more.
+  constexpr std::uint64_t low() const { return halves_[0]; }
   /// Replaces the word `select`; ignored beyond the set.
   constexpr void set_word(std::uint32_t select, std::uint32_t value) {
     if (select >= words) return;

@@ -4,8 +4,9 @@
 #include <array>
 #include <bit>
 #include <cstring>
-#include <future>
 #include <string>
+
+#include <outboard/base/run_on.hpp>
 
 namespace outboard::virtio_pci {
 
@@ -64,18 +65,6 @@ Status check(const virtio::Identity& identity, const Function::Options& options)
   return {};
 }
 
-/// Runs `task` on the loop and waits for it. A loop that is going away drops the task, which ends the wait too.
-void run_on(Loop& loop, Loop::Task task) {
-  if (loop.in_loop_thread()) return task();
-  std::promise<void> promise;
-  const std::future<void> done = promise.get_future();
-  loop.post([task = std::move(task), promise = std::move(promise)]() mutable {
-    task();
-    promise.set_value();
-  });
-  done.wait();
-}
-
 }  // namespace
 
 /// The eventfd behind one queue's doorbell, watched on that queue's loop.
@@ -123,8 +112,7 @@ unsigned Function::vector_count() const {
 }
 
 Loop& Function::queue_loop(unsigned queue) {
-  const auto& loops = options_.core.queue_loops;
-  return queue < loops.size() && loops[queue] != nullptr ? *loops[queue] : loop();
+  return options_.core.loop_of(queue, loop());
 }
 
 Status Function::build() {

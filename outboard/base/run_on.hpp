@@ -5,7 +5,7 @@
 
 #include <outboard/base/loop.hpp>
 
-namespace outboard::vduse {
+namespace outboard {
 
 /// Runs `task` on the loop's thread and waits for it; at once where that is this one. A loop that goes away drops the task,
 /// which ends the wait too. Not from a loop that `loop` itself may be waiting for.
@@ -20,4 +20,4 @@ inline void run_on(Loop& loop, Loop::Task task) {
   done.wait();
 }
 
-}  // namespace outboard::vduse
+}  // namespace outboard
