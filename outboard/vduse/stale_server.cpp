@@ -7,12 +7,12 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#include <charconv>
-#include <fstream>
 #include <string_view>
 #include <thread>
 
 #include <fmt/format.h>
+
+#include <outboard/base/process.hpp>
 
 namespace outboard::vduse {
 
@@ -28,19 +28,6 @@ std::string holder_in(int fd) {
   // Whoever may serve the device may write here.
   const bool number = !pid.empty() && pid.find_first_not_of("0123456789") == std::string_view::npos;
   return !number ? "another process" : fmt::format("process {}", pid);
-}
-
-/// Field 22 of /proc/PID/stat; 0: no such process.
-std::uint64_t start_time_of(int pid) {
-  std::ifstream file(fmt::format("/proc/{}/stat", pid));
-  std::string line;
-  std::getline(file, line);
-  // The second field is the program's name, in parentheses that it may itself contain.
-  std::size_t at = line.rfind(')');
-  for (unsigned field = 2; field < 22 && at != std::string::npos; ++field) at = line.find(' ', at + 1);
-  std::uint64_t value = 0;
-  if (at != std::string::npos) std::from_chars(line.data() + at + 1, line.data() + line.size(), value);
-  return value;
 }
 
 }  // namespace

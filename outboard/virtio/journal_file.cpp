@@ -13,6 +13,7 @@
 
 #include <fmt/format.h>
 
+#include <outboard/base/process.hpp>
 #include <outboard/virtio/journal_file_state.hpp>
 #include <outboard/virtio/spec.hpp>
 
@@ -51,15 +52,7 @@ Result<std::array<std::uint8_t, 16>> boot_id() {
   return id;
 }
 
-JournalFile::Process this_process() {
-  JournalFile::Process self{.pid = ::getpid(), .start_time = 0};
-  const std::string stat = read_text("/proc/self/stat", 1024);
-  // The second field is the program's name, in parentheses that it may itself contain.
-  std::size_t at = stat.rfind(')');
-  for (unsigned field = 2; field < 22 && at != std::string::npos; ++field) at = stat.find(' ', at + 1);
-  if (at != std::string::npos) std::from_chars(stat.data() + at + 1, stat.data() + stat.size(), self.start_time);
-  return self;
-}
+JournalFile::Process this_process() { return {.pid = ::getpid(), .start_time = start_time_of(::getpid())}; }
 
 Status check_shape(const JournalFile::Shape& shape) {
   if (shape.instance.size() > JournalFile::max_instance)
