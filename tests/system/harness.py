@@ -477,7 +477,8 @@ class Test:
             out.write(_cpio_newc(overlay))
         words = [word for device in devices
                  for word in (device.qemu_device() if isinstance(device, Server) else device)]
-        guest = Guest(folder, initrd, image, append, [*words, *map(str, qemu)], smp, memory, reboot, timeout)
+        guest = Guest(folder, self.sockets, initrd, image, append, [*words, *map(str, qemu)], smp, memory, reboot,
+                      timeout)
         self._guests.append(guest)
         return self._keep(guest)
 
