@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include <outboard/pci/capability_ids.hpp>
 #include <outboard/pci/registers.hpp>
 
 namespace outboard::pci {
@@ -25,22 +26,39 @@ std::size_t inside(std::uint64_t offset, std::size_t length, std::size_t size) {
 
 constexpr std::uint16_t aligned(std::uint32_t length) { return static_cast<std::uint16_t>((length + 3) & ~3u); }
 
-/// PCI Local Bus 3.0, 6.1, as a function without any BAR has it; whoever adds a BAR, an interrupt pin or a capability
-/// describes those registers anew.
-std::vector<Row> header_rows(const FunctionIdentity& identity) {
-  const auto at = [](ConfigOffset offset) { return raw(offset); };
-  return {
-      {.offset = at(VendorId::offset), .width = 2, .value = identity.vendor},
-      {.offset = at(DeviceId::offset), .width = 2, .value = identity.device},
-      {.offset = at(Command::offset), .width = 2, .writable = 0x0544},
-      {.offset = at(StatusRegister::offset), .width = 2, .write_one_clears = StatusRegister::write_one_clears},
-      {.offset = at(ClassAndRevision::offset), .width = 4, .value = identity.class_code << 8 | identity.revision},
-      // Software may keep a number here; nothing comes of it.
-      {.offset = at(CacheLineSize::offset), .width = 1, .writable = 0xFF},
-      {.offset = at(SubsystemVendorId::offset), .width = 2, .value = identity.subsystem_vendor},
-      {.offset = at(SubsystemId::offset), .width = 2, .value = identity.subsystem},
-      {.offset = at(InterruptLine::offset), .width = 1, .writable = 0xFF},
-  };
+/// What a function says it is: the values of the header that are not 0.
+std::uint32_t header_value(ConfigOffset offset, const FunctionIdentity& identity) {
+  switch (offset) {
+    case VendorId::offset:
+      return identity.vendor;
+    case DeviceId::offset:
+      return identity.device;
+    case ClassAndRevision::offset:
+      return identity.class_code << 8 | identity.revision;
+    case SubsystemVendorId::offset:
+      return identity.subsystem_vendor;
+    case SubsystemId::offset:
+      return identity.subsystem;
+    default:
+      return 0;
+  }
+}
+
+/// The rule of a register, where there is one. MSI has several layouts: `form` says which one is meant.
+const ConfigRule* rule_of(ConfigStructure structure, std::uint16_t offset, std::uint8_t width, std::uint8_t form) {
+  for (const ConfigRule& rule : config_rules(structure)) {
+    if (rule.offset == offset && rule.width == width && (rule.forms == 0 || (rule.forms & form) != 0)) return &rule;
+  }
+  return nullptr;
+}
+
+Row row_of(const ConfigRule* rule, const ConfigSpace::Present& present) {
+  Row row{.offset = present.offset, .width = present.width, .value = present.value};
+  if (rule == nullptr) return row;
+  row.writable = rule->emulated_write & present.bits;
+  row.write_one_clears = rule->write_one_clears & present.bits;
+  row.sticky = rule->sticky;
+  return row;
 }
 
 }  // namespace
@@ -48,7 +66,64 @@ std::vector<Row> header_rows(const FunctionIdentity& identity) {
 ConfigSpace::ConfigSpace(const FunctionIdentity& identity) : last_link_(CapabilitiesPointer::offset) {
   const std::size_t size = identity.express ? express_size : conventional_size;
   for (Plane* plane : {&bytes_, &power_on_, &writable_, &write_one_clears_, &sticky_}) plane->resize(size);
-  for (const Row& row : header_rows(identity)) add(row);
+  add_header(identity);
+}
+
+/// As a function without any BAR has it; who adds a BAR, an interrupt pin or a capability describes those anew.
+void ConfigSpace::add_header(const FunctionIdentity& identity) {
+  for (const ConfigRule& rule : config_rules(ConfigStructure{})) {
+    const ConfigOffset at{rule.offset};
+    ConfigSpace::Present present{.offset = rule.offset, .width = rule.width, .value = header_value(at, identity)};
+    if (rule.action == ConfigAction::command)
+      present.bits = ~static_cast<std::uint32_t>(Command::io_space.mask | Command::memory_space.mask);
+    if (rule.action == ConfigAction::base_address) present.bits = 0;
+    // PCI Express Base, 7.5.1.1.8: hardwired to 0.
+    if (at == LatencyTimer::offset && identity.express) present.bits = 0;
+    add(row_of(&rule, present));
+  }
+}
+
+void ConfigSpace::allow_in_command(std::uint16_t bits) {
+  const std::uint32_t now = load(writable_, raw(Command::offset), 2);
+  store(writable_, raw(Command::offset), 2, now | bits);
+}
+
+void ConfigSpace::add_base_address(unsigned index, const BaseAddressSpec& spec) {
+  BaseAddress flags;
+  if (spec.is_64bit) flags = with(flags, BaseAddress::type, BaseAddress::type_64bit);
+  if (spec.prefetchable) flags = with(flags, BaseAddress::prefetchable, 1);
+  const std::uint64_t address_bits = ~(spec.size - 1);
+  const auto add_register = [this](unsigned at, std::uint32_t value, std::uint64_t bits) {
+    const std::uint16_t offset = raw(BaseAddress::offset_of(at));
+    add(row_of(rule_of({}, offset, 4, 0),
+               {.offset = offset, .width = 4, .value = value, .bits = static_cast<std::uint32_t>(bits)}));
+  };
+  add_register(index, flags.value(), address_bits);
+  if (spec.is_64bit) add_register(index + 1, 0, address_bits >> 32);
+  allow_in_command(Command::memory_space.mask);
+}
+
+void ConfigSpace::add_expansion_rom(std::uint32_t size) {
+  const std::uint16_t offset = raw(ExpansionRomBase::offset);
+  const std::uint32_t bits = (~(size - 1) & ExpansionRomBase::address_bits) | ExpansionRomBase::enable.mask;
+  add(row_of(rule_of({}, offset, 4, 0), {.offset = offset, .width = 4, .bits = bits}));
+  allow_in_command(Command::memory_space.mask);
+}
+
+Result<ConfigOffset> ConfigSpace::add_known(ConfigStructure structure, std::uint16_t length,
+                                            std::span<const Present> present, std::uint8_t version) {
+  std::uint8_t form = 0;
+  if (structure == ConfigStructure{ConfigPart::capability, capability_id::msi} && !present.empty()) {
+    form = msi_form_of(static_cast<std::uint16_t>(present.front().value));
+  }
+  std::vector<Row> rows;
+  for (const Present& each : present) {
+    rows.push_back(row_of(rule_of(structure, each.offset, each.width, form), each));
+  }
+  if (structure.part == ConfigPart::extended_capability) {
+    return add_extended_capability(structure.id, version, length, rows);
+  }
+  return add_capability(static_cast<std::uint8_t>(structure.id), length, rows);
 }
 
 void ConfigSpace::store(Plane& plane, std::uint64_t offset, std::uint8_t width, std::uint32_t value) {

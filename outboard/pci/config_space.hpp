@@ -7,6 +7,7 @@
 #include <vector>
 
 #include <outboard/base/bytes.hpp>
+#include <outboard/pci/config_rules.hpp>
 #include <outboard/pci/register.hpp>
 
 namespace outboard::pci {
@@ -20,11 +21,15 @@ struct FunctionIdentity {
   std::uint32_t class_code = 0;  ///< 24 bits: base class, subclass, interface
   std::uint8_t revision = 0;
   bool express = true;           ///< has a PCI Express capability and 4096 bytes of configuration space
+  bool no_soft_reset = false;    ///< the way back from D3hot is not a reset
 };
 
 /// Configuration space of an emulated function, as data: for each byte its value, which bits a write changes and which
 /// bits writing a one clears, and a handler for the few registers that act. Reads beyond what is described return 0;
 /// writes to read-only bits are dropped. Any width and alignment.
+///
+/// The registers that the specifications define behave as config_rules() says (policy `emulated`); what is added here is
+/// which of them this function has, and their values. Registers of the device's own are described by rows.
 ///
 /// docs and tables: PCI Local Bus 3.0 chapter 6, PCI Express Base. One thread.
 class ConfigSpace {
@@ -34,12 +39,25 @@ class ConfigSpace {
 
   /// One row of a register table.
   struct Row {
-    std::uint16_t offset = 0;      ///< from the start of configuration space, or of the capability
-    std::uint8_t width = 1;        ///< 1, 2 or 4 bytes
-    std::uint32_t value = 0;       ///< at power-on
-    std::uint32_t writable = 0;    ///< bits that take what is written
+    std::uint16_t offset = 0;  ///< from the start of configuration space, or of the capability
+    std::uint8_t width = 1;  ///< 1, 2 or 4 bytes
+    std::uint32_t value = 0;  ///< at power-on
+    std::uint32_t writable = 0;  ///< bits that take what is written
     std::uint32_t write_one_clears = 0;
-    std::uint32_t sticky = 0;      ///< bits that reset() keeps (AER status, for one)
+    std::uint32_t sticky = 0;  ///< bits that reset() keeps (AER status, for one)
+  };
+  /// A register of a capability that config_rules() knows: its value at power-on, and which of the bits that may be written
+  /// or cleared this function has.
+  struct Present {
+    std::uint16_t offset = 0;
+    std::uint8_t width = 1;
+    std::uint32_t value = 0;
+    std::uint32_t bits = UINT32_MAX;
+  };
+  struct BaseAddressSpec {
+    std::uint64_t size = 0;  ///< power of two, 16 at least
+    bool is_64bit = false;  ///< takes the next register too
+    bool prefetchable = false;
   };
   /// Runs after the bits of a write have been taken; is told the old and the new value of the whole register.
   using Handler = std::move_only_function<void(std::uint32_t old_value, std::uint32_t new_value)>;
@@ -50,6 +68,14 @@ class ConfigSpace {
 
   /// Describes a register, or describes it anew. What does not lie inside configuration space is left out.
   void add(const Row& row);
+  /// A memory BAR: sized by writing ones. `index` and, for 64 bits, the one behind it exist. Turns Command.memory_space on.
+  void add_base_address(unsigned index, const BaseAddressSpec& spec);
+  /// An expansion ROM of `size` bytes, a power of two from 2 KiB on.
+  void add_expansion_rom(std::uint32_t size);
+  /// Appends a capability that config_rules() knows; what `present` does not name reads as 0 and cannot be written. Errors
+  /// as below.
+  Result<ConfigOffset> add_known(ConfigStructure structure, std::uint16_t length, std::span<const Present> present,
+                                 std::uint8_t version = 1);
   /// Appends a capability (of `length` bytes with its 2-byte header) to the list; rows are relative to it. Dword-aligned.
   /// ENOSPC: the first 256 bytes are full. EINVAL: shorter than its header, or a row reaches out of it.
   Result<ConfigOffset> add_capability(std::uint8_t id, std::uint16_t length, std::span<const Row> rows);
@@ -98,6 +124,8 @@ class ConfigSpace {
   };
   using Plane = std::vector<std::byte>;
 
+  void add_header(const FunctionIdentity& identity);
+  void allow_in_command(std::uint16_t bits);
   void store(Plane& plane, std::uint64_t offset, std::uint8_t width, std::uint32_t value);
   static bool rows_fit(std::span<const Row> rows, std::uint16_t length, std::uint16_t header);
   void add_rows(ConfigOffset at, std::span<const Row> rows);

@@ -16,7 +16,7 @@ namespace outboard::pci {
 
 namespace {
 
-using Row = ConfigSpace::Row;
+using Present = ConfigSpace::Present;
 
 constexpr std::uint64_t smallest_memory_bar = 16;
 constexpr std::uint64_t largest_32bit_bar = UINT64_C(1) << 31;
@@ -73,28 +73,25 @@ Result<UniqueFd> make_area_file(std::uint64_t size) {
 
 std::uint64_t page_size() { return static_cast<std::uint64_t>(::sysconf(_SC_PAGESIZE)); }
 
+constexpr ConfigStructure capability(std::uint16_t id) { return {ConfigPart::capability, id}; }
+
 /// A link at the lowest speed and width, since there is none; what is advertised is what can be written.
-const Row express_rows[] = {
+const Present express_registers[] = {
     {.offset = ExpressCapabilities::in_capability, .width = 2, .value = 0x0002},
     {.offset = DeviceCapabilities::in_capability,
      .width = 4,
      .value = static_cast<std::uint32_t>(DeviceCapabilities::function_level_reset.mask |
                                          DeviceCapabilities::role_based_error_reporting.mask |
                                          DeviceCapabilities::extended_tag_field_supported.mask)},
-    // Power-on: relaxed ordering and no snoop allowed, read requests of 512 bytes.
-    {.offset = DeviceControl::in_capability, .width = 2, .value = 0x2810, .writable = 0xF91F},
-    {.offset = DeviceStatus::in_capability, .width = 2, .write_one_clears = DeviceStatus::write_one_clears},
+    // Power-on: relaxed ordering and no snoop allowed, read requests of 512 bytes. Payloads have 128 bytes.
+    {.offset = DeviceControl::in_capability, .width = 2, .value = 0x2810, .bits = 0xF91F},
+    {.offset = DeviceStatus::in_capability, .width = 2},
     {.offset = LinkCapabilities::in_capability, .width = 4, .value = 0x0011},
-    {.offset = LinkControl::in_capability, .width = 2, .writable = 0x00C8},
+    // No power management of the link.
+    {.offset = LinkControl::in_capability, .width = 2, .bits = 0x00C8},
     {.offset = LinkStatus::in_capability, .width = 2, .value = 0x0011},
     {.offset = LinkCapabilities2::in_capability, .width = 4, .value = 0x0002},
     {.offset = LinkControl2::in_capability, .width = 2, .value = 0x0001},
-};
-
-/// Version 3; D0 and D3hot, no PME; the way back from D3hot is a reset.
-const Row power_management_rows[] = {
-    {.offset = PowerManagementCapabilities::in_capability, .width = 2, .value = 0x0003},
-    {.offset = PowerManagementControl::in_capability, .width = 2, .writable = 0x0003},
 };
 
 }  // namespace
@@ -106,19 +103,25 @@ EmulatedFunction::EmulatedFunction(Loop& loop, Log log, const FunctionIdentity& 
     config_.set_at(StatusRegister::offset, with(status, StatusRegister::interrupt, interrupts_.intx_level() ? 1 : 0));
   });
   config_.on_write(Command::offset, 2, [this](std::uint32_t, std::uint32_t) { apply_config(); });
-  if (identity.express) add_express_capabilities();
+  if (identity.express) add_express_capabilities(identity.no_soft_reset);
 }
 
-void EmulatedFunction::add_express_capabilities() {
-  const auto power = config_.add_capability(capability_id::power_management, PowerManagementControl::capability_length,
-                                            power_management_rows);
+void EmulatedFunction::add_express_capabilities(bool no_soft_reset) {
+  // Version 3; D0 and D3hot, no PME.
+  const std::uint32_t at_power_on = no_soft_reset ? PowerManagementControl::no_soft_reset.mask : 0;
+  const Present power_registers[] = {
+      {.offset = PowerManagementCapabilities::in_capability, .width = 2, .value = 0x0003},
+      {.offset = PowerManagementControl::in_capability, .width = 2, .value = at_power_on, .bits = 0x0003},
+  };
+  const auto power = config_.add_known(capability(capability_id::power_management),
+                                       PowerManagementControl::capability_length, power_registers);
   if (power) {
     power_management_ = *power;
     config_.on_write(*power + PowerManagementControl::in_capability, 2,
                      [this](std::uint32_t before, std::uint32_t now) { power_state_written(before, now); });
   }
   const auto express =
-      config_.add_capability(capability_id::express, ExpressCapabilities::capability_length, express_rows);
+      config_.add_known(capability(capability_id::express), ExpressCapabilities::capability_length, express_registers);
   if (express) {
     const ConfigOffset at = *express + DeviceControl::in_capability;
     config_.on_write(at, 2, [this, at](std::uint32_t, std::uint32_t now) {
@@ -174,27 +177,9 @@ Status EmulatedFunction::add_bar(unsigned index, const BarSpec& wanted) {
     OUTBOARD_TRY(bar.fd, make_area_file(end));
     OUTBOARD_TRY(bar.shared, memory::HostMemory::map_file(bar.fd, 0, end, memory::Access::read_write));
   }
-  add_bar_registers(index, spec);
+  config_.add_base_address(index, {.size = spec.size, .is_64bit = spec.is_64bit, .prefetchable = spec.prefetchable});
   bars_[index] = std::move(bar);
   return {};
-}
-
-void EmulatedFunction::add_bar_registers(unsigned index, const BarSpec& spec) {
-  BaseAddress flags;
-  if (spec.is_64bit) flags = with(flags, BaseAddress::type, BaseAddress::type_64bit);
-  if (spec.prefetchable) flags = with(flags, BaseAddress::prefetchable, 1);
-  const std::uint64_t address_bits = ~(spec.size - 1);
-  config_.add({.offset = raw(BaseAddress::offset_of(index)),
-               .width = 4,
-               .value = flags.value(),
-               .writable = static_cast<std::uint32_t>(address_bits)});
-  if (spec.is_64bit) {
-    config_.add({.offset = raw(BaseAddress::offset_of(index + 1)),
-                 .width = 4,
-                 .writable = static_cast<std::uint32_t>(address_bits >> 32)});
-  }
-  // The one bit of Command that a function without a BAR does not have.
-  config_.add({.offset = raw(Command::offset), .width = 2, .writable = 0x0544 | Command::memory_space.mask});
 }
 
 void EmulatedFunction::update_interrupt_counts() { interrupts_.set_counts(intx_count_, msi_count_, msix_count_); }
@@ -214,12 +199,12 @@ Status EmulatedFunction::add_msix(unsigned vectors, unsigned bar, std::uint32_t 
     parts = before;
     return Error(EINVAL, "the MSI-X table and pending bits do not fit into the BAR");
   }
-  const Row rows[] = {
-      {.offset = MsixControl::in_capability, .width = 2, .value = vectors - 1, .writable = 0xC000},
+  const Present registers[] = {
+      {.offset = MsixControl::in_capability, .width = 2, .value = vectors - 1},
       {.offset = MsixTable::in_capability, .width = 4, .value = table_offset | bar},
       {.offset = MsixPendingBits::in_capability, .width = 4, .value = pba_offset | bar},
   };
-  auto at = config_.add_capability(capability_id::msix, MsixControl::capability_length, rows);
+  auto at = config_.add_known(capability(capability_id::msix), MsixControl::capability_length, registers);
   if (!at) {
     parts = before;
     return at.error();
@@ -238,14 +223,14 @@ Status EmulatedFunction::add_msi(unsigned vectors) {
   MsiControl control;
   control = with(control, MsiControl::multiple_message_capable, static_cast<std::uint16_t>(std::countr_zero(vectors)));
   control = with(with(control, MsiControl::address_64bit, 1), MsiControl::per_vector_masking, 1);
-  const Row rows[] = {
-      {.offset = MsiControl::in_capability, .width = 2, .value = control.value(), .writable = 0x0071},
-      {.offset = msi64::address, .width = 4, .writable = 0xFFFFFFFC},
-      {.offset = msi64::upper_address, .width = 4, .writable = 0xFFFFFFFF},
-      {.offset = msi64::data, .width = 2, .writable = 0xFFFF},
-      {.offset = msi64::mask, .width = 4, .writable = static_cast<std::uint32_t>((UINT64_C(1) << vectors) - 1)},
+  const Present registers[] = {
+      {.offset = MsiControl::in_capability, .width = 2, .value = control.value()},
+      {.offset = msi64::address, .width = 4},
+      {.offset = msi64::upper_address, .width = 4},
+      {.offset = msi64::data, .width = 2},
+      {.offset = msi64::mask, .width = 4, .bits = static_cast<std::uint32_t>((UINT64_C(1) << vectors) - 1)},
   };
-  OUTBOARD_TRY(const ConfigOffset at, config_.add_capability(capability_id::msi, msi64::length, rows));
+  OUTBOARD_TRY(const ConfigOffset at, config_.add_known(capability(capability_id::msi), msi64::length, registers));
   msi_ = at;
   msi_count_ = vectors;
   update_interrupt_counts();
@@ -261,6 +246,58 @@ Status EmulatedFunction::add_intx() {
   intx_count_ = 1;
   update_interrupt_counts();
   return {};
+}
+
+Status EmulatedFunction::add_vital_product_data(std::unique_ptr<VitalProductData> data) {
+  if (vital_product_data_) return Error(EINVAL, "there is vital product data already");
+  const Present registers[] = {{.offset = VpdAddress::in_capability, .width = 2},
+                               {.offset = VpdData::in_capability, .width = 4}};
+  OUTBOARD_TRY(const ConfigOffset at, config_.add_known(capability(capability_id::vital_product_data),
+                                                        VpdAddress::capability_length, registers));
+  vital_product_data_ = std::move(data);
+  // The flag lies in the upper byte: writing that one starts a transfer.
+  config_.on_write(at + VpdAddress::in_capability + 1, 1,
+                   [this, at](std::uint32_t, std::uint32_t) { transfer_vital_product_data(at); });
+  return {};
+}
+
+Status EmulatedFunction::add_advanced_features() {
+  const std::uint32_t offered =
+      AdvancedFeaturesCapabilities::function_level_reset.mask | AdvancedFeaturesCapabilities::transactions_pending.mask;
+  const Present registers[] = {
+      {.offset = AdvancedFeaturesCapabilities::length_in_capability,
+       .width = 1,
+       .value = AdvancedFeaturesCapabilities::capability_length},
+      {.offset = AdvancedFeaturesCapabilities::in_capability, .width = 1, .value = offered},
+      {.offset = AdvancedFeaturesControl::in_capability, .width = 1},
+  };
+  OUTBOARD_TRY(const ConfigOffset base, config_.add_known(capability(capability_id::advanced_features),
+                                                          AdvancedFeaturesCapabilities::capability_length, registers));
+  const ConfigOffset at = base + AdvancedFeaturesControl::in_capability;
+  config_.on_write(at, 1, [this, at](std::uint32_t, std::uint32_t now) {
+    if (now == 0) return;
+    config_.set_at(at, AdvancedFeaturesControl());
+    start_reset();
+  });
+  return {};
+}
+
+Result<ConfigOffset> EmulatedFunction::add_error_reporting(const ReportedErrors& errors) {
+  const std::uint32_t control =
+      AdvancedErrorControl::ecrc_generation_enable.mask | AdvancedErrorControl::ecrc_check_enable.mask;
+  const Present registers[] = {
+      {.offset = UncorrectableErrorStatus::in_capability, .width = 4, .bits = errors.uncorrectable},
+      {.offset = UncorrectableErrorMask::in_capability, .width = 4, .bits = errors.uncorrectable},
+      {.offset = UncorrectableErrorSeverity::in_capability,
+       .width = 4,
+       .value = errors.uncorrectable & errors.fatal,
+       .bits = errors.uncorrectable},
+      {.offset = CorrectableErrorStatus::in_capability, .width = 4, .bits = errors.correctable},
+      {.offset = CorrectableErrorMask::in_capability, .width = 4, .bits = errors.correctable},
+      {.offset = AdvancedErrorControl::in_capability, .width = 4, .bits = errors.ecrc ? control : 0},
+  };
+  return config_.add_known({ConfigPart::extended_capability, extended_capability_id::advanced_error_reporting},
+                           AdvancedErrorControl::capability_length, registers, 2);
 }
 
 MutableBytes EmulatedFunction::area(unsigned bar, std::size_t index) const {
@@ -434,8 +471,26 @@ void EmulatedFunction::power_state_written(std::uint32_t old_value, std::uint32_
     config_.set_at(*power_management_ + Control::in_capability, before);
     return;
   }
-  if (state == Control::d0 && before.get(Control::power_state) == Control::d3hot) return start_reset();
+  const bool awakes = state == Control::d0 && before.get(Control::power_state) == Control::d3hot;
+  if (awakes && now.get(Control::no_soft_reset) == 0) return start_reset();
   apply_config();
+}
+
+void EmulatedFunction::transfer_vital_product_data(ConfigOffset base) {
+  const ConfigOffset at = base + VpdAddress::in_capability, data = base + VpdData::in_capability;
+  const auto command = config_.get_at<VpdAddress>(at);
+  const std::uint16_t address = command.get(VpdAddress::address);
+  // What cannot be done leaves the flag as it was written: the driver's wait for it to change ends in its own time.
+  if (address % 4 != 0) return;
+  if (command.get(VpdAddress::flag) != 0) {
+    if (!vital_product_data_->write(address, config_.get(data, 4))) return;
+    config_.set_at(at, with(command, VpdAddress::flag, 0));
+  } else {
+    const auto value = vital_product_data_->read(address);
+    if (!value) return;
+    config_.set(data, 4, *value);
+    config_.set_at(at, with(command, VpdAddress::flag, 1));
+  }
 }
 
 // Reset.

@@ -66,6 +66,28 @@ class EmulatedFunction : public Function {
   /// An MSI capability with 64-bit addresses and per-vector masking. EINVAL: not a power of two up to 32.
   Status add_msi(unsigned vectors);
   Status add_intx();
+
+  /// What a function says about itself in a list of its own: dwords, little-endian, at addresses that are multiples of 4.
+  class VitalProductData {
+   public:
+    virtual ~VitalProductData() = default;
+    /// Nothing beyond the end.
+    virtual std::optional<std::uint32_t> read(std::uint16_t address) = 0;
+    /// False: beyond the end, or not to be written.
+    virtual bool write(std::uint16_t address, std::uint32_t value) = 0;
+  };
+  /// A Vital Product Data capability. EINVAL: there is one.
+  Status add_vital_product_data(std::unique_ptr<VitalProductData> data);
+  /// An Advanced Features capability: function level reset for a function that is not PCI Express.
+  Status add_advanced_features();
+  struct ReportedErrors {
+    std::uint32_t uncorrectable = 0;  ///< bits of the Uncorrectable Error Status register
+    std::uint32_t fatal = 0;  ///< those of them that are fatal at power-on
+    std::uint32_t correctable = 0;  ///< bits of the Correctable Error Status register
+    bool ecrc = false;
+  };
+  /// An Advanced Error Reporting capability; what it holds stays through resets. The device sets its status bits.
+  Result<ConfigOffset> add_error_reporting(const ReportedErrors& errors);
   /// The memory of an mmap area of a BAR (shared with the client).
   MutableBytes area(unsigned bar, std::size_t index) const;
 
@@ -105,8 +127,8 @@ class EmulatedFunction : public Function {
     Part part_at(std::uint64_t offset) const;
   };
 
-  void add_express_capabilities();
-  void add_bar_registers(unsigned index, const BarSpec& spec);
+  void add_express_capabilities(bool no_soft_reset);
+  void transfer_vital_product_data(ConfigOffset base);
   void update_interrupt_counts();
   bool decodes_memory() const;
   bool in_d0() const;
@@ -125,6 +147,7 @@ class EmulatedFunction : public Function {
   Interrupts interrupts_;
   std::array<std::optional<BarState>, 6> bars_;
   std::optional<ConfigOffset> power_management_, msi_, msix_;
+  std::unique_ptr<VitalProductData> vital_product_data_;
   unsigned intx_count_ = 0, msi_count_ = 0, msix_count_ = 0;
   bool bus_master_ = false;
   bool resetting_ = false;

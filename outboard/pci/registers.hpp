@@ -72,12 +72,22 @@ struct CacheLineSize : Register<std::uint8_t> {
   static constexpr ConfigOffset offset{0x0C};
 };
 
+struct LatencyTimer : Register<std::uint8_t> {
+  using Register::Register;
+  static constexpr ConfigOffset offset{0x0D};
+};
+
 struct HeaderType : Register<std::uint8_t> {
   using Register::Register;
   static constexpr ConfigOffset offset{0x0E};
 
   static constexpr Field<0, 6> layout{};
   static constexpr Field<7> multi_function{};
+};
+
+struct BuiltInSelfTest : Register<std::uint8_t> {
+  using Register::Register;
+  static constexpr ConfigOffset offset{0x0F};
 };
 
 /// Base Address registers 0 to 5 lie at `first`, four bytes apart.
@@ -95,6 +105,11 @@ struct BaseAddress : Register<std::uint32_t> {
   static constexpr std::uint32_t memory_flags = 0xF;
 };
 
+struct CardbusCis : Register<std::uint32_t> {
+  using Register::Register;
+  static constexpr ConfigOffset offset{0x28};
+};
+
 struct SubsystemVendorId : Register<std::uint16_t> {
   using Register::Register;
   static constexpr ConfigOffset offset{0x2C};
@@ -110,6 +125,7 @@ struct ExpansionRomBase : Register<std::uint32_t> {
   static constexpr ConfigOffset offset{0x30};
 
   static constexpr Field<0> enable{};
+  static constexpr std::uint32_t address_bits = 0xFFFFF800;
 };
 
 struct CapabilitiesPointer : Register<std::uint8_t> {
@@ -130,6 +146,16 @@ struct InterruptPin : Register<std::uint8_t> {
   static constexpr ConfigOffset offset{0x3D};
 
   static constexpr std::uint8_t none = 0, inta = 1, intd = 4;
+};
+
+struct MinimumGrant : Register<std::uint8_t> {
+  using Register::Register;
+  static constexpr ConfigOffset offset{0x3E};
+};
+
+struct MaximumLatency : Register<std::uint8_t> {
+  using Register::Register;
+  static constexpr ConfigOffset offset{0x3F};
 };
 
 /// The two bytes that every capability starts with.
@@ -176,6 +202,41 @@ struct PowerManagementControl : Register<std::uint16_t> {
   static constexpr Field<8> pme_enable{};
   static constexpr Field<15> pme_status{};
   static constexpr std::uint16_t d0 = 0, d3hot = 3;
+};
+
+// Vital Product Data: PCI Local Bus 3.0, appendix I.
+
+struct VpdAddress : Register<std::uint16_t> {
+  using Register::Register;
+  static constexpr std::uint16_t in_capability = 0x02;
+  static constexpr std::uint16_t capability_length = 8;
+
+  static constexpr Field<0, 14> address{};  ///< of a dword; bits 0 and 1 are 0
+  static constexpr Field<15> flag{};  ///< written 0: read, becomes 1 when the data are there; written 1: the other way round
+};
+
+struct VpdData : Register<std::uint32_t> {
+  using Register::Register;
+  static constexpr std::uint16_t in_capability = 0x04;
+};
+
+// Advanced Features: what a conventional function has of PCI Express, in its Advanced Capabilities ECN.
+
+struct AdvancedFeaturesCapabilities : Register<std::uint8_t> {
+  using Register::Register;
+  static constexpr std::uint16_t length_in_capability = 0x02;  ///< a byte that says capability_length
+  static constexpr std::uint16_t in_capability = 0x03;
+  static constexpr std::uint16_t capability_length = 6;
+
+  static constexpr Field<0> transactions_pending{};
+  static constexpr Field<1> function_level_reset{};
+};
+
+struct AdvancedFeaturesControl : Register<std::uint8_t> {
+  using Register::Register;
+  static constexpr std::uint16_t in_capability = 0x04;
+
+  static constexpr Field<0> initiate_function_level_reset{};  ///< reads as 0
 };
 
 // MSI: PCI Local Bus 3.0, 6.8.1.
@@ -347,6 +408,44 @@ struct LinkControl2 : Register<std::uint16_t> {
   static constexpr std::uint16_t in_capability = 0x30;
 
   static constexpr Field<0, 3> target_link_speed{};
+};
+
+// Advanced Error Reporting: PCI Express Base, 7.8.4. An extended capability.
+
+struct UncorrectableErrorStatus : Register<std::uint32_t> {
+  using Register::Register;
+  static constexpr std::uint16_t in_capability = 0x04;
+};
+
+struct UncorrectableErrorMask : Register<std::uint32_t> {
+  using Register::Register;
+  static constexpr std::uint16_t in_capability = 0x08;
+};
+
+struct UncorrectableErrorSeverity : Register<std::uint32_t> {
+  using Register::Register;
+  static constexpr std::uint16_t in_capability = 0x0C;
+};
+
+struct CorrectableErrorStatus : Register<std::uint32_t> {
+  using Register::Register;
+  static constexpr std::uint16_t in_capability = 0x10;
+};
+
+struct CorrectableErrorMask : Register<std::uint32_t> {
+  using Register::Register;
+  static constexpr std::uint16_t in_capability = 0x14;
+};
+
+struct AdvancedErrorControl : Register<std::uint32_t> {
+  using Register::Register;
+  static constexpr std::uint16_t in_capability = 0x18;
+  static constexpr std::uint16_t capability_length = 0x2C;
+
+  static constexpr Field<5> ecrc_generation_capable{};
+  static constexpr Field<6> ecrc_generation_enable{};
+  static constexpr Field<7> ecrc_check_capable{};
+  static constexpr Field<8> ecrc_check_enable{};
 };
 
 }  // namespace outboard::pci
