@@ -106,7 +106,7 @@ Result<Arena*> DmaPool::State::add_arena(std::uint64_t size, std::uint64_t align
   OUTBOARD_CHECK(check_count());
   OUTBOARD_TRY(SharedFile memory, SharedFile::create(size, alignment));
   OUTBOARD_TRY(const IovaRange range, addresses.allocate(size, alignment, highest));
-  if (auto mapped = mapper.map(range, memory.bytes(), &memory.fd(), 0); !mapped) {
+  if (auto mapped = mapper.map(range, memory.bytes(), Access::read_write, &memory.fd(), 0); !mapped) {
     addresses.release(range);
     return mapped.error();
   }
@@ -187,7 +187,7 @@ Result<DmaBuffer> DmaPool::map(MutableBytes memory, const UniqueFd* fd, std::uin
   }
   OUTBOARD_CHECK(state_->check_count());
   OUTBOARD_TRY(const IovaRange range, state_->addresses.allocate(memory.size(), page, Iova{UINT64_MAX}));
-  if (auto mapped = state_->mapper.map(range, memory, fd, offset); !mapped) {
+  if (auto mapped = state_->mapper.map(range, memory, Access::read_write, fd, offset); !mapped) {
     state_->addresses.release(range);
     return mapped.error();
   }

@@ -80,11 +80,15 @@ inline void DmaBuffer::reset() {
 }
 
 /// Makes one range of this process's memory reachable for a device, or no longer: the part that differs between back
-/// ends (DMA_MAP messages, VFIO ioctls, an address map in this process).
+/// ends (DMA_MAP messages, VFIO ioctls, an address map in this process). One thread at a time.
 class DmaMapper {
  public:
   virtual ~DmaMapper() = default;
-  virtual Status map(IovaRange range, MutableBytes memory, const UniqueFd* fd, std::uint64_t offset) = 0;
+  /// `memory`, which is `fd` at `offset` where there is one, at the addresses `range`, which has its size; `access` is what
+  /// the device may do. The memory stays until the range is unmapped. EEXIST: a part is mapped already. EINVAL: not whole
+  /// pages, or outside limits().valid. ENOMEM, ENOSPC: a limit of the machine.
+  virtual Status map(IovaRange range, MutableBytes memory, Access access, const UniqueFd* fd, std::uint64_t offset) = 0;
+  /// What map() was given, whole. When it fails, the device may still reach the memory: it must stay.
   virtual Status unmap(IovaRange range) = 0;
   virtual DmaSpace::Limits limits() const = 0;
 };

@@ -34,7 +34,45 @@ Status Handle::disable_bus_master() { return set_command(Command::bus_master.mas
 
 Status Handle::enable_memory() { return set_command(0, Command::memory_space.mask); }
 
+Result<Identity> Handle::identity() {
+  OUTBOARD_TRY(const auto vendor, config().read<VendorId>());
+  if (vendor.value() == VendorId::absent) return Error(ENODEV, "the function does not answer").on(name());
+  OUTBOARD_TRY(const auto device, config().read<DeviceId>());
+  OUTBOARD_TRY(const auto subsystem_vendor, config().read<SubsystemVendorId>());
+  OUTBOARD_TRY(const auto subsystem, config().read<SubsystemId>());
+  OUTBOARD_TRY(const auto kind, config().read<ClassAndRevision>());
+  return Identity{.vendor = vendor.value(),
+                  .device = device.value(),
+                  .subsystem_vendor = subsystem_vendor.value(),
+                  .subsystem = subsystem.value(),
+                  .class_code = kind.get(ClassAndRevision::class_code),
+                  .revision = static_cast<std::uint8_t>(kind.get(ClassAndRevision::revision))};
+}
+
+// Events.
+
+void Handle::raise(Event event) {
+  if (event_handler_) {
+    event_handler_(event);
+  } else if (event == Event::unplug_requested) {
+    revoke();
+  }
+  if (event == Event::gone && gone_handler_) gone_handler_();
+}
+
 // Interrupts.
+
+Status Handle::bind_unmask(const EventFd& /*eventfd*/) {
+  return Error(ENOTSUP, "interrupts are unmasked by call here").on(name());
+}
+
+Status Handle::mask_interrupts(InterruptKind /*kind*/, std::uint32_t /*start*/, std::uint32_t /*count*/) {
+  return Error(ENOTTY, "these interrupts cannot be masked").on(name());
+}
+
+Status Handle::trigger_interrupts(InterruptKind /*kind*/, std::uint32_t /*start*/, std::uint32_t /*count*/) {
+  return Error(ENOTTY, "these interrupts cannot be triggered by call").on(name());
+}
 
 Result<unsigned> Handle::usable_vectors(InterruptKind kind, unsigned advertised) {
   OUTBOARD_TRY(const InterruptInfo info, interrupts(kind));
@@ -121,6 +159,19 @@ Result<InterruptSet> Handle::enable_interrupts(InterruptKind kind, unsigned coun
   }
   enabled_ = kind;
   return InterruptSet(*this, kind, std::move(eventfds));
+}
+
+Result<InterruptSet> Handle::enable_interrupts_up_to(InterruptKind kind, unsigned wanted) {
+  OUTBOARD_TRY(InterruptInfo info, interrupts(kind));
+  while (info.count != 0) {
+    auto set = enable_interrupts(kind, std::min<unsigned>(wanted, info.count));
+    if (set || set.error().code() != ENOSPC) return set;
+    // A machine that can give fewer than the function has says so only when asked for them; then it has been counted.
+    const std::uint32_t before = info.count;
+    OUTBOARD_TRY(info, interrupts(kind));
+    if (info.count >= before) return set;
+  }
+  return InterruptSet();
 }
 
 /// The function stops using them before what they are bound to goes away.

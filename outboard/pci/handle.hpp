@@ -1,5 +1,6 @@
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -100,6 +101,14 @@ struct Capability {
   bool extended = false;
 };
 
+/// What a function says it is: its type 0 header.
+struct Identity {
+  std::uint16_t vendor = 0, device = 0;
+  std::uint16_t subsystem_vendor = 0, subsystem = 0;
+  std::uint32_t class_code = 0;  ///< base class, subclass and interface: 24 bits
+  std::uint8_t revision = 0;
+};
+
 /// The interrupts a driver has enabled: one eventfd for each vector. Owns the mode; destroying it disables the interrupts.
 /// Move-only. The handle must outlive it.
 class InterruptSet {
@@ -135,10 +144,30 @@ class InterruptSet {
   std::vector<EventFd> vectors_;
 };
 
+/// The registers of configuration space that the library looks after across a reset.
+struct SavedConfig {
+  std::uint16_t command = 0;
+  std::array<std::uint32_t, 7> bases{};  ///< the six BARs, the expansion ROM
+  struct Control {
+    ConfigOffset at{};
+    std::uint16_t value = 0;
+  };
+  std::vector<Control> message_controls;  ///< of MSI and MSI-X
+};
+
 /// What can happen to a function under its driver.
+///
+///   unplug_requested  somebody wants the function back (an unbind, a hot-unplug, a server that ends). It still works. The
+///                     owner ends its I/O and calls Handle::revoke(), or destroys the handle. May be repeated.
+///   error             the function, or the bus, has reported an error: what state it is in is not known. Handle::reset().
+///   low_power_entry   the function sleeps: its registers are not there until it is awake again.
+///   low_power_exit    it is awake, and has what it had.
+///   gone              the back end is not there any more; every call fails. Once.
 enum class Event : std::uint8_t { unplug_requested, error, low_power_entry, low_power_exit, gone };
 
-/// A PCI function that is driven: kernel VFIO, a vfio-user socket, or a function in this process. One thread at a time.
+/// A PCI function that is driven: kernel VFIO, a vfio-user socket, or a function in this process. The contract is the same
+/// on each; what a back end cannot do says ENOTSUP. One thread at a time; windows are the exception, they may be accessed
+/// from any thread for as long as the handle lives, also while it is being revoked.
 /// A call may block (for a register access that crosses a process boundary, or a reset); none waits without a bound.
 class Handle {
  public:
@@ -146,10 +175,13 @@ class Handle {
 
   /// How a person would name it: "vfio-user:/run/blk.sock".
   virtual std::string name() const = 0;
+  /// The memory node it is attached to, where that is known.
+  virtual std::optional<int> numa_node() const { return std::nullopt; }
 
   virtual Result<RegionInfo> region(unsigned index) = 0;
   virtual Result<InterruptInfo> interrupts(InterruptKind kind) = 0;
-  /// Checks bounds (EINVAL) before anything is sent.
+  /// Checks bounds (EINVAL) before anything is sent. An access of 1, 2, 4 or 8 bytes at its natural alignment reaches the
+  /// device as one access of that width.
   virtual Status read_region(unsigned region, std::uint64_t offset, MutableBytes into) = 0;
   virtual Status write_region(unsigned region, std::uint64_t offset, Bytes from) = 0;
   /// A posted write: ordered before what comes later, its failure is not reported here. Default: write_region.
@@ -162,8 +194,21 @@ class Handle {
   virtual Result<std::vector<IoEventFd>> io_eventfds(unsigned /*region*/) { return std::vector<IoEventFd>{}; }
 
   virtual memory::DmaSpace& dma() = 0;
-  /// Returns the function to its power-on state: BARs of an emulated one, interrupts and bus mastering are off after it.
+  /// Maps memory at a given I/O address: for who re-exports the function and has the addresses from its own client. What it
+  /// maps and what dma() gives out share one address space (EEXIST), so a handle is used one way or the other.
+  virtual memory::DmaMapper& dma_mapper() = 0;
+
+  /// Whether reset() can work.
+  virtual bool resettable() const { return true; }
+  /// Returns the device to its power-on state, and then restores what is the library's: Command (decoding, bus mastering),
+  /// the BARs, the enable bits of MSI and MSI-X; eventfds stay bound, DMA memory stays mapped, windows stay valid. The
+  /// driver sets up its device anew. ENOTSUP: the function has no way to be reset.
   virtual Status reset() = 0;
+  /// Puts the function to sleep, as deep as the back end can; its driver has quiesced it. Until exit_low_power(), its
+  /// registers are not there: accesses fail or read as all-ones, windows too (but never SIGBUS). Raises Event::low_power_entry. ENOTSUP: it cannot sleep. EALREADY: it does.
+  virtual Status enter_low_power();
+  /// Wakes it and restores what reset() restores. Raises Event::low_power_exit. Does nothing when it is awake.
+  virtual Status exit_low_power();
 
   /// Takes part in an event loop: what comes from the other side unasked (events, DMA messages) is served there. Without
   /// it, it is served while a call waits and by process().
@@ -173,13 +218,41 @@ class Handle {
   /// Readable when process() has something to do; -1 where there is never anything.
   virtual int fd() const { return -1; }
   virtual Status process() { return {}; }
+  /// Is told of events by process(), by the loop of attach(), and by the calls that cause one. It may call revoke(). One
+  /// handler; without one, an unplug request is answered by revoke(), so that nobody waits for ever.
   void on_event(std::move_only_function<void(Event)> handler) { event_handler_ = std::move(handler); }
+  /// Is told of Event::gone too, after the handler of on_event(): for the driver on top, which is not the owner.
+  void on_gone(std::move_only_function<void()> handler) { gone_handler_ = std::move(handler); }
+
+  /// Lets the function go, in order: DMA and interrupts end, windows read as all-ones from here on, the back end is
+  /// released (to the kernel, the server), and every further call says ENODEV. DMA buffers stay memory of this process.
+  /// Raises Event::gone before it returns; a second call does nothing.
+  virtual void revoke() = 0;
   /// The back end has gone for good; every further call fails.
   virtual bool gone() const = 0;
 
-  // The same on every back end.
+  // For who re-exports the function: interrupts with eventfds of one's own, as those of pci::Function. Not together with
+  // enable_interrupts(), which is made of them.
+
+  /// Binds one eventfd to each vector from `start`; an invalid EventFd is none. The eventfds may be closed afterwards.
+  /// ENOSPC: the machine can give fewer vectors; nothing is enabled, and interrupts() tells from now on how many. With any
+  /// other error what was bound before is bound still, or nothing is.
+  virtual Status bind_interrupts(InterruptKind kind, std::uint32_t start, const std::vector<EventFd>& eventfds) = 0;
+  /// INTx only: each signal of `eventfd` is an unmask; an invalid one ends that. ENOTSUP: call unmask_interrupts.
+  virtual Status bind_unmask(const EventFd& eventfd);
+  /// Unbinds everything of this kind. Succeeds where nothing is bound.
+  virtual Status disable_interrupts(InterruptKind kind) = 0;
+  /// ENOTTY where the kind is not maskable.
+  virtual Status mask_interrupts(InterruptKind kind, std::uint32_t start, std::uint32_t count);
+  virtual Status unmask_interrupts(InterruptKind kind, std::uint32_t start, std::uint32_t count) = 0;
+  /// Signals what is bound, as if the device had raised it.
+  virtual Status trigger_interrupts(InterruptKind kind, std::uint32_t start, std::uint32_t count);
+
+  // Made of the above: the same on every back end.
 
   ConfigView config() { return ConfigView(*this); }
+  /// ENODEV: nobody answers.
+  Result<Identity> identity();
   /// ENODEV when the function does not implement this BAR.
   Result<Bar> bar(unsigned index);
   /// Standard and extended capabilities, in list order. A list that loops or points outside yields EPROTO, a function
@@ -194,20 +267,20 @@ class Handle {
   /// space (a back end that does that itself drops the write). ENOSPC: the function has fewer (nothing is enabled).
   /// EBUSY: a set is enabled already. With any other error nothing is enabled either.
   Result<InterruptSet> enable_interrupts(InterruptKind kind, unsigned count);
+  /// As many of the `wanted` (> 0) vectors as there are: InterruptSet::count() tells, which is 0 where the function has none
+  /// of this kind. Other errors as above.
+  Result<InterruptSet> enable_interrupts_up_to(InterruptKind kind, unsigned wanted);
   /// Lets the function do DMA and raise MSI; and decode memory.
   Status enable_bus_master();
   Status disable_bus_master();
-  /// Lets accesses to memory BARs through, without DMA. Needed after a reset, and before the first access to a BAR.
+  /// Lets accesses to memory BARs through, without DMA. Needed after a power-on, and before the first access to a BAR.
   Status enable_memory();
 
  protected:
   friend class InterruptSet;
-  virtual Status bind_interrupts(InterruptKind kind, std::uint32_t start, const std::vector<EventFd>& eventfds) = 0;
-  virtual Status disable_interrupts(InterruptKind kind) = 0;
-  virtual Status unmask_interrupts(InterruptKind kind, std::uint32_t start, std::uint32_t count) = 0;
-  void raise(Event event) {
-    if (event_handler_) event_handler_(event);
-  }
+  void raise(Event event);
+  /// For reset() and its like: what the library keeps of configuration space across `interruption`.
+  Status keep_config_across(const std::function<Status()>& interruption);
 
  private:
   Status set_command(std::uint16_t clear, std::uint16_t set);
@@ -216,10 +289,15 @@ class Handle {
   Status enable_in_config(InterruptKind kind, unsigned count);
   Status disable_in_config(InterruptKind kind);
   Status end_interrupts(InterruptKind kind);
+  Result<SavedConfig> save_config();
+  Status restore_config(const SavedConfig& saved);
+  Status set_power_state(std::uint16_t state);
   Status append_standard_capabilities(std::vector<Capability>& list);
   Status append_extended_capabilities(std::vector<Capability>& list);
 
   std::move_only_function<void(Event)> event_handler_;
+  std::move_only_function<void()> gone_handler_;
+  std::optional<SavedConfig> asleep_with_;  ///< what configuration space held when it was put to sleep
   std::optional<InterruptKind> enabled_;
 };
 

@@ -51,6 +51,7 @@ class LyingHandle final : public Handle {
     return RegionInfo{};
   }
   Result<InterruptInfo> interrupts(InterruptKind kind) override { return infos[static_cast<unsigned>(kind)]; }
+  using Handle::raise;
   Status read_region(unsigned region, std::uint64_t offset, MutableBytes into) override {
     ++reads;
     if (dead) return Error(ECONNRESET);
@@ -68,6 +69,11 @@ class LyingHandle final : public Handle {
   }
   Result<Window> map_window(unsigned, std::uint64_t, std::uint64_t) override { return Error(ENOTSUP); }
   memory::DmaSpace& dma() override { std::abort(); }
+  memory::DmaMapper& dma_mapper() override { std::abort(); }
+  void revoke() override {
+    dead = true;
+    raise(Event::gone);
+  }
   Status reset() override { return {}; }
   Status attach(Loop&) override { return {}; }
   bool gone() const override { return dead; }
@@ -78,11 +84,16 @@ class LyingHandle final : public Handle {
   std::vector<std::string> log;
   bool dead = false;
   bool refuse_bind = false;
+  unsigned machine_vectors = 1000;  ///< what can really be given, known once it has been tried
+  bool counts_after_failure = true;
   unsigned reads = 0;
 
- protected:
   Status bind_interrupts(InterruptKind kind, std::uint32_t, const std::vector<EventFd>& fds) override {
     if (refuse_bind) return Error(EPERM);
+    if (fds.size() > machine_vectors) {
+      if (counts_after_failure) infos[static_cast<unsigned>(kind)].count = machine_vectors;
+      return Error(ENOSPC);
+    }
     log.push_back("bind " + std::to_string(static_cast<unsigned>(kind)) + " " + std::to_string(fds.size()));
     return {};
   }
@@ -321,6 +332,22 @@ TEST_F(VectorTest, MoreVectorsThanThereAreEnablesNothing) {
   EXPECT_TRUE(handle.log.empty());
 }
 
+TEST_F(VectorTest, AsManyVectorsAsThereAreIsANumberNotAnError) {
+  EXPECT_EQ(handle.enable_interrupts_up_to(msix, 100)->count(), 16u);
+  EXPECT_EQ(handle.enable_interrupts_up_to(msix, 3)->count(), 3u);
+  EXPECT_EQ(handle.enable_interrupts_up_to(error, 3)->count(), 0u);
+  EXPECT_EQ(handle.enable_interrupts_up_to(msix, 0).error().code(), EINVAL);
+}
+
+TEST_F(VectorTest, AMachineWithFewerVectorsIsAskedAgainForWhatItHas) {
+  handle.machine_vectors = 1;
+  EXPECT_EQ(handle.enable_interrupts_up_to(msi, 8)->count(), 1u);
+  EXPECT_EQ(handle.enable_interrupts(msi, 8).error().code(), ENOSPC);
+  handle.infos[1].count = 8;
+  handle.counts_after_failure = false;
+  EXPECT_EQ(handle.enable_interrupts_up_to(msi, 8).error().code(), ENOSPC) << "and not for ever";
+}
+
 TEST_F(VectorTest, AFailedEnableIsUndone) {
   handle.refuse_writes_at = {0x62};
   const auto set = handle.enable_interrupts(msix, 2);
@@ -357,6 +384,21 @@ TEST_F(VectorTest, ASetOutlivesABackEndThatHasGone) {
   EXPECT_EQ(set->count(), 0u);
 }
 
+// Events
+
+TEST_F(HandleTest, AnUnplugRequestThatNobodyListensToIsAnswered) {
+  handle.raise(Event::unplug_requested);
+  EXPECT_TRUE(handle.gone());
+}
+
+TEST_F(HandleTest, WhoListensDecides) {
+  std::vector<Event> events;
+  handle.on_event([&](Event event) { events.push_back(event); });
+  handle.raise(Event::unplug_requested);
+  EXPECT_FALSE(handle.gone());
+  EXPECT_EQ(events, std::vector{Event::unplug_requested});
+}
+
 // Command and BARs
 
 TEST_F(HandleTest, CommandIsWrittenAs16BitsAndKeepsItsOtherBits) {
@@ -381,6 +423,24 @@ TEST_F(HandleTest, OnlyBarsThatAreThereAreGiven) {
   EXPECT_EQ(handle.bar(2)->window(UINT64_MAX, 2).error().code(), EINVAL);
   EXPECT_EQ(handle.bar(2)->window(0, 4).error().code(), ENOTSUP);
 }
+
+TEST_F(HandleTest, AFunctionSaysWhatItIs) {
+  handle.put32(0x08, 0x01080203);
+  handle.put16(0x2C, 0x1af4);
+  handle.put16(0x2E, 0x1100);
+  const auto identity = handle.identity();
+  ASSERT_TRUE(identity);
+  EXPECT_EQ(identity->vendor, 0x1234);
+  EXPECT_EQ(identity->device, 0x5678);
+  EXPECT_EQ(identity->class_code, 0x010802u);
+  EXPECT_EQ(identity->revision, 3);
+  EXPECT_EQ(identity->subsystem_vendor, 0x1af4);
+  EXPECT_EQ(identity->subsystem, 0x1100);
+  handle.put16(0, 0xFFFF);
+  EXPECT_EQ(handle.identity().error().code(), ENODEV);
+}
+
+TEST_F(HandleTest, SleepNeedsPowerManagement) { EXPECT_EQ(handle.enter_low_power().error().code(), ENOTSUP); }
 
 TEST_F(HandleTest, RegistersAreReadByTheirNames) {
   const auto vendor = handle.config().read<VendorId>();

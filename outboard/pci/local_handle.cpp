@@ -5,7 +5,9 @@
 #include <optional>
 #include <utility>
 
+#include <outboard/memory/all_ones.hpp>
 #include <outboard/memory/host_memory.hpp>
+#include <outboard/pci/event_set.hpp>
 #include <outboard/pci/function_host.hpp>
 
 namespace outboard::pci {
@@ -17,11 +19,12 @@ class LocalMapper final : public memory::DmaMapper {
  public:
   explicit LocalMapper(FunctionHost& host) : host_(host) {}
 
-  Status map(memory::IovaRange range, MutableBytes bytes, const UniqueFd* /*fd*/, std::uint64_t /*offset*/) override {
+  Status map(memory::IovaRange range, MutableBytes bytes, memory::Access access, const UniqueFd* /*fd*/,
+             std::uint64_t /*offset*/) override {
     Status mapped;
     OUTBOARD_CHECK(host_.run([&](Function& function) {
       mapped = function.map({.range = range,
-                             .access = memory::Access::read_write,
+                             .access = access,
                              .memory = memory::HostMemory::borrowed(bytes),
                              .offset = 0,
                              .port = nullptr});
@@ -53,9 +56,12 @@ struct LocalHandle::State {
   State(std::unique_ptr<FunctionHost> the_host, std::string the_name)
       : name(std::move(the_name)), host(std::move(the_host)), mapper(*host), pool(mapper) {}
 
+  Error let_go() const { return Error(ENODEV, "the function has been let go").on(name); }
+
   /// The host's thread answers `call`, which returns a Result or Status.
   template <typename Call>
   auto ask(Call call) -> std::invoke_result_t<Call, Function&> {
+    if (gone) return let_go();
     std::optional<std::invoke_result_t<Call, Function&>> answer;
     OUTBOARD_CHECK(host->run([&](Function& function) { answer = call(function); }));
     return std::move(*answer);
@@ -63,6 +69,7 @@ struct LocalHandle::State {
 
   /// What a caller of Function has to see to before each access.
   Status check(unsigned index, std::uint64_t offset, std::uint64_t length, bool write) const {
+    if (gone) return let_go();
     if (index >= region::count || regions[index].size == 0) return Error(EINVAL, "no such region").on(name);
     const RegionInfo& info = regions[index];
     if (!range_within(offset, length, info.size)) return Error(EINVAL, "the access reaches out of the region").on(name);
@@ -74,6 +81,10 @@ struct LocalHandle::State {
   std::unique_ptr<FunctionHost> host;
   std::array<RegionInfo, region::count> regions;  ///< constant for a function
   std::map<std::pair<unsigned, std::size_t>, std::shared_ptr<memory::HostMemory>> windows;  ///< by region and area
+  EventSet events;
+  Registration watch;
+  bool resettable = true;
+  bool gone = false;
   LocalMapper mapper;
   memory::DmaPool pool;
 };
@@ -94,16 +105,34 @@ Result<std::unique_ptr<LocalHandle>> LocalHandle::make(std::unique_ptr<FunctionH
   auto state = std::make_unique<State>(std::move(host), std::move(name));
   OUTBOARD_CHECK(state->host->run([&](Function& function) {
     for (unsigned i = 0; i < region::count; ++i) state->regions[i] = function.region(i);
+    state->resettable = function.resettable();
   }));
   return std::unique_ptr<LocalHandle>(new LocalHandle(std::move(state)));
 }
 
-LocalHandle::~LocalHandle() {
-  // The function first: it must not find the driver's memory gone.
+/// The function lets go of what is the driver's before it ends: it must not find the driver's memory gone.
+void LocalHandle::end_function() {
+  state_->watch.reset();
   [[maybe_unused]] const Status released = state_->host->await(
       [](Function& function, Function::Completion done) { function.release_client(std::move(done)); });
   state_->host->end();
 }
+
+LocalHandle::~LocalHandle() {
+  if (!state_->gone) end_function();
+}
+
+void LocalHandle::revoke() {
+  if (std::exchange(state_->gone, true)) return;
+  // In this order: what looks at the windows must not find registers of a function that is ending.
+  for (const auto& [key, window] : state_->windows) {
+    [[maybe_unused]] const bool covered = memory::cover_with_ones({window->data(), window->size()});
+  }
+  end_function();
+  raise(Event::gone);
+}
+
+bool LocalHandle::gone() const { return state_->gone; }
 
 std::string LocalHandle::name() const { return state_->name; }
 
@@ -148,11 +177,54 @@ Result<std::vector<IoEventFd>> LocalHandle::io_eventfds(unsigned region) {
 
 memory::DmaSpace& LocalHandle::dma() { return state_->pool; }
 
+memory::DmaMapper& LocalHandle::dma_mapper() { return state_->mapper; }
+
+bool LocalHandle::resettable() const { return state_->resettable; }
+
 Status LocalHandle::reset() {
-  return state_->host->await([](Function& function, Function::Completion done) { function.reset(std::move(done)); });
+  if (state_->gone) return state_->let_go();
+  if (!state_->resettable) return Error(ENOTSUP, "the function has no reset").on(state_->name);
+  return keep_config_across([this] {
+    return state_->host->await([](Function& function, Function::Completion done) { function.reset(std::move(done)); });
+  });
 }
 
-Status LocalHandle::attach(Loop& /*loop*/) { return {}; }
+// Events: a function that has any raises them as VFIO's do, by an interrupt of a kind of their own.
+
+Status LocalHandle::watch_events() {
+  if (state_->gone || !state_->events.empty()) return {};
+  for (const auto& [kind, event] :
+       {std::pair{InterruptKind::error, Event::error}, std::pair{InterruptKind::request, Event::unplug_requested}}) {
+    OUTBOARD_TRY(const InterruptInfo info, interrupts(kind));
+    if (info.count == 0) continue;
+    OUTBOARD_TRY(const EventFd* eventfd, state_->events.add(event));
+    std::vector<EventFd> bound(1);
+    OUTBOARD_TRY(UniqueFd copy, eventfd->fd().duplicate());
+    OUTBOARD_TRY(bound[0], EventFd::adopt(std::move(copy)));
+    OUTBOARD_CHECK(bind_interrupts(kind, 0, bound));
+  }
+  return {};
+}
+
+Status LocalHandle::attach(Loop& loop) {
+  OUTBOARD_CHECK(watch_events());
+  if (state_->events.empty()) return {};
+  OUTBOARD_TRY(state_->watch, loop.watch(state_->events.fd(), Ready::readable,
+                                         [this](Ready) { [[maybe_unused]] const Status done = process(); }));
+  return {};
+}
+
+void LocalHandle::detach() { state_->watch.reset(); }
+
+int LocalHandle::fd() const { return state_->events.fd(); }
+
+Status LocalHandle::process() {
+  OUTBOARD_CHECK(watch_events());
+  for (const Event event : state_->events.take()) {
+    if (!state_->gone) raise(event);
+  }
+  return {};
+}
 
 Status LocalHandle::bind_interrupts(InterruptKind kind, std::uint32_t start, const std::vector<EventFd>& eventfds) {
   std::vector<EventFd> copies;
@@ -167,8 +239,25 @@ Status LocalHandle::bind_interrupts(InterruptKind kind, std::uint32_t start, con
   return state_->ask([&](Function& function) { return function.bind_interrupts(kind, start, std::move(copies)); });
 }
 
+Status LocalHandle::bind_unmask(const EventFd& eventfd) {
+  EventFd copy;
+  if (eventfd.valid()) {
+    OUTBOARD_TRY(UniqueFd fd, eventfd.fd().duplicate());
+    OUTBOARD_TRY(copy, EventFd::adopt(std::move(fd)));
+  }
+  return state_->ask([&](Function& function) { return function.bind_unmask(std::move(copy)); });
+}
+
 Status LocalHandle::disable_interrupts(InterruptKind kind) {
   return state_->ask([&](Function& function) { return function.disable_interrupts(kind); });
+}
+
+Status LocalHandle::mask_interrupts(InterruptKind kind, std::uint32_t start, std::uint32_t count) {
+  return state_->ask([&](Function& function) { return function.mask_interrupts(kind, start, count); });
+}
+
+Status LocalHandle::trigger_interrupts(InterruptKind kind, std::uint32_t start, std::uint32_t count) {
+  return state_->ask([&](Function& function) { return function.trigger_interrupts(kind, start, count); });
 }
 
 Status LocalHandle::unmask_interrupts(InterruptKind kind, std::uint32_t start, std::uint32_t count) {

@@ -39,19 +39,29 @@ class LocalHandle final : public Handle {
   Result<Window> map_window(unsigned region, std::uint64_t offset, std::uint64_t length) override;
   Result<std::vector<IoEventFd>> io_eventfds(unsigned region) override;
   memory::DmaSpace& dma() override;
+  memory::DmaMapper& dma_mapper() override;
+  bool resettable() const override;
   Status reset() override;
   Status attach(Loop& loop) override;
-  bool gone() const override { return false; }  ///< a function in this process stays
+  void detach() override;
+  int fd() const override;
+  Status process() override;
+  void revoke() override;
+  bool gone() const override;  ///< only after revoke(): a function in this process stays
 
- protected:
   Status bind_interrupts(InterruptKind kind, std::uint32_t start, const std::vector<EventFd>& eventfds) override;
+  Status bind_unmask(const EventFd& eventfd) override;
   Status disable_interrupts(InterruptKind kind) override;
+  Status mask_interrupts(InterruptKind kind, std::uint32_t start, std::uint32_t count) override;
   Status unmask_interrupts(InterruptKind kind, std::uint32_t start, std::uint32_t count) override;
+  Status trigger_interrupts(InterruptKind kind, std::uint32_t start, std::uint32_t count) override;
 
  private:
   struct State;
   static Result<std::unique_ptr<LocalHandle>> make(std::unique_ptr<FunctionHost> host, std::string name);
   explicit LocalHandle(std::unique_ptr<State> state);
+  void end_function();
+  Status watch_events();
   std::unique_ptr<State> state_;
 };
 

@@ -1,8 +1,11 @@
 #include <outboard/pci/local_handle.hpp>
 
+#include <array>
+
 #include <gtest/gtest.h>
 
 #include <outboard/pci/capability_ids.hpp>
+#include <outboard/pci/registers.hpp>
 #include <outboard/testing/manual_loop.hpp>
 #include <outboard/testing/plain_function.hpp>
 
@@ -131,14 +134,94 @@ TEST_F(PumpedHandleTest, TheFunctionReachesDmaBuffersAndOnlyThose) {
   EXPECT_EQ(*bar().read<std::uint32_t>(PlainFunction::dma_status_at), PlainFunction::dma_failed + EFAULT);
 }
 
-TEST_F(PumpedHandleTest, ResetReturnsTheFunctionToPowerOn) {
+TEST_F(PumpedHandleTest, ResetReturnsTheDeviceToPowerOnAndRestoresWhatTheLibraryKeeps) {
   ASSERT_TRUE(handle->enable_bus_master());
+  auto set = handle->enable_interrupts(InterruptKind::msix, 2);
+  ASSERT_TRUE(set);
+  const ConfigOffset bar0 = BaseAddress::offset_of(0);
+  function->config().set(bar0, 4, 0xE0000000);
   ASSERT_TRUE(bar().write<std::uint32_t>(PlainFunction::scratch_at, 1));
   ASSERT_TRUE(handle->reset());
   EXPECT_EQ(function->resets(), 1u);
-  EXPECT_EQ(*bar().read<std::uint32_t>(PlainFunction::scratch_at), 0xFFFFFFFFu) << "memory is not decoded";
-  ASSERT_TRUE(handle->enable_memory());
-  EXPECT_EQ(*bar().read<std::uint32_t>(PlainFunction::scratch_at), 0u);
+  EXPECT_EQ(*bar().read<std::uint32_t>(PlainFunction::scratch_at), 0u) << "decoded, and as at power-on";
+  EXPECT_TRUE(function->bus_master());
+  EXPECT_EQ(function->config().get(bar0, 4) & 0xFFFFFFF0u, 0xE0000000u);
+  ASSERT_TRUE(bar().write<std::uint32_t>(PlainFunction::signal_msix_at, 1));
+  EXPECT_EQ(set->vector(1).drain(), 1u) << "MSI-X is enabled still";
+}
+
+TEST_F(PumpedHandleTest, AFunctionThatSleepsComesBackWithWhatTheLibraryKeeps) {
+  std::vector<Event> events;
+  handle->on_event([&](Event event) { events.push_back(event); });
+  ASSERT_TRUE(handle->enable_bus_master());
+  ASSERT_TRUE(handle->enter_low_power());
+  EXPECT_EQ(handle->enter_low_power().error().code(), EALREADY);
+  EXPECT_EQ(*bar().read<std::uint32_t>(PlainFunction::id_at), 0xFFFFFFFFu);
+  ASSERT_TRUE(handle->exit_low_power());
+  EXPECT_TRUE(handle->exit_low_power()) << "nothing to do";
+  EXPECT_EQ(*bar().read<std::uint32_t>(PlainFunction::id_at), PlainFunction::id_value);
+  EXPECT_TRUE(function->bus_master());
+  EXPECT_EQ(events, (std::vector{Event::low_power_entry, Event::low_power_exit}));
+}
+
+TEST_F(PumpedHandleTest, WhatIsRevokedReadsAsAllOnesAndSaysEnodev) {
+  ASSERT_TRUE(handle->enable_bus_master());
+  const auto window = bar().window(PlainFunction::area_at, 0x200);
+  ASSERT_TRUE(window);
+  window->write<std::uint32_t>(4, 0xABCD);
+  auto buffer = handle->dma().allocate(4096);
+  ASSERT_TRUE(buffer);
+  auto set = handle->enable_interrupts(InterruptKind::msix, 1);
+  const Bar old = bar();
+  std::vector<std::string> told;
+  handle->on_event([&](Event event) { told.emplace_back(event == Event::gone ? "gone" : "else"); });
+  handle->on_gone([&] { told.emplace_back("driver"); });
+
+  handle->revoke();
+  handle->revoke();
+  EXPECT_EQ(told, (std::vector<std::string>{"gone", "driver"})) << "once, the owner first";
+  EXPECT_TRUE(handle->gone());
+  EXPECT_EQ(window->read<std::uint32_t>(4), 0xFFFFFFFFu);
+  window->write<std::uint32_t>(4, 1);
+  EXPECT_EQ(old.read<std::uint32_t>(0).error().code(), ENODEV);
+  EXPECT_EQ(handle->config().read<VendorId>().error().code(), ENODEV);
+  EXPECT_EQ(handle->interrupts(InterruptKind::msix).error().code(), ENODEV);
+  EXPECT_EQ(handle->reset().error().code(), ENODEV);
+  buffer->bytes()[0] = std::byte{1};
+}
+
+TEST_F(PumpedHandleTest, MemoryIsMappedWhereItsOwnerSays) {
+  ASSERT_TRUE(handle->enable_bus_master());
+  alignas(4096) static std::array<std::byte, 4096> page{};
+  page[5] = std::byte{0x42};
+  const memory::IovaRange range{memory::Iova{0x10000}, page.size()};
+  auto& mapper = handle->dma_mapper();
+  ASSERT_TRUE(mapper.map(range, page, memory::Access::read, nullptr, 0));
+  EXPECT_EQ(mapper.map(range, page, memory::Access::read, nullptr, 0).error().code(), EEXIST);
+  ASSERT_TRUE(bar().write<std::uint64_t>(PlainFunction::dma_address_at, 0x10000));
+  ASSERT_TRUE(bar().write<std::uint32_t>(PlainFunction::dma_length_at, 64));
+  ASSERT_TRUE(bar().write<std::uint32_t>(PlainFunction::dma_command_at, PlainFunction::dma_from_memory));
+  EXPECT_EQ(*bar().read<std::uint8_t>(PlainFunction::buffer_at + 5), 0x42);
+  ASSERT_TRUE(bar().write<std::uint32_t>(PlainFunction::dma_command_at, PlainFunction::dma_to_memory));
+  EXPECT_GE(*bar().read<std::uint32_t>(PlainFunction::dma_status_at), PlainFunction::dma_failed) << "not for writing";
+  EXPECT_TRUE(mapper.unmap(range));
+}
+
+TEST_F(PumpedHandleTest, InterruptsOfAReexporterAreItsOwn) {
+  ASSERT_TRUE(handle->enable_bus_master());
+  std::vector<EventFd> eventfds(2);
+  eventfds[1] = *EventFd::create();
+  ASSERT_TRUE(handle->bind_interrupts(InterruptKind::msix, 0, eventfds));
+  ASSERT_TRUE(handle->trigger_interrupts(InterruptKind::msix, 1, 1));
+  EXPECT_EQ(eventfds[1].drain(), 1u);
+  EXPECT_EQ(handle->mask_interrupts(InterruptKind::msix, 0, 1).error().code(), ENOTTY);
+  ASSERT_TRUE(handle->disable_interrupts(InterruptKind::msix));
+  ASSERT_TRUE(handle->bind_interrupts(InterruptKind::intx, 0, [] {
+    std::vector<EventFd> one;
+    one.push_back(*EventFd::create());
+    return one;
+  }()));
+  EXPECT_TRUE(handle->mask_interrupts(InterruptKind::intx, 0, 1));
 }
 
 class SlowPumpedHandleTest : public PumpedHandleTest {

@@ -37,10 +37,11 @@ Status FakeIommu::check(memory::IovaRange range, MutableBytes memory, const Uniq
   return {};
 }
 
-Status FakeIommu::map(memory::IovaRange range, MutableBytes memory, const UniqueFd* fd, std::uint64_t offset) {
+Status FakeIommu::map(memory::IovaRange range, MutableBytes memory, memory::Access access, const UniqueFd* fd,
+                      std::uint64_t offset) {
   if (const int code = std::exchange(map_error_, 0); code != 0) return Error(code, "as the test asked");
   OUTBOARD_CHECK(check(range, memory, fd, offset));
-  OUTBOARD_CHECK(map_.map({.range = range, .memory = memory::HostMemory::borrowed(memory)}));
+  OUTBOARD_CHECK(map_.map({.range = range, .access = access, .memory = memory::HostMemory::borrowed(memory)}));
   mapped_.emplace(range.start, range.size);
   ++maps_;
   return {};

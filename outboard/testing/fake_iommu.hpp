@@ -26,7 +26,8 @@ class FakeIommu final : public memory::DmaMapper {
   explicit FakeIommu(memory::AddressMap& map, memory::DmaSpace::Limits limits = default_limits())
       : map_(map), limits_(std::move(limits)) {}
 
-  Status map(memory::IovaRange range, MutableBytes memory, const UniqueFd* fd, std::uint64_t offset) override;
+  Status map(memory::IovaRange range, MutableBytes memory, memory::Access access, const UniqueFd* fd,
+             std::uint64_t offset) override;
   /// Waits for the map's users by calling the pump, if there is one; ETIMEDOUT when they never let go.
   Status unmap(memory::IovaRange range) override;
   memory::DmaSpace::Limits limits() const override { return limits_; }

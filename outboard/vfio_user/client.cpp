@@ -108,31 +108,47 @@ Result<std::vector<pci::IoEventFd>> Client::io_eventfds(unsigned region) {
   return bells.list;
 }
 
+memory::DmaMapper& Client::dma_mapper() { return *state_; }
+
+bool Client::resettable() const { return state_->description_.resettable; }
+
 Status Client::reset() {
-  if (!state_->description_.resettable) return state_->named(Error(ENOTSUP, "the server offers no reset"));
-  return state_->ask_named({.command = Command::device_reset, .timeout = state_->options_.reset_timeout});
+  if (!resettable()) return state_->named(Error(ENOTSUP, "the server offers no reset"));
+  OUTBOARD_CHECK(state_->may_wait());
+  return keep_config_across([this] {
+    return state_->ask_named({.command = Command::device_reset, .timeout = state_->options_.reset_timeout});
+  });
 }
 
 Status Client::bind_interrupts(pci::InterruptKind kind, std::uint32_t start, const std::vector<EventFd>& eventfds) {
   return state_->bind(kind, start, eventfds);
 }
 
-Status Client::disable_interrupts(pci::InterruptKind kind) {
+Status Client::bind_unmask(const EventFd& eventfd) {
+  const int fd = eventfd.get();
   return state_->set_irqs({.argsz = sizeof(abi::IrqSet),
-                           .flags = abi::irq_set_flag::data_none | abi::irq_set_flag::action_trigger,
-                           .index = static_cast<std::uint32_t>(kind),
+                           .flags = abi::irq_set_flag::data_eventfd | abi::irq_set_flag::action_unmask,
+                           .index = static_cast<std::uint32_t>(pci::InterruptKind::intx),
                            .start = 0,
-                           .count = 0},
-                          {});
+                           .count = 1},
+                          std::span<const int>(&fd, eventfd.valid() ? 1 : 0));
+}
+
+Status Client::disable_interrupts(pci::InterruptKind kind) {
+  return state_->act_on_irqs(abi::irq_set_flag::action_trigger, kind, 0, 0);
+}
+
+Status Client::mask_interrupts(pci::InterruptKind kind, std::uint32_t start, std::uint32_t count) {
+  return state_->act_on_irqs(abi::irq_set_flag::action_mask, kind, start, count);
 }
 
 Status Client::unmask_interrupts(pci::InterruptKind kind, std::uint32_t start, std::uint32_t count) {
-  return state_->set_irqs({.argsz = sizeof(abi::IrqSet),
-                           .flags = abi::irq_set_flag::data_none | abi::irq_set_flag::action_unmask,
-                           .index = static_cast<std::uint32_t>(kind),
-                           .start = start,
-                           .count = count},
-                          {});
+  return state_->act_on_irqs(abi::irq_set_flag::action_unmask, kind, start, count);
+}
+
+Status Client::trigger_interrupts(pci::InterruptKind kind, std::uint32_t start, std::uint32_t count) {
+  if (count == 0) return {};  // with none, the command means that the kind is to be disabled
+  return state_->act_on_irqs(abi::irq_set_flag::action_trigger, kind, start, count);
 }
 
 Status Client::attach(Loop& loop) {
@@ -160,12 +176,22 @@ Status Client::process() {
   };
   if (state_->error_event_.valid() && state_->error_event_.drain() != 0) tell(pci::Event::error);
   if (state_->request_event_.valid() && state_->request_event_.drain() != 0) tell(pci::Event::unplug_requested);
-  if (gone() && !std::exchange(state_->told_gone_, true)) {
-    // It would be readable for ever.
-    if (state_->poll_) ::epoll_ctl(state_->poll_.get(), EPOLL_CTL_DEL, state_->requests_.fd(), nullptr);
-    tell(pci::Event::gone);
-  }
+  tell_gone();
   return {};
+}
+
+/// Once. From here on the socket would be readable for ever.
+void Client::tell_gone() {
+  if (!gone() || std::exchange(state_->told_gone_, true)) return;
+  if (state_->poll_) ::epoll_ctl(state_->poll_.get(), EPOLL_CTL_DEL, state_->requests_.fd(), nullptr);
+  state_->in_handler_ = true;
+  raise(pci::Event::gone);
+  state_->in_handler_ = false;
+}
+
+void Client::revoke() {
+  state_->requests_.end(Error(ENODEV, "the function has been let go"));
+  tell_gone();
 }
 
 }  // namespace outboard::vfio_user

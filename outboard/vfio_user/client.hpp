@@ -47,22 +47,27 @@ class Client final : public pci::Handle {
   Result<pci::Window> map_window(unsigned region, std::uint64_t offset, std::uint64_t length) override;
   Result<std::vector<pci::IoEventFd>> io_eventfds(unsigned region) override;
   memory::DmaSpace& dma() override;
-  /// ENOTSUP where the server offers none.
+  memory::DmaMapper& dma_mapper() override;
+  bool resettable() const override;
   Status reset() override;
   Status attach(Loop& loop) override;
   void detach() override;
   int fd() const override;
   Status process() override;
+  void revoke() override;
   bool gone() const override;
 
- protected:
   Status bind_interrupts(pci::InterruptKind kind, std::uint32_t start, const std::vector<EventFd>& eventfds) override;
+  Status bind_unmask(const EventFd& eventfd) override;
   Status disable_interrupts(pci::InterruptKind kind) override;
+  Status mask_interrupts(pci::InterruptKind kind, std::uint32_t start, std::uint32_t count) override;
   Status unmask_interrupts(pci::InterruptKind kind, std::uint32_t start, std::uint32_t count) override;
+  Status trigger_interrupts(pci::InterruptKind kind, std::uint32_t start, std::uint32_t count) override;
 
  private:
   class State;
   explicit Client(std::unique_ptr<State> state);
+  void tell_gone();
   std::unique_ptr<State> state_;
 };
 

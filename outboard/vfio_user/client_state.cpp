@@ -53,6 +53,11 @@ bool is_unknown_command(const Error& error) {
   return error.code() == ENOTSUP || error.code() == ENOSYS || error.code() == EINVAL;
 }
 
+std::uint32_t dma_flags(memory::Access access) {
+  return (allows(access, memory::Access::read) ? abi::dma_map_flag::read : 0) |
+         (allows(access, memory::Access::write) ? abi::dma_map_flag::write : 0);
+}
+
 bool is_width(std::uint64_t size) { return size == 0 || size == 1 || size == 2 || size == 4 || size == 8; }
 
 }  // namespace
@@ -90,17 +95,18 @@ Status Client::State::ask_named(const Requests::Request& request) {
 
 // Memory.
 
-Status Client::State::map(memory::IovaRange range, MutableBytes memory, const UniqueFd* fd, std::uint64_t offset) {
+Status Client::State::map(memory::IovaRange range, MutableBytes memory, memory::Access access, const UniqueFd* fd,
+                          std::uint64_t offset) {
   OUTBOARD_CHECK(may_wait());
   const bool by_file = fd != nullptr && description_.server.max_msg_fds != 0;
   const spec::DmaMap message{.argsz = sizeof(spec::DmaMap),
-                             .flags = abi::dma_map_flag::read | abi::dma_map_flag::write,
+                             .flags = dma_flags(access),
                              .offset = by_file ? offset : 0,
                              .address = raw(range.start),
                              .size = range.size};
   const int attached = by_file ? fd->get() : -1;
   // Before the server knows of it: it may use it before we have its answer.
-  served_.add(range, memory.data(), memory::Access::read_write);
+  served_.add(range, memory.data(), access);
   const auto mapped = ask(requests_, {.command = Command::dma_map,
                                       .head = as_bytes_of(message),
                                       .fds = std::span<const int>(&attached, by_file ? 1 : 0),
@@ -246,6 +252,16 @@ Status Client::State::get_doorbells(unsigned region) {
 
 Status Client::State::set_irqs(const abi::IrqSet& set, std::span<const int> fds) {
   return ask_named({.command = Command::device_set_irqs, .head = as_bytes_of(set), .fds = fds});
+}
+
+Status Client::State::act_on_irqs(std::uint32_t action, pci::InterruptKind kind, std::uint32_t start,
+                                  std::uint32_t count) {
+  return set_irqs({.argsz = sizeof(abi::IrqSet),
+                   .flags = abi::irq_set_flag::data_none | action,
+                   .index = static_cast<std::uint32_t>(kind),
+                   .start = start,
+                   .count = count},
+                  {});
 }
 
 /// In messages of as many descriptors as the server takes, all on their way at once. Vectors without an eventfd go in

@@ -26,7 +26,8 @@ class Client::State final : public memory::DmaMapper {
   Status ask_named(const Requests::Request& request);
 
   // memory::DmaMapper
-  Status map(memory::IovaRange range, MutableBytes memory, const UniqueFd* fd, std::uint64_t offset) override;
+  Status map(memory::IovaRange range, MutableBytes memory, memory::Access access, const UniqueFd* fd,
+             std::uint64_t offset) override;
   Status unmap(memory::IovaRange range) override;
   memory::DmaSpace::Limits limits() const override;
 
@@ -39,6 +40,8 @@ class Client::State final : public memory::DmaMapper {
   Status get_doorbells(unsigned region);
   Result<std::uint32_t> take_doorbells(unsigned region, Requests::Reply& reply, std::uint32_t asked);
   Status set_irqs(const vfio_abi::IrqSet& set, std::span<const int> fds);
+  /// SET_IRQS with an action (vfio_abi::irq_set_flag) and no data.
+  Status act_on_irqs(std::uint32_t action, pci::InterruptKind kind, std::uint32_t start, std::uint32_t count);
   Status bind(pci::InterruptKind kind, std::uint32_t start, const std::vector<EventFd>& eventfds);
 
   int poll_fd();

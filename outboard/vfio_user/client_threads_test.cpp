@@ -197,13 +197,33 @@ TEST_F(ClientAndServer, DoorbellsAreRungByEventfd) {
   EXPECT_TRUE(client->io_eventfds(1).value().empty());
 }
 
-TEST_F(ClientAndServer, ResetReturnsTheFunctionToPowerOn) {
+TEST_F(ClientAndServer, ResetReturnsTheDeviceToPowerOnAndRestoresWhatTheLibraryKeeps) {
   serve();
   const auto client = connect();
+  ASSERT_TRUE(client->enable_bus_master());
+  auto vectors = client->enable_interrupts(pci::InterruptKind::msix, 2);
+  ASSERT_TRUE(vectors);
   put(*client, PlainFunction::scratch_at, 5);
   ASSERT_TRUE(client->reset());
-  ASSERT_TRUE(client->enable_memory());
   EXPECT_EQ(get(*client, PlainFunction::scratch_at), 0u);
+  put(*client, PlainFunction::signal_msix_at, 1);
+  EXPECT_TRUE(readable(vectors->vector(1).get()));
+}
+
+TEST_F(ClientAndServer, WhatIsRevokedReadsAsAllOnesAndSaysEnodev) {
+  serve();
+  const auto client = connect();
+  const auto window = client->bar(0).value().window(PlainFunction::area_at, PlainFunction::area_size).value();
+  int gone = 0;
+  client->on_event([&](pci::Event event) { gone += event == pci::Event::gone ? 1 : 0; });
+  client->revoke();
+  client->revoke();
+  EXPECT_EQ(gone, 1);
+  EXPECT_TRUE(client->gone());
+  EXPECT_EQ(window.read<std::uint32_t>(0), UINT32_MAX);
+  EXPECT_EQ(client->reset().error().code(), ENODEV);
+  EXPECT_EQ(client->config().read<pci::VendorId>().error().code(), ENODEV);
+  EXPECT_TRUE(connect()) << "and the server has it back";
 }
 
 TEST_F(ClientAndServer, Row65_ASecondClientIsToldWhoHasTheFunction) {

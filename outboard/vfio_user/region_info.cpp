@@ -1,12 +1,13 @@
 #include <outboard/vfio_user/region_info.hpp>
 
-#include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <bit>
 #include <optional>
+
+#include <outboard/memory/all_ones.hpp>
 
 namespace outboard::vfio_user {
 namespace {
@@ -88,14 +89,6 @@ std::vector<pci::MmapArea> mappable(std::vector<pci::MmapArea> areas, const pci:
   return areas;
 }
 
-/// Memory of one page or some, all bits set, to be mapped over and over.
-UniqueFd all_ones(std::size_t size) {
-  UniqueFd fd(::memfd_create("outboard-revoked", MFD_CLOEXEC));
-  const std::vector<std::byte> ones(size, std::byte{0xff});
-  if (fd && ::pwrite(fd.get(), ones.data(), ones.size(), 0) != static_cast<ssize_t>(size)) fd.reset();
-  return fd;
-}
-
 }  // namespace
 
 Result<pci::RegionInfo> parse_region_info(Bytes reply, unsigned index, const UniqueFd& fd) {
@@ -141,15 +134,8 @@ pci::Window MappedArea::window(std::uint64_t offset, std::uint64_t length) const
 }
 
 void MappedArea::revoke() const {
-  const auto chunk = static_cast<std::size_t>(std::min<std::uint64_t>(area_.size, 16 * page_size()));
-  const UniqueFd ones = all_ones(chunk);
-  if (!ones) return;
-  for (std::uint64_t at = 0; at < area_.size; at += chunk) {
-    const auto size = static_cast<std::size_t>(std::min<std::uint64_t>(chunk, area_.size - at));
-    // Private: what a driver still writes is its own affair. Failing leaves the old memory there, which harms nobody.
-    [[maybe_unused]] const void* const covered =
-        ::mmap(memory_->data() + at, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_FIXED, ones.get(), 0);
-  }
+  // Failing leaves the old memory there, which harms nobody.
+  [[maybe_unused]] const bool covered = memory::cover_with_ones({memory_->data(), area_.size});
 }
 
 }  // namespace outboard::vfio_user

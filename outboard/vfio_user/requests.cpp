@@ -286,9 +286,11 @@ void Requests::expire() {
 }
 
 /// The end, once. The socket stays, shut down, so that whoever watches it is woken.
-void Requests::fail(const Error& error) {
+void Requests::fail(const Error& error) { end(as_connection_error(error)); }
+
+void Requests::end(const Error& error) {
   if (error_) return;
-  error_ = as_connection_error(error);
+  error_ = error;
   channel_.shut_down();
   for (Pending& pending : std::exchange(pending_, {})) pending.done(*error_);
   if (on_broken_) on_broken_();

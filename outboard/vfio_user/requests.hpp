@@ -56,6 +56,8 @@ class Requests {
   /// Something waits for the socket to take it.
   bool wants_write() const { return channel_.queued() != 0; }
 
+  /// Ends the connection: everything that waits, and every later request, is completed with `error`.
+  void end(const Error& error);
   /// What ended the connection. ECONNRESET: the server closed it; EPROTO: it sent what it must not.
   const std::optional<Error>& broken() const { return error_; }
 

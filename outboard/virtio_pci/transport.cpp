@@ -98,9 +98,7 @@ Error Transport::removed() {
 }
 
 void Transport::on_gone(std::move_only_function<void()> told) {
-  handle_.on_event([told = std::move(told)](pci::Event event) mutable {
-    if (event == pci::Event::gone) told();
-  });
+  handle_.on_gone(std::move(told));
 }
 
 Result<virtio::Features> Transport::device_features() {

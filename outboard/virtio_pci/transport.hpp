@@ -64,7 +64,7 @@ class Transport final : public virtio::Transport {
   Status attach(Loop& loop) override { return handle_.attach(loop); }
   void detach() override { handle_.detach(); }
   bool gone() const override { return gone_ || handle_.gone(); }
-  /// Takes the place of what was given to Handle::on_event().
+  /// Takes the place of what was given to Handle::on_gone().
   void on_gone(std::move_only_function<void()> told) override;
 
  private:

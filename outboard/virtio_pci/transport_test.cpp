@@ -76,13 +76,14 @@ class LyingHandle final : public pci::Handle {
     return has_eventfds ? rig_.function->io_eventfds(region) : std::vector<pci::IoEventFd>{};
   }
   memory::DmaSpace& dma() override { return dma_; }
+  memory::DmaMapper& dma_mapper() override { std::abort(); }
+  void revoke() override {}
   Status reset() override { return {}; }
   Status attach(Loop&) override { return {}; }
   bool gone() const override { return false; }
   std::byte* mapped(std::uint64_t offset) { return memory_.data() + offset; }
   using Handle::raise;
 
- protected:
   Status bind_interrupts(pci::InterruptKind kind, std::uint32_t start, const std::vector<EventFd>& eventfds) override {
     std::vector<EventFd> copies;
     for (const EventFd& each : eventfds) copies.push_back(EventFd::adopt(each.fd().duplicate().value()).value());

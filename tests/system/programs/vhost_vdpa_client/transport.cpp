@@ -4,9 +4,10 @@
 
 namespace outboard::vhost {
 
-Status Mapper::map(memory::IovaRange range, MutableBytes memory, const UniqueFd* /*fd*/, std::uint64_t /*offset*/) {
+Status Mapper::map(memory::IovaRange range, MutableBytes memory, memory::Access access, const UniqueFd* /*fd*/,
+                   std::uint64_t /*offset*/) {
   OUTBOARD_CHECK(node_.begin_batch());
-  OUTBOARD_CHECK(node_.map(range, memory.data(), spec::perm::read_write));
+  OUTBOARD_CHECK(node_.map(range, memory.data(), static_cast<std::uint8_t>(access)));
   return node_.end_batch();
 }
 

@@ -15,7 +15,8 @@ namespace outboard::vhost {
 class Mapper final : public memory::DmaMapper {
  public:
   explicit Mapper(const Node& node) : node_(node) {}
-  Status map(memory::IovaRange range, MutableBytes memory, const UniqueFd* fd, std::uint64_t offset) override;
+  Status map(memory::IovaRange range, MutableBytes memory, memory::Access access, const UniqueFd* fd,
+             std::uint64_t offset) override;
   Status unmap(memory::IovaRange range) override;
   memory::DmaSpace::Limits limits() const override;
 
