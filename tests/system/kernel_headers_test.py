@@ -12,7 +12,7 @@ import harness
 PROGRAMS = harness.HERE / 'kernel_headers'
 # What the kernel takes out of its headers when it installs them.
 MARKS = ('-D__user=', '-D__counted_by(member)=')
-HEADERS = ('vduse.h', 'vdpa.h', 'vfio.h')
+HEADERS = ('vduse.h', 'vdpa.h', 'vfio.h', 'iommufd.h')
 
 
 def kernel_folder(test, which):
@@ -55,6 +55,14 @@ def test_vfio_of_the_new_kernel(test):
 
 def test_vfio_of_the_lts_kernel(test):
     agree(test, 'vfio.cpp', 'lts')
+
+
+def test_vfio_of_the_kernel_alone_of_the_new_kernel(test):
+    agree(test, 'vfio_kernel.cpp', 'new')
+
+
+def test_vfio_of_the_kernel_alone_of_the_lts_kernel(test):
+    agree(test, 'vfio_kernel.cpp', 'lts')
 
 
 def test_a_difference_would_be_seen(test):
