@@ -23,10 +23,10 @@ bool repair(std::uintptr_t address) {
   GuardedRange range;
   FaultSlot* slot = registry.load(std::memory_order_acquire)->find(address, range);  // row M8
   if (slot == nullptr) return false;
-  // First the mark, then the zeroes: whoever reads them finds the mark when it looks after its copy.
-  slot->poison();
   const auto begin = reinterpret_cast<std::uintptr_t>(range.begin);
   const std::uint64_t skip = (address - begin) / range.page_size * range.page_size;
+  // First the mark, then the zeroes: whoever reads them finds the mark when it looks after its copy.
+  slot->poison(range.begin + skip);
   // The system call itself: the sanitizers' mmap() does more than a signal handler may.
   return ::syscall(SYS_mmap, range.begin + skip, range.length - skip, range.protection,
                    MAP_FIXED | MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0) != -1;

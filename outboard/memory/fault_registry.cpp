@@ -10,7 +10,7 @@ void FaultSlot::set(const GuardedRange& range) {
   length_.store(range.length, std::memory_order_release);
   page_size_.store(range.page_size, std::memory_order_release);
   protection_.store(range.protection, std::memory_order_release);
-  poisoned_.store(false, std::memory_order_release);
+  lost_.store(nullptr, std::memory_order_release);
   sequence_.store(sequence + 2, std::memory_order_release);
 }
 

@@ -27,9 +27,15 @@ class FaultSlot {
   /// Whether `address` lies in the range; then `range` is filled. Async-signal-safe.
   bool holds(std::uintptr_t address, GuardedRange& range) const;
 
-  /// True once the range has been repaired.
-  const std::atomic<bool>& mark() const { return poisoned_; }
-  void poison() { poisoned_.store(true, std::memory_order_release); }  // row M3
+  /// From where on the range has been repaired, to its end; null: it has not been.
+  const std::atomic<const std::byte*>& mark() const { return lost_; }
+  /// Async-signal-safe. Threads may meet here: what was lost stays so.
+  void poison(const std::byte* from) {
+    const std::byte* known = lost_.load(std::memory_order_relaxed);
+    while ((known == nullptr || from < known) &&
+           !lost_.compare_exchange_weak(known, from, std::memory_order_release, std::memory_order_relaxed)) {  // row M3
+    }
+  }
 
  private:
   std::atomic<std::uint32_t> sequence_{0};
@@ -37,7 +43,7 @@ class FaultSlot {
   std::atomic<std::uint64_t> length_{0};
   std::atomic<std::uint64_t> page_size_{0};
   std::atomic<int> protection_{0};
-  std::atomic<bool> poisoned_{false};
+  std::atomic<const std::byte*> lost_{nullptr};
 };
 
 /// The mapped files of this process, for the signal handler: it has no other way to them. This, and whether the handler

@@ -43,7 +43,14 @@ class HostMemory {
 
   /// The file behind the mapping shrank and the fault guard put zeroed memory in its place. What was read since is not
   /// the driver's data; whoever touched it must fail that access and break the device. Any thread.
-  bool poisoned() const { return poison_ != nullptr && poison_->load(std::memory_order_acquire); }  // row M4
+  bool poisoned() const { return poison_ != nullptr && poison_->load(std::memory_order_acquire) != nullptr; }  // row M4
+  /// The same of the `size` bytes from `at` on, which are within the object: a file is cut off from its end, and what lies
+  /// before is the driver's still. Any thread.
+  bool poisoned(const std::byte* at, std::uint64_t size) const {
+    if (poison_ == nullptr) return false;
+    const std::byte* const lost = poison_->load(std::memory_order_acquire);  // row M4
+    return lost != nullptr && at + size > lost;
+  }
 
  private:
   struct FileFacts;
@@ -55,7 +62,7 @@ class HostMemory {
   std::uint64_t size_;
   MutableBytes mapped_;  ///< what is unmapped in the end: whole pages around data_; empty when borrowed
   FaultSlot* slot_ = nullptr;  ///< set for files
-  const std::atomic<bool>* poison_ = nullptr;  ///< the slot's mark
+  const std::atomic<const std::byte*>* poison_ = nullptr;  ///< the slot's mark
 };
 
 }  // namespace outboard::memory
