@@ -79,7 +79,7 @@ Status Export::build() {
   core.access_platform = true;
   core.notification_data = false;
   core.queue_memory = queue_memory_;
-  core.answers_when_broken = true;
+  core.answers_when_broken = core.contains_faults = true;
   core.log = log_;
   OUTBOARD_TRY(core_, virtio::DeviceCore::create(*device_, memory(), control_, *this, core));
 
@@ -105,9 +105,7 @@ std::uint32_t Export::group_of(unsigned queue) const {
   return queue < options_.groups.size() ? options_.groups[queue] : 0;
 }
 
-Loop& Export::queue_loop(unsigned queue) {
-  return options_.core.loop_of(queue, control_);
-}
+Loop& Export::queue_loop(unsigned queue) { return options_.core.loop_of(queue, control_); }
 
 bool Export::packed() const {
   constexpr unsigned bit = static_cast<unsigned>(Feature::ring_packed);

@@ -84,6 +84,7 @@ Result<std::unique_ptr<DeviceCore>> DeviceCore::create(Device& device, memory::A
                                  .journal = state->options.journal,
                                  .poll = state->options.poll,
                                  .answers_when_broken = state->options.answers_when_broken,
+                                 .contains_faults = state->options.contains_faults,
                                  .log = state->log});
     queue.memory->add_user(*queue.engine);
     state->queues.push_back(std::move(queue));
@@ -160,9 +161,7 @@ void DeviceCore::config_changed(std::uint32_t /*offset*/, std::uint32_t /*length
 Features DeviceCore::negotiated() const { return state_->negotiated(); }
 Loop& DeviceCore::control_loop() { return state_->control; }
 
-Loop& DeviceCore::queue_loop(unsigned queue) {
-  return state_->options.loop_of(queue, state_->control);
-}
+Loop& DeviceCore::queue_loop(unsigned queue) { return state_->options.loop_of(queue, state_->control); }
 
 const Log& DeviceCore::log() const { return state_->log; }
 

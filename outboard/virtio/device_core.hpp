@@ -50,6 +50,9 @@ class DeviceCore final : private Host {
     std::vector<memory::AddressMap*> queue_memory{};
     /// The transport cannot tell the driver that the device is broken (VDUSE): what is in flight then is still answered.
     bool answers_when_broken = false;
+    /// Nor is it a reason to break that a buffer lies in memory that is not there, or may not be accessed like that, or that
+    /// its chain is none: such a buffer fails alone (Request::fails_alone), or goes back unseen with used length 0.
+    bool contains_faults = false;
     Log log{};  ///< where the core, its queues and the device log
 
     /// Where a queue's calls come.

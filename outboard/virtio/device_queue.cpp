@@ -18,6 +18,7 @@ void DeviceQueue::start(const QueueState& state, const Rules& rules) {
   replays_ = std::exchange(setup_.in_flight, {});
   next_replay_ = 0;
   journal_buffer_ = {};
+  said_fault_ = false;
   const DeviceRingRules ring_rules{.size = state.size,
                                    .event_idx = rules.event_idx,
                                    .indirect = rules.indirect,
@@ -35,6 +36,7 @@ void DeviceQueue::start(const QueueState& state, const Rules& rules) {
     slots_[slot].queue = this;
     slots_[slot].state = RequestSlot::State::free;
     slots_[slot].bounce.reset();
+    slots_[slot].malformed = false;
     free_[slot] = &slots_[slot];
   }
   batch_.resize(state.size);
@@ -170,7 +172,9 @@ bool DeviceQueue::take(Ring& ring) {
     }
     if (in_order_) order_[(order_first_ + order_count_++) % order_.size()] = &slot;
   }
-  if (!slot.plain && slot.bounce) [[unlikely]] {
+  if (!slot.plain && slot.malformed) [[unlikely]] {
+    refuse(slot);
+  } else if (!slot.plain && slot.bounce) [[unlikely]] {
     fetch(slot);
   } else {
     deliver(slot);
@@ -181,9 +185,11 @@ bool DeviceQueue::take(Ring& ring) {
 /// The rest of taking a buffer that is not a matter of a few compares: `rule` is what parsing it said.
 template <bool again, typename Ring>
 [[gnu::noinline]] bool DeviceQueue::take_slowly(Ring& ring, RequestSlot& slot, const RingRule* rule) {
+  bool parsed = false;
   for (unsigned attempt = 0;; ++attempt) {
     slot.bounce.reset();  // of an attempt that came to nothing
-    if (rule == nullptr && slot.chain.unresolved()) rule = resolve(slot);
+    parsed = rule == nullptr;
+    if (parsed && slot.chain.unresolved()) rule = resolve(slot);
     if (view_.generation() == bound_generation_ || attempt == map_attempts) break;
     // The map has changed meanwhile. What was found on the old one does not count.
     refresh_memory();
@@ -195,10 +201,14 @@ template <bool again, typename Ring>
   }
   if (rule != nullptr) {
     slot.bounce.reset();
-    if (!hold_for_map(*rule)) break_queue(*rule);
-    return false;
+    if (hold_for_map(*rule)) return false;
+    if (!contain(slot, *rule, parsed)) {
+      break_queue(*rule);
+      return false;
+    }
   }
-  slot.plain = !slot.chain.is_long() && !slot.bounce;
+  slot.malformed = !parsed;
+  slot.plain = parsed && !slot.chain.is_long() && !slot.bounce;
   if (!has_room_for(slot)) {
     slot.bounce.reset();
     stall();
@@ -206,6 +216,27 @@ template <bool again, typename Ring>
   }
   spilled_ += slot.chain.spilled();
   return true;
+}
+
+/// Where faults are contained: whether this one is. What cannot be told from other buffers is not, since it cannot be given
+/// back. A chain whose memory only is not as it should be comes to the device all the same, which finds out.
+bool DeviceQueue::contain(RequestSlot& slot, const RingRule& rule, bool parsed) {
+  if (!env_.contains_faults || slot.ring_count == 0) return false;
+  if (!parsed) slot.chain.set({});
+  say_fault(rule);
+  return true;
+}
+
+void DeviceQueue::say_fault(const RingRule& rule) {
+  if (!std::exchange(said_fault_, true))
+    env_.log.warning("queue {}: a buffer fails, and perhaps others that are not told of: {}", env_.index, rule.what);
+}
+
+/// Gives back what is no request.
+void DeviceQueue::refuse(RequestSlot& slot) {
+  slot.state = RequestSlot::State::delivered;
+  ++tokens_;
+  answer_here(slot, Answer::complete);
 }
 
 /// The end of a pass: publishes what was answered in it, and asks to be kicked. One full fence serves both. Returns
@@ -315,7 +346,7 @@ void DeviceQueue::answer(RequestSlot& slot, Answer answer) {
 }
 
 void DeviceQueue::answer_here(RequestSlot& slot, Answer answer) {
-  if (pinned_ != 0) unpin(slot);
+  if (pinned_ != 0 && !unpin(slot)) slot.write.done = 0;
   if (answer == Answer::complete) [[likely]] {
     completed(slot);
   } else {
@@ -400,6 +431,7 @@ void DeviceQueue::free_slot(RequestSlot& slot) {
     if (slot.bounce) bounced_ -= slot.bounce->bytes.size();
     slot.bounce.reset();
     slot.chain.trim();
+    slot.malformed = false;
   }
   free_[free_count_++] = &slot;
 }

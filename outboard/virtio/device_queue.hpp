@@ -52,6 +52,7 @@ class DeviceQueue final : public memory::MapUser, public std::enable_shared_from
     Journal* journal = nullptr;
     bool poll = false;
     bool answers_when_broken = false;
+    bool contains_faults = false;
     Log log{};
   };
   struct Rules {
@@ -112,11 +113,13 @@ class DeviceQueue final : public memory::MapUser, public std::enable_shared_from
   Status copy_in(RequestSlot& slot, MutableBytes into);  ///< these: as the calls of Request
   Status skip_in(RequestSlot& slot, std::uint64_t length);
   Status copy_out(RequestSlot& slot, Bytes from);
+  Status copy_out_last(RequestSlot& slot, Bytes from);
   Status zero_out(RequestSlot& slot, std::uint64_t length);
   Result<std::span<const iovec>> pieces_in(RequestSlot& slot, std::uint64_t length);
   Result<std::span<const iovec>> pieces_out(RequestSlot& slot, std::uint64_t length);
   void pieces_written(RequestSlot& slot, std::uint64_t length);
-  void unpin(RequestSlot& slot);
+  Status unpin(RequestSlot& slot);
+  bool contains_faults() const { return env_.contains_faults; }
   enum class Answer : std::uint8_t { complete, drop, violation };
   void answer(RequestSlot& slot, Answer answer);
   /// answer(slot, Answer::complete), in the shortest way where nothing is special.
@@ -172,6 +175,9 @@ class DeviceQueue final : public memory::MapUser, public std::enable_shared_from
   const RingRule* parse(Ring& ring, RequestSlot& slot);
   template <bool again, typename Ring>
   bool take_slowly(Ring& ring, RequestSlot& slot, const RingRule* rule);
+  bool contain(RequestSlot& slot, const RingRule& rule, bool parsed);
+  void say_fault(const RingRule& rule);
+  void refuse(RequestSlot& slot);
   template <typename Ring>
   bool settle(Ring& ring, bool budget_left);
   template <typename Ring>
@@ -217,8 +223,9 @@ class DeviceQueue final : public memory::MapUser, public std::enable_shared_from
     update_plain_thread();
   }
   void unstall();
+  Error lost_memory();
   template <typename Each>
-  Status walk(RequestSlot& slot, ChainCursor& cursor, std::uint64_t length, Each&& each);
+  Status walk(RequestSlot& slot, memory::Access access, ChainCursor& cursor, std::uint64_t length, Each&& each);
   template <typename Each>
   Status walk_pieces(memory::IovaRange range, memory::Access access, Each&& each);
   void pin(RequestSlot& slot, memory::Access access);
@@ -248,6 +255,7 @@ class DeviceQueue final : public memory::MapUser, public std::enable_shared_from
   bool paused_ = false;
   bool flush_scheduled_ = false;
   bool flags_suppress_ = false;  ///< kicks are suppressed by a flag, not by an index that stands still
+  bool said_fault_ = false;  ///< of a buffer that failed alone
   bool stalled_ = false;  ///< something else than a kick has to happen before the next buffer can be taken
   Phase phase_ = Phase::idle;
   StopMode stop_mode_ = StopMode::drain;
@@ -279,6 +287,7 @@ class DeviceQueue final : public memory::MapUser, public std::enable_shared_from
   std::size_t next_replay_ = 0;
   std::uint64_t bound_generation_ = 0;
   std::array<std::shared_ptr<memory::HostMemory>, ring_parts> ring_memory_;
+  std::array<Bytes, ring_parts> ring_bytes_;  ///< where the parts are in it
   std::vector<Waiting> unmaps_;
   TimePoint unmapped_at_{};  ///< when memory was last taken away
   Registration hold_timer_;

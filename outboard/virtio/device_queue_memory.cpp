@@ -66,7 +66,11 @@ void DeviceQueue::bind_ring() {
   bound_generation_ = view_.generation();
   if (!found) return unbind_ring();
   const auto parts = parts_of(packed_, setup_);
-  for (std::size_t i = 0; i < ring_parts; ++i) ring_memory_[i] = view_.snapshot().find(parts[i].range.start)->memory;
+  const std::byte* const at[] = {found->descriptors, found->driver, found->device};
+  for (std::size_t i = 0; i < ring_parts; ++i) {
+    ring_memory_[i] = view_.snapshot().find(parts[i].range.start)->memory;
+    ring_bytes_[i] = Bytes(at[i], parts[i].range.size);
+  }
   const bool was_away = !bound_;
   bound_ = true;
   if (packed_) {
@@ -97,7 +101,11 @@ void DeviceQueue::ring_is_back() {
 }
 
 bool DeviceQueue::ring_poisoned() const {
-  return ring_memory_[0]->poisoned() || ring_memory_[1]->poisoned() || ring_memory_[2]->poisoned();
+  for (std::size_t i = 0; i < ring_parts; ++i) {
+    if (ring_memory_[i]->poisoned(ring_bytes_[i].data(), ring_bytes_[i].size())) [[unlikely]]
+      return true;
+  }
+  return false;
 }
 
 void DeviceQueue::map_changed(IovaRange removed, Loop::Task released) {
@@ -132,16 +140,19 @@ bool DeviceQueue::hold_for_map(const RingRule& rule) {
 }
 
 /// Finds the memory that a compare did not. Null, or the rule that an element breaks: nothing of the buffer is touched
-/// then.
+/// then. Where faults are contained what there is is found all the same.
 const RingRule* DeviceQueue::resolve(RequestSlot& slot) {
+  const RingRule* broken = nullptr;
   for (std::uint32_t i = 0; i < slot.chain.count(); ++i) {
     ChainElement& element = slot.chain[i];
     if (element.length == 0) continue;  // its address means nothing
     element.host = view_.host(element.address, element.length, slot.chain.access(i));
     if (element.host != nullptr) continue;
-    if (const auto* rule = resolve_element(slot, i)) return rule;
+    const auto* rule = resolve_element(slot, i);
+    if (rule != nullptr && !env_.contains_faults) return rule;
+    if (broken == nullptr) broken = rule;
   }
-  return nullptr;
+  return broken;
 }
 
 const RingRule* DeviceQueue::resolve_element(RequestSlot& slot, std::uint32_t index) {
@@ -179,14 +190,38 @@ void step(ChainCursor& cursor, std::uint64_t size) {
   cursor.done += size;
 }
 
+/// Moves a cursor on over elements; so many bytes are left in its part.
+void pass_over(const RequestSlot& slot, ChainCursor& cursor, std::uint64_t length) {
+  if (slot.bounce) {
+    cursor.done += length;
+    return;
+  }
+  while (length != 0) {
+    const std::uint64_t size = std::min<std::uint64_t>(length, slot.chain[cursor.element].length - cursor.offset);
+    if (size == 0) cursor = {cursor.element + 1, 0, cursor.done};
+    step(cursor, size);
+    length -= size;
+  }
+}
+
 }  // namespace
+
+/// The file behind memory that was just accessed has shrunk.
+Error DeviceQueue::lost_memory() {
+  if (abandoned_.load(std::memory_order_relaxed)) return no_memory();
+  if (env_.contains_faults) {
+    say_fault(ring_rule::poisoned);
+  } else {
+    break_queue(ring_rule::poisoned);
+  }
+  return no_memory();
+}
 
 /// Calls `each(std::byte*, size)` for the next `length` bytes of a part and moves the cursor on; the caller has
 /// checked that so many are left.
 template <typename Each>
-Status DeviceQueue::walk(RequestSlot& slot, ChainCursor& cursor, std::uint64_t length, Each&& each) {
-  const bool writable = &cursor == &slot.write;
-  const Access access = writable ? Access::write : Access::read;
+Status DeviceQueue::walk(RequestSlot& slot, Access access, ChainCursor& cursor, std::uint64_t length, Each&& each) {
+  const bool writable = access == Access::write;
   if (length == 0) return {};  // and there may be no memory to name
   if (slot.bounce) {
     each(slot.bounce->bytes.data() + (writable ? slot.chain.readable_bytes() : 0) + cursor.done, length);
@@ -207,10 +242,8 @@ Status DeviceQueue::walk(RequestSlot& slot, ChainCursor& cursor, std::uint64_t l
     } else {
       OUTBOARD_CHECK(walk_pieces({element.address + cursor.offset, size}, access, each));
     }
-    if (view_.poisoned(element.address)) [[unlikely]] {
-      break_queue(ring_rule::poisoned);
-      return no_memory();
-    }
+    if (view_.poisoned({element.address + cursor.offset, size})) [[unlikely]]
+      return lost_memory();
     step(cursor, size);
     length -= size;
   }
@@ -229,10 +262,11 @@ Status DeviceQueue::copy_in(RequestSlot& slot, MutableBytes into) {
   const std::uint64_t left = slot.chain.readable_bytes() - slot.read.done;
   if (into.size() > left) return too_few(into.size(), left, "readable");
   std::byte* to = into.data();
-  const Status status = walk(slot, slot.read, into.size(), [&](const std::byte* from, std::uint64_t size) {
-    std::memcpy(to, from, size);
-    to += size;
-  });
+  const Status status =
+      walk(slot, Access::read, slot.read, into.size(), [&](const std::byte* from, std::uint64_t size) {
+        std::memcpy(to, from, size);
+        to += size;
+      });
   std::atomic_signal_fence(
       std::memory_order_seq_cst);  // the copy is what counts: shared bytes are not read again for it
   return status;
@@ -241,16 +275,7 @@ Status DeviceQueue::copy_in(RequestSlot& slot, MutableBytes into) {
 Status DeviceQueue::skip_in(RequestSlot& slot, std::uint64_t length) {
   const std::uint64_t left = slot.chain.readable_bytes() - slot.read.done;
   if (length > left) return too_few(length, left, "readable");
-  if (slot.bounce) {
-    slot.read.done += length;
-    return {};
-  }
-  while (length != 0) {
-    const std::uint64_t size = std::min<std::uint64_t>(length, slot.chain[slot.read.element].length - slot.read.offset);
-    if (size == 0) slot.read = {slot.read.element + 1, 0, slot.read.done};
-    step(slot.read, size);
-    length -= size;
-  }
+  pass_over(slot, slot.read, length);
   return {};
 }
 
@@ -258,7 +283,22 @@ Status DeviceQueue::copy_out(RequestSlot& slot, Bytes from) {
   const std::uint64_t left = slot.chain.writable_bytes() - slot.write.done;
   if (from.size() > left) return too_few(from.size(), left, "writable");
   const std::byte* bytes = from.data();
-  return walk(slot, slot.write, from.size(), [&](std::byte* to, std::uint64_t size) {
+  return walk(slot, Access::write, slot.write, from.size(), [&](std::byte* to, std::uint64_t size) {
+    std::memcpy(to, bytes, size);
+    bytes += size;
+  });
+}
+
+/// In memory of our own nothing can be missing, and all of it goes back.
+Status DeviceQueue::copy_out_last(RequestSlot& slot, Bytes from) {
+  const std::uint64_t left = slot.chain.writable_bytes() - slot.write.done;
+  if (from.size() > left) return too_few(from.size(), left, "writable");
+  if (slot.bounce) OUTBOARD_CHECK(zero_out(slot, left - from.size()));
+  if (slot.bounce || from.size() == left) return copy_out(slot, from);
+  ChainCursor end = slot.write;
+  pass_over(slot, end, left - from.size());
+  const std::byte* bytes = from.data();
+  return walk(slot, Access::write, end, from.size(), [&](std::byte* to, std::uint64_t size) {
     std::memcpy(to, bytes, size);
     bytes += size;
   });
@@ -267,7 +307,8 @@ Status DeviceQueue::copy_out(RequestSlot& slot, Bytes from) {
 Status DeviceQueue::zero_out(RequestSlot& slot, std::uint64_t length) {
   const std::uint64_t left = slot.chain.writable_bytes() - slot.write.done;
   if (length > left) return too_few(length, left, "writable");
-  return walk(slot, slot.write, length, [](std::byte* to, std::uint64_t size) { std::memset(to, 0, size); });
+  return walk(slot, Access::write, slot.write, length,
+              [](std::byte* to, std::uint64_t size) { std::memset(to, 0, size); });
 }
 
 namespace {
@@ -291,8 +332,8 @@ Result<std::span<const iovec>> DeviceQueue::pieces_in(RequestSlot& slot, std::ui
   if (length > left) return too_few(length, left, "readable");
   auto& pieces = slot.readable_pieces;
   pieces.clear();
-  OUTBOARD_CHECK(
-      walk(slot, slot.read, length, [&](std::byte* at, std::uint64_t size) { add_piece(pieces, at, size); }));
+  OUTBOARD_CHECK(walk(slot, Access::read, slot.read, length,
+                      [&](std::byte* at, std::uint64_t size) { add_piece(pieces, at, size); }));
   pin(slot, Access::read);
   return std::span<const iovec>(pieces);
 }
@@ -303,8 +344,8 @@ Result<std::span<const iovec>> DeviceQueue::pieces_out(RequestSlot& slot, std::u
   auto& pieces = slot.writable_pieces;
   pieces.clear();
   const ChainCursor start = slot.write;
-  const Status status =
-      walk(slot, slot.write, length, [&](std::byte* at, std::uint64_t size) { add_piece(pieces, at, size); });
+  const Status status = walk(slot, Access::write, slot.write, length,
+                             [&](std::byte* at, std::uint64_t size) { add_piece(pieces, at, size); });
   slot.write = start;  // nothing has been written yet
   if (!status) return status.error();
   slot.pieces_left = length;
@@ -315,17 +356,7 @@ Result<std::span<const iovec>> DeviceQueue::pieces_out(RequestSlot& slot, std::u
 void DeviceQueue::pieces_written(RequestSlot& slot, std::uint64_t length) {
   length = std::min(length, slot.pieces_left);
   slot.pieces_left -= length;
-  if (slot.bounce) {
-    slot.write.done += length;
-    return;
-  }
-  while (length != 0) {
-    const std::uint64_t size =
-        std::min<std::uint64_t>(length, slot.chain[slot.write.element].length - slot.write.offset);
-    if (size == 0) slot.write = {slot.write.element + 1, 0, slot.write.done};
-    step(slot.write, size);
-    length -= size;
-  }
+  pass_over(slot, slot.write, length);
 }
 
 // Pins.
@@ -342,15 +373,24 @@ void DeviceQueue::pin(RequestSlot& slot, Access access) {
   slot.plain = false;
 }
 
-void DeviceQueue::unpin(RequestSlot& slot) {
-  bool any = false;
+/// Looks first whether the file behind a piece has shrunk while the back end worked on it.
+Status DeviceQueue::unpin(RequestSlot& slot) {
+  if (slot.pins[0] == nullptr && slot.pins[1] == nullptr) return {};
+  bool lost = false;
+  for (std::uint32_t i = 0; i < slot.chain.count() && !lost; ++i) {
+    const ChainElement& element = slot.chain[i];
+    const auto* const pin = slot.pins[slot.chain.access(i) == Access::write ? 1 : 0];
+    lost = pin != nullptr && element.length != 0 && view_.poisoned(*pin, {element.address, element.length});
+  }
   for (auto& pin : slot.pins) {
     if (pin == nullptr) continue;
     view_.unpin(std::exchange(pin, nullptr));
     --pinned_;
-    any = true;
   }
-  if (any && !unmaps_.empty()) release_unmaps();
+  if (!unmaps_.empty()) release_unmaps();
+  if (lost) [[unlikely]]
+    return lost_memory();
+  return {};
 }
 
 bool DeviceQueue::pinned(IovaRange range) const {

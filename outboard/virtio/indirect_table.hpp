@@ -51,6 +51,9 @@ class IndirectTable {
     return nullptr;
   }
 
+  /// When all has been read: whether what was read was the driver's.
+  const RingRule* intact() const { return memory_->poisoned(range_) ? &ring_rule::poisoned : nullptr; }
+
  private:
   const RingRule* open_elsewhere();
   const RingRule* read_pieces(std::uint32_t index, MutableBytes entry);

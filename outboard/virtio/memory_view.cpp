@@ -45,9 +45,16 @@ std::byte* MemoryView::host_elsewhere(Iova at, std::uint32_t length, Access acce
   return recent_[0].host + offset;
 }
 
-bool MemoryView::poisoned_elsewhere(Iova at) const {
-  const memory::Mapping* mapping = snapshot().find(at);
-  return mapping != nullptr && mapping->memory && mapping->memory->poisoned();
+bool MemoryView::poisoned(const memory::Snapshot& snapshot, IovaRange range) {
+  while (range.size != 0) {
+    const memory::Mapping* mapping = snapshot.find(range.start);
+    if (mapping == nullptr) return false;
+    const std::uint64_t rest = raw(mapping->range.last()) - raw(range.start);
+    const std::uint64_t here = std::min(range.size - 1, rest) + 1;
+    if (mapping->memory && mapping->memory->poisoned(mapping->host(range.start), here)) return true;
+    range = {range.start + here, range.size - here};
+  }
+  return false;
 }
 
 Lookup MemoryView::look_again(IovaRange range, Access access) {

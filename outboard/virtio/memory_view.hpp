@@ -48,12 +48,18 @@ class MemoryView {
   /// What a translation of the range would say, on the newest map there is; asks the map's resolver about a hole.
   memory::Lookup look_again(memory::IovaRange range, memory::Access access);
 
-  /// Whether the memory at `at` is no longer the driver's (see HostMemory::poisoned).
-  bool poisoned(memory::Iova at) {
-    const std::uint64_t offset = raw(at) - recent_[0].start;
-    if (offset < recent_[0].size) [[likely]]
-      return recent_[0].memory->poisoned();
-    return poisoned_elsewhere(at);
+  /// Whether some memory of the range is no longer the driver's (see HostMemory::poisoned).
+  bool poisoned(memory::IovaRange range) const {
+    for (const Recent& recent : recent_) {
+      const std::uint64_t offset = raw(range.start) - recent.start;
+      if (offset < recent.size && range.size <= recent.size - offset) [[likely]]
+        return recent.memory->poisoned(recent.host + offset, range.size);
+    }
+    return poisoned(snapshot(), range);
+  }
+  /// The same of memory that was found in `epoch`, and is pinned.
+  bool poisoned(const Epoch& epoch, memory::IovaRange range) const {
+    return &epoch == epoch_.get() ? poisoned(range) : poisoned(*epoch.snapshot, range);
   }
 
   Epoch* pin() {
@@ -75,7 +81,7 @@ class MemoryView {
   };
 
   std::byte* host_elsewhere(memory::Iova at, std::uint32_t length, memory::Access access);
-  bool poisoned_elsewhere(memory::Iova at) const;
+  static bool poisoned(const memory::Snapshot& snapshot, memory::IovaRange range);
   void retire(const Epoch* epoch);
 
   const memory::AddressMap* map_;

@@ -90,7 +90,7 @@ const RingRule* PackedDeviceRing::parse_table(std::uint64_t address, std::uint32
       return rule;
   }
   slot.chain.set(sum);
-  return nullptr;
+  return table.intact();
 }
 
 void PackedDeviceRing::store_used(std::uint16_t slot, const UsedBuffer& buffer) const {

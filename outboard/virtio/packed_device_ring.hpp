@@ -94,6 +94,7 @@ class PackedDeviceRing {
 [[gnu::always_inline]] inline const RingRule* PackedDeviceRing::parse(RequestSlot& slot, MemoryView& memory) {
   PackedCursor cursor = next_avail_;
   Chain::Sum sum;
+  slot.ring_count = 0;  // which buffer it is, its last descriptor says
   for (std::uint16_t count = 1;; ++count) {
     // VIRTIO 1.4, 2.8.17: no list is longer than the queue, nor does one reach into slots that the device still has.
     if (count > rules_.size - in_flight_) return &ring_rule::slots_overrun;

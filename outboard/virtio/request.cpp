@@ -25,7 +25,9 @@ Result<std::span<const iovec>> Request::writable_pieces(std::uint64_t length) {
   return slot_->queue->pieces_out(*slot_, length);
 }
 void Request::pieces_written(std::uint64_t length) { slot_->queue->pieces_written(*slot_, length); }
-void Request::unpin() { slot_->queue->unpin(*slot_); }
+Status Request::write_last_bytes(Bytes bytes) { return slot_->queue->copy_out_last(*slot_, bytes); }
+Status Request::unpin() { return slot_->queue->unpin(*slot_); }
+bool Request::fails_alone() const { return slot_->queue->contains_faults(); }
 
 void Request::complete() {
   if (slot_ == nullptr) return;
@@ -40,7 +42,10 @@ void Request::violation(std::string_view clause, std::string_view what) {
   slot.queue->answer(slot, DeviceQueue::Answer::violation);
 }
 
-void Request::violation(const Error& error) { violation("request", error.message()); }
+void Request::violation(const Error& error) {
+  if (slot_ != nullptr && error.code() == EFAULT && fails_alone()) return complete();
+  violation("request", error.message());
+}
 
 void Request::drop() {
   RequestSlot& slot = *std::exchange(slot_, nullptr);

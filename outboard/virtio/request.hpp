@@ -80,6 +80,13 @@ class Request {
   Status write_bytes(Bytes bytes);
   /// `length` zero bytes. Errors as above.
   Status write_zeros(std::uint64_t length);
+  /// The very last sizeof(T) writable bytes, where those before them cannot be written: a status that has to arrive. They
+  /// count as written only if nothing is missing before them. Errors as for write.
+  template <typename T>
+    requires std::is_trivially_copyable_v<T>
+  Status write_last(const T& value) {
+    return write_last_bytes(as_bytes_of(value));
+  }
 
   /// The next `length` readable bytes as pieces of memory for a back end. Pins them (and only them) until the request
   /// is answered or unpin() is called: an unmap waits for it. The span is valid as long. Errors as for read.
@@ -90,19 +97,26 @@ class Request {
   /// calls above (write_zeros, say).
   void pieces_written(std::uint64_t length);
   /// Lets go of the memory that readable_pieces() and writable_pieces() gave: their spans are not to be used any more.
-  void unpin();
+  /// EFAULT: some of it has been lost meanwhile (its file has shrunk), so what the back end read there was not the
+  /// driver's, or what it wrote does not reach it. A device that answers without asking is not believed: used length 0.
+  Status unpin();
 
   /// Gives the buffer back with used length written(). Any thread; the token is empty afterwards.
   void complete();
   /// The driver broke a rule that leaves no way to answer: the device needs a reset; no used entry is written.
   /// `clause` is an id as in docs/spec-map.md.
   void violation(std::string_view clause, std::string_view what);
-  /// The same with what read(), write() or a piece of the device's own code said.
+  /// The same with what read(), write() or a piece of the device's own code said. EFAULT where fails_alone(): the buffer
+  /// goes back with what was written, and the device lives.
   void violation(const Error& error);
+  /// Whether memory that cannot be accessed (EFAULT) is to fail this request only, by what means the device type has for
+  /// that (a status byte), or by violation(). Else it is the end of the device until it is reset: violation().
+  bool fails_alone() const;
 
  private:
   friend class DeviceQueue;
   explicit Request(RequestSlot& slot) : slot_(&slot) {}
+  Status write_last_bytes(Bytes bytes);
   void drop();
 
   RequestSlot* slot_ = nullptr;

@@ -133,10 +133,11 @@ struct RequestSlot {
   State state = State::free;
   bool replayed = false;
   bool plain = true;  ///< nothing but the slot itself has to be given up with it
+  bool malformed = false;  ///< its chain is none: it goes back without having been a request
   bool indirect = false;  ///< packed: the chain was one indirect descriptor, `table`
   std::uint16_t head = 0;  ///< split: descriptor index. Packed: first slot in the ring
   std::uint16_t id = 0;  ///< what the used entry will name
-  std::uint16_t ring_count = 1;  ///< descriptors in the ring
+  std::uint16_t ring_count = 1;  ///< descriptors in the ring; 0: not known which buffer this is
   std::uint64_t order = 0;  ///< counts up with each pop
   std::uint64_t generation = 0;  ///< of the map that `host` in the elements is good for
   ChainCursor read;
@@ -156,6 +157,11 @@ struct RequestSlot {
     ring_count = count;
     indirect = false;
   }
+  /// The rule leaves nothing that could be given back.
+  const RingRule* set_no_buffer(const RingRule& rule) {
+    ring_count = 0;
+    return &rule;
+  }
   /// Sets the cursors to the start of their parts.
   void rewind() {
     read = {};
@@ -173,7 +179,7 @@ struct RequestSlot {
     return {.head = head,
             .id = id,
             .ring_count = ring_count,
-            .filled = write.done == chain.writable_bytes(),
+            .filled = write.done == chain.writable_bytes() && !malformed,
             .length = written_length()};
   }
 };

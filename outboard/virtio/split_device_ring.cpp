@@ -50,7 +50,7 @@ const RingRule* SplitDeviceRing::parse_table(SplitDescriptorWords descriptor, Ch
     if (index >= table.entries()) return &ring_rule::next_out_of_range;
   }
   chain.set(sum);
-  return nullptr;
+  return table.intact();
 }
 
 inline void SplitDeviceRing::store_used(std::uint16_t index, std::uint32_t id, std::uint32_t length) const {

@@ -135,9 +135,9 @@ class SplitDeviceRing {
 [[gnu::always_inline]] inline const RingRule* SplitDeviceRing::parse_chain(std::uint16_t head, RequestSlot& slot,
                                                                            MemoryView& memory) {
   // VIRTIO 1.4, 2.7.6: "ring [...] each entry is the head of a descriptor chain", an index into the descriptor table.
-  if (head >= rules_.size) return &ring_rule::head_out_of_range;
+  if (head >= rules_.size) return slot.set_no_buffer(ring_rule::head_out_of_range);
   // VIRTIO 1.4, 3.3.1: a buffer is the device's until it is used; the driver cannot offer it twice.
-  if (marked(head)) return &ring_rule::head_in_flight;
+  if (marked(head)) return slot.set_no_buffer(ring_rule::head_in_flight);
   slot.set_buffer(head, head, 1);
   Chain::Sum sum;
   std::uint16_t index = head;

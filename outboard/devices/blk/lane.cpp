@@ -30,10 +30,14 @@ bool changes_disk(std::uint32_t type) {
 }  // namespace
 
 void answer(virtio::Request request, std::uint8_t status) {
-  if (const std::uint64_t left = request.writable_left(); left > 1) {
-    if (const auto zeroed = request.write_zeros(left - 1); !zeroed) return request.violation(zeroed.error());
+  Status written;
+  if (const std::uint64_t left = request.writable_left(); left > 1) written = request.write_zeros(left - 1);
+  if (written) {
+    written = request.write(status);
+  } else if (request.fails_alone()) {
+    written = request.write_last(spec::status::ioerr);
   }
-  if (const auto written = request.write(status); !written) return request.violation(written.error());
+  if (!written) return request.violation(written.error());
   request.complete();
 }
 
@@ -65,9 +69,10 @@ void Lane::handle(virtio::Request request) {
   }
 }
 
-/// A request that could not be read: too short is the driver's to know; memory that is not there leaves no way to answer.
+/// A request that could not be read or written: too short is the driver's to know; memory that is not there leaves no way to
+/// answer, unless the transport wants one.
 void Lane::fail(virtio::Request request, const Error& error) {
-  if (error.code() == EINVAL) return answer(std::move(request), spec::status::ioerr);
+  if (error.code() == EINVAL || request.fails_alone()) return answer(std::move(request), spec::status::ioerr);
   request.violation(error);
 }
 
@@ -80,7 +85,7 @@ void Lane::read(virtio::Request request, std::uint64_t sector) {
   if (!well_formed) return answer(std::move(request), spec::status::ioerr);
   if (data == 0) return answer(std::move(request), spec::status::ok);
   const auto pieces = request.writable_pieces(data);
-  if (!pieces) return request.violation(pieces.error());
+  if (!pieces) return fail(std::move(request), pieces.error());
   storage::Backend* storage = backend();
   if (storage == nullptr) return answer(std::move(request), spec::status::ioerr);
 
@@ -97,7 +102,7 @@ void Lane::write(virtio::Request request, std::uint64_t sector) {
   if (!well_formed) return answer(std::move(request), spec::status::ioerr);
   if (data == 0) return answer(std::move(request), spec::status::ok);
   const auto pieces = request.readable_pieces(data);
-  if (!pieces) return request.violation(pieces.error());
+  if (!pieces) return fail(std::move(request), pieces.error());
   storage::Backend* storage = backend();
   if (storage == nullptr) return answer(std::move(request), spec::status::ioerr);
 
@@ -118,7 +123,7 @@ void Lane::flush(virtio::Request request) {
 void Lane::get_id(virtio::Request request) {
   const bool well_formed = request.readable_left() == 0 && request.writable_left() >= spec::id_size + 1;
   if (!well_formed) return answer(std::move(request), spec::status::ioerr);
-  if (const auto written = request.write(disk_.id); !written) return request.violation(written.error());
+  if (const auto written = request.write(disk_.id); !written) return fail(std::move(request), written.error());
   answer(std::move(request), spec::status::ok);
 }
 
@@ -197,6 +202,8 @@ void Lane::write_done(Op& op, int error) {
 }
 
 void Lane::finish(Op& op, int error) {
+  // What the storage has read may not have been the driver's, and what it has written may not have reached it.
+  if (const auto kept = op.request.unpin(); !kept && error == 0) error = kept.error().code();
   if (error != 0) disk_.failed(name_of(op.type), op.sector, error);
   if (op.type == spec::type::in) op.request.pieces_written(error == 0 ? op.data : 0);
   virtio::Request request = release(op);

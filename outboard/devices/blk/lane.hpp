@@ -64,7 +64,8 @@ class Lane {
 };
 
 /// Completes a request with `status` in the very last writable byte. What was not written before it is zeroed: the used
-/// length counts from the first writable byte, so that telling the status tells the data too. Needs a writable byte.
+/// length counts from the first writable byte, so that telling the status tells the data too. Where that is in no memory and
+/// the request fails alone, the status is IOERR. Needs a writable byte.
 void answer(virtio::Request request, std::uint8_t status);
 
 }  // namespace outboard::blk
