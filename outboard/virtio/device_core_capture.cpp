@@ -1,6 +1,7 @@
 #include <memory>
 #include <utility>
 
+#include <outboard/base/together.hpp>
 #include <outboard/virtio/device_core_state.hpp>
 
 /// A whole device, taken from one object and given to another.
@@ -17,42 +18,36 @@ Error refused(std::string_view why) { return Error(EINVAL, fmt::format("the devi
 }  // namespace
 
 void DeviceCore::capture(std::move_only_function<void(Result<DeviceState>)> done) {
-  struct Capture {
-    DeviceState state;
-    std::size_t left = 0;
-    std::optional<Error> error;
-    std::move_only_function<void(Result<DeviceState>)> done;
-  };
-  auto capture = std::make_shared<Capture>();
-  capture->left = queue_count() + std::size_t{1};
-  capture->done = std::move(done);
-  capture->state.queues.resize(queue_count());
-  auto one_less = [weak = std::weak_ptr(state_), capture] {
-    if (--capture->left != 0) return;
+  const auto queues = std::make_shared<std::vector<QueueState>>(queue_count());
+  const auto all = Together::of(queue_count() + std::size_t{1}, [weak = std::weak_ptr(state_), queues,
+                                                                 done = std::move(done)](const Status& rested) mutable {
     const auto state = weak.lock();
-    if (state == nullptr) return capture->done(Error(ECANCELED, "the device is gone"));
-    if (capture->error) return capture->done(*capture->error);
-    auto own = state->device.save_state();
-    if (!own) return capture->done(Error(own.error()).while_doing("saving the device's state"));
-    DeviceState& all = capture->state;
-    all.device_id = state->core.identity().device_id;
-    all.status = state->status;
-    all.generation = state->core.config_generation();
-    all.accepted = state->accepted;
-    all.device = std::move(*own);
-    capture->done(std::move(all));
-  };
+    if (state == nullptr) return done(Error(ECANCELED, "the device is gone"));
+    if (!rested) return done(rested.error());
+    done(state->captured(std::move(*queues)));
+  });
   for (unsigned index = 0; index < queue_count(); ++index) {
-    stop_queue(index, StopMode::drain, [capture, index, one_less](Result<QueueState> stopped) {
-      if (stopped) {
-        capture->state.queues[index] = std::move(*stopped);
-      } else if (!capture->error) {
-        capture->error = stopped.error();
-      }
-      one_less();
+    stop_queue(index, StopMode::drain, [queues, all, index](Result<QueueState> stopped) {
+      if (!stopped) return all->one(stopped.error());
+      (*queues)[index] = std::move(*stopped);
+      all->one();
     });
   }
-  one_less();
+  all->one();
+}
+
+/// The whole of the state, once its queues are at rest.
+Result<DeviceState> DeviceCore::State::captured(std::vector<QueueState> at_rest) {
+  auto own = device.save_state();
+  if (!own) return Error(own.error()).while_doing("saving the device's state");
+  DeviceState all;
+  all.device_id = core.identity().device_id;
+  all.status = status;
+  all.generation = core.config_generation();
+  all.accepted = accepted;
+  all.queues = std::move(at_rest);
+  all.device = std::move(*own);
+  return all;
 }
 
 Status DeviceCore::restore(const DeviceState& from) { return state_->restore(from); }

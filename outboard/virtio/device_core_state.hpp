@@ -97,6 +97,7 @@ struct DeviceCore::State final : QueueOwner, std::enable_shared_from_this<Device
   void stopped(unsigned index, QueueState state);
   void stop_is_late(unsigned index);
   bool quiet() const;
+  Result<DeviceState> captured(std::vector<QueueState> at_rest);
   Status restore(const DeviceState& from);
   Status take_over(const DeviceState& from);
   void set_paused(bool value);
