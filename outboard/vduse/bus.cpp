@@ -7,6 +7,8 @@
 
 #include <fmt/format.h>
 
+#include <outboard/base/attribute_file.hpp>
+#include <outboard/base/file_holder.hpp>
 #include <outboard/vduse/bus_files.hpp>
 
 namespace outboard::vduse {

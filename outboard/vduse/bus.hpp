@@ -6,6 +6,7 @@
 #include <string_view>
 #include <vector>
 
+#include <outboard/base/disk_users.hpp>
 #include <outboard/base/log.hpp>
 #include <outboard/base/result.hpp>
 #include <outboard/vduse/netlink.hpp>
@@ -74,9 +75,10 @@ class Bus {
   bool undriven(std::string_view name) const;
   /// Nothing: no driver has taken it.
   std::optional<BusChild> child(std::string_view name) const;
-  /// Where the block device `disk` ("vda"), or a partition of it, is used: mount points (of any mount namespace that can
-  /// be seen), "swap", holders ("dm-0").
-  std::vector<std::string> users_of(std::string_view disk) const;
+  /// Where the block device `disk` ("vda") is used: see users_of_disk().
+  std::vector<std::string> users_of(std::string_view disk) const {
+    return users_of_disk(disk, options_.sysfs, options_.proc);
+  }
   /// Requests that the kernel has given to the driver of the block device `disk` and that have not come back.
   unsigned in_flight(std::string_view disk) const;
   /// All VDUSE devices of the machine, by name (/sys/class/vduse).

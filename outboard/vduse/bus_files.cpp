@@ -1,13 +1,13 @@
 #include <outboard/vduse/bus_files.hpp>
 
 #include <fcntl.h>
-#include <spawn.h>
 #include <sys/file.h>
 #include <sys/stat.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #include <fstream>
+
+#include <outboard/base/attribute_file.hpp>
 
 namespace outboard::vduse {
 namespace {
@@ -30,27 +30,6 @@ Result<UniqueFd> take_lock(const std::string& run, const Log& log) {
   return lock;
 }
 
-/// A child with `output` for its standard output, and nothing else of ours.
-struct SpawnPlan {
-  explicit SpawnPlan(int output) {
-    ::posix_spawn_file_actions_init(&actions);
-    ::posix_spawn_file_actions_adddup2(&actions, output, STDOUT_FILENO);
-    ::posix_spawn_file_actions_addopen(&actions, STDIN_FILENO, "/dev/null", O_RDONLY, 0);
-    ::posix_spawn_file_actions_addopen(&actions, STDERR_FILENO, "/dev/null", O_WRONLY, 0);
-    ::posix_spawnattr_init(&attributes);
-    ::posix_spawnattr_setflags(&attributes, POSIX_SPAWN_SETSID);
-  }
-  ~SpawnPlan() {
-    ::posix_spawn_file_actions_destroy(&actions);
-    ::posix_spawnattr_destroy(&attributes);
-  }
-  SpawnPlan(const SpawnPlan&) = delete;
-  SpawnPlan& operator=(const SpawnPlan&) = delete;
-
-  posix_spawn_file_actions_t actions{};
-  posix_spawnattr_t attributes{};
-};
-
 Status write_mark(const std::string& path) {
   const UniqueFd mark(::open(path.c_str(), O_WRONLY | O_CREAT | O_CLOEXEC | O_NOFOLLOW, file_mode));
   if (!mark) return Error::from_errno("creating it").on(path);
@@ -58,33 +37,6 @@ Status write_mark(const std::string& path) {
 }
 
 }  // namespace
-
-Status write_attribute(const std::string& path, std::string_view value) {
-  const UniqueFd file(::open(path.c_str(), O_WRONLY | O_TRUNC | O_CLOEXEC));
-  if (!file) return Error::from_errno("opening it").on(path);
-  if (::write(file.get(), value.data(), value.size()) < 0)
-    return Error::from_errno("writing '" + std::string(value) + "'").on(path);
-  return {};
-}
-
-Status write_attribute_apart(const std::string& path, const std::string& value) {
-  const UniqueFd file(::open(path.c_str(), O_WRONLY | O_TRUNC | O_CLOEXEC));
-  if (!file) return Error::from_errno("opening it").on(path);
-  // The shell's printf writes once. A session of its own: what a terminal sends is not for it.
-  const SpawnPlan plan(file.get());
-  std::string words[] = {"sh", "-c", "printf %s \"$1\"", "sh", value};
-  char* arguments[] = {words[0].data(), words[1].data(), words[2].data(), words[3].data(), words[4].data(), nullptr};
-  pid_t writer = 0;
-  if (const int code = ::posix_spawn(&writer, "/bin/sh", &plan.actions, &plan.attributes, arguments, environ);
-      code != 0)
-    return Error(code, "starting a process that writes it").on(path);
-  int status = 0;
-  while (::waitpid(writer, &status, 0) < 0) {
-    if (errno != EINTR) return {};  // whoever we are in reaps all children; the caller looks what has become of it
-  }
-  if (WIFEXITED(status) && WEXITSTATUS(status) == 0) return {};
-  return Error(EIO, "writing '" + value + "'").on(path).cure("the kernel's log (dmesg) may say why");
-}
 
 std::string read_attribute(const std::string& path) {
   std::ifstream file(path);

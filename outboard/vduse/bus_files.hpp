@@ -9,12 +9,6 @@
 
 namespace outboard::vduse {
 
-/// Writes as write_attribute(), but by a process of its own that holds nothing of this one's: where the kernel does not come
-/// back from the write before somebody has served it, whoever is killed meanwhile must not keep the files that the next
-/// server needs. Any thread; waits for the end. EIO: the kernel has refused, and does not say why.
-Status write_attribute_apart(const std::string& path, const std::string& value);
-/// Writes `value` to an attribute of sysfs, in one write(2), which does all that the attribute does.
-Status write_attribute(const std::string& path, std::string_view value);
 /// The first line of an attribute; empty when it cannot be read.
 std::string read_attribute(const std::string& path);
 

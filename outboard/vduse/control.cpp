@@ -9,6 +9,7 @@
 
 #include <fmt/format.h>
 
+#include <outboard/base/file_holder.hpp>
 #include <outboard/virtio/features.hpp>
 
 namespace outboard::vduse {

@@ -13,6 +13,8 @@
 
 #include <fmt/format.h>
 
+#include <outboard/base/file_holder.hpp>
+
 namespace outboard::vduse {
 namespace {
 

@@ -97,12 +97,4 @@ Result<std::unique_ptr<Node>> node_on(std::unique_ptr<NodeFile> file, std::strin
 Status wait_for_node(const std::string& name, const std::function<bool()>& pause,
                      const std::string& folder = device_folder);
 
-/// A process that has a file open.
-struct Holder {
-  int pid = 0;
-  std::string command;  ///< as /proc/PID/comm has it
-};
-/// Who has `path` open, other than this process; nothing: nobody, or nobody whose descriptors this user may see.
-std::optional<Holder> holder_of(const std::string& path, const std::string& proc = "/proc");
-
 }  // namespace outboard::vduse

@@ -13,6 +13,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <outboard/base/file_holder.hpp>
 #include <outboard/testing/temp_dir.hpp>
 
 namespace outboard::vduse {

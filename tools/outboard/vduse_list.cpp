@@ -57,7 +57,7 @@ std::vector<VduseDevice> vduse_devices(const std::string& root) {
     VduseDevice device{.name = name, .attached = bus.attached(name), .child = bus.child(name)};
     if (device.child && device.child->driver == vduse::BusDriver::virtio && !device.child->made.empty())
       device.users = bus.users_of(device.child->made);
-    device.server = vduse::holder_of(fmt::format("{}/vduse/{}", places.dev, name), places.proc);
+    device.server = holder_of(fmt::format("{}/vduse/{}", places.dev, name), places.proc);
     device.journal = ::access(vduse_journal(name, places.run).c_str(), F_OK) == 0;
     devices.push_back(std::move(device));
   }

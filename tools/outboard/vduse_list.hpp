@@ -4,6 +4,7 @@
 #include <string>
 #include <vector>
 
+#include <outboard/base/file_holder.hpp>
 #include <outboard/vduse/bus.hpp>
 #include <outboard/vduse/node.hpp>
 
@@ -15,7 +16,7 @@ struct VduseDevice {
   bool attached = false;
   std::optional<vduse::BusChild> child;
   std::vector<std::string> users;         ///< of its disk: see vduse::Bus::users_of
-  std::optional<vduse::Holder> server;    ///< who has its node open, as far as this user may see it
+  std::optional<Holder> server;           ///< who has its node open, as far as this user may see it
   bool journal = false;                   ///< in its usual place
 };
 

@@ -1,3 +1,5 @@
+#include <outboard/base/file_holder.hpp>
+
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -6,9 +8,7 @@
 #include <fstream>
 #include <string_view>
 
-#include <outboard/vduse/node.hpp>
-
-namespace outboard::vduse {
+namespace outboard {
 namespace {
 
 namespace fs = std::filesystem;
@@ -49,4 +49,4 @@ std::optional<Holder> holder_of(const std::string& path, const std::string& proc
   return std::nullopt;
 }
 
-}  // namespace outboard::vduse
+}  // namespace outboard

@@ -1,3 +1,5 @@
+#include <outboard/base/disk_users.hpp>
+
 #include <algorithm>
 #include <charconv>
 #include <filesystem>
@@ -7,11 +9,7 @@
 
 #include <fmt/format.h>
 
-#include <outboard/vduse/bus.hpp>
-#include <outboard/vduse/bus_files.hpp>
-
-/// Bus::users_of(): who a block device would be taken away from.
-namespace outboard::vduse {
+namespace outboard {
 namespace {
 
 namespace fs = std::filesystem;
@@ -22,13 +20,20 @@ struct Part {
   std::string number;  ///< "254:1"
 };
 
+std::string first_line(const std::string& path) {
+  std::ifstream file(path);
+  std::string line;
+  std::getline(file, line);
+  return line;
+}
+
 std::vector<Part> parts_of(const std::string& sysfs, std::string_view disk) {
   const std::string folder = fmt::format("{}/class/block/{}", sysfs, disk);
-  std::vector<Part> parts{{std::string(disk), read_attribute(folder + "/dev")}};
+  std::vector<Part> parts{{std::string(disk), first_line(folder + "/dev")}};
   std::error_code hidden;
   for (const auto& entry : fs::directory_iterator(folder, hidden)) {
     if (!fs::exists(entry.path() / "partition", hidden)) continue;
-    parts.push_back({entry.path().filename().string(), read_attribute((entry.path() / "dev").string())});
+    parts.push_back({entry.path().filename().string(), first_line((entry.path() / "dev").string())});
   }
   return parts;
 }
@@ -101,13 +106,13 @@ void add_holders(const std::string& sysfs, const std::vector<Part>& parts, std::
 
 }  // namespace
 
-std::vector<std::string> Bus::users_of(std::string_view disk) const {
-  const auto parts = parts_of(options_.sysfs, disk);
+std::vector<std::string> users_of_disk(std::string_view disk, const std::string& sysfs, const std::string& proc) {
+  const auto parts = parts_of(sysfs, disk);
   std::set<std::string> users;
-  add_mounts_of_all(options_.proc, parts, users);
-  add_swap(options_.proc + "/swaps", parts, users);
-  add_holders(options_.sysfs, parts, users);
+  add_mounts_of_all(proc, parts, users);
+  add_swap(proc + "/swaps", parts, users);
+  add_holders(sysfs, parts, users);
   return {users.begin(), users.end()};
 }
 
-}  // namespace outboard::vduse
+}  // namespace outboard
