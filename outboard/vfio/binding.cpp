@@ -1,0 +1,249 @@
+#include <outboard/vfio/binding.hpp>
+
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <optional>
+#include <sstream>
+#include <system_error>
+
+#include <fmt/format.h>
+
+#include <outboard/base/attribute_file.hpp>
+#include <outboard/base/fd.hpp>
+#include <outboard/base/file_holder.hpp>
+
+namespace outboard::vfio {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr const char* no_override = "(null)";  // what the kernel shows where none is set
+
+/// What was there before a function was handed over.
+struct Memory {
+  std::string driver;         ///< empty: none
+  std::string override_name;  ///< empty: none
+};
+
+/// A driver's name becomes a part of a path.
+bool is_name(const std::string& text) { return text.find('/') == std::string::npos && text != "." && text != ".."; }
+
+/// Two lines, `driver NAME` and `override NAME`; the names may be missing.
+std::optional<Memory> read_memory(const fs::path& path) {
+  const auto text = read_attribute(path);
+  if (!text) return std::nullopt;
+  Memory memory;
+  std::istringstream lines(*text);
+  for (std::string line; std::getline(lines, line);) {
+    const std::size_t space = line.find(' ');
+    const std::string word = line.substr(0, space), value = space == std::string::npos ? "" : line.substr(space + 1);
+    if (!is_name(value)) return std::nullopt;
+    if (word == "driver") memory.driver = value;
+    if (word == "override") memory.override_name = value;
+  }
+  return memory;
+}
+
+Error with_rights(Error error) {
+  const bool denied = error.code() == EACCES || error.code() == EPERM;
+  return denied ? std::move(error).cure("run as root") : error;
+}
+
+Status write_memory(const fs::path& folder, const fs::path& path, const Memory& memory) {
+  std::error_code code;
+  fs::create_directories(folder, code);
+  if (code) return with_rights(Error(code.value(), "making a folder: " + code.message()).on(folder.string()));
+  const UniqueFd file(::open(path.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0644));
+  if (!file) return with_rights(Error::from_errno("remembering the driver").on(path.string()));
+  const std::string text = fmt::format("driver {}\noverride {}\n", memory.driver, memory.override_name);
+  if (::write(file.get(), text.data(), text.size()) != static_cast<ssize_t>(text.size()))
+    return Error::from_errno("remembering the driver").on(path.string());
+  return {};
+}
+
+std::string echo(const std::string& value, const std::string& path) {
+  return value.empty() ? fmt::format("echo >{}", path) : fmt::format("echo {} >{}", value, path);
+}
+
+/// The paths that a person types, without the root of a test.
+std::string device_path(pci::Address address, const char* name) {
+  return fmt::format("/sys/bus/pci/devices/{}/{}", address.text(), name);
+}
+
+void add_taking(const FunctionFacts& facts, const std::string& override_name, std::vector<std::string>& lines) {
+  lines.push_back(echo(override_name, device_path(facts.address, "driver_override")));
+  if (!facts.driver.empty()) lines.push_back(echo(facts.address.text(), device_path(facts.address, "driver/unbind")));
+}
+
+void add_probe(pci::Address address, std::vector<std::string>& lines) {
+  lines.push_back(echo(address.text(), "/sys/bus/pci/drivers_probe"));
+}
+
+}  // namespace
+
+fs::path Binding::state_of(pci::Address address) const { return options_.state / address.text(); }
+
+std::string Binding::attribute(pci::Address address, const char* name) const {
+  return (sysfs_.function_folder(address) / name).string();
+}
+
+std::string Binding::probe_path() const { return (sysfs_.root() / "bus" / "pci" / "drivers_probe").string(); }
+
+std::string Binding::override_of(pci::Address address) const {
+  const auto text = read_attribute(attribute(address, "driver_override"));
+  return text && text != no_override ? *text : "";
+}
+
+std::optional<std::string> Binding::remembered_driver(pci::Address address) const {
+  const auto memory = read_memory(state_of(address));
+  return memory ? std::optional(memory->driver) : std::nullopt;
+}
+
+Status Binding::write(const std::string& path, const std::string& value) const {
+  const auto done = options_.write ? options_.write(path, value) : write_attribute_apart(path, value, options_.bound);
+  if (!done) return with_rights(done.error());
+  return {};
+}
+
+Result<std::vector<std::string>> Binding::commands(const Request& request) const {
+  std::vector<std::string> lines;
+  for (const pci::Address address : request.functions) {
+    OUTBOARD_TRY(const auto facts, sysfs_.function(address));
+    const std::string driver = driver_for(facts, request);
+    if (facts.driver == driver) continue;
+    std::error_code code;
+    const std::string module = fmt::format("modprobe {}", driver);
+    if (!fs::exists(sysfs_.root() / "bus" / "pci" / "drivers" / driver, code) &&
+        std::ranges::find(lines, module) == lines.end())
+      lines.push_back(module);
+    add_taking(facts, driver, lines);
+    add_probe(address, lines);
+  }
+  return lines;
+}
+
+Result<std::vector<std::string>> Binding::commands_to_unbind(pci::Address address) const {
+  OUTBOARD_TRY(const auto facts, sysfs_.function(address));
+  OUTBOARD_CHECK(check_handed_over(facts));
+  std::vector<std::string> lines;
+  const auto memory = read_memory(state_of(address));
+  add_taking(facts, memory ? memory->driver : "", lines);
+  if (!memory || !memory->driver.empty()) add_probe(address, lines);
+  if (memory && memory->driver != memory->override_name)
+    lines.push_back(echo(memory->override_name, device_path(address, "driver_override")));
+  return lines;
+}
+
+Status Binding::remember(const FunctionFacts& facts, const std::string& driver) const {
+  const fs::path path = state_of(facts.address);
+  const std::string set = override_of(facts.address);
+  // Somebody began to hand it over and did not come to the end: what was before that is what counts.
+  if (set == driver && read_memory(path)) return {};
+  return write_memory(options_.state, path, {facts.driver, set});
+}
+
+Status Binding::set_override(pci::Address address, const std::string& name) const {
+  // The kernel takes an empty line for none.
+  return write(attribute(address, "driver_override"), name.empty() ? "\n" : name);
+}
+
+/// The override comes first, so that no other driver takes the function in between.
+Status Binding::take_from_driver(const FunctionFacts& facts, const std::string& override_name) const {
+  OUTBOARD_CHECK(set_override(facts.address, override_name));
+  if (facts.driver.empty()) return {};
+  const auto unbound = write(attribute(facts.address, "driver/unbind"), facts.address.text());
+  if (!unbound) return Error(unbound.error()).while_doing(fmt::format("taking it from {}", facts.driver));
+  return {};
+}
+
+Status Binding::probe(pci::Address address) const { return write(probe_path(), address.text()); }
+
+Status Binding::bind(const Request& request) const {
+  OUTBOARD_TRY(const auto obstacles, this->obstacles(request));
+  if (!obstacles.empty()) {
+    const Obstacle& first = obstacles.front();
+    Error error(first.code, first.what);
+    if (!first.cure.empty()) error = std::move(error).cure(first.cure);
+    return request.functions.size() == 1 ? std::move(error).on(request.functions.front().text()) : error;
+  }
+  for (const pci::Address address : request.functions) {
+    OUTBOARD_TRY(const auto facts, sysfs_.function(address));
+    const std::string driver = driver_for(facts, request);
+    if (facts.driver == driver) continue;
+    const auto bound = bind_one(facts, driver);
+    if (!bound) return Error(bound.error()).on(address.text());
+    options_.log.info("{}: handed over from {} to {}", address.text(),
+                      facts.driver.empty() ? "no driver" : facts.driver, driver);
+  }
+  return {};
+}
+
+Status Binding::bind_one(const FunctionFacts& facts, const std::string& driver) const {
+  OUTBOARD_CHECK(remember(facts, driver));
+  auto written = take_from_driver(facts, driver);
+  if (written) written = probe(facts.address);
+  // A write that still waits in the kernel would meet ours: what was begun stays begun.
+  if (!written && written.error().code() == ETIMEDOUT)
+    return Error(written.error())
+        .cure(fmt::format("when it has come back: outboard pci bind {0} again, or outboard pci unbind {0}",
+                          facts.address.text()));
+  OUTBOARD_TRY(const auto now, sysfs_.function(facts.address));
+  if (written && now.driver == driver) return {};
+  const auto back = put_back(now);
+  if (!back) options_.log.warning("{}: {}", facts.address.text(), back.error().message());
+  if (!written) return written.error();
+  return Error(EIO, fmt::format("the kernel did not bind it to {}", driver)).cure("the kernel's log (dmesg) says why");
+}
+
+/// The driver that was there before, by name: where several match, the kernel might choose another one.
+Status Binding::put_back(const FunctionFacts& facts) const {
+  const fs::path path = state_of(facts.address);
+  const auto memory = read_memory(path);
+  const std::string driver = memory ? memory->driver : "", set = memory ? memory->override_name : "";
+  std::error_code code;
+  const bool still_there = !driver.empty() && fs::exists(sysfs_.root() / "bus" / "pci" / "drivers" / driver, code);
+  OUTBOARD_CHECK(take_from_driver(facts, still_there ? driver : set));
+  const bool had_none = memory && driver.empty();
+  if (!had_none) OUTBOARD_CHECK(probe(facts.address));
+  if (still_there && driver != set) OUTBOARD_CHECK(set_override(facts.address, set));
+  ::unlink(path.c_str());
+  return {};
+}
+
+Status Binding::check_handed_over(const FunctionFacts& facts) const {
+  // One that was begun and not ended has no driver.
+  if (facts.bound_to_vfio() || (facts.driver.empty() && remembered_driver(facts.address))) return {};
+  return Error(EINVAL, facts.driver.empty()
+                           ? std::string("it has no driver, and was not handed over to VFIO")
+                           : fmt::format("it is driven by '{}', and not handed over to VFIO", facts.driver))
+      .on(facts.address.text());
+}
+
+/// The kernel would wait until whoever has it closes it.
+Status Binding::check_not_open(const FunctionFacts& facts) const {
+  const fs::path nodes = options_.root / "dev" / "vfio";
+  std::vector<fs::path> paths;
+  if (facts.group) paths.push_back(nodes / fmt::format("{}{}", facts.no_iommu_group ? "noiommu-" : "", *facts.group));
+  if (!facts.cdev.empty()) paths.push_back(nodes / "devices" / facts.cdev);
+  for (const fs::path& path : paths) {
+    if (const auto holder = holder_of(path.string(), (options_.root / "proc").string()))
+      return Error(EBUSY, fmt::format("process {} ({}) has it open", holder->pid, holder->command))
+          .on(facts.address.text())
+          .cure("end that process first");
+  }
+  return {};
+}
+
+Result<std::string> Binding::unbind(pci::Address address) const {
+  OUTBOARD_TRY(const auto facts, sysfs_.function(address));
+  OUTBOARD_CHECK(check_handed_over(facts));
+  OUTBOARD_CHECK(check_not_open(facts));
+  if (const auto done = put_back(facts); !done) return Error(done.error()).on(address.text());
+  OUTBOARD_TRY(const auto now, sysfs_.function(address));
+  return now.driver;
+}
+
+}  // namespace outboard::vfio

@@ -1,0 +1,360 @@
+#include <outboard/vfio/binding.hpp>
+
+#include <filesystem>
+#include <fstream>
+#include <map>
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <fmt/format.h>
+
+#include <outboard/testing/sysfs_tree.hpp>
+
+namespace outboard::vfio {
+namespace {
+
+namespace fs = std::filesystem;
+using outboard::testing::SysfsTree;
+using ::testing::AllOf;
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+using ::testing::IsEmpty;
+
+constexpr pci::Address disk{0, 1, 0, 0};
+const std::string disk_text = "0000:01:00.0";
+
+/// A machine in a folder, whose kernel binds and unbinds when it is written to.
+class BindingTest : public ::testing::Test {
+ protected:
+  BindingTest() {
+    tree.add({.address = disk_text,
+              .vendor = 0x1b36,
+              .device = 0x0010,
+              .class_code = 0x010802,
+              .driver = "nvme",
+              .group = 4});
+    fs::create_directories(tree.path("bus/pci/drivers/vfio-pci"));
+    native[disk_text] = "nvme";
+  }
+
+  Binding binding() {
+    Binding::Options options;
+    options.root = fs::path(tree.root()).parent_path();
+    options.state = options.root / "run";
+    options.kernel_release = "7.2";
+    options.write = [this](const std::string& path, const std::string& value) { return kernel(path, value); };
+    return Binding(options);
+  }
+
+  /// What the kernel does, as far as it is asked to.
+  Status kernel(const std::string& path, const std::string& value) {
+    writes.push_back(fmt::format("{}={}", path.substr(tree.root().size() + 1), value == "\n" ? "" : value));
+    if (writes.back().starts_with(fail_at)) return Error(fail_code, "the test says so");
+    if (path.ends_with("/driver_override")) {
+      tree.write(path.substr(tree.root().size() + 1), value == "\n" ? "(null)\n" : value + "\n");
+    } else if (path.ends_with("/driver/unbind")) {
+      tree.bind(value, "");
+    } else if (path.ends_with("/drivers_probe")) {
+      probe(value);
+    }
+    return {};
+  }
+  void probe(const std::string& address) {
+    const std::string set = tree.read(SysfsTree::folder(address) + "/driver_override");
+    if (!tree.sysfs().function(pci::Address::parse(address).value())->driver.empty()) return;
+    const std::string driver = set == "(null)\n" ? native[address] : set.substr(0, set.size() - 1);
+    if (driver != refused_driver) tree.bind(address, driver);
+  }
+
+  std::string driver(const std::string& address = disk_text) {
+    return tree.sysfs().function(pci::Address::parse(address).value())->driver;
+  }
+  std::vector<std::string> what_is_in_the_way(const Binding::Request& request) {
+    std::vector<std::string> texts;
+    const auto obstacles = binding().obstacles(request).value();
+    for (const Obstacle& obstacle : obstacles) texts.push_back(obstacle.what);
+    return texts;
+  }
+  std::vector<std::string> what_is_in_the_way() { return what_is_in_the_way({.functions = {disk}}); }
+  std::string cure() { return binding().obstacles({.functions = {disk}}).value().front().cure; }
+
+  /// A disk, as a driver below the function makes one.
+  void make_disk(const std::string& name) {
+    const std::string folder = SysfsTree::folder(disk_text) + "/nvme/nvme0/" + name;
+    tree.write(folder + "/dev", "259:0\n");
+    tree.link("class/block/" + name, tree.path(folder));
+  }
+  void outside(const std::string& path, const std::string& content) {
+    const fs::path file = fs::path(tree.root()).parent_path() / path;
+    fs::create_directories(file.parent_path());
+    std::ofstream(file) << content;
+  }
+
+  SysfsTree tree;
+  std::map<std::string, std::string> native;  ///< the driver that the kernel would choose
+  std::string refused_driver = "none";        ///< one whose probe fails
+  std::string fail_at = "none";
+  int fail_code = EIO;
+  std::vector<std::string> writes;
+};
+
+TEST_F(BindingTest, HandsOverByOverrideUnbindAndProbe) {
+  ASSERT_TRUE(binding().bind({.functions = {disk}}));
+  EXPECT_EQ(driver(), "vfio-pci");
+  EXPECT_THAT(writes, ElementsAre("bus/pci/devices/0000:01:00.0/driver_override=vfio-pci",
+                                  "bus/pci/devices/0000:01:00.0/driver/unbind=0000:01:00.0",
+                                  "bus/pci/drivers_probe=0000:01:00.0"));
+  EXPECT_EQ(binding().remembered_driver(disk), "nvme");
+}
+
+TEST_F(BindingTest, TheCommandsSayTheSameAndDoNothing) {
+  EXPECT_THAT(binding().commands({.functions = {disk}}).value(),
+              ElementsAre("echo vfio-pci >/sys/bus/pci/devices/0000:01:00.0/driver_override",
+                          "echo 0000:01:00.0 >/sys/bus/pci/devices/0000:01:00.0/driver/unbind",
+                          "echo 0000:01:00.0 >/sys/bus/pci/drivers_probe"));
+  tree.remove("bus/pci/drivers/vfio-pci");
+  EXPECT_EQ(binding().commands({.functions = {disk}}).value().front(), "modprobe vfio-pci");
+  EXPECT_THAT(writes, IsEmpty());
+  EXPECT_EQ(binding().remembered_driver(disk), std::nullopt);
+}
+
+TEST_F(BindingTest, GivesBackToTheDriverThatWasThere) {
+  ASSERT_TRUE(binding().bind({.functions = {disk}}));
+  native[disk_text] = "another";  // the kernel would choose this one now
+  EXPECT_THAT(binding().commands_to_unbind(disk).value(),
+              ElementsAre("echo nvme >/sys/bus/pci/devices/0000:01:00.0/driver_override",
+                          "echo 0000:01:00.0 >/sys/bus/pci/devices/0000:01:00.0/driver/unbind",
+                          "echo 0000:01:00.0 >/sys/bus/pci/drivers_probe",
+                          "echo >/sys/bus/pci/devices/0000:01:00.0/driver_override"));
+  EXPECT_EQ(binding().unbind(disk).value(), "nvme");
+  EXPECT_EQ(tree.read(SysfsTree::folder(disk_text) + "/driver_override"), "(null)\n");
+  EXPECT_EQ(binding().remembered_driver(disk), std::nullopt);
+}
+
+TEST_F(BindingTest, AnOverrideThatWasThereComesBackToo) {
+  tree.write(SysfsTree::folder(disk_text) + "/driver_override", "nvme\n");
+  ASSERT_TRUE(binding().bind({.functions = {disk}}));
+  EXPECT_EQ(binding().unbind(disk).value(), "nvme");
+  EXPECT_EQ(tree.read(SysfsTree::folder(disk_text) + "/driver_override"), "nvme\n");
+}
+
+TEST_F(BindingTest, AFunctionThatHadNoDriverHasNoneAgain) {
+  tree.bind(disk_text, "");
+  ASSERT_TRUE(binding().bind({.functions = {disk}}));
+  EXPECT_EQ(driver(), "vfio-pci");
+  EXPECT_EQ(binding().unbind(disk).value(), "");
+  EXPECT_EQ(driver(), "");
+}
+
+TEST_F(BindingTest, WhatWasHandedOverByHandIsGivenToWhomTheKernelChooses) {
+  tree.bind(disk_text, "vfio-pci");
+  tree.write(SysfsTree::folder(disk_text) + "/driver_override", "vfio-pci\n");
+  EXPECT_EQ(binding().unbind(disk).value(), "nvme");
+}
+
+TEST_F(BindingTest, AMemoryThatSomebodyHasSpoiltIsNotFollowed) {
+  ASSERT_TRUE(binding().bind({.functions = {disk}}));
+  outside("run/" + disk_text, "driver ../../../etc\noverride \n");
+  EXPECT_EQ(binding().remembered_driver(disk), std::nullopt);
+  EXPECT_EQ(binding().unbind(disk).value(), "nvme");
+}
+
+TEST_F(BindingTest, WhatIsNotHandedOverCannotBeGivenBack) {
+  const auto done = binding().unbind(disk);
+  ASSERT_FALSE(done.has_value());
+  EXPECT_EQ(done.error().code(), EINVAL);
+  EXPECT_THAT(done.error().what(), HasSubstr("'nvme'"));
+}
+
+TEST_F(BindingTest, AFunctionThatAProcessHasOpenIsNotTakenFromIt) {
+  ASSERT_TRUE(binding().bind({.functions = {disk}}));
+  const fs::path root = fs::path(tree.root()).parent_path();
+  outside("dev/vfio/4", "");
+  outside("proc/4711/comm", "qemu\n");
+  fs::create_directories(root / "proc/4711/fd");
+  fs::create_symlink(root / "dev/vfio/4", root / "proc/4711/fd/9");
+  const auto done = binding().unbind(disk);
+  ASSERT_FALSE(done.has_value());
+  EXPECT_EQ(done.error().code(), EBUSY);
+  EXPECT_THAT(done.error().what(), HasSubstr("process 4711 (qemu)"));
+  EXPECT_EQ(driver(), "vfio-pci");
+}
+
+TEST_F(BindingTest, WhereTheKernelDoesNotBindItTheOldDriverComesBack) {
+  refused_driver = "vfio-pci";
+  const auto done = binding().bind({.functions = {disk}});
+  ASSERT_FALSE(done.has_value());
+  EXPECT_EQ(done.error().code(), EIO);
+  EXPECT_THAT(done.error().cure(), HasSubstr("dmesg"));
+  EXPECT_EQ(driver(), "nvme");
+  EXPECT_EQ(tree.read(SysfsTree::folder(disk_text) + "/driver_override"), "(null)\n");
+  EXPECT_EQ(binding().remembered_driver(disk), std::nullopt);
+}
+
+TEST_F(BindingTest, ADriverThatDoesNotLetGoIsLeftAloneAndRememberedUntilItHas) {
+  fail_at = "bus/pci/devices/0000:01:00.0/driver/unbind";
+  fail_code = ETIMEDOUT;
+  const auto done = binding().bind({.functions = {disk}});
+  ASSERT_FALSE(done.has_value());
+  EXPECT_EQ(done.error().code(), ETIMEDOUT);
+  EXPECT_THAT(done.error().cure(), HasSubstr("outboard pci unbind"));
+  // It lets go at last, and somebody tries again.
+  fail_at = "none";
+  tree.bind(disk_text, "");
+  ASSERT_TRUE(binding().bind({.functions = {disk}}));
+  EXPECT_EQ(binding().unbind(disk).value(), "nvme");
+}
+
+TEST_F(BindingTest, WithoutTheRightsTheCureIsRoot) {
+  fail_at = "bus/pci/devices/0000:01:00.0/driver_override";
+  fail_code = EACCES;
+  EXPECT_EQ(binding().bind({.functions = {disk}}).error().cure(), "run as root");
+}
+
+TEST_F(BindingTest, OneThatIsHandedOverIsLeftAsItIs) {
+  tree.bind(disk_text, "vfio-pci");
+  ASSERT_TRUE(binding().bind({.functions = {disk}}));
+  EXPECT_THAT(writes, IsEmpty());
+  EXPECT_THAT(binding().commands({.functions = {disk}}).value(), IsEmpty());
+}
+
+// What stands in the way.
+
+TEST_F(BindingTest, NothingStandsInTheWayOfAnUnusedDisk) {
+  make_disk("nvme0n1");
+  EXPECT_THAT(what_is_in_the_way(), IsEmpty());
+}
+
+TEST_F(BindingTest, AModuleThatIsNotLoadedIsNotLoadedUnasked) {
+  tree.remove("bus/pci/drivers/vfio-pci");
+  EXPECT_THAT(what_is_in_the_way(), ElementsAre(HasSubstr("its module is not loaded")));
+  EXPECT_EQ(cure(), "modprobe vfio-pci");
+}
+
+TEST_F(BindingTest, AMountedDiskStandsInTheWay) {
+  make_disk("nvme0n1");
+  outside("proc/self/mountinfo", "40 1 259:0 / /data rw - ext4 /dev/nvme0n1 rw\n");
+  EXPECT_THAT(what_is_in_the_way(), ElementsAre("the disk nvme0n1 is in use: /data"));
+  EXPECT_EQ(cure(), "umount /data");
+  EXPECT_EQ(binding().bind({.functions = {disk}}).error().code(), EBUSY);
+  EXPECT_THAT(writes, IsEmpty());
+}
+
+TEST_F(BindingTest, AMountedPartitionStandsInTheWay) {
+  make_disk("nvme0n1");
+  const std::string part = SysfsTree::folder(disk_text) + "/nvme/nvme0/nvme0n1/nvme0n1p1";
+  tree.write(part + "/dev", "259:1\n");
+  tree.write(part + "/partition", "1\n");
+  tree.link("class/block/nvme0n1p1", tree.path(part));
+  outside("proc/self/mountinfo", "40 1 259:1 / / rw - ext4 /dev/nvme0n1p1 rw\n");
+  EXPECT_THAT(what_is_in_the_way(), ElementsAre("the disk nvme0n1 is in use: /"));
+}
+
+TEST_F(BindingTest, SwapStandsInTheWay) {
+  make_disk("nvme0n1");
+  outside("proc/swaps", "Filename Type Size Used Priority\n/dev/nvme0n1 partition 1 0 -2\n");
+  EXPECT_THAT(what_is_in_the_way(), ElementsAre("the disk nvme0n1 is in use: swap"));
+  EXPECT_EQ(cure(), "swapoff /dev/nvme0n1");
+}
+
+TEST_F(BindingTest, ADeviceMapperThatHoldsTheDiskStandsInTheWay) {
+  make_disk("nvme0n1");
+  fs::create_directories(tree.path(SysfsTree::folder(disk_text) + "/nvme/nvme0/nvme0n1/holders/dm-0"));
+  EXPECT_THAT(what_is_in_the_way(), ElementsAre("the disk nvme0n1 is in use: dm-0"));
+}
+
+TEST_F(BindingTest, ADiskWithSeveralPathsIsUsedByItsOtherName) {
+  make_disk("nvme0c1n1");  // the path; the disk itself is below no controller
+  tree.write("devices/virtual/nvme-subsystem/nvme-subsys0/nvme0n1/dev", "259:5\n");
+  tree.link("class/block/nvme0n1", tree.path("devices/virtual/nvme-subsystem/nvme-subsys0/nvme0n1"));
+  outside("proc/self/mountinfo", "40 1 259:5 / /data rw - ext4 /dev/nvme0n1 rw\n");
+  EXPECT_THAT(what_is_in_the_way(), ElementsAre("the disk nvme0n1 is in use: /data"));
+}
+
+TEST_F(BindingTest, AnotherFunctionsDiskIsNoneOfItsBusiness) {
+  tree.add({.address = "0000:01:00.1", .driver = "nvme", .group = 5});
+  tree.write(SysfsTree::folder("0000:01:00.1") + "/nvme/nvme1/nvme1n1/dev", "259:7\n");
+  tree.link("class/block/nvme1n1", tree.path(SysfsTree::folder("0000:01:00.1") + "/nvme/nvme1/nvme1n1"));
+  outside("proc/self/mountinfo", "40 1 259:7 / /data rw - ext4 /dev/nvme1n1 rw\n");
+  EXPECT_THAT(what_is_in_the_way(), IsEmpty());
+}
+
+TEST_F(BindingTest, AnInterfaceThatIsUpOrAPartOfAnotherStandsInTheWay) {
+  const std::string folder = SysfsTree::folder(disk_text) + "/virtio0/net/eth0";
+  tree.write(folder + "/flags", "0x1002\n");
+  tree.link("class/net/eth0", tree.path(folder));
+  EXPECT_THAT(what_is_in_the_way(), IsEmpty());
+  tree.link(folder + "/master", "../br0");
+  EXPECT_THAT(what_is_in_the_way(), ElementsAre("the network interface eth0 is a part of br0"));
+  tree.write(folder + "/flags", "0x1003\n");
+  EXPECT_THAT(what_is_in_the_way(), ElementsAre("the network interface eth0 is up"));
+  EXPECT_EQ(cure(), "ip link set eth0 down");
+}
+
+TEST_F(BindingTest, ABridgeIsNeverHandedOver) {
+  for (const std::uint32_t class_code : {0x060400u, 0x060000u, 0x060100u, 0x060940u}) {
+    tree.add({.address = disk_text, .class_code = class_code, .driver = "pcieport", .group = 4});
+    EXPECT_THAT(what_is_in_the_way(), ElementsAre(HasSubstr("bridge")));
+  }
+}
+
+TEST_F(BindingTest, AFunctionWithVirtualFunctionsStandsInItsOwnWay) {
+  tree.write(SysfsTree::folder(disk_text) + "/sriov_numvfs", "2\n");
+  EXPECT_THAT(what_is_in_the_way(), ElementsAre("2 virtual functions of it are enabled"));
+  EXPECT_THAT(cure(), HasSubstr("sriov_numvfs"));
+}
+
+TEST_F(BindingTest, Row2MembersOfTheGroupWithOtherDriversAreListed) {
+  tree.add({.address = "0000:01:00.1", .driver = "snd_hda_intel", .group = 4});
+  tree.add({.address = "0000:01:00.2", .driver = "", .group = 4});
+  tree.add({.address = "0000:00:1c.0", .class_code = 0x060400, .driver = "pcieport", .group = 4});
+  EXPECT_THAT(what_is_in_the_way(),
+              ElementsAre(AllOf(HasSubstr("IOMMU group 4"), HasSubstr("0000:01:00.1 (snd_hda_intel)"),
+                                Not(HasSubstr("0000:01:00.2")), Not(HasSubstr("pcieport")))));
+  EXPECT_EQ(cure(), "hand all of it over: outboard pci bind 0000:01:00.0 0000:01:00.1");
+}
+
+TEST_F(BindingTest, AGroupIsHandedOverWhole) {
+  tree.add({.address = "0000:01:00.1", .driver = "snd_hda_intel", .group = 4});
+  ASSERT_TRUE(binding().bind({.functions = {disk, {0, 1, 0, 1}}}));
+  EXPECT_EQ(driver(), "vfio-pci");
+  EXPECT_EQ(driver("0000:01:00.1"), "vfio-pci");
+  EXPECT_EQ(binding().unbind({0, 1, 0, 1}).value(), "snd_hda_intel");
+}
+
+TEST_F(BindingTest, Row7WithoutAnIommuOnlyByName) {
+  tree.add({.address = disk_text, .driver = "nvme"});
+  EXPECT_THAT(what_is_in_the_way(), ElementsAre(HasSubstr("no IOMMU")));
+  const Binding::Request unsafe{.functions = {disk}, .no_iommu = true};
+  EXPECT_THAT(what_is_in_the_way(unsafe), ElementsAre(HasSubstr("has no VFIO without an IOMMU")));
+  tree.write("module/vfio/parameters/enable_unsafe_noiommu_mode", "N\n");
+  EXPECT_THAT(what_is_in_the_way(unsafe), ElementsAre(HasSubstr("is off")));
+  tree.write("module/vfio/parameters/enable_unsafe_noiommu_mode", "Y\n");
+  EXPECT_THAT(what_is_in_the_way(unsafe), IsEmpty());
+  EXPECT_TRUE(binding().bind(unsafe));
+}
+
+TEST_F(BindingTest, AVariantForTheDeviceIsNotPickedSilently) {
+  tree.write(SysfsTree::folder(disk_text) + "/modalias", "pci:v000015B3d0000101Esv00001AF4sd00001100bc01sc08i02\n");
+  outside("lib/modules/7.2/modules.alias",
+          "# Aliases extracted from modules themselves.\n"
+          "alias vfio_pci:v*d*sv*sd*bc*sc*i* vfio_pci\n"
+          "alias pci:v000015B3d0000101Esv*sd*bc*sc*i* mlx5_core\n"
+          "alias vfio_pci:v000015B3d0000101Esv*sd*bc*sc*i* mlx5_vfio_pci\n"
+          "alias vfio_pci:v000019E5d0000A250sv*sd*bc*sc*i* hisi_acc_vfio_pci\n");
+  EXPECT_THAT(what_is_in_the_way(), ElementsAre(HasSubstr("mlx5_vfio_pci")));
+  EXPECT_THAT(cure(), HasSubstr("--driver vfio-pci"));
+  EXPECT_THAT(what_is_in_the_way({.functions = {disk}, .driver = "vfio-pci"}), IsEmpty());
+  fs::create_directories(tree.path("bus/pci/drivers/mlx5_vfio_pci"));
+  ASSERT_TRUE(binding().bind({.functions = {disk}, .driver = "mlx5_vfio_pci"}));
+  EXPECT_EQ(driver(), "mlx5_vfio_pci");
+}
+
+TEST_F(BindingTest, AFunctionThatIsNotThereIsNoDevice) {
+  EXPECT_EQ(binding().bind({.functions = {{0, 9, 0, 0}}}).error().code(), ENODEV);
+  EXPECT_EQ(binding().unbind({0, 9, 0, 0}).error().code(), ENODEV);
+}
+
+}  // namespace
+}  // namespace outboard::vfio
