@@ -44,6 +44,7 @@ void add_blk(CLI::App& app, Plan& plan);
 void add_example(CLI::App& app, Plan& plan);
 void add_new(CLI::App& app, Plan& plan);
 void add_reset(CLI::App& app, Plan& plan);
+void add_pci(CLI::App& app, Plan& plan);
 void add_vduse(CLI::App& app, Plan& plan);
 void add_doctor(CLI::App& app, Plan& plan);
 

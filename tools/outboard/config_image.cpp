@@ -10,6 +10,15 @@ namespace {
 
 constexpr std::size_t header_size = 0x40, conventional_size = 256, express_size = 4096;
 
+/// A handle of kernel VFIO is called "vfio:0000:00:04.0", with words behind a comma.
+pci::Address address_of(const pci::Handle& handle) {
+  static constexpr std::string_view scheme = "vfio:";
+  const std::string name = handle.name();
+  if (!name.starts_with(scheme)) return {};
+  const std::string_view rest = std::string_view(name).substr(scheme.size());
+  return pci::Address::parse(rest.substr(0, rest.find(','))).value_or(pci::Address{});
+}
+
 }  // namespace
 
 Result<ConfigImage> ConfigImage::of(pci::Handle& handle) {
@@ -19,6 +28,7 @@ Result<ConfigImage> ConfigImage::of(pci::Handle& handle) {
   for (std::size_t offset = 0; offset + 4 <= bytes.size(); offset += 4)
     OUTBOARD_CHECK(handle.read_region(pci::region::config, offset, MutableBytes(bytes).subspan(offset, 4)));
   ConfigImage image(std::move(bytes));
+  image.set_address(address_of(handle));
   for (unsigned index = 0; index <= pci::region::rom; ++index) {
     OUTBOARD_TRY(const auto info, handle.region(index));
     image.region_sizes_[index] = info.size;

@@ -7,6 +7,7 @@
 
 #include <outboard/base/bytes.hpp>
 #include <outboard/base/endian.hpp>
+#include <outboard/pci/address.hpp>
 #include <outboard/pci/handle.hpp>
 #include <outboard/pci/register.hpp>
 
@@ -24,6 +25,10 @@ class ConfigImage {
 
   Bytes bytes() const { return bytes_; }
   std::size_t size() const { return bytes_.size(); }
+
+  /// Where it is: for a function of this machine its own place, else 0000:00:00.0.
+  pci::Address address() const { return address_; }
+  void set_address(pci::Address address) { address_ = address; }
 
   /// A little-endian number at any offset.
   template <std::unsigned_integral T>
@@ -59,6 +64,7 @@ class ConfigImage {
   Walk extended_capabilities() const;
 
  private:
+  pci::Address address_;
   std::vector<std::byte> bytes_;
   std::array<std::uint64_t, pci::region::rom + 1> region_sizes_{};
 };

@@ -27,6 +27,12 @@ std::vector<Finding> examine(const std::string& root = {},
 /// What VDUSE needs: modules, the control node, the management device, the right to attach.
 std::vector<Finding> examine_vduse(const std::string& root, vduse::Netlink& netlink);
 
+/// What real devices need: an IOMMU, modules, nodes, rights.
+std::vector<Finding> examine_vfio(const std::string& root);
+
+/// A kernel module, known by what it `adds` to /sys, so that one that is built in counts.
+Finding module(const std::string& root, const char* name, const char* adds, std::string use);
+
 /// A device node that has to be there and that we have to be allowed to open.
 Finding device_node(const std::string& root, std::string name, std::string use, const char* path, std::string cure);
 

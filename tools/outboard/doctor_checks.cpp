@@ -5,10 +5,8 @@
 
 #include <algorithm>
 #include <cstring>
-#include <filesystem>
 #include <fstream>
 #include <iterator>
-#include <system_error>
 
 #include <fmt/format.h>
 
@@ -44,20 +42,6 @@ Finding shared_memory() {
   finding.state = State::missing;
   finding.detail = fmt::format("memory files: {}", std::strerror(errno));
   finding.cure = "a kernel with CONFIG_MEMFD_CREATE";
-  return finding;
-}
-
-Finding iommu(const std::string& root) {
-  Finding finding{"IOMMU", "real devices that can only reach the memory they were given", State::ok, {}, {}};
-  std::error_code error;
-  std::size_t groups = 0;
-  for (const auto& entry : std::filesystem::directory_iterator(root + "/sys/kernel/iommu_groups", error))
-    groups += entry.is_directory() ? 1 : 0;
-  finding.detail = fmt::format("{} group{}", groups, groups == 1 ? "" : "s");
-  if (groups > 0) return finding;
-  finding.state = State::missing;
-  finding.detail = "no groups in /sys/kernel/iommu_groups";
-  finding.cure = "switch VT-d or AMD-Vi on in the firmware; boot with intel_iommu=on or amd_iommu=on";
   return finding;
 }
 
@@ -102,6 +86,12 @@ Finding limit(std::string name, std::string use, decltype(RLIMIT_NOFILE) resourc
 
 }  // namespace
 
+Finding module(const std::string& root, const char* name, const char* adds, std::string use) {
+  if (::access((root + adds).c_str(), F_OK) == 0) return {name, std::move(use), State::ok, "is loaded", {}};
+  return {name, std::move(use), State::missing, fmt::format("is not loaded: there is no {}", adds),
+          fmt::format("modprobe {}", name)};
+}
+
 Finding device_node(const std::string& root, std::string name, std::string use, const char* path, std::string cure) {
   const std::string full = root + path;
   const UniqueFd fd(open(full.c_str(), O_RDWR | O_CLOEXEC | O_NONBLOCK));
@@ -134,15 +124,13 @@ std::vector<Finding> examine(const std::string& root, const std::shared_ptr<vdus
       io_uring(),
       device_node(root, "KVM", "guests at full speed", "/dev/kvm",
                   "switch virtualisation on in the firmware, then: modprobe kvm_intel (or kvm_amd)"),
-      iommu(root),
-      device_node(root, "VFIO", "drivers for real PCI devices", "/dev/vfio/vfio", "modprobe vfio-pci"),
-      device_node(root, "iommufd", "the newer interface to the same", "/dev/iommu", "modprobe iommufd"),
       hugepages(root),
       limit("locked memory", "DMA buffers of real devices", RLIMIT_MEMLOCK, comfortable_locked, true,
             "ulimit -l unlimited; for good: a memlock line in /etc/security/limits.conf"),
       limit("open files", "one for each queue, vector and memory region", RLIMIT_NOFILE, comfortable_files, false,
             "ulimit -n 65536"),
   };
+  std::ranges::move(examine_vfio(root), std::back_inserter(findings));
   std::ranges::move(examine_vduse(root, *netlink), std::back_inserter(findings));
   return findings;
 }

@@ -1,5 +1,3 @@
-#include <unistd.h>
-
 #include <algorithm>
 #include <charconv>
 #include <fstream>
@@ -15,15 +13,6 @@ namespace outboard::command {
 namespace {
 
 using State = Finding::State;
-
-bool exists(const std::string& path) { return ::access(path.c_str(), F_OK) == 0; }
-
-/// A module is known by what it adds to /sys, so that one that is built in counts.
-Finding module(const std::string& root, const char* name, const char* adds, std::string use) {
-  if (exists(root + adds)) return {name, std::move(use), State::ok, "is loaded", {}};
-  return {name, std::move(use), State::missing, fmt::format("is not loaded: there is no {}", adds),
-          fmt::format("modprobe {}", name)};
-}
 
 Finding management_device(vduse::Netlink& netlink) {
   Finding finding{"vDPA netlink", "putting VDUSE devices on the bus", State::ok, "management device 'vduse'", {}};

@@ -126,6 +126,12 @@ std::string subsystem_line(const ConfigImage& image, const PciNames& names) {
                                                           image.at<pci::DeviceId>().value(), vendor, device));
 }
 
+/// lspci leaves the domain out where it is 0.
+std::string slot_text(pci::Address address) {
+  const std::string text = address.text();
+  return address.domain == 0 ? text.substr(text.find(':') + 1) : text;
+}
+
 }  // namespace
 
 std::string lspci_flags(std::uint32_t value, std::initializer_list<LspciFlag> flags) {
@@ -137,9 +143,9 @@ std::string lspci_flags(std::uint32_t value, std::initializer_list<LspciFlag> fl
 
 std::string lspci_headline(const ConfigImage& image, const PciNames& names) {
   const pci::ClassAndRevision code = image.at<pci::ClassAndRevision>();
-  std::string text =
-      fmt::format("{} {}: {}", lspci_slot, names.device_class(static_cast<std::uint16_t>(code.value() >> 16)),
-                  names.device(image.at<pci::VendorId>().value(), image.at<pci::DeviceId>().value()));
+  std::string text = fmt::format("{} {}: {}", slot_text(image.address()),
+                                 names.device_class(static_cast<std::uint16_t>(code.value() >> 16)),
+                                 names.device(image.at<pci::VendorId>().value(), image.at<pci::DeviceId>().value()));
   if (const unsigned revision = code.get(pci::ClassAndRevision::revision); revision != 0)
     text += fmt::format(" (rev {:02x})", revision);
   const unsigned number = code.get(pci::ClassAndRevision::interface);

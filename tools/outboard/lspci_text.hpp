@@ -7,9 +7,6 @@
 
 namespace outboard::command {
 
-/// What lspci calls the place of a function that is not on a bus of this machine.
-constexpr const char* lspci_slot = "00:00.0";
-
 /// What `lspci -vvv` prints for a type 0 function with this configuration space, with an empty line behind it. The sizes
 /// of regions are shown where the image has them, as lspci does for a function of this machine.
 std::string lspci_text(const ConfigImage& image, const PciNames& names);

@@ -53,6 +53,7 @@ void describe(CLI::App& app, Plan& plan) {
   add_example(app, plan);
   add_new(app, plan);
   add_reset(app, plan);
+  add_pci(app, plan);
   add_vduse(app, plan);
   add_doctor(app, plan);
   app.add_subcommand("help", "print this help")->silent();

@@ -1,0 +1,72 @@
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <filesystem>
+#include <fstream>
+
+#include <outboard/testing/temp_dir.hpp>
+#include <tools/outboard/doctor.hpp>
+
+namespace outboard::command {
+namespace {
+
+using State = Finding::State;
+
+class DoctorVfio : public ::testing::Test {
+ protected:
+  Finding finding(const std::string& name) const {
+    const auto all = examine_vfio(root.path());
+    const auto found = std::ranges::find(all, name, &Finding::name);
+    return found == all.end() ? Finding{} : *found;
+  }
+  void folder(const std::string& path) const { std::filesystem::create_directories(root.path(path)); }
+  void node(const std::string& path) const {
+    folder(std::filesystem::path(path).parent_path());
+    std::ofstream(root.path(path)) << "";
+  }
+
+  outboard::testing::TempDir root;
+};
+
+TEST_F(DoctorVfio, OnAnEmptyMachineEachRowHasItsCure) {
+  for (const auto& each : examine_vfio(root.path())) {
+    EXPECT_EQ(each.state, State::missing) << each.name;
+    EXPECT_NE(each.cure, "") << each.name;
+  }
+}
+
+TEST_F(DoctorVfio, TheIommuIsThereWithItsGroups) {
+  folder("sys/kernel/iommu_groups");
+  EXPECT_EQ(finding("IOMMU").state, State::missing);
+  folder("sys/kernel/iommu_groups/0");
+  EXPECT_EQ(finding("IOMMU").state, State::ok);
+  EXPECT_EQ(finding("IOMMU").detail, "1 group");
+}
+
+TEST_F(DoctorVfio, ModulesAreKnownByWhatTheyAdd) {
+  EXPECT_EQ(finding("vfio-pci").cure, "modprobe vfio-pci");
+  folder("sys/bus/pci/drivers/vfio-pci");
+  folder("sys/module/vfio_iommu_type1");
+  EXPECT_EQ(finding("vfio-pci").state, State::ok);
+  EXPECT_EQ(finding("vfio_iommu_type1").state, State::ok);
+}
+
+TEST_F(DoctorVfio, ANodeOfAGroupIsSomethingToDrive) {
+  node("dev/vfio/vfio");
+  folder("dev/vfio/devices");
+  EXPECT_EQ(finding("VFIO devices").state, State::missing);
+  node("dev/vfio/12");
+  node("dev/vfio/noiommu-3");
+  EXPECT_EQ(finding("VFIO devices").state, State::ok);
+  EXPECT_NE(finding("VFIO devices").detail.find("/dev/vfio/12"), std::string::npos);
+}
+
+TEST_F(DoctorVfio, Row3ANodeThatCannotBeOpenedIsNamed) {
+  folder("dev/vfio");
+  std::filesystem::create_symlink("/nowhere", root.path("dev/vfio/12"));  // what keeps root out too
+  EXPECT_EQ(finding("VFIO devices").state, State::denied);
+  EXPECT_NE(finding("VFIO devices").cure.find("chown"), std::string::npos);
+}
+
+}  // namespace
+}  // namespace outboard::command
