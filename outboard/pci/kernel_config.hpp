@@ -1,0 +1,73 @@
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+
+#include <outboard/pci/config_overlay.hpp>
+
+namespace outboard::pci {
+
+/// Configuration space as Linux' vfio-pci shows it to the owner of a device, quirks included: what reading and writing it
+/// does is what pread and pwrite of region 7 do. For a fake of the kernel, and to explain what it will do. Not for a device
+/// of our own: see ConfigSpace.
+class KernelConfig final : public ConfigOverlay {
+ public:
+  /// The device behind, and what the kernel does to it beside accesses to its configuration space. Every call comes from
+  /// inside write().
+  class Device : public ConfigHardware {
+   public:
+    /// Decoding of memory goes off (mappings of BARs are revoked before the device hears of it) or on.
+    virtual void memory_decoding(bool /*on*/) {}
+    /// The user masks, or unmasks, INTx by Command.
+    virtual void intx_disabled(bool /*disabled*/) {}
+    /// D0 to D3hot. The kernel saves and restores configuration space around D3hot where the device does not.
+    virtual void set_power_state(unsigned /*state*/) {}
+    /// A function reset, by whatever way the kernel has, around which it saves and restores configuration space.
+    virtual void reset_function() {}
+    virtual std::optional<std::uint32_t> read_vital_product_data(std::uint16_t /*address*/) { return std::nullopt; }
+    virtual bool write_vital_product_data(std::uint16_t /*address*/, std::uint32_t /*data*/) { return false; }
+  };
+
+  struct Facts {
+    std::array<std::uint64_t, 7>
+        base_sizes{};  ///< of BARs 0 to 5 and the ROM; 0: not there, or not assigned by the host
+    bool intx = true;  ///< false: the pin reads 0
+    std::size_t size = 256;  ///< 256 or 4096
+  };
+
+  /// As at the first open of the device: what it holds then is what BARs are restored to. What the device says.
+  static Result<std::unique_ptr<KernelConfig>> create(Device& device, const Facts& facts);
+
+  /// BARs can be accessed: D0 to D2 and the virtual Command.memory_space, or a function without that bit.
+  bool memory_enabled() const;
+  unsigned power_state() const { return power_state_; }
+  /// How many MSI vectors VFIO_DEVICE_SET_IRQS has enabled; 0: MSI is not enabled.
+  void set_msi_vectors(unsigned vectors) { msi_vectors_ = vectors; }
+
+ protected:
+  Status write_chunk(Chunk chunk, std::uint32_t value) override;
+
+ private:
+  KernelConfig(Device& device, Bytes image, const Facts& facts);
+  bool inside(Chunk chunk, std::uint8_t capability) const;
+  Status write_header(Chunk chunk, std::uint32_t value);
+  Status before_command(std::uint32_t value);
+  Status restore_lost_bases(std::uint32_t value);
+  void after_command(Chunk chunk, std::uint32_t value);
+  Status write_msi(Chunk chunk, std::uint32_t value);
+  Status write_express(Chunk chunk, std::uint32_t value);
+  Status write_advanced_features(Chunk chunk, std::uint32_t value);
+  Status write_power(Chunk chunk, std::uint32_t value);
+  Status write_vital_product_data(Chunk chunk, std::uint32_t value);
+
+  Device& device_;
+  std::array<std::uint32_t, 7> saved_bases_{};
+  unsigned power_state_ = 0;
+  unsigned msi_vectors_ = 0;
+  bool intx_disabled_ = false;
+};
+
+}  // namespace outboard::pci
