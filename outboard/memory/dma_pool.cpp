@@ -1,4 +1,5 @@
 #include <fcntl.h>
+#include <linux/memfd.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
@@ -14,10 +15,13 @@
 namespace outboard::memory {
 namespace {
 
+constexpr std::uint64_t huge_page = UINT64_C(2) << 20;
+
 /// Host memory from a memory file that can neither shrink nor grow, so that the other side may map it without fear.
 class SharedFile {
  public:
-  static Result<SharedFile> create(std::uint64_t size, std::uint64_t alignment);
+  /// `huge`: of pages of 2 MiB, of which `size` is a multiple, or an error.
+  static Result<SharedFile> create(std::uint64_t size, std::uint64_t alignment, bool huge);
   ~SharedFile() {
     if (!bytes_.empty()) ::munmap(bytes_.data(), bytes_.size());
   }
@@ -49,14 +53,15 @@ Result<std::byte*> reserve(std::uint64_t size, std::uint64_t alignment) {
   return base + head;
 }
 
-Result<SharedFile> SharedFile::create(std::uint64_t size, std::uint64_t alignment) {
-  UniqueFd fd(::memfd_create("outboard-dma", MFD_CLOEXEC | MFD_ALLOW_SEALING));
+Result<SharedFile> SharedFile::create(std::uint64_t size, std::uint64_t alignment, bool huge) {
+  const unsigned kind = huge ? MFD_HUGETLB | MFD_HUGE_2MB : 0;
+  UniqueFd fd(::memfd_create("outboard-dma", MFD_CLOEXEC | MFD_ALLOW_SEALING | kind));
   if (!fd) return Error::from_errno("creating a memory file for DMA");
   if (::ftruncate(fd.get(), static_cast<off_t>(size)) < 0) return Error::from_errno("sizing a memory file for DMA");
   if (::fcntl(fd.get(), F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) < 0) {
     return Error::from_errno("sealing a memory file for DMA");
   }
-  OUTBOARD_TRY(std::byte * base, reserve(size, alignment));
+  OUTBOARD_TRY(std::byte * base, reserve(size, huge ? std::max(alignment, huge_page) : alignment));
   SharedFile file(std::move(fd), MutableBytes(base, size));
   if (::mmap(base, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, file.fd_.get(), 0) == MAP_FAILED) {
     return Error::from_errno("mapping a memory file for DMA");
@@ -85,10 +90,12 @@ struct DmaPool::State {
   DmaMapper& mapper;
   Limits limits;
   std::uint64_t arena_size;
+  bool huge_pages;
   IovaAllocator addresses;
   std::map<Iova, Arena> arenas;
   std::map<Iova, std::uint64_t> foreign;  ///< memory of the caller's, by address: its size
 
+  Result<SharedFile> create_file(std::uint64_t size, std::uint64_t alignment) const;
   Result<Arena*> add_arena(std::uint64_t size, std::uint64_t alignment, Iova highest, bool shared);
   Result<DmaBuffer> own_arena(DmaPool& pool, std::uint64_t size, const Options& options);
   Result<DmaBuffer> from_shared(DmaPool& pool, std::uint64_t size, const Options& options);
@@ -102,9 +109,17 @@ Status DmaPool::State::check_count() const {
   return Error(ENOSPC, "the device can be given no more than " + std::to_string(limits.max_mappings) + " mappings");
 }
 
+/// In huge pages where that is wanted and possible: when none is free, mapping the file says so, not its first access.
+Result<SharedFile> DmaPool::State::create_file(std::uint64_t size, std::uint64_t alignment) const {
+  if (huge_pages && size % huge_page == 0) {
+    if (auto huge = SharedFile::create(size, alignment, true)) return huge;
+  }
+  return SharedFile::create(size, alignment, false);
+}
+
 Result<Arena*> DmaPool::State::add_arena(std::uint64_t size, std::uint64_t alignment, Iova highest, bool shared) {
   OUTBOARD_CHECK(check_count());
-  OUTBOARD_TRY(SharedFile memory, SharedFile::create(size, alignment));
+  OUTBOARD_TRY(SharedFile memory, create_file(size, alignment));
   OUTBOARD_TRY(const IovaRange range, addresses.allocate(size, alignment, highest));
   if (auto mapped = mapper.map(range, memory.bytes(), Access::read_write, &memory.fd(), 0); !mapped) {
     addresses.release(range);
@@ -159,7 +174,8 @@ DmaPool::DmaPool(DmaMapper& mapper, Config config) {
   // The page size may be what a peer says. An arena of one such page is not to be had when it is beyond all bounds.
   const std::uint64_t arena_size = std::bit_ceil(std::max(std::min(config.arena_size, largest), limits.page_size));
   IovaAllocator addresses(limits.valid);
-  state_ = std::make_unique<State>(State{mapper, std::move(limits), arena_size, std::move(addresses), {}, {}});
+  state_ = std::make_unique<State>(
+      State{mapper, std::move(limits), arena_size, config.huge_pages, std::move(addresses), {}, {}});
 }
 
 DmaPool::~DmaPool() {

@@ -99,6 +99,8 @@ class DmaPool final : public DmaSpace {
  public:
   struct Config {
     std::uint64_t arena_size = UINT64_C(2) << 20;  ///< power of two; larger requests get an arena of their own
+    /// Arenas of huge pages (2 MiB), which an IOMMU translates at once; of ordinary ones when the machine has none free.
+    bool huge_pages = false;
   };
   DmaPool(DmaMapper& mapper, Config config);
   explicit DmaPool(DmaMapper& mapper) : DmaPool(mapper, Config{}) {}

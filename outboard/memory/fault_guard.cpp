@@ -18,7 +18,7 @@ std::atomic<FaultRegistry*> registry{nullptr};  ///< set before the handler is, 
 struct sigaction previous{};                   ///< written before the handler is installed, then only read
 
 /// Puts zeroed memory where the file's pages are gone: from the page that was hit to the end of the mapping, because a
-/// file is truncated from its end. Async-signal-safe.
+/// file is truncated from its end. Registers that are gone read as all-ones, by the page. Async-signal-safe.
 bool repair(std::uintptr_t address) {
   GuardedRange range;
   FaultSlot* slot = registry.load(std::memory_order_acquire)->find(address, range);  // row M8
@@ -28,6 +28,10 @@ bool repair(std::uintptr_t address) {
   // First the mark, then the zeroes: whoever reads them finds the mark when it looks after its copy.
   slot->poison(range.begin + skip);
   // The system call itself: the sanitizers' mmap() does more than a signal handler may.
+  if (range.ones >= 0) {
+    return ::syscall(SYS_mmap, range.begin + skip, range.page_size, range.protection, MAP_FIXED | MAP_PRIVATE,
+                     range.ones, 0) != -1;
+  }
   return ::syscall(SYS_mmap, range.begin + skip, range.length - skip, range.protection,
                    MAP_FIXED | MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0) != -1;
 }

@@ -10,6 +10,7 @@ void FaultSlot::set(const GuardedRange& range) {
   length_.store(range.length, std::memory_order_release);
   page_size_.store(range.page_size, std::memory_order_release);
   protection_.store(range.protection, std::memory_order_release);
+  ones_.store(range.ones, std::memory_order_release);
   lost_.store(nullptr, std::memory_order_release);
   sequence_.store(sequence + 2, std::memory_order_release);
 }
@@ -21,6 +22,7 @@ bool FaultSlot::holds(std::uintptr_t address, GuardedRange& range) const {
   range.length = length_.load(std::memory_order_acquire);
   range.page_size = page_size_.load(std::memory_order_acquire);
   range.protection = protection_.load(std::memory_order_acquire);
+  range.ones = ones_.load(std::memory_order_acquire);
   if (before % 2 != 0 || sequence_.load(std::memory_order_relaxed) != before) return false;
   const auto begin = reinterpret_cast<std::uintptr_t>(range.begin);
   return address >= begin && address - begin < range.length;

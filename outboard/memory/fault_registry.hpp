@@ -15,6 +15,7 @@ struct GuardedRange {
   std::uint64_t length = 0;     ///< of the whole mapping
   std::uint64_t page_size = 0;  ///< of the file's pages: huge ones can only be replaced whole
   int protection = 0;           ///< PROT_ bits
+  int ones = -1;  ///< for registers: a file with a page of ones, to be put where one is gone; -1: zeroes, to the end
 };
 
 /// One entry of the registry. Written by one thread at a time, read by the signal handler at any time, never freed. The
@@ -27,7 +28,7 @@ class FaultSlot {
   /// Whether `address` lies in the range; then `range` is filled. Async-signal-safe.
   bool holds(std::uintptr_t address, GuardedRange& range) const;
 
-  /// From where on the range has been repaired, to its end; null: it has not been.
+  /// From where on the range has been repaired, to its end (registers: page by page); null: it has not been.
   const std::atomic<const std::byte*>& mark() const { return lost_; }
   /// Async-signal-safe. Threads may meet here: what was lost stays so.
   void poison(const std::byte* from) {
@@ -43,6 +44,7 @@ class FaultSlot {
   std::atomic<std::uint64_t> length_{0};
   std::atomic<std::uint64_t> page_size_{0};
   std::atomic<int> protection_{0};
+  std::atomic<int> ones_{-1};
   std::atomic<const std::byte*> lost_{nullptr};
 };
 

@@ -73,14 +73,6 @@ constexpr std::uint32_t viable = 1U << 0;  ///< every device of the group is bou
 constexpr std::uint32_t container_set = 1U << 1;
 }  // namespace group_flag
 
-/// struct vfio_device_info as the kernel has it. What it needs is DeviceInfo; the rest is there since 5.x.
-struct KernelDeviceInfo {
-  DeviceInfo info;
-  std::uint32_t cap_offset;
-  std::uint32_t pad;
-};
-static_assert(sizeof(KernelDeviceInfo) == 24 && offsetof(KernelDeviceInfo, cap_offset) == 16);
-
 /// struct vfio_iommu_type1_info. A chain of capabilities may follow.
 struct Type1Info {
   std::uint32_t argsz;

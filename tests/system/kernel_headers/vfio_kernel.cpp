@@ -49,9 +49,6 @@ SAME_PLACE(abi::GroupStatus, vfio_group_status, flags);
 static_assert(abi::group_flag::viable == VFIO_GROUP_FLAGS_VIABLE &&
               abi::group_flag::container_set == VFIO_GROUP_FLAGS_CONTAINER_SET);
 
-SAME_SIZE(abi::KernelDeviceInfo, vfio_device_info);
-SAME_PLACE(abi::KernelDeviceInfo, vfio_device_info, cap_offset);
-
 SAME_SIZE(abi::Type1Info, vfio_iommu_type1_info);
 SAME_PLACE(abi::Type1Info, vfio_iommu_type1_info, flags);
 SAME_PLACE(abi::Type1Info, vfio_iommu_type1_info, iova_pgsizes);
