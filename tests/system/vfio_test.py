@@ -14,4 +14,12 @@ def test_machine_lts_kernel(test):
     run_guest(test, 'vfio_machine.sh', kernel='lts')
 
 
+def test_command(test):
+    run_guest(test, 'vfio_command.sh')
+
+
+def test_command_lts_kernel(test):
+    run_guest(test, 'vfio_command.sh', kernel='lts')
+
+
 harness.main(globals())
