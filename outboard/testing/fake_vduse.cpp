@@ -180,6 +180,7 @@ struct FakeVduse::Kernel {
   bool domain = false;  ///< there has been an attach: address spaces exist
   bool broken = false;
   bool wedged = false;
+  bool suspended = false;
 
   std::deque<Pending> to_read;
   std::deque<Pending> to_answer;
@@ -254,6 +255,9 @@ struct FakeVduse::Kernel {
       case spec::RequestType::set_vq_ready:
         finish_ready(payload_as<spec::VqReadyRequest>(message), accepted);
         break;
+      case spec::RequestType::suspend:
+        suspended = suspended || accepted;
+        break;
       default:
         break;
     }
@@ -293,6 +297,7 @@ struct FakeVduse::Kernel {
 
   void reset() {
     status = 0;
+    suspended = false;
     late_status.reset();
     driver_features = 0;
     for (Queue& one : queues) {
@@ -329,6 +334,7 @@ struct FakeVduse::Kernel {
   // Interrupts.
 
   bool takes_interrupts() {
+    if (suspended) return false;
     if ((status & driver_ok) != 0) return true;
     if (!late_status) return false;
     if (refusals_left > 0) {
@@ -495,7 +501,7 @@ Status FakeVduse::OpenNode::inject_interrupt(std::uint32_t index) {
   const std::lock_guard lock(*kernel_->mutex);
   OUTBOARD_CHECK(enter(Call::inject_interrupt));
   OUTBOARD_TRY(Queue* const one, queue(index));
-  const bool by_eventfd = one->call.valid() && one->ring.ready;
+  const bool by_eventfd = one->call.valid() && one->ring.ready && !kernel_->suspended;
   if (!by_eventfd && !kernel_->takes_interrupts()) return Error(EINVAL, "the kernel's status lacks DRIVER_OK");
   if (by_eventfd) one->call.signal();
   ++(one->ring.ready ? one->interrupts : one->swallowed);
@@ -642,6 +648,13 @@ FakeVduse::Message FakeVduse::set_group_asid(std::uint32_t group, std::uint32_t 
   return send(static_cast<std::uint32_t>(spec::RequestType::set_vq_group_asid), as_bytes_of(payload));
 }
 
+FakeVduse::Message FakeVduse::set_vq_ready(std::uint32_t index, bool ready) {
+  const spec::VqReadyRequest payload{index, ready ? 1U : 0U};
+  return send(static_cast<std::uint32_t>(spec::RequestType::set_vq_ready), as_bytes_of(payload));
+}
+
+FakeVduse::Message FakeVduse::suspend() { return send(static_cast<std::uint32_t>(spec::RequestType::suspend)); }
+
 bool FakeVduse::advance(std::uint8_t status, const std::function<void()>& pump) {
   const Message message = set_status(status);
   for (unsigned i = 0; i < 10'000 && !message.answered(); ++i) pump();
@@ -733,7 +746,7 @@ std::uint32_t FakeVduse::group(unsigned index) const {
 void FakeVduse::kick(unsigned index) {
   const std::lock_guard lock(*kernel_->mutex);
   Queue& queue = kernel_->queues.at(index);
-  if (!queue.ring.ready) return;
+  if (!queue.ring.ready || kernel_->suspended) return;
   if (queue.kick.valid()) return queue.kick.signal();
   queue.kicked = true;
 }

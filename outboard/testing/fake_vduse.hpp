@@ -85,6 +85,10 @@ class FakeVduse {
   /// After map() and unmap(), as vhost_vdpa does. Refused: the kernel empties the address space.
   Message update_iotlb(std::uint32_t asid = 0, std::uint64_t start = 0, std::uint64_t last = UINT64_MAX);
   Message set_group_asid(std::uint32_t group, std::uint32_t asid);
+  /// As kernels from 7.3 on: `ready` is stored with the answer. Refused: the kernel gives the device up.
+  Message set_vq_ready(std::uint32_t index, bool ready);
+  /// Likewise. Accepted: no kick comes and no interrupt is taken any more before the next reset.
+  Message suspend();
   /// A message that no driver causes: an unknown type, a payload of a peer that lies.
   Message send(std::uint32_t type, Bytes payload = {});
 

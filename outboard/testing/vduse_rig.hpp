@@ -121,6 +121,17 @@ class VduseRig {
     kick(queue);
     return driver(queue).used_count() == before + 1;
   }
+  /// The driver that has been reset, or the one after it, begins with a ring in other memory. Whether it is served.
+  bool begins_anew() {
+    kernel->unmap_all();
+    run();
+    return works();
+  }
+  /// The same behind a reset of the driver's.
+  bool works_after_reset() {
+    advance(0);
+    return begins_anew();
+  }
   bool said(std::string_view text) const {
     for (const auto& line : log) {
       if (line.find(text) != std::string::npos) return true;

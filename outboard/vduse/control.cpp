@@ -142,6 +142,23 @@ Status check_shape(const DeviceShape& shape, std::uint64_t api_version) {
   return {};
 }
 
+namespace {
+
+/// Kernels from 7.3 on have messages that are sent only for devices whose creator has asked for them, on this open file.
+Status ask_for_messages(NodeFile& file, const std::string& path) {
+  std::uint64_t known = 0;
+  if (file.control(spec::ioctl::get_features, &known) < 0) return {};  // an older kernel
+  std::uint64_t wanted = known & (spec::feature::queue_ready | spec::feature::suspend);
+  if (wanted == 0) return {};
+  if (const int done = file.control(spec::ioctl::set_features, &wanted); done < 0) {
+    errno = -done;
+    return Error::from_errno("asking for SET_VQ_READY and SUSPEND").on(path);
+  }
+  return {};
+}
+
+}  // namespace
+
 Result<Control> Control::on(std::unique_ptr<NodeFile> file, std::uint64_t api_version, const std::string& folder) {
   // Always: a file that has only been asked for its version has chosen one, and not the one that it says by default.
   const int done = file->control(spec::ioctl::set_api_version, &api_version);
@@ -155,6 +172,7 @@ Result<Control> Control::on(std::unique_ptr<NodeFile> file, std::uint64_t api_ve
     errno = -done;
     return Error::from_errno("choosing an API version").on(control_path(folder));
   }
+  OUTBOARD_CHECK(ask_for_messages(*file, control_path(folder)));
   return Control(std::move(file), api_version, folder);
 }
 
@@ -226,6 +244,15 @@ Status Control::destroy(std::string_view name) {
   }
   errno = -done;
   return Error::from_errno("removing the VDUSE device").on(std::string(name));
+}
+
+/// Rows 48 and 49.
+Status Control::destroy_patiently(std::string_view name, const std::function<bool()>& wait) {
+  while (true) {
+    Status done = destroy(name);
+    if (done || done.error().code() == ENOENT) return {};
+    if (done.error().code() != EBUSY || !wait()) return done;
+  }
 }
 
 }  // namespace outboard::vduse

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 #include <string_view>
@@ -35,7 +36,8 @@ Status check_shape(const DeviceShape& shape, std::uint64_t api_version);
 /// /dev/vduse/control: makes devices, and removes them. One thread at a time.
 class Control {
  public:
-  /// `api_version`: of the devices that are created through this object; it is set explicitly, always.
+  /// `api_version`: of the devices that are created through this object; it is set explicitly, always. Where the kernel can
+  /// send SET_VQ_READY and SUSPEND (7.3), their devices get them.
   /// ENOENT: the module vduse is not loaded; EACCES; EINVAL: the kernel does not have that version.
   static Result<Control> open(std::uint64_t api_version, const std::string& folder = device_folder);
 
@@ -53,6 +55,9 @@ class Control {
   Status create(const DeviceShape& shape);
   /// Removes a device. ENOENT: there is none; EBUSY: attached to the bus, or somebody has its node open.
   Status destroy(std::string_view name);
+  /// The same as often as it takes, and `wait` says that there is time: what holds the device may be on its way out. One that
+  /// is gone is well. Else as above.
+  Status destroy_patiently(std::string_view name, const std::function<bool()>& wait);
 
  private:
   Control(std::unique_ptr<NodeFile> file, std::uint64_t api_version, std::string folder)

@@ -55,7 +55,7 @@ Export::~Export() {
   self_.reset();
   for (unsigned queue = 0; queue < lines_.size(); ++queue)
     run_on(queue_loop(queue), [&line = *lines_[queue]] { line.watch.reset(); });
-  interrupts_.reset();
+  if (interrupts_) interrupts_->disconnect();
   for (const auto& group : groups_) group->use(nullptr);
   core_.reset();
 }
@@ -81,6 +81,9 @@ Status Export::build() {
   core.queue_memory = queue_memory_;
   core.answers_when_broken = core.contains_faults = true;
   core.log = log_;
+  std::vector<Loop*> loops;
+  for (unsigned queue = 0; queue < queues; ++queue) loops.push_back(&queue_loop(queue));
+  interrupts_ = std::make_unique<Interrupts>(loops, log_);
   OUTBOARD_TRY(core_, virtio::DeviceCore::create(*device_, memory(), control_, *this, core));
 
   // Everything that can fail is there before a driver is.
@@ -137,9 +140,7 @@ Status Export::start(std::unique_ptr<Node> node) {
 }
 
 Status Export::listen() {
-  std::vector<Loop*> loops;
-  for (unsigned queue = 0; queue < queue_count(); ++queue) loops.push_back(&queue_loop(queue));
-  interrupts_ = std::make_unique<Interrupts>(*node_, loops, log_);
+  interrupts_->connect(*node_);
   for (const auto& group : groups_) group->use(node_.get());
   OUTBOARD_TRY(messages_,
                control_.watch(node_->fd(), Ready::readable, [this](Ready ready) { messages_waiting(ready); }));
@@ -151,14 +152,14 @@ void Export::shut_down(std::move_only_function<void(Status)> done) {
   late_.reset();
   config_retry_.reset();
   live_ = false;
-  if (interrupts_) interrupts_->set_live(false);
+  interrupts_->set_live(false);
   core_->stop(virtio::StopMode::drain,
               [this, weak = std::weak_ptr(self_), done = std::move(done)](Status stopped) mutable {
                 if (weak.expired()) return done(Error(ECANCELED, "the device is gone"));
                 const bool rested = static_cast<bool>(stopped);
                 auto close = [this, weak, stopped = std::move(stopped), done = std::move(done)]() mutable {
                   if (weak.expired()) return done(Error(ECANCELED, "the device is gone"));
-                  interrupts_.reset();
+                  interrupts_->disconnect();
                   for (const auto& group : groups_) group->use(nullptr);
                   node_.reset();
                   done(std::move(stopped));
@@ -218,9 +219,7 @@ void Export::retry_config() {
 
 // virtio::TransportEvents
 
-void Export::notify_queue(unsigned queue) {
-  if (interrupts_) interrupts_->raise(queue);
-}
+void Export::notify_queue(unsigned queue) { interrupts_->raise(queue); }
 
 void Export::notify_config() {
   if (core_->broken()) {
@@ -237,9 +236,11 @@ void Export::notify_config() {
 void Export::was_reset() {
   for (const auto& line : lines_) {
     line->failed = line->said_unmapped = false;
-    line->stopped.store(false, std::memory_order_relaxed);
-    line->rest = {};
+    line->off = line->kicked = false;
+    line->rest.reset();
+    line->rests.store(false, std::memory_order_release);
   }
+  lost_place_ = suspended_ = false;
 }
 
 }  // namespace outboard::vduse

@@ -108,8 +108,11 @@ class Export final : private virtio::TransportEvents {
     Registration watch;  ///< of the kick, on the queue's loop
     bool failed = false;  ///< its rings cannot be: it is not run before the next reset
     bool said_unmapped = false;
-    std::atomic<bool> stopped{false};  ///< by GET_VQ_STATE
-    virtio::QueueState rest{};  ///< where, then
+    spec::VqInfo begun{};  ///< where the driver had put it when it was started
+    std::atomic<bool> rests{false};  ///< the driver has stopped it, without a reset, or is about to
+    std::optional<virtio::QueueState> rest{};  ///< where, once it does
+    bool off = false;  ///< until it is ready again, or the device is reset: a kick does not wake it
+    bool kicked = false;  ///< while it came to rest
   };
 
   Export(std::unique_ptr<virtio::Device> device, Loop& control, Options options);
@@ -134,8 +137,15 @@ class Export final : private virtio::TransportEvents {
   void set_group_space(std::uint32_t id, const spec::GroupAsidRequest& request);
   void tell_spaces();
   void get_vq_state(std::uint32_t id, std::uint32_t index);
-  void set_vq_ready(std::uint32_t id, const spec::VqReadyRequest& request);
   void give_up(const Error& why);
+
+  // Stopping without a reset: export_pauses.cpp.
+  void rest(unsigned queue, std::move_only_function<void(const Result<virtio::QueueState>&)> done);
+  void kicked_at_rest(unsigned queue);
+  void resume(unsigned queue);
+  bool goes_on(unsigned queue, const spec::VqInfo& info);
+  void set_vq_ready(std::uint32_t id, const spec::VqReadyRequest& request);
+  void suspend(std::uint32_t id);
 
   // Queues: export_queues.cpp.
   enum class Setup : unsigned char { running, later, never };
@@ -146,7 +156,6 @@ class Export final : private virtio::TransportEvents {
   void connect(unsigned queue);
   void look_for_late_queues();
   void kicked(unsigned queue);
-  void resume(unsigned queue);
   bool can_rewind(unsigned queue, const virtio::QueueState& state) const;
 
   // Taking over: export_adopt.cpp.
@@ -171,9 +180,9 @@ class Export final : private virtio::TransportEvents {
   Events events_;
   std::vector<std::unique_ptr<Iotlb>> groups_;
   std::vector<memory::AddressMap*> queue_memory_;  ///< of each queue; at least one
+  std::unique_ptr<Interrupts> interrupts_;  ///< outlives what its queues' threads run
   std::unique_ptr<virtio::DeviceCore> core_;
   std::unique_ptr<Node> node_;
-  std::unique_ptr<Interrupts> interrupts_;
   std::vector<std::unique_ptr<Line>> lines_;
   Registration messages_;
   Registration late_;  ///< looks whether queues have become ready
@@ -184,6 +193,8 @@ class Export final : private virtio::TransportEvents {
   std::deque<spec::Request> backlog_;  ///< read, and not looked at yet
   std::optional<std::uint32_t> answering_;  ///< the request that has been taken and not answered
   std::function<void()> undo_;  ///< takes back what it has changed: nobody waits for the answer any more
+  bool lost_place_ = false;  ///< the device was taken over in a state that says nothing of its queues
+  bool suspended_ = false;  ///< until a reset
   bool live_ = false;  ///< DRIVER_OK has been acknowledged, or is about to be
   std::vector<std::byte> config_;  ///< as the kernel has it
   std::shared_ptr<Export*> self_;  ///< what a completion holds weakly

@@ -31,7 +31,7 @@ Status Export::adopt(std::unique_ptr<Node> node, Living living) {
   Status done = take_over(living);
   if (done) return done;
   messages_.reset();
-  interrupts_.reset();
+  interrupts_->disconnect();
   for (const auto& group : groups_) group->use(nullptr);
   node_.reset();
   return done;
@@ -68,6 +68,7 @@ Status Export::take_over(Living& living) {
     // Where no driver runs nothing is in flight, and one that begins says all of it anew. DRIVER_OK may have been logged,
     // and then whoever attached the device was killed: the kernel has never heard of it.
     const bool runs = ran && (probed || starts);
+    lost_place_ = ran && !runs;  // suspended, perhaps: then it has been at rest, and nobody noted where
     if (runs && !same) return same;
     if (runs || (!ran && same)) {
       live_ = ran;
@@ -122,6 +123,7 @@ Status Export::check_living(const virtio::DeviceState& state) {
     const bool same = info.ready != 0 && info.num == logged.size && info.desc_addr == raw(logged.descriptors) &&
                       info.driver_addr == raw(logged.driver) && info.device_addr == raw(logged.device);
     if (!same) return not_as_left(fmt::format("queue {}", queue));
+    lines_[queue]->begun = info;
   }
   return {};
 }

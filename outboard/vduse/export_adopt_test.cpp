@@ -120,9 +120,7 @@ TEST_P(Adopting, Row21_AResetThatTheDeadServerHadReadIsCarriedOut) {
   EXPECT_TRUE(reset.ok());
   EXPECT_EQ(rig.device->requests, 0U) << "nothing is replayed for a driver that has gone";
   EXPECT_EQ(rig.exported->core().status(), 0);
-  rig.kernel->unmap_all();
-  rig.run();
-  EXPECT_TRUE(rig.works());
+  EXPECT_TRUE(rig.begins_anew());
 }
 
 TEST_P(Adopting, Row21_DriverOkThatTheDeadServerHadLoggedAndNotAnsweredIsAnswered) {
@@ -149,10 +147,7 @@ TEST_P(Adopting, Row18_DriverOkThatWasLoggedAndThenWithdrawnIsNotRun) {
   rig.kernel->withdraw(running);
   ASSERT_TRUE(adopt());
   EXPECT_EQ(rig.exported->core().status(), 0);
-  rig.advance(0);
-  rig.kernel->unmap_all();
-  rig.run();
-  EXPECT_TRUE(rig.works());
+  EXPECT_TRUE(rig.works_after_reset());
 }
 
 TEST_P(Adopting, FeaturesThatWereAgreedOnAreKeptForADriverThatGoesOn) {

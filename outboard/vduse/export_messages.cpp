@@ -63,7 +63,7 @@ void Export::take(const spec::Request& request) {
     case spec::RequestType::set_vq_ready:
       return set_vq_ready(id, payload_of<spec::VqReadyRequest>(request));
     case spec::RequestType::suspend:
-      break;  // not agreed on
+      return suspend(id);
   }
   log_.warning("the kernel sends a message of type {}, which is not known here", request.type);
   answer(id, spec::result::failed);
@@ -217,40 +217,26 @@ void Export::tell_spaces() {
 /// The one number that VDUSE passes on says where the device goes on. What the device keeps without having begun it is
 /// taken back to before it was popped; where that cannot be said with the number, the answer is no.
 void Export::get_vq_state(std::uint32_t id, std::uint32_t index) {
-  if (index >= queue_count()) return answer(id, spec::result::failed);
-  core_->stop_queue(index, virtio::StopMode::drain,
-                    [this, weak = std::weak_ptr(self_), id, index](Result<virtio::QueueState> stopped) {
-                      if (weak.expired()) return;
-                      if (!stopped || !can_rewind(index, *stopped)) {
-                        log_.warning("queue {}: where it stopped cannot be told{}", index,
-                                     stopped ? "" : ": " + stopped.error().message());
-                        return answer(id, spec::result::failed);
-                      }
-                      const virtio::QueueState& at = *stopped;
-                      spec::VqStateResponse response{};
-                      response.index = index;
-                      if (packed()) {
-                        response.state.packed = {.last_avail_counter = at.used_wrap,
-                                                 .last_avail_idx = at.next_used,
-                                                 .last_used_counter = at.used_wrap,
-                                                 .last_used_idx = at.next_used};
-                      } else {
-                        response.state.split.avail_index = at.next_used;
-                      }
-                      if (at.enabled && live_) {
-                        lines_[index]->rest = at;
-                        lines_[index]->stopped.store(true, std::memory_order_release);
-                      }
-                      answer(id, spec::result::ok, as_bytes_of(response));
-                    });
-}
-
-/// Must never be refused: the kernel gives the device up for it.
-void Export::set_vq_ready(std::uint32_t id, const spec::VqReadyRequest& request) {
-  answer(id, spec::result::ok);
-  if (request.index >= queue_count() || !live_) return;
-  if (request.ready != 0) return look_for_late_queues();
-  core_->stop_queue(request.index, virtio::StopMode::drain, [](const Result<virtio::QueueState>&) {});
+  if (index >= queue_count() || lost_place_) return answer(id, spec::result::failed);
+  rest(index, [this, id, index](const Result<virtio::QueueState>& stopped) {
+    if (!stopped || !can_rewind(index, *stopped)) {
+      log_.warning("queue {}: where it stopped cannot be told{}", index,
+                   stopped ? "" : ": " + stopped.error().message());
+      return answer(id, spec::result::failed);
+    }
+    const virtio::QueueState& at = *stopped;
+    spec::VqStateResponse response{};
+    response.index = index;
+    if (packed()) {
+      response.state.packed = {.last_avail_counter = at.used_wrap,
+                               .last_avail_idx = at.next_used,
+                               .last_used_counter = at.used_wrap,
+                               .last_used_idx = at.next_used};
+    } else {
+      response.state.split.avail_index = at.next_used;
+    }
+    answer(id, spec::result::ok, as_bytes_of(response));
+  });
 }
 
 // The end.

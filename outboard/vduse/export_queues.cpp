@@ -58,7 +58,8 @@ void Export::start_device(std::uint8_t status) {
 
 Export::Setup Export::set_up(unsigned queue) {
   Line& line = *lines_[queue];
-  if (core_->queue_enabled(queue)) return Setup::running;
+  const bool paused = line.off && line.rest;
+  if (core_->queue_enabled(queue) && !paused) return Setup::running;
   if (line.failed) return Setup::never;
   const auto info = node_->queue_info(queue);
   if (!info) {
@@ -66,6 +67,7 @@ Export::Setup Export::set_up(unsigned queue) {
     return Setup::later;
   }
   if (info->ready == 0) return Setup::later;
+  if (paused && goes_on(queue, *info)) return Setup::running;
   const auto ring = ring_of(queue, *info);
   if (ring && !is_mapped(queue, *ring)) {
     if (!std::exchange(line.said_unmapped, true))
@@ -73,6 +75,7 @@ Export::Setup Export::set_up(unsigned queue) {
     return Setup::later;
   }
   const Status started = ring ? core_->start_queue(queue, *ring) : Status(std::unexpected(ring.error()));
+  line.begun = *info;
   if (started) return Setup::running;
   log_.error("queue {} is not run: {}", queue, started.error().message());
   line.failed = true;
@@ -125,10 +128,10 @@ void Export::connect(unsigned queue) {
 
 void Export::look_for_late_queues() {
   late_.reset();
-  if (!live_ || !node_) return;
+  if (!live_ || suspended_ || !node_) return;
   bool later = false;
   for (unsigned queue = 0; queue < queue_count(); ++queue) {
-    if (core_->queue_enabled(queue)) continue;
+    if (core_->queue_enabled(queue) && !lines_[queue]->off) continue;
     const Setup now = set_up(queue);
     if (now == Setup::running) connect(queue);
     later |= now == Setup::later;
@@ -139,22 +142,13 @@ void Export::look_for_late_queues() {
 }
 
 void Export::kicked(unsigned queue) {
-  if (lines_[queue]->stopped.load(std::memory_order_acquire)) [[unlikely]] {
+  if (lines_[queue]->rests.load(std::memory_order_acquire)) [[unlikely]] {
     control_.post([this, weak = std::weak_ptr(self_), queue] {
-      if (!weak.expired()) resume(queue);
+      if (!weak.expired()) kicked_at_rest(queue);
     });
     return;
   }
   core_->kick_now(queue);
-}
-
-/// The driver asked where the queue stopped, and goes on using it all the same.
-void Export::resume(unsigned queue) {
-  Line& line = *lines_[queue];
-  if (!live_ || !line.stopped.exchange(false, std::memory_order_acq_rel)) return;
-  if (const Status started = core_->start_queue(queue, line.rest); !started)
-    return log_.error("queue {} cannot go on: {}", queue, started.error().message());
-  core_->kick(queue);
 }
 
 /// Whether what is in flight is what was popped last, in that order: then the queue is where it was before it popped them.

@@ -135,10 +135,7 @@ TEST_P(EitherExport, RunsAgainAfterAReset) {
   VduseRig rig(setup());
   rig.run();
   ASSERT_TRUE(rig.works());
-  rig.advance(0);
-  rig.kernel->unmap_all();
-  rig.run();
-  EXPECT_TRUE(rig.works());
+  EXPECT_TRUE(rig.works_after_reset());
 }
 
 TEST_P(EitherExport, Row23_TheAcknowledgeAfterADetachIsNoStart) {
@@ -202,10 +199,7 @@ TEST_P(EitherExport, Row44_AResetIsAcknowledgedInTimeThoughWorkGoesOnAndNoDriver
   rig.device->kept.clear();
   rig.settle();
   rig.device->on_request = outboard::testing::ScriptedDevice::echo;
-  rig.advance(0);
-  rig.kernel->unmap_all();
-  rig.run();
-  EXPECT_TRUE(rig.works());
+  EXPECT_TRUE(rig.works_after_reset());
 }
 
 TEST_P(EitherExport, Row22_StatusBitsThatMeanNothingAreAcknowledged) {
@@ -254,10 +248,7 @@ TEST_P(EitherExport, Row18_DriverOkThatNobodyWaitsForAnyMoreIsUndone) {
   EXPECT_EQ(rig.exported->core().status(), 0);
   EXPECT_EQ(rig.exported->memory().current()->mapping_count(), 0U);
   rig.device->on_start = nullptr;
-  rig.advance(0);
-  rig.kernel->unmap_all();
-  rig.run();
-  EXPECT_TRUE(rig.works());
+  EXPECT_TRUE(rig.works_after_reset());
 }
 
 // The kernel's end.
@@ -494,10 +485,7 @@ TEST_P(EitherExport, Row29_ABrokenQueueStopsTakingBuffersFinishesThoseItHasAndTh
   EXPECT_EQ(rig.kernel->interrupts(0), 1U);
   // And a reset mends it.
   rig.device->on_request = outboard::testing::ScriptedDevice::echo;
-  rig.advance(0);
-  rig.kernel->unmap_all();
-  rig.run();
-  EXPECT_TRUE(rig.works());
+  EXPECT_TRUE(rig.works_after_reset());
 }
 
 TEST_P(EitherExport, Row43_TheStateOfAQueueIsToldWhereItHasStopped) {

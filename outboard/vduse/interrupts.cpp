@@ -16,15 +16,32 @@ constexpr unsigned tries_before_alarm = 1000;
 
 }  // namespace
 
-Interrupts::Interrupts(Node& node, const std::vector<Loop*>& loops, Log log) : node_(node), log_(std::move(log)) {
+Interrupts::Interrupts(const std::vector<Loop*>& loops, Log log) : log_(std::move(log)) {
   for (Loop* const loop : loops) {
     lines_.push_back(std::make_unique<Line>());
     lines_.back()->loop = loop;
   }
 }
 
-Interrupts::~Interrupts() {
-  for (const auto& line : lines_) run_on(*line->loop, [&line] { line->retry.reset(); });
+void Interrupts::connect(Node& node) {
+  for (const auto& line : lines_) run_on(*line->loop, [&line, &node] { line->node = &node; });
+}
+
+void Interrupts::disconnect() {
+  for (const auto& line : lines_) {
+    run_on(*line->loop, [&line] {
+      line->retry.reset();
+      line->node = nullptr;
+    });
+  }
+}
+
+void Interrupts::flush() {
+  for (unsigned queue = 0; queue < lines_.size(); ++queue) {
+    run_on(*lines_[queue]->loop, [this, queue] {
+      if (lines_[queue]->retry.active()) try_again(queue);
+    });
+  }
 }
 
 void Interrupts::raise(unsigned queue) {
@@ -35,7 +52,8 @@ void Interrupts::raise(unsigned queue) {
 void Interrupts::try_again(unsigned queue) {
   Line& line = *lines_[queue];
   line.retry.reset();
-  const Status raised = node_.inject_interrupt(queue);
+  if (line.node == nullptr) return;
+  const Status raised = line.node->inject_interrupt(queue);
   // What else can go wrong is told by the node's descriptor.
   if (raised || raised.error().code() != EINVAL || !live_.load(std::memory_order_acquire)) {
     line.tries = 0;

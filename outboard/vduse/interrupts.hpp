@@ -14,10 +14,16 @@ namespace outboard::vduse {
 /// the thread that waits for that has run again: none may be lost to it, so a refused one is tried again.
 class Interrupts {
  public:
-  /// `loops`: of each queue. All of it outlives the object.
-  Interrupts(Node& node, const std::vector<Loop*>& loops, Log log);
-  /// Control loop, while the loops run.
-  ~Interrupts();
+  /// `loops`: of each queue; they outlive the object.
+  Interrupts(const std::vector<Loop*>& loops, Log log);
+
+  // Control loop, while the loops run; each waits for them.
+  /// From now on `node` takes them.
+  void connect(Node& node);
+  /// From now on nobody does: what a queue still raises is dropped. Nothing uses the node any more.
+  void disconnect();
+  /// Tries again now what is being tried again.
+  void flush();
 
   /// On the queue's loop.
   void raise(unsigned queue);
@@ -27,12 +33,12 @@ class Interrupts {
  private:
   struct Line {
     Loop* loop = nullptr;
+    Node* node = nullptr;  ///< on that loop
     Registration retry;
     unsigned tries = 0;
   };
   void try_again(unsigned queue);
 
-  Node& node_;
   Log log_;
   std::atomic<bool> live_{false};
   std::vector<std::unique_ptr<Line>> lines_;

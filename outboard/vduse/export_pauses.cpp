@@ -1,0 +1,124 @@
+#include <utility>
+
+#include <outboard/base/together.hpp>
+#include <outboard/vduse/export.hpp>
+#include <outboard/vduse/interrupts.hpp>
+
+/// Queues that the driver stops without a reset, and lets go on: GET_VQ_STATE, SET_VQ_READY, SUSPEND.
+namespace outboard::vduse {
+
+namespace {
+
+using virtio::QueueState;
+
+/// Whether a queue is where it was when it began. Its state in the kernel does not move while it runs, so another one is the
+/// driver's wish.
+bool is_same(const spec::VqInfo& a, const spec::VqInfo& b, bool packed) {
+  const bool same_place =
+      a.num == b.num && a.desc_addr == b.desc_addr && a.driver_addr == b.driver_addr && a.device_addr == b.device_addr;
+  const auto& one = a.state.packed;
+  const auto& other = b.state.packed;
+  if (!packed) return same_place && a.state.split.avail_index == b.state.split.avail_index;
+  return same_place && one.last_avail_counter == other.last_avail_counter &&
+         one.last_avail_idx == other.last_avail_idx && one.last_used_counter == other.last_used_counter &&
+         one.last_used_idx == other.last_used_idx;
+}
+
+}  // namespace
+
+/// Finishes what is in flight. From here on a kick does not reach the queue: whether it is to go on is seen on this loop.
+void Export::rest(unsigned queue, std::move_only_function<void(const Result<QueueState>&)> done) {
+  Line& line = *lines_[queue];
+  line.rests.store(true, std::memory_order_release);
+  core_->stop_queue(
+      queue, virtio::StopMode::drain,
+      [this, weak = std::weak_ptr(self_), queue, done = std::move(done)](const Result<QueueState>& stopped) mutable {
+        if (weak.expired()) return;
+        Line& at = *lines_[queue];
+        if (stopped && stopped->enabled && live_) {
+          at.rest = *stopped;
+        } else {
+          at.rests.store(false, std::memory_order_release);
+        }
+        done(stopped);
+        if (std::exchange(at.kicked, false)) kicked_at_rest(queue);
+      });
+}
+
+/// The driver asked where the queue stopped, and goes on using it all the same. One that it has switched off is waited for.
+void Export::kicked_at_rest(unsigned queue) {
+  Line& line = *lines_[queue];
+  if (!live_ || suspended_ || line.off || !line.rests.load(std::memory_order_relaxed)) return;
+  if (!line.rest) {
+    line.kicked = true;  // it is still on its way to rest
+    return;
+  }
+  resume(queue);
+}
+
+void Export::resume(unsigned queue) {
+  Line& line = *lines_[queue];
+  const auto state = std::exchange(line.rest, std::nullopt);
+  line.off = false;
+  line.rests.store(false, std::memory_order_release);
+  if (const Status started = core_->start_queue(queue, *state); !started)
+    return log_.error("queue {} cannot go on: {}", queue, started.error().message());
+  core_->kick(queue);
+}
+
+/// A queue that was switched off is on again. Where the driver has put it elsewhere meanwhile, or says where it is to go on,
+/// it begins there, as one that had not been ready before.
+bool Export::goes_on(unsigned queue, const spec::VqInfo& info) {
+  Line& line = *lines_[queue];
+  if (is_same(info, line.begun, packed())) {
+    resume(queue);
+    return true;
+  }
+  QueueState nowhere = *std::exchange(line.rest, std::nullopt);
+  nowhere.enabled = false;
+  line.off = false;
+  line.rests.store(false, std::memory_order_release);
+  [[maybe_unused]] const Status disabled = core_->start_queue(queue, nowhere);  // what it said itself is consistent
+  return false;
+}
+
+/// Must never be refused: the kernel gives the device up for it. It stores its own side when it has the answer.
+void Export::set_vq_ready(std::uint32_t id, const spec::VqReadyRequest& request) {
+  if (request.index >= queue_count() || !live_) return answer(id, spec::result::ok);
+  Line& line = *lines_[request.index];
+  if (request.ready == 0) {
+    if (!core_->queue_enabled(request.index)) return answer(id, spec::result::ok);
+    line.off = true;
+    return rest(request.index, [this, id](const Result<QueueState>&) { answer(id, spec::result::ok); });
+  }
+  answer(id, spec::result::ok);
+  late_pause_ = Duration(0);
+  look_for_late_queues();
+}
+
+/// After the answer the kernel takes no interrupts and passes on no kicks before the next reset.
+void Export::suspend(std::uint32_t id) {
+  if (!live_) return answer(id, spec::result::failed);
+  suspended_ = true;
+  undo_ = [this] {
+    suspended_ = false;
+    log_.warning("whoever suspended the device was killed: it goes on");
+    for (unsigned queue = 0; queue < queue_count(); ++queue) {
+      if (lines_[queue]->rest) resume(queue);
+    }
+  };
+  const auto all =
+      Together::of(queue_count() + std::size_t{1}, [this, weak = std::weak_ptr(self_), id](const Status& rested) {
+        if (weak.expired()) return;
+        if (!rested) log_.error("the device cannot be suspended: {}", rested.error().message());
+        interrupts_->flush();
+        suspended_ = rested.has_value();
+        answer(id, rested ? spec::result::ok : spec::result::failed);
+      });
+  for (unsigned queue = 0; queue < queue_count(); ++queue) {
+    rest(queue, [all](const Result<QueueState>& at) { all->one(at ? Status{} : Status(std::unexpected(at.error()))); });
+  }
+  all->one();
+}
+
+}  // namespace outboard::vduse
