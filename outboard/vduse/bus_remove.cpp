@@ -114,13 +114,9 @@ Status Removal::take_off(const std::string& name, std::unique_ptr<Node> node) {
   return bus_.detach(name);
 }
 
-/// Row 48: what holds the node may be on its way out.
 Status Removal::destroy(const std::string& name) {
-  for (unsigned i = 0;; ++i) {
-    const auto done = control_.destroy(name);
-    if (done || done.error().code() == ENOENT) return {};  // row 49: gone is gone
-    if (done.error().code() != EBUSY || i >= retries || !options_.pause(retry_pause)) return done;
-  }
+  return control_.destroy_patiently(
+      name, [this, tries = 0U]() mutable { return tries++ < retries && options_.pause(retry_pause); });
 }
 
 }  // namespace outboard::vduse

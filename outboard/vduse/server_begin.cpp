@@ -3,7 +3,6 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <cstring>
 #include <filesystem>
 #include <utility>
 
@@ -66,7 +65,7 @@ Server::State::State(Options given)
         bus_options.log = options.log;
         return bus_options;
       }()) {
-  if (options.journal.empty()) options.journal = fmt::format("{}/vduse/{}.journal", options.run, options.name);
+  if (options.journal.empty()) options.journal = journal_path(options.run, options.name);
   if (!options.open_control)
     options.open_control = [this](std::uint64_t version) { return Control::open(version, options.folder); };
   if (!options.open_node) {
@@ -85,8 +84,8 @@ bool Server::State::exists() const {
 Status Server::State::prepare(DeviceFactory& factory) {
   OUTBOARD_CHECK(check_name(options.name));
   if (options.take_lock) {
-    OUTBOARD_TRY(const std::string folder, make_run_folder(options.run));
-    OUTBOARD_TRY(lock, lock_name(fmt::format("{}/{}.lock", folder, options.name), options.lock_patience));
+    OUTBOARD_CHECK(make_run_folder(options.run));
+    OUTBOARD_TRY(lock, lock_name(lock_path(options.run, options.name), options.lock_patience));
   }
   if (!options.take_lock && !exists())
     return Error(ENOENT, "there is no such device: who hands its node over makes it first")
@@ -143,14 +142,9 @@ Status Server::State::begin_fresh() {
   return done;
 }
 
-/// Row 48: what holds the node (a descriptor on its way out) may do so for a moment.
 Status Server::State::destroy(Control& control) const {
   const TimePoint end = Clock::system().now() + patience;
-  while (true) {
-    Status done = control.destroy(options.name);
-    if (done || done.error().code() == ENOENT) return {};  // row 49: gone is gone
-    if (done.error().code() != EBUSY || !wait_a_little(end)) return done;
-  }
+  return control.destroy_patiently(options.name, [&] { return wait_a_little(end); });
 }
 
 /// Somebody has made the device for us, or a server died before anything was attached: nothing can be in flight.

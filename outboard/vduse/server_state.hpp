@@ -38,7 +38,6 @@ struct Server::State {
   Result<Export::Living> read_journal();
   Result<virtio::JournalFile::Shape> journal_shape();
   std::vector<std::byte> transport_area(const std::vector<std::uint32_t>& spaces) const;
-  void tell_journal();
   bool exists() const;
 
   // How it goes on and ends: server_run.cpp.

@@ -30,11 +30,21 @@ std::string holder_in(int fd) {
   return !number ? "another process" : fmt::format("process {}", pid);
 }
 
+std::string run_folder(const std::string& run) { return run + "/vduse"; }
+
 }  // namespace
+
+std::string journal_path(const std::string& run, const std::string& name) {
+  return fmt::format("{}/{}.journal", run_folder(run), name);
+}
+
+std::string lock_path(const std::string& run, const std::string& name) {
+  return fmt::format("{}/{}.lock", run_folder(run), name);
+}
 
 Result<std::string> make_run_folder(const std::string& run) {
   static constexpr mode_t mode = 0755;
-  std::string folder = run + "/vduse";
+  std::string folder = run_folder(run);
   for (const std::string& each : {run, folder}) {
     if (::mkdir(each.c_str(), mode) != 0 && errno != EEXIST)
       return Error::from_errno("making a folder for locks and journals").on(each);

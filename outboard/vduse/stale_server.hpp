@@ -9,8 +9,12 @@
 /// Servers of one device follow one another; these keep two of them from being there at once.
 namespace outboard::vduse {
 
-/// Makes the folder of locks and journals, RUN/vduse, where there is none: only its owner may write to it, whatever the umask
-/// is. Returns its path.
+/// Where a server keeps its journal unless it was told another place. `run`: /run/outboard.
+std::string journal_path(const std::string& run, const std::string& name);
+/// The file whose lock is the right to a device's name.
+std::string lock_path(const std::string& run, const std::string& name);
+/// Makes the folder that both are in, where there is none: only its owner may write to it, whatever the umask is. Returns its
+/// path.
 Result<std::string> make_run_folder(const std::string& run);
 
 /// Takes the lock of a device's name; it is let go with the descriptor, also by SIGKILL. EBUSY: another process has it

@@ -1,18 +1,12 @@
 #include <tools/outboard/vduse_places.hpp>
 
-#include <fmt/format.h>
-
 #include <outboard/vduse/stale_server.hpp>
 
 namespace outboard::command {
 
-std::string vduse_journal(const std::string& name, const std::string& run) {
-  return fmt::format("{}/vduse/{}.journal", run, name);
-}
+std::string vduse_journal(const std::string& name, const std::string& run) { return vduse::journal_path(run, name); }
 
-std::string vduse_lock(const std::string& name, const std::string& run) {
-  return fmt::format("{}/vduse/{}.lock", run, name);
-}
+std::string vduse_lock(const std::string& name, const std::string& run) { return vduse::lock_path(run, name); }
 
 Result<UniqueFd> take_vduse_lock(const std::string& name) {
   if (const auto folder = vduse::make_run_folder("/run/outboard"); !folder)
