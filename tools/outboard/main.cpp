@@ -1,25 +1,60 @@
 #include <fcntl.h>
-#include <spdlog/sinks/stdout_color_sinks.h>
+#include <spdlog/details/os.h>
+#include <spdlog/sinks/base_sink.h>
 #include <spdlog/spdlog.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <csignal>
+#include <mutex>
 
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
 #include <outboard/memory/fault_guard.hpp>
 #include <tools/outboard/command.hpp>
+#include <tools/outboard/line_writer.hpp>
 
 namespace outboard::command {
 
 namespace {
 
+/// stderr, in colours on a terminal that has them; never waits for whoever reads it.
+class StderrSink final : public spdlog::sinks::base_sink<std::mutex> {
+ private:
+  void sink_it_(const spdlog::details::log_msg& message) override {
+    spdlog::memory_buf_t formatted;
+    formatter_->format(message, formatted);
+    std::string line(formatted.data(), formatted.size());
+    if (colours_ && message.color_range_end > message.color_range_start) {
+      line.insert(message.color_range_end, "\033[m");
+      line.insert(message.color_range_start, colour_of(message.level));
+    }
+    writer_.write(line);
+  }
+  void flush_() override {}
+
+  static std::string_view colour_of(spdlog::level::level_enum level) {
+    switch (level) {
+      case spdlog::level::err:
+        return "\033[31m\033[1m";
+      case spdlog::level::warn:
+        return "\033[33m\033[1m";
+      case spdlog::level::info:
+        return "\033[32m";
+      default:
+        return "\033[36m";
+    }
+  }
+
+  LineWriter writer_{STDERR_FILENO};
+  bool colours_ = spdlog::details::os::is_color_terminal() && spdlog::details::os::in_terminal(stderr);
+};
+
 /// The library's log on stderr, with the time and the level in front.
 Log stderr_log(const Plan& plan) {
   if (plan.verbosity == 0 && !plan.log_warnings) return {};
-  auto logger = std::make_shared<spdlog::logger>("outboard", std::make_shared<spdlog::sinks::stderr_color_sink_mt>());
+  auto logger = std::make_shared<spdlog::logger>("outboard", std::make_shared<StderrSink>());
   logger->set_pattern("%H:%M:%S.%e %^%l%$ %v");
   logger->set_level(spdlog::level::debug);
   const auto sink = [logger](Level level, std::string_view line) {
@@ -51,6 +86,7 @@ void describe(CLI::App& app, Plan& plan) {
   add_lspci(app, plan);
   add_blk(app, plan);
   add_example(app, plan);
+  add_edu(app, plan);
   add_new(app, plan);
   add_reset(app, plan);
   add_pci(app, plan);
