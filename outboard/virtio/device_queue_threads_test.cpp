@@ -11,14 +11,16 @@
 
 #include <gtest/gtest.h>
 
-#include <outboard/base/reactor.hpp>
 #include <outboard/testing/core_transport.hpp>
 #include <outboard/testing/device_rig.hpp>
+#include <outboard/testing/loop_thread.hpp>
 #include <outboard/testing/plain_dma.hpp>
 #include <outboard/virtio/driver_queue.hpp>
 
 namespace outboard::virtio {
 namespace {
+
+using testing::LoopThread;
 
 /// A flag that one thread raises and another waits for.
 class Bell {
@@ -40,21 +42,6 @@ class Bell {
   std::mutex mutex_;
   std::condition_variable changed_;
   bool rung_ = false;
-};
-
-/// Runs a reactor until it is destroyed.
-class LoopThread {
- public:
-  LoopThread() : reactor_(*Reactor::create()), thread_([this] { EXPECT_TRUE(reactor_->run()); }) {}
-  ~LoopThread() {
-    reactor_->stop();
-    thread_.join();
-  }
-  Reactor& loop() { return *reactor_; }
-
- private:
-  std::unique_ptr<Reactor> reactor_;
-  std::thread thread_;
 };
 
 /// Completes requests on a thread of its own, in bunches.

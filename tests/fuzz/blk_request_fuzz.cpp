@@ -6,8 +6,6 @@
 
 #include <algorithm>
 #include <cstdint>
-#include <cstdio>
-#include <cstdlib>
 #include <cstring>
 #include <vector>
 
@@ -16,42 +14,17 @@
 #include <outboard/testing/loopback_transport.hpp>
 #include <outboard/virtio/driver_queue.hpp>
 #include <outboard/virtio/spec.hpp>
+#include "input.hpp"
 
 namespace {
 
 using namespace outboard;
+using fuzz::Input;
+using fuzz::require;
 
 constexpr std::uint64_t disk_size = 64 << 10;
 constexpr std::size_t arena_size = 512 << 10;
 constexpr std::byte guard{0xa5};
-
-void require(bool condition, const char* what) {
-  if (condition) return;
-  std::fprintf(stderr, "blk_request_fuzz: %s\n", what);
-  std::abort();
-}
-
-class Input {
- public:
-  Input(const std::uint8_t* data, std::size_t size) : rest_(data, size) {}
-  bool empty() const { return rest_.empty(); }
-  unsigned byte() {
-    if (rest_.empty()) return 0;
-    const unsigned value = rest_[0];
-    rest_ = rest_.subspan(1);
-    return value;
-  }
-  std::uint32_t length() {
-    const unsigned low = byte();
-    return low | byte() << 8;
-  }
-  void fill(MutableBytes into) {
-    for (auto& each : into) each = static_cast<std::byte>(byte());
-  }
-
- private:
-  std::span<const std::uint8_t> rest_;
-};
 
 struct Fuzzed {
   explicit Fuzzed(unsigned options) {
@@ -76,8 +49,8 @@ struct Fuzzed {
     writable.clear();
     std::fill_n(arena.data(), used_bytes, guard);
     used_bytes = 0;
-    for (unsigned i = 0; i < (shape & 3); ++i) place(readable, input.length());
-    for (unsigned i = 0; i < (shape >> 2 & 3); ++i) place(writable, input.length());
+    for (unsigned i = 0; i < (shape & 3); ++i) place(readable, input.number(2));
+    for (unsigned i = 0; i < (shape >> 2 & 3); ++i) place(writable, input.number(2));
     for (const auto& element : readable) input.fill(bytes_of(element));
     return !readable.empty() || !writable.empty();
   }

@@ -8,42 +8,21 @@
 // it.
 
 #include <cstdint>
-#include <cstdio>
-#include <cstdlib>
 #include <cstring>
 #include <optional>
 #include <span>
 
 #include <outboard/testing/device_rig.hpp>
+#include "input.hpp"
 
 namespace {
 
 using namespace outboard;
+using fuzz::Input;
+using fuzz::require;
 namespace flag = virtio::spec::descriptor;
 
 constexpr std::uint16_t queue_size = 8;
-
-void require(bool condition, const char* what) {
-  if (condition) return;
-  std::fprintf(stderr, "device_ring_fuzz: %s\n", what);
-  std::abort();
-}
-
-class Input {
- public:
-  Input(const std::uint8_t* data, std::size_t size) : rest_(data, size) {}
-  bool empty() const { return rest_.empty(); }
-  std::uint32_t number(unsigned bytes) {
-    std::uint32_t value = 0;
-    for (unsigned i = 0; i < bytes && !rest_.empty(); ++i, rest_ = rest_.subspan(1)) {
-      value |= std::uint32_t{rest_[0]} << (8 * i);
-    }
-    return value;
-  }
-
- private:
-  std::span<const std::uint8_t> rest_;
-};
 
 testing::DeviceRig::Setup setup_of(std::uint32_t bits) {
   testing::DeviceRig::Setup setup{.packed = (bits & 1) != 0, .size = queue_size, .max_chain = 12};

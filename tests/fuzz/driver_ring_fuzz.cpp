@@ -6,8 +6,6 @@
 // steps: a byte (low three bits what, see Step) and its operands.
 
 #include <cstdint>
-#include <cstdio>
-#include <cstdlib>
 #include <cstring>
 #include <map>
 #include <span>
@@ -15,31 +13,13 @@
 #include <outboard/testing/fake_transport.hpp>
 #include <outboard/testing/hand_device.hpp>
 #include <outboard/virtio/driver_queue.hpp>
+#include "input.hpp"
 
 namespace {
 
 using namespace outboard;
-
-void require(bool condition, const char* what) {
-  if (condition) return;
-  std::fprintf(stderr, "driver_ring_fuzz: %s\n", what);
-  std::abort();
-}
-
-class Input {
- public:
-  Input(const std::uint8_t* data, std::size_t size) : rest_(data, size) {}
-  bool empty() const { return rest_.empty(); }
-  std::uint32_t number(unsigned bytes) {
-    std::uint32_t value = 0;
-    for (unsigned i = 0; i < bytes && !rest_.empty(); ++i, rest_ = rest_.subspan(1))
-      value |= std::uint32_t{rest_[0]} << (8 * i);
-    return value;
-  }
-
- private:
-  std::span<const std::uint8_t> rest_;
-};
+using fuzz::Input;
+using fuzz::require;
 
 class Game {
  public:

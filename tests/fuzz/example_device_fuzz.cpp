@@ -9,8 +9,6 @@
 
 #include <algorithm>
 #include <cstdint>
-#include <cstdio>
-#include <cstdlib>
 #include <deque>
 #include <memory>
 #include <optional>
@@ -22,41 +20,18 @@
 #include <outboard/testing/loopback_transport.hpp>
 #include <outboard/virtio/driver_queue.hpp>
 #include <outboard/virtio/spec.hpp>
+#include "input.hpp"
 
 namespace {
 
 using namespace outboard;
+using fuzz::Input;
+using fuzz::require;
 namespace spec = example::spec;
 
 constexpr std::size_t arena_size = 1 << 20;
 constexpr unsigned most_steps = 200;
 constexpr std::byte guard{0xa5};
-
-void require(bool condition, const char* what) {
-  if (condition) return;
-  std::fprintf(stderr, "example_device_fuzz: %s\n", what);
-  std::abort();
-}
-
-class Input {
- public:
-  Input(const std::uint8_t* data, std::size_t size) : rest_(data, size) {}
-  bool empty() const { return rest_.empty(); }
-  unsigned byte() {
-    if (rest_.empty()) return 0;
-    const unsigned value = rest_[0];
-    rest_ = rest_.subspan(1);
-    return value;
-  }
-  std::uint32_t word() {
-    std::uint32_t value = 0;
-    for (unsigned i = 0; i < 4; ++i) value |= byte() << 8 * i;
-    return value;
-  }
-
- private:
-  std::span<const std::uint8_t> rest_;
-};
 
 struct Buffer {
   std::vector<MutableBytes> pieces[2];  // readable, writable
@@ -108,7 +83,7 @@ class Fuzzed {
         give(input);
         return true;
       case 2:
-        change_limit(input.word());
+        change_limit(input.number(4));
         return true;
       default:
         require(transport_->reset().has_value(), "the device does not come out of a reset");

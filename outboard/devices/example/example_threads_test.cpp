@@ -16,6 +16,7 @@
 #include <outboard/devices/example/device.hpp>
 #include <outboard/devices/example/driver.hpp>
 #include <outboard/pci/local_handle.hpp>
+#include <outboard/testing/loop_thread.hpp>
 #include <outboard/virtio_pci/function.hpp>
 #include <outboard/virtio_pci/transport.hpp>
 
@@ -23,21 +24,7 @@ namespace outboard::example {
 namespace {
 
 using std::chrono::milliseconds;
-
-/// Runs a reactor until it is destroyed.
-class LoopThread {
- public:
-  LoopThread() : reactor_(*Reactor::create()), thread_([this] { EXPECT_TRUE(reactor_->run()); }) {}
-  ~LoopThread() {
-    reactor_->stop();
-    thread_.join();
-  }
-  Reactor& loop() { return *reactor_; }
-
- private:
-  std::unique_ptr<Reactor> reactor_;
-  std::thread thread_;
-};
+using testing::LoopThread;
 
 struct Kind {
   const char* name;
