@@ -9,14 +9,16 @@
 #include <outboard/pci/local_handle.hpp>
 #include <outboard/targets/device_table.hpp>
 #include <outboard/targets/transport_words.hpp>
+#include <outboard/targets/vfio_target.hpp>
 #include <outboard/vfio_user/client.hpp>
 
 namespace outboard::targets {
 
 namespace {
 
-constexpr std::array<OptionHelp, 2> schemes{{
+constexpr std::array<OptionHelp, 3> schemes{{
     {"vfio-user", "PATH", "the function that a server exports on this UNIX socket"},
+    {"vfio", "ADDRESS[,WORD=VALUE,...]", "a PCI function of this machine that is bound to vfio-pci"},
     {"local", "DEVICE,WORD=VALUE,...", "a device made in this process"},
 }};
 
@@ -95,8 +97,9 @@ Status retry_while_starting(Duration wait, const std::function<bool(Duration)>& 
 
 Result<std::unique_ptr<pci::Handle>> open(std::string_view target, const OpenOptions& options) {
   OUTBOARD_TRY(const auto address, parse_address(target, "target", schemes));
-  auto handle =
-      address.scheme == "local" ? open_local(target, address.rest, options) : open_vfio_user(address.rest, options);
+  auto handle = address.scheme == "local"  ? open_local(target, address.rest, options)
+                : address.scheme == "vfio" ? open_vfio(address.rest, options.log)
+                                           : open_vfio_user(address.rest, options);
   // What is missing is the target's name; an error that has a subject of its own (an image) knows better.
   if (!handle && handle.error().subject().empty()) return Error(handle.error()).on(std::string(target));
   return handle;

@@ -24,6 +24,7 @@ struct OpenOptions {
 /// Opens what a person has named as a target:
 ///
 ///   vfio-user:PATH               the function that a server exports on this socket
+///   vfio:ADDRESS[,WORD=VALUE,...]  a PCI function of this machine that is bound to vfio-pci (vfio_words())
 ///   local:DEVICE,WORD=VALUE,...  a device made in this process, on a thread of its own; the words are those of
 ///                                `outboard serve DEVICE`, a comma in a value is doubled
 ///
