@@ -30,7 +30,8 @@ class Interrupts;
 /// whose server has died); then messages come, until shut_down(). Attaching the device to the bus is Server's business.
 ///
 /// Threads: the control loop, for everything; interrupts are raised and kicks taken on the queues' loops. Destroyed on the
-/// control loop, while the loops of its queues still exist and run.
+/// control loop, while the loops of its queues still exist and run; where queues have loops of their own shut_down() has ended
+/// before.
 class Export final : private virtio::TransportEvents {
  public:
   struct Options {
