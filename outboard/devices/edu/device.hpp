@@ -1,0 +1,80 @@
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <memory>
+#include <optional>
+
+#include <outboard/devices/edu/registers.hpp>
+#include <outboard/pci/emulated_function.hpp>
+
+namespace outboard::edu {
+
+/// QEMU's educational device, as a function of ours: the smallest one that is no virtio device. A conventional PCI function
+/// with one BAR of registers, INTx, one MSI vector, and a DMA engine.
+///
+/// What a register does that takes time is done later, on the loop, so that no access waits. A reset ends it; the registers
+/// are 0 afterwards, and so is the buffer.
+///
+/// One thread, that of its loop, as pci::Function says.
+class Device final : public pci::EmulatedFunction {
+ public:
+  struct Options {
+    /// Address bits that the DMA engine has; those above are lost, as on the real bus.
+    std::uint64_t dma_mask = spec::default_dma_mask;
+    /// How long the work lasts; 0: until the loop's next pass. QEMU's transfers take 100 ms.
+    Duration factorial_time{0};
+    Duration dma_time{0};
+  };
+
+  static Result<std::unique_ptr<Device>> create(Loop& loop, Log log, const Options& options);
+  static Result<std::unique_ptr<Device>> create(Loop& loop) { return create(loop, Log(), Options{}); }
+  static pci::FunctionFactory factory(const Options& options);
+
+  /// Transfers that ended without all bytes moved: outside the buffer or the memory, or with bus mastering off. The device
+  /// has no register that would say so.
+  std::uint64_t failed_transfers() const { return failed_transfers_; }
+
+ protected:
+  void read_bar(unsigned bar, std::uint64_t offset, MutableBytes into) override;
+  void write_bar(unsigned bar, std::uint64_t offset, Bytes from) override;
+  void reset_device(Loop::Task done) override;
+
+ private:
+  using Buffer = std::array<std::byte, spec::buffer_size>;
+
+  Device(Loop& loop, Log log, const Options& options);
+  Status set_up();
+
+  std::optional<std::uint64_t> read_register(std::uint64_t offset) const;
+  void write_register(std::uint64_t offset, std::uint64_t value);
+  void write_dma_register(std::uint64_t offset, std::uint64_t value);
+
+  void start_factorial(std::uint32_t number);
+  void end_factorial();
+  void start_transfer();
+  void run_transfer();
+  void end_transfer(const Status& status);
+
+  void raise_interrupt(std::uint32_t causes);
+  void acknowledge_interrupt(std::uint32_t causes);
+  void return_to_power_on();
+
+  Options options_;
+  std::uint32_t liveness_ = 0;
+  std::uint32_t factorial_ = 0;
+  ComputationStatus status_;
+  std::uint32_t causes_ = 0;
+  DmaSource source_;
+  DmaDestination destination_;
+  DmaCount count_;
+  DmaCommand command_;
+  std::shared_ptr<Buffer> buffer_ = std::make_shared<Buffer>();  ///< a transfer by messages keeps it, too
+
+  Registration factorial_timer_, dma_timer_;
+  bool moving_ = false;  ///< a transfer is touching memory
+  std::uint64_t failed_transfers_ = 0;
+  Loop::Task reset_done_;  ///< waits for the transfer that is touching memory
+};
+
+}  // namespace outboard::edu

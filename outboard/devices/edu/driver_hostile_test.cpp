@@ -1,0 +1,292 @@
+// The driver against a device that need not be sane: an error in bounded time, whatever its registers say. "Row" is a row of
+// the fault table of the reference (vfio-pci, 10.2).
+
+#include <outboard/devices/edu/driver.hpp>
+
+#include <cstring>
+#include <functional>
+#include <map>
+#include <optional>
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <outboard/devices/edu/device.hpp>
+#include <outboard/pci/emulated_function.hpp>
+#include <outboard/pci/local_handle.hpp>
+#include <outboard/pci/registers.hpp>
+#include <outboard/testing/manual_loop.hpp>
+
+namespace outboard::edu {
+namespace {
+
+using ::testing::HasSubstr;
+using testing::ManualLoop;
+using Interrupts = Driver::Interrupts;
+
+/// Registers that do what the test says. Without a word from it: idle, alive, and nothing ever happens.
+class WrongDevice final : public pci::EmulatedFunction {
+ public:
+  struct Shape {
+    std::uint16_t device = spec::device_id;
+    std::uint64_t bar_size = spec::bar_size;
+    bool intx = true;
+    bool msi = true;
+  };
+  WrongDevice(Loop& loop, const Shape& shape)
+      : EmulatedFunction(loop, Log(), {.vendor = spec::vendor_id, .device = shape.device, .express = false}) {
+    EXPECT_TRUE(add_bar(0, {.size = shape.bar_size, .areas = {}}));
+    EXPECT_TRUE(!shape.intx || add_intx());
+    EXPECT_TRUE(!shape.msi || add_msi(1));
+  }
+  using EmulatedFunction::bus_master;
+  using EmulatedFunction::config;
+  using EmulatedFunction::interrupts;
+
+  std::map<std::uint64_t, std::uint64_t> registers{{Identification::offset, Identification::version_1_0}};
+  std::function<std::optional<std::uint64_t>(std::uint64_t offset)> on_read;
+  std::function<void(std::uint64_t offset, std::uint64_t value)> on_write;
+  std::uint64_t reads = 0, writes = 0;
+
+ protected:
+  void read_bar(unsigned, std::uint64_t offset, MutableBytes into) override {
+    ++reads;
+    const auto said = on_read ? on_read(offset) : std::nullopt;
+    const le64 value(said ? *said : registers[offset]);
+    std::memcpy(into.data(), &value, std::min(into.size(), sizeof value));
+  }
+  void write_bar(unsigned, std::uint64_t offset, Bytes from) override {
+    ++writes;
+    le64 value(0);
+    std::memcpy(&value, from.data(), std::min(from.size(), sizeof value));
+    registers[offset] = offset == Liveness::offset ? ~std::uint64_t{value} & 0xFFFFFFFF : std::uint64_t{value};
+    if (offset == DmaCommand::offset) registers[offset] = value & ~UINT64_C(1);
+    if (on_write) on_write(offset, value);
+  }
+  void reset_device(Loop::Task done) override { done(); }
+};
+
+constexpr Duration deadline = std::chrono::seconds(2);
+
+class WrongEdu : public ::testing::Test {
+ protected:
+  void make(const WrongDevice::Shape& shape) {
+    auto made = std::make_unique<WrongDevice>(loop, shape);
+    device = made.get();
+    handle = pci::LocalHandle::over(std::move(made), [this] { loop.run_until_idle(); }, "edu").value();
+  }
+  WrongEdu() { make({}); }
+
+  Result<Driver> start(Interrupts interrupts = Interrupts::none) {
+    return Driver::start(*handle, {.interrupts = interrupts,
+                                   .deadline = deadline,
+                                   .clock = &loop.clock(),
+                                   .wait = [this](std::span<const int>, Duration time) {
+                                     loop.advance(time);
+                                     return true;
+                                   }});
+  }
+  static int code(const auto& result) { return result ? 0 : result.error().code(); }
+
+  ManualLoop loop;
+  WrongDevice* device = nullptr;
+  std::unique_ptr<pci::LocalHandle> handle;
+  std::array<std::byte, 64> bytes{};
+};
+
+TEST_F(WrongEdu, StartsOnTheDeviceOfThisTestAsItIs) { EXPECT_TRUE(start()) << start().error().message(); }
+
+TEST_F(WrongEdu, AnotherDeviceIdIsNotTouched) {
+  make({.device = 0x11E9});
+  EXPECT_EQ(code(start()), ENODEV);
+  EXPECT_EQ(device->reads + device->writes, 0u);
+}
+
+TEST_F(WrongEdu, ABarWithoutRoomForTheRegistersIsRefused) {
+  for (const std::uint64_t size : {16, 32, 64, 128}) {
+    make({.bar_size = size});
+    EXPECT_EQ(code(start()), ENODEV) << size;
+    EXPECT_EQ(device->reads + device->writes, 0u);
+  }
+  make({.bar_size = 256});
+  EXPECT_TRUE(start());
+}
+
+TEST_F(WrongEdu, Row17_AllOnesFromTheStartIsAnAbsentDevice) {
+  device->on_read = [](std::uint64_t) { return ~UINT64_C(0); };
+  EXPECT_EQ(code(start()), ENODEV);
+}
+
+TEST_F(WrongEdu, Row17_AllOnesFromAnyReadOnIsAnAbsentDevice) {
+  // Where it goes away: at each of its reads once. A start and two transfers and a factorial are fewer than 100.
+  unsigned ended_well = 0;
+  for (std::uint64_t good = 0; good < 100; ++good) {
+    make({});
+    device->on_read = [&](std::uint64_t) { return device->reads > good ? std::optional(~UINT64_C(0)) : std::nullopt; };
+    auto driver = start();
+    Status last = driver ? Status() : Status(driver.error());
+    if (last) last = driver->write(0, bytes);
+    if (last) last = driver->read(0, bytes);
+    if (last) {
+      const auto product = driver->factorial(5);
+      if (!product) last = product.error();
+    }
+    if (last) {
+      ++ended_well;
+    } else {
+      EXPECT_EQ(last.error().code(), ENODEV) << good << ": " << last.error().message();
+    }
+  }
+  EXPECT_GT(ended_well, 0u);
+}
+
+TEST_F(WrongEdu, AnIdentificationThatDoesNotEndInEdIsRefused) {
+  device->registers[Identification::offset] = 0x010000EE;
+  EXPECT_EQ(code(start()), EPROTO);
+}
+
+TEST_F(WrongEdu, ADeviceThatDoesNotComplementIsRefused) {
+  for (const std::uint64_t answer : {UINT64_C(0), UINT64_C(0x5A0FF0A5), UINT64_C(0xA5F00F5B)}) {
+    device->on_read = [&](std::uint64_t offset) {
+      return offset == Liveness::offset ? std::optional(answer) : std::nullopt;
+    };
+    EXPECT_EQ(code(start()), EPROTO);
+  }
+}
+
+// Busy for ever.
+
+TEST_F(WrongEdu, AStatusThatIsStuckBusyIsTimedOutAtTheStart) {
+  device->on_read = [](std::uint64_t offset) {
+    return offset == ComputationStatus::offset ? std::optional(UINT64_C(1)) : std::nullopt;
+  };
+  EXPECT_EQ(code(start()), ETIMEDOUT);
+}
+
+TEST_F(WrongEdu, ATransferThatIsStuckIsTimedOutAtTheStart) {
+  device->on_read = [](std::uint64_t offset) {
+    return offset == DmaCommand::offset ? std::optional(UINT64_C(1)) : std::nullopt;
+  };
+  EXPECT_EQ(code(start()), ETIMEDOUT);
+}
+
+TEST_F(WrongEdu, AFactorialThatNeverEndsIsTimedOutAndTheNextMayEnd) {
+  auto driver = start().value();
+  device->on_read = [](std::uint64_t offset) {
+    return offset == ComputationStatus::offset ? std::optional(UINT64_C(1)) : std::nullopt;
+  };
+  const TimePoint before = loop.clock().now();
+  EXPECT_EQ(code(driver.factorial(5)), ETIMEDOUT);
+  EXPECT_EQ(loop.clock().now() - before, deadline);
+  device->on_read = nullptr;
+  EXPECT_EQ(driver.factorial(5).value(), 5u) << "it says so itself";
+}
+
+TEST_F(WrongEdu, Row30_ATransferThatNeverEndsTakesTheBusAwayFromTheDevice) {
+  auto driver = start().value();
+  device->on_read = [](std::uint64_t offset) {
+    return offset == DmaCommand::offset ? std::optional(UINT64_C(1)) : std::nullopt;
+  };
+  EXPECT_TRUE(device->bus_master());
+  EXPECT_EQ(code(driver.write(0, bytes)), ETIMEDOUT);
+  EXPECT_FALSE(device->bus_master()) << "the memory is the caller's again";
+  device->on_read = nullptr;
+  EXPECT_EQ(code(driver.write(0, bytes)), EIO) << "until the driver is started again";
+  EXPECT_TRUE(start()->write(0, bytes));
+  EXPECT_TRUE(device->bus_master());
+}
+
+// DMA that lies.
+
+TEST_F(WrongEdu, ATransferThatMovesNothingIsFoundByVerify) {
+  auto driver = start().value();
+  const auto verified = driver.verify(1);
+  ASSERT_FALSE(verified);
+  EXPECT_EQ(verified.error().code(), EPROTO);
+  EXPECT_THAT(verified.error().message(), HasSubstr("byte 0 of the buffer came back as"));
+}
+
+TEST_F(WrongEdu, ARegisterThatDoesNotTakeAnAddressIsFoundBeforeTheTransfer) {
+  auto driver = start().value();
+  for (const std::uint64_t offset : {DmaSource::offset, DmaDestination::offset, DmaCount::offset}) {
+    bool started = false;
+    device->on_read = [&](std::uint64_t at) { return at == offset ? std::optional(UINT64_C(0x40)) : std::nullopt; };
+    device->on_write = [&](std::uint64_t at, std::uint64_t) { started |= at == DmaCommand::offset; };
+    std::array<std::byte, 32> some{};
+    EXPECT_EQ(code(driver.read(0, some)), EPROTO) << offset;
+    EXPECT_FALSE(started);
+  }
+}
+
+// Interrupts.
+
+TEST_F(WrongEdu, Row20_ADeviceWithoutVectorsIsPolledOrRefused) {
+  make({.intx = false, .msi = false});
+  EXPECT_EQ(code(start(Interrupts::msi)), ENOSPC);
+  EXPECT_EQ(code(start(Interrupts::intx)), ENOSPC);
+  const auto driver = start(Interrupts::automatic);
+  ASSERT_TRUE(driver);
+  EXPECT_EQ(driver->interrupt_kind(), std::nullopt);
+}
+
+TEST_F(WrongEdu, Row22_AnInterruptThatIsLostIsNamed) {
+  for (const auto kind : {Interrupts::msi, Interrupts::intx}) {
+    make({});
+    auto driver = start(kind).value();
+    const auto product = driver.factorial(5);
+    ASSERT_FALSE(product);
+    EXPECT_EQ(product.error().code(), EIO);
+    EXPECT_THAT(product.error().message(), HasSubstr("has ended, and its interrupt has not come"));
+    EXPECT_EQ(code(driver.write(0, bytes)), EIO);
+    EXPECT_EQ(code(driver.raise_interrupt(1)), ETIMEDOUT);
+  }
+}
+
+TEST_F(WrongEdu, Row23_AnInterruptThatComesAgainAndAgainWithoutACauseIsAnError) {
+  for (const auto kind : {Interrupts::msi, Interrupts::intx}) {
+    make({});
+    auto driver = start(kind).value();
+    const auto raise = [&] {
+      device->interrupts().set_intx(false);
+      device->interrupts().set_intx(true);
+      device->interrupts().signal_msi(0);
+    };
+    device->on_read = [&](std::uint64_t offset) -> std::optional<std::uint64_t> {
+      if (offset == InterruptStatus::offset) return 0;
+      if (offset != ComputationStatus::offset) return std::nullopt;
+      raise();
+      return 0;
+    };
+    // Whether it is the storm or the time that ends it: it ends.
+    const int ended = code(driver.factorial(5));
+    EXPECT_TRUE(ended == EIO) << ended;
+  }
+}
+
+TEST_F(WrongEdu, Row24_SeveralSignalsAreOneInterrupt) {
+  auto driver = start(Interrupts::msi).value();
+  device->registers[InterruptStatus::offset] = spec::cause::factorial;
+  for (int i = 0; i < 3; ++i) device->interrupts().signal_msi(0);
+  EXPECT_TRUE(driver.factorial(5));
+  EXPECT_EQ(driver.interrupts(), 1u);
+}
+
+TEST_F(WrongEdu, CausesThatCannotBeAcknowledgedDoNotKeepTheDriver) {
+  auto driver = start(Interrupts::intx).value();
+  device->on_read = [](std::uint64_t offset) {
+    return offset == InterruptStatus::offset ? std::optional(UINT64_C(0x7FFFFFFF)) : std::nullopt;
+  };
+  device->interrupts().set_intx(true);
+  EXPECT_TRUE(driver.factorial(5));
+}
+
+TEST_F(WrongEdu, ABackEndThatIsGoneIsItsError) {
+  auto driver = start().value();
+  handle->revoke();
+  EXPECT_EQ(code(driver.factorial(5)), ENODEV);
+  EXPECT_EQ(code(driver.write(0, bytes)), ENODEV);
+  EXPECT_EQ(code(driver.check_alive()), ENODEV);
+}
+
+}  // namespace
+}  // namespace outboard::edu
