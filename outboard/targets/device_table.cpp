@@ -6,10 +6,10 @@
 
 namespace outboard::targets {
 
-Result<const virtio::DeviceType*> find_device(std::string_view name) {
+Result<const DeviceEntry*> find_device(std::string_view name) {
   const auto table = device_table();
   const auto found = std::ranges::find(table, name, &DeviceEntry::name);
-  if (found != table.end()) return found->type;
+  if (found != table.end()) return &*found;
   std::string known;
   for (const auto& entry : table) known += fmt::format("{}{}", known.empty() ? "" : ", ", entry.name);
   return Error(EINVAL, fmt::format("there is no device '{}'", name)).cure("there are: " + known);

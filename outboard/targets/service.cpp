@@ -1,6 +1,7 @@
 #include <outboard/targets/service.hpp>
 
 #include <array>
+#include <functional>
 
 #include <fmt/format.h>
 
@@ -21,12 +22,12 @@ constexpr std::array<OptionHelp, 2> schemes{{
 class VfioUserService final : public Service {
  public:
   VfioUserService(vfio_user::Server server, std::string where, const FunctionPlan& plan)
-      : server_(std::move(server)), where_(std::move(where)), description_(plan.description), device_(plan.device) {}
+      : server_(std::move(server)), where_(std::move(where)), description_(plan.description), reload_(plan.reload) {}
 
   std::string where() const override { return where_; }
   std::string description() const override { return *description_; }
   Loop& loop() override { return server_.loop(); }
-  Status reload() override { return (*device_)->reload(); }
+  Status reload() override { return reload_(); }
   using Service::run;
   Status run(std::function<Status()> ready) override {
     OUTBOARD_CHECK(ready());
@@ -39,8 +40,27 @@ class VfioUserService final : public Service {
   vfio_user::Server server_;
   std::string where_;
   std::shared_ptr<const std::string> description_;
-  std::shared_ptr<virtio::Device* const> device_;
+  std::function<Status()> reload_;
 };
+
+Result<std::unique_ptr<Service>> serve_on_vfio_user(FunctionPlan plan, const std::string& path, ServeOptions options) {
+  vfio_user::Server::Options server_options;
+  server_options.log = options.log;
+  server_options.spin = plan.spin;
+  std::string where =
+      path.empty() ? fmt::format("vfio-user on file descriptor {}", options.socket.get()) : "vfio-user:" + path;
+  OUTBOARD_TRY(auto server, path.empty()
+                                ? vfio_user::Server::adopt(std::move(options.socket), std::move(plan.factory),
+                                                           std::move(server_options))
+                                : vfio_user::Server::listen(path, std::move(plan.factory), std::move(server_options)));
+  return std::make_unique<VfioUserService>(std::move(server), std::move(where), plan);
+}
+
+/// What follows the scheme; the scheme is vfio-user where there is a socket already.
+Result<Address> listener_of(std::string_view listener, const ServeOptions& options) {
+  if (options.socket) return Address{"vfio-user", {}};
+  return parse_address(listener, "listener", schemes);
+}
 
 }  // namespace
 
@@ -48,24 +68,22 @@ std::span<const OptionHelp> listener_schemes() { return schemes; }
 
 Result<std::unique_ptr<Service>> serve(const virtio::DeviceType& type, OptionSet words, std::string_view listener,
                                        ServeOptions options) {
-  std::string path;
-  if (!options.socket) {
-    OUTBOARD_TRY(const auto address, parse_address(listener, "listener", schemes));
-    if (address.scheme == "vduse")
-      return serve_on_vduse(type, std::move(words), std::string(address.rest), options.log);
-    path = address.rest;
-  }
+  OUTBOARD_TRY(const auto address, listener_of(listener, options));
+  if (address.scheme == "vduse") return serve_on_vduse(type, std::move(words), std::string(address.rest), options.log);
   OUTBOARD_TRY(auto plan, plan_function(type, std::move(words)));
-  vfio_user::Server::Options server_options;
-  server_options.log = options.log;
-  server_options.spin = plan.spin;
-  std::string where =
-      path.empty() ? fmt::format("vfio-user on file descriptor {}", options.socket.get()) : std::string(listener);
-  OUTBOARD_TRY(auto server, path.empty()
-                                ? vfio_user::Server::adopt(std::move(options.socket), std::move(plan.factory),
-                                                           std::move(server_options))
-                                : vfio_user::Server::listen(path, std::move(plan.factory), std::move(server_options)));
-  return std::make_unique<VfioUserService>(std::move(server), std::move(where), plan);
+  return serve_on_vfio_user(std::move(plan), std::string(address.rest), std::move(options));
+}
+
+Result<std::unique_ptr<Service>> serve(const DeviceEntry& entry, OptionSet words, std::string_view listener,
+                                       ServeOptions options) {
+  if (entry.type != nullptr) return serve(*entry.type, std::move(words), listener, std::move(options));
+  OUTBOARD_TRY(const auto address, listener_of(listener, options));
+  if (address.scheme == "vduse")
+    return Error(ENOTSUP, fmt::format("{} is not a virtio device, and the vDPA bus takes no other", entry.name))
+        .on(std::string(listener))
+        .cure("vfio-user:PATH takes every device");
+  OUTBOARD_TRY(auto plan, plan_function(*entry.function, std::move(words)));
+  return serve_on_vfio_user(std::move(plan), std::string(address.rest), std::move(options));
 }
 
 }  // namespace outboard::targets

@@ -11,6 +11,7 @@
 #include <outboard/base/loop.hpp>
 #include <outboard/base/options.hpp>
 #include <outboard/base/result.hpp>
+#include <outboard/targets/device_table.hpp>
 #include <outboard/virtio/device_type.hpp>
 
 namespace outboard::targets {
@@ -53,6 +54,9 @@ std::span<const OptionHelp> vduse_words();
 /// Makes a device from `words` (as plan_function) and serves it at `listener`: `vfio-user:PATH` or `vduse:NAME`; or, where
 /// `listener` is empty, as vfio-user on ServeOptions::socket. EINVAL: not a listener. Else what the device or the transport says.
 Result<std::unique_ptr<Service>> serve(const virtio::DeviceType& type, OptionSet words, std::string_view listener,
+                                       ServeOptions options);
+/// The same for what the table of devices has. ENOTSUP: on `vduse:NAME`, and no virtio device.
+Result<std::unique_ptr<Service>> serve(const DeviceEntry& entry, OptionSet words, std::string_view listener,
                                        ServeOptions options);
 
 }  // namespace outboard::targets

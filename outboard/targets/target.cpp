@@ -44,8 +44,8 @@ Result<std::unique_ptr<pci::Handle>> open_vfio_user(std::string_view path, const
 Result<std::unique_ptr<pci::Handle>> open_local(std::string_view target, std::string_view text,
                                                 const OpenOptions& options) {
   OUTBOARD_TRY(auto local, parse_local(text));
-  OUTBOARD_TRY(const auto* type, find_device(local.device));
-  OUTBOARD_TRY(auto plan, plan_function(*type, std::move(local.words)));
+  OUTBOARD_TRY(const auto* entry, find_device(local.device));
+  OUTBOARD_TRY(auto plan, plan_function(*entry, std::move(local.words)));
   return pci::LocalHandle::start(std::move(plan.factory),
                                  {.log = options.log, .spin = plan.spin, .name = std::string(target)});
 }

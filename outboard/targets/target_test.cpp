@@ -58,6 +58,14 @@ TEST(Targets, ALocalDeviceIsDriven) {
   EXPECT_EQ(*vectors, 3u);
 }
 
+TEST(Targets, AFunctionThatIsNoVirtioDeviceIsDrivenAsWell) {
+  auto handle = open("local:edu,dma-time=5,spin=20");
+  ASSERT_TRUE(handle) << handle.error().message();
+  EXPECT_EQ((*handle)->identity()->device, 0x11E8);
+  EXPECT_THAT(message_of("local:edu,dma-maks=1"), HasSubstr("'dma-maks'"));
+  EXPECT_THAT(message_of("local:edu,packed"), HasSubstr("it takes: dma-mask, dma-time, factorial-time, spin"));
+}
+
 TEST(Targets, ACommaInAValueIsDoubled) {
   const outboard::testing::TempDir dir;
   dir.make_file("a,b.raw", 1 << 20);
@@ -74,7 +82,8 @@ TEST(Targets, AServerThatIsNotThereIsAnError) {
 }
 
 TEST(Targets, EveryDeviceOfTheTableHasItsOwnName) {
-  for (const auto& entry : device_table()) EXPECT_EQ(entry.name, entry.type->name);
+  for (const auto& entry : device_table())
+    EXPECT_EQ(entry.name, entry.type != nullptr ? entry.type->name : entry.function->name);
 }
 
 // Waiting for a server that is starting. Time is what was paused, so nothing sleeps here.
@@ -148,6 +157,26 @@ TEST(Listeners, AnUnknownSchemeIsNamed) {
   const auto service = serve(**type, words, "tcp:1234", {});
   ASSERT_FALSE(service);
   EXPECT_THAT(service.error().message(), HasSubstr("'tcp' is not a kind of listener"));
+}
+
+TEST(Listeners, TheVdpaBusTakesVirtioDevicesOnly) {
+  const auto entry = find_device("edu");
+  ASSERT_TRUE(entry);
+  const auto service = serve(**entry, OptionSet(), "vduse:edu0", {});
+  ASSERT_FALSE(service);
+  EXPECT_EQ(service.error().code(), ENOTSUP);
+  EXPECT_THAT(service.error().message(), HasSubstr("edu is not a virtio device"));
+}
+
+TEST(Listeners, AFunctionThatIsNoVirtioDeviceIsServed) {
+  const outboard::testing::TempDir dir;
+  const auto entry = find_device("edu");
+  ASSERT_TRUE(entry);
+  const auto service = serve(**entry, OptionSet(), "vfio-user:" + dir.path("edu.sock"), {});
+  ASSERT_TRUE(service) << service.error().message();
+  EXPECT_EQ((*service)->where(), "vfio-user:" + dir.path("edu.sock"));
+  EXPECT_EQ((*service)->description(), "");
+  EXPECT_TRUE((*service)->reload()) << "there is nothing to look at again";
 }
 
 TEST(TransportWords, AreTakenOutAndUnderstood) {

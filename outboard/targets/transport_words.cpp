@@ -14,11 +14,20 @@ constexpr std::array<OptionHelp, 5> words_of_transport{{
     {"spin", "USEC", "look for work for so long before sleeping (microseconds)"},
 }};
 
+constexpr std::array<OptionHelp, 1> words_of_function{{words_of_transport.back()}};
+
 constexpr std::uint64_t max_spin_us = 1'000'000;
+
+Result<Duration> take_spin(OptionSet& words) {
+  OUTBOARD_TRY(const auto microseconds, words.number("spin", 0, 0, max_spin_us));
+  words.take("spin");
+  return std::chrono::microseconds(microseconds);
+}
 
 }  // namespace
 
 std::span<const OptionHelp> transport_words() { return words_of_transport; }
+std::span<const OptionHelp> function_words() { return words_of_function; }
 
 /// An unknown word is as likely a misspelt one of ours: list them too.
 Error with_known_words(const Error& error, std::span<const OptionHelp> ours) {
@@ -32,9 +41,8 @@ Status take_core_words(OptionSet& words, virtio::DeviceCore::Options& core, Dura
   OUTBOARD_TRY(core.packed, words.flag("packed", false));
   OUTBOARD_TRY(core.in_order, words.flag("in-order", false));
   OUTBOARD_TRY(core.poll, words.flag("poll", false));
-  OUTBOARD_TRY(const auto microseconds, words.number("spin", 0, 0, max_spin_us));
-  spin = std::chrono::microseconds(microseconds);
-  for (const std::string_view word : {"packed", "in-order", "poll", "spin"}) words.take(word);
+  OUTBOARD_TRY(spin, take_spin(words));
+  for (const std::string_view word : {"packed", "in-order", "poll"}) words.take(word);
   return {};
 }
 
@@ -61,7 +69,26 @@ Result<FunctionPlan> plan_function(const virtio::DeviceType& type, OptionSet wor
     return device;
   };
   return FunctionPlan{virtio_pci::Function::factory(std::move(make), std::move(transport.function)), transport.spin,
-                      description, made};
+                      description, [made] { return (*made)->reload(); }};
+}
+
+Result<FunctionPlan> plan_function(const pci::FunctionType& type, OptionSet words) {
+  OUTBOARD_TRY(const Duration spin, take_spin(words));
+  const auto made = std::make_shared<pci::FunctionType::Made>();
+  const std::shared_ptr<const std::string> description(made, &made->description);
+  auto make = [&type, words = std::move(words), made](
+                  Loop& loop, const Log& log) mutable -> Result<std::unique_ptr<pci::Function>> {
+    auto function = type.make(words, loop, log);
+    if (!function) return with_known_words(function.error(), words_of_function);
+    *made = std::move(*function);
+    return std::move(made->function);
+  };
+  return FunctionPlan{std::move(make), spin, description, [made] { return made->reload ? made->reload() : Status(); }};
+}
+
+Result<FunctionPlan> plan_function(const DeviceEntry& entry, OptionSet words) {
+  return entry.type != nullptr ? plan_function(*entry.type, std::move(words))
+                               : plan_function(*entry.function, std::move(words));
 }
 
 }  // namespace outboard::targets

@@ -42,6 +42,7 @@ void add_show(CLI::App& app, Plan& plan);
 void add_lspci(CLI::App& app, Plan& plan);
 void add_blk(CLI::App& app, Plan& plan);
 void add_example(CLI::App& app, Plan& plan);
+void add_edu(CLI::App& app, Plan& plan);
 void add_new(CLI::App& app, Plan& plan);
 void add_reset(CLI::App& app, Plan& plan);
 void add_pci(CLI::App& app, Plan& plan);

@@ -19,7 +19,7 @@ namespace outboard::command {
 namespace {
 
 struct ServeArguments {
-  const virtio::DeviceType* type = nullptr;
+  const targets::DeviceEntry* entry = nullptr;
   OptionSet words;
   std::string listener;
   int fd = -1;
@@ -54,7 +54,7 @@ Result<UniqueFd> given_socket(const ServeArguments& arguments) {
 Status tell_ready(const ServeArguments& arguments, const targets::Service& service, const Log& log) {
   const std::string what = service.description();
   const auto told = print(
-      fmt::format("serving {}{}{} on {}\n", arguments.type->name, what.empty() ? "" : " ", what, service.where()));
+      fmt::format("serving {}{}{} on {}\n", arguments.entry->name, what.empty() ? "" : " ", what, service.where()));
   if (!told) log.warning("{}", told.error().message());
   if (arguments.ready_fd < 0) return {};
   const UniqueFd ready(arguments.ready_fd);
@@ -75,14 +75,14 @@ Result<Exit> serve(const ServeArguments& arguments, Context& context) {
   OUTBOARD_TRY(auto socket, given_socket(arguments));
   if (!socket && arguments.listener.empty())
     return usage_error("where is the device to be served?",
-                       fmt::format("outboard serve {} --listen vfio-user:PATH", arguments.type->name));
+                       fmt::format("outboard serve {} --listen vfio-user:PATH", arguments.entry->name));
   if (!socket) {
     const auto address = targets::parse_address(arguments.listener, "listener", targets::listener_schemes());
     if (!address) return as_usage_error(address.error());
   }
   targets::ServeOptions options{context.log, std::move(socket)};
   OUTBOARD_TRY(const auto service,
-               targets::serve(*arguments.type, arguments.words, arguments.listener, std::move(options)));
+               targets::serve(*arguments.entry, arguments.words, arguments.listener, std::move(options)));
   Registration watch;
   OUTBOARD_TRY(watch, service->loop().watch(context.stop.fd(), Ready::readable, [&](Ready) {
     watch.reset();  // it stays readable, while what is in flight is being finished
@@ -95,19 +95,29 @@ Result<Exit> serve(const ServeArguments& arguments, Context& context) {
   return Exit::done;
 }
 
-void add_device(CLI::App& serve_verb, Plan& plan, const virtio::DeviceType& type) {
+/// How a device is run depends on what it is: a virtio device has rings, and can be on the vDPA bus.
+void add_words(CLI::App& verb, const targets::DeviceEntry& entry, OptionSet& words) {
+  for (const auto& word : entry.options()) add_word(verb, word, words, "The device");
+  const bool is_virtio = entry.type != nullptr;
+  for (const auto& word : is_virtio ? targets::transport_words() : targets::function_words())
+    add_word(verb, word, words, "How it is run");
+  if (!is_virtio) return;
+  for (const auto& word : targets::vduse_words()) add_word(verb, word, words, "On vduse:NAME");
+}
+
+void add_device(CLI::App& serve_verb, Plan& plan, const targets::DeviceEntry& entry) {
   const auto arguments = std::make_shared<ServeArguments>();
-  arguments->type = &type;
-  const std::string name(type.name);
-  const std::string words = type.name == "blk" ? " --image disk.raw" : "";
-  CLI::App* verb = add_verb(serve_verb, plan, name, std::string(type.summary),
+  arguments->entry = &entry;
+  const std::string name(entry.name);
+  const std::string words = entry.name == "blk" ? " --image disk.raw" : "";
+  CLI::App* verb = add_verb(serve_verb, plan, name, std::string(entry.summary()),
                             fmt::format("outboard serve {}{} --listen vfio-user:/run/{}.sock", name, words, name),
                             [arguments](Context& context) { return serve(*arguments, context); });
   verb->parse_complete_callback([&plan] { plan.log_warnings = true; });
-  for (const auto& word : type.options) add_word(*verb, word, arguments->words, "The device");
-  for (const auto& word : targets::transport_words()) add_word(*verb, word, arguments->words, "How it is run");
-  for (const auto& word : targets::vduse_words()) add_word(*verb, word, arguments->words, "On vduse:NAME");
-  auto* listen = verb->add_option("--listen", arguments->listener, "where to serve it: vfio-user:PATH or vduse:NAME")
+  add_words(*verb, entry, arguments->words);
+  auto* listen = verb->add_option("--listen", arguments->listener,
+                                  entry.type != nullptr ? "where to serve it: vfio-user:PATH or vduse:NAME"
+                                                        : "where to serve it: vfio-user:PATH")
                      ->type_name("LISTENER");
   auto* fd = verb->add_option("--fd", arguments->fd, "serve it, as vfio-user, on this socket, which listens already")
                  ->type_name("N")
@@ -130,7 +140,7 @@ void add_serve(CLI::App& app, Plan& plan) {
       "the device look again at what stands behind it. A device on vduse:NAME is taken off the bus and removed in the end; one\n"
       "whose server was killed is taken over by the next one.\n\n"
       "Example:\n  outboard serve blk --image disk.raw --listen vfio-user:/run/blk.sock\n");
-  for (const auto& entry : targets::device_table()) add_device(*verb, plan, *entry.type);
+  for (const auto& entry : targets::device_table()) add_device(*verb, plan, entry);
 }
 
 }  // namespace outboard::command

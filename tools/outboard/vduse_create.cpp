@@ -158,7 +158,9 @@ void add_vduse_create(CLI::App& parent, Plan& plan) {
       "  setpriv --reuid disks ... outboard serve blk --image /srv/disk.raw --listen vduse:disk0 --no-attach \\\n"
       "    --journal /run/disks/disk0.journal\n"
       "  vdpa dev add name disk0 mgmtdev vduse\n");
-  for (const auto& entry : targets::device_table()) add_type(*verb, plan, *entry.type);
+  for (const auto& entry : targets::device_table()) {
+    if (entry.type != nullptr) add_type(*verb, plan, *entry.type);
+  }
 }
 
 }  // namespace outboard::command

@@ -61,7 +61,8 @@ constexpr std::array<std::pair<std::uint8_t, std::string_view>, 7> status_bits{
 /// Those that this build can make know more about themselves.
 const virtio::DeviceType* type_of(std::uint32_t device_id) {
   const auto table = targets::device_table();
-  const auto found = std::ranges::find(table, device_id, [](const auto& entry) { return entry.type->device_id; });
+  const auto found = std::ranges::find_if(
+      table, [&](const auto& entry) { return entry.type != nullptr && entry.type->device_id == device_id; });
   return found != table.end() ? found->type : nullptr;
 }
 
