@@ -1,0 +1,23 @@
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+namespace outboard::testing {
+
+/// A mapping of this process, as /proc/self/maps has it.
+struct OwnMapping {
+  std::uint64_t start = 0, end = 0;
+  bool writable = false;
+  bool shared = false;
+  std::uint64_t inode = 0;
+  std::string file;  ///< empty: anonymous
+};
+std::vector<OwnMapping> own_mappings();
+
+/// Whether the kernel would pin [at, at + size) for a device to write to: mapped, writable (if it is to be), and not a
+/// shared mapping of an ordinary file.
+bool can_be_pinned(std::uint64_t at, std::uint64_t size, bool for_writing);
+
+}  // namespace outboard::testing
