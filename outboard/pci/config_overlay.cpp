@@ -105,7 +105,7 @@ Status ConfigOverlay::write_chunk(Chunk chunk, std::uint32_t value) {
   set(chunk.at, chunk.size, (get(chunk.at, chunk.size) & ~ours) | (value & ours));
   // A bit that a one clears is written as it is asked for, never as it was read: it would be cleared unasked.
   const std::uint32_t theirs = (masks.write & ~masks.virt) | masks.clears;
-  if (theirs == 0) return {};
+  if ((theirs & ~masks.clears) == 0 && (value & masks.clears) == 0) return {};
   std::uint32_t kept = 0;
   if (theirs != ones(chunk.size)) {
     OUTBOARD_TRY(kept, hardware_read(chunk.at, chunk.size));

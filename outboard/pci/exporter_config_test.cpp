@@ -1,0 +1,342 @@
+#include <outboard/pci/exporter_config.hpp>
+
+#include <ostream>
+
+#include <gtest/gtest.h>
+
+#include <outboard/base/endian.hpp>
+#include <outboard/testing/fake_handle.hpp>
+
+// What the client of a re-exported function sees of configuration space, and what of its writes reaches the device.
+
+namespace outboard::pci {
+namespace {
+
+using testing::FakeHandle;
+using D = testing::ConfigDevice;
+
+class ExporterConfigTest : public ::testing::Test {
+ protected:
+  void create() {
+    auto made = ExporterConfig::create(handle);
+    ASSERT_TRUE(made) << made.error().message();
+    config = std::move(*made);
+    device.writes.clear();
+    handle.calls.clear();
+  }
+  void SetUp() override { create(); }
+
+  std::uint32_t read(std::uint16_t at, unsigned width) {
+    le32 value = 0;
+    EXPECT_TRUE(config->read(at, as_writable_bytes_of(value).first(width)));
+    return value;
+  }
+  void write(std::uint16_t at, unsigned width, std::uint32_t bits) {
+    const le32 value = bits;
+    const auto written = config->write(at, as_bytes_of(value).first(width));
+    EXPECT_TRUE(written) << written.error().message();
+  }
+
+  FakeHandle handle;
+  D& device = handle.config_space;
+  std::unique_ptr<ExporterConfig> config;
+};
+
+struct MaskRow {
+  const char* name;
+  std::uint16_t at;
+  unsigned width;
+  std::uint32_t virt, write;  ///< ours; what a write changes
+  friend std::ostream& operator<<(std::ostream& out, const MaskRow& row) { return out << row.name; }
+};
+
+class ExporterConfigRow : public ExporterConfigTest, public ::testing::WithParamInterface<MaskRow> {
+ protected:
+  std::uint32_t ones() const {
+    return GetParam().width == 4 ? UINT32_MAX : (UINT32_C(1) << (8 * GetParam().width)) - 1;
+  }
+};
+
+constexpr std::uint32_t all = UINT32_MAX;
+
+constexpr MaskRow mask_rows[] = {
+    {"Row00_VendorId", 0x00, 2, 0, 0},
+    {"Row02_DeviceId", 0x02, 2, 0, 0},
+    {"Row08_RevisionAndClass", 0x08, 4, 0, 0},
+    {"Row0C_CacheLineSize", 0x0C, 1, 0, 0xFF},
+    {"Row0D_LatencyTimer", 0x0D, 1, 0, 0xFF},
+    {"Row0E_HeaderType", 0x0E, 1, 0x80, 0},
+    {"Row0F_Bist", 0x0F, 1, 0, 0},
+    {"Row2C_SubsystemIds", 0x2C, 4, 0, 0},
+    {"Row34_CapabilitiesPointer", 0x34, 1, 0xFF, 0},
+    {"Row3C_InterruptLine", 0x3C, 1, 0xFF, 0xFF},
+    {"Row3D_InterruptPin", 0x3D, 1, 0xFF, 0},
+    {"RowAnyCapability_Next", D::power + 1, 1, 0xFF, 0},
+    {"RowPm_Capabilities", D::power + 2, 2, 0xF800, 0},
+    {"RowPm_ControlStatus", D::power + 4, 2, 0x8100, 0x0003},
+    {"RowVpd_Address", D::vpd + 2, 2, 0, 0xFFFF},
+    {"RowVpd_Data", D::vpd + 4, 4, 0, all},
+    {"RowMsi_Control", D::msi + 2, 2, 0xFFFF, 0x0031},  // no more than 8 messages
+    {"RowMsi_Address", D::msi + 4, 4, all, 0xFFFFFFFC},
+    {"RowMsi_UpperAddress", D::msi + 8, 4, all, all},
+    {"RowMsi_Data", D::msi + 0xC, 2, 0xFFFF, 0xFFFF},
+    {"RowMsi_Mask", D::msi + 0x10, 4, 0, all},
+    {"RowMsi_Pending", D::msi + 0x14, 4, 0, 0},
+    {"RowMsix_Control", D::msix + 2, 2, 0xC000, 0xC000},
+    {"RowMsix_Table", D::msix + 4, 4, 0, 0},
+    {"RowExpress_LinkControl", D::express + 0x10, 2, 0, 0},
+    {"RowExpress_DeviceControl2", D::express + 0x28, 2, 0, 0xFFDF},
+    {"RowAer_UncorrectableMask", D::errors + 8, 4, 0, 0x03FFF031},
+    {"RowAer_UncorrectableSeverity", D::errors + 0xC, 4, 0, 0x03FFF031},
+    {"RowAer_CorrectableMask", D::errors + 0x14, 4, 0, 0x0000F1C1},
+    {"RowAer_Control", D::errors + 0x18, 4, 0, 0x00000140},
+    {"RowAer_HeaderLog", D::errors + 0x1C, 4, 0, 0},
+    {"RowExtended_Header", D::serial, 4, all, 0},
+    {"RowVendor_Own", D::vendor + 4, 4, 0, all},
+    {"RowDvsec_Own", D::designated + 8, 4, 0, all},
+    {"RowHidden_Standard", D::hidden, 4, all, 0},
+    {"RowHidden_ProcessAddressSpaceId", D::hidden_extended, 4, all, 0},
+    {"RowHidden_AddressTranslation", D::translation, 4, all, 0},
+    {"RowGap_Standard", D::gap, 4, all, 0},
+    {"RowGap_Extended", D::gap_extended, 4, all, 0},
+};
+
+TEST_P(ExporterConfigRow, BitsThatAreNotVirtualAreTheDevices) {
+  const auto& [name, at, width, virt, write_mask] = GetParam();
+  const std::uint32_t before = read(at, width);
+  const std::uint32_t flipped = ~device.get(at, width) & ones();
+  device.put(at, width, flipped);
+  EXPECT_EQ(read(at, width), (before & virt) | (flipped & ~virt & ones()));
+}
+
+TEST_P(ExporterConfigRow, OnesReachTheDeviceWhereTheyMayAndStayHereWhereTheyAreVirtual) {
+  const auto& [name, at, width, virt, write_mask] = GetParam();
+  const std::uint32_t before = read(at, width), hardware = device.get(at, width);
+  write(at, width, ones());
+  EXPECT_EQ(device.get(at, width), hardware | (write_mask & ~virt));
+  EXPECT_EQ(read(at, width), before | write_mask);
+}
+
+INSTANTIATE_TEST_SUITE_P(, ExporterConfigRow, ::testing::ValuesIn(mask_rows),
+                         [](const auto& each) { return std::string(each.param.name); });
+
+// The header
+
+TEST_F(ExporterConfigTest, Row04_StartsWithNothingEnabled) {
+  EXPECT_EQ(device.get(0x04, 2), 0u);
+  EXPECT_EQ(read(0x04, 2), 0u);
+  EXPECT_FALSE(config->decodes_memory());
+}
+
+TEST_F(ExporterConfigTest, Row04_CommandIsForwardedAsSixteenBits) {
+  write(0x04, 4, 0x00000402);
+  ASSERT_FALSE(device.writes.empty());
+  EXPECT_EQ(device.writes.front(), (D::Access{0x04, 2, 0x0402}));
+  EXPECT_TRUE(config->decodes_memory());
+  device.writes.clear();
+  write(0x05, 1, 0x00);
+  EXPECT_EQ(device.writes.front(), (D::Access{0x04, 2, 0x0002}));
+}
+
+TEST_F(ExporterConfigTest, Row04_BusMasteringIsHeldBackUntilItIsAllowed) {
+  write(0x04, 2, 0x0006);
+  EXPECT_EQ(device.get(0x04, 2), 0x0002u);
+  EXPECT_EQ(read(0x04, 2), 0x0006u) << "the client has it on";
+  ASSERT_TRUE(config->allow_bus_master(true));
+  EXPECT_EQ(device.get(0x04, 2), 0x0006u);
+  write(0x05, 1, 0x04);
+  EXPECT_EQ(device.get(0x04, 2), 0x0406u) << "the other byte does not change it";
+  ASSERT_TRUE(config->allow_bus_master(false));
+  EXPECT_EQ(device.get(0x04, 2), 0x0402u);
+  EXPECT_EQ(read(0x04, 2), 0x0406u);
+}
+
+TEST_F(ExporterConfigTest, Row06_StatusBitsAreClearedOneByOneAndNeverByAWriteBeside) {
+  device.put(0x06, 2, 0xF910);
+  write(0x04, 4, 0x00000002);
+  for (const auto& access : device.writes) {
+    EXPECT_NE(access.at, 0x06);
+    EXPECT_FALSE(access.at == 0x04 && access.size == 4);
+  }
+  device.writes.clear();
+  write(0x06, 2, 0x8000);
+  ASSERT_EQ(device.writes.size(), 1u);
+  EXPECT_EQ(device.writes.front().value & 0xF900, 0x8000u);
+}
+
+TEST_F(ExporterConfigTest, Row10_BarsBeginAtZeroAndAreSizedHere) {
+  EXPECT_EQ(read(0x10, 4), 0u) << "not the host's address";
+  EXPECT_EQ(read(0x18, 4), 0xCu);
+  write(0x10, 4, all);
+  EXPECT_EQ(read(0x10, 4), 0xFFF00000u);
+  write(0x18, 4, all);
+  write(0x1C, 4, all);
+  EXPECT_EQ(read(0x18, 4), 0xFFFFC00Cu);
+  EXPECT_EQ(read(0x1C, 4), 0xFFFFFFFFu);
+  write(0x24, 4, all);
+  EXPECT_EQ(read(0x24, 4), 0xFFFFFFE1u);
+  write(0x14, 4, all);
+  EXPECT_EQ(read(0x14, 4), 0u);
+  EXPECT_TRUE(device.writes.empty());
+}
+
+TEST_F(ExporterConfigTest, Row30_TheRomBeginsAtZeroAndIsSizedHere) {
+  EXPECT_EQ(read(0x30, 4), 0u);
+  write(0x30, 4, all);
+  EXPECT_EQ(read(0x30, 4), 0xFFFF0001u);
+  EXPECT_TRUE(device.writes.empty());
+}
+
+TEST_F(ExporterConfigTest, Row0E_TheFunctionIsTheOnlyOneOfItsDevice) {
+  device.put(0x0E, 1, 0x80);
+  create();
+  EXPECT_EQ(read(0x0E, 1), 0u);
+}
+
+TEST_F(ExporterConfigTest, Row3D_WithoutIntxThePinReadsZero) {
+  handle.irqs[0].count = 0;
+  create();
+  EXPECT_EQ(read(0x3D, 1), 0u);
+}
+
+// The lists
+
+TEST_F(ExporterConfigTest, RowHidden_CapabilitiesAreNotInTheListAndCannotBeReached) {
+  EXPECT_EQ(read(D::vendor + 1, 1), 0u);
+  EXPECT_EQ(read(D::errors, 4) >> 20, unsigned{D::serial});
+  EXPECT_EQ(read(D::designated, 4) >> 20, 0u) << "address translation is the host's";
+  EXPECT_EQ(read(D::hidden, 4), 0u);
+  EXPECT_EQ(read(D::translation, 4), 0u);
+}
+
+TEST_F(ExporterConfigTest, RowGap_RegistersInGapsAreOutOfReach) {
+  device.put(D::gap, 4, 0xDEADBEEF);
+  EXPECT_EQ(read(D::gap, 4), 0u);
+  write(D::gap, 4, 1);
+  EXPECT_TRUE(device.writes.empty());
+}
+
+TEST_F(ExporterConfigTest, Row12_AListThatLoopsIsCut) {
+  device.put(D::vendor + 1, 1, D::msi);
+  create();
+  EXPECT_TRUE(config->map().broken_list());
+  EXPECT_EQ(read(D::vendor + 1, 1), 0u);
+}
+
+TEST_F(ExporterConfigTest, Row12_AVendorCapabilityThatClaimsEverythingGetsWhatIsLeft) {
+  device.put(D::vendor + 2, 1, 0xFF);
+  create();
+  write(D::power + 2, 2, 0);
+  write(0xFC, 4, 5);
+  EXPECT_EQ(device.get(0xFC, 4), 5u) << "it is the last one, and reaches to the end";
+  EXPECT_EQ(read(0x100, 2), 1u) << "and no further";
+}
+
+TEST_F(ExporterConfigTest, RowVendor_AccessesKeepTheirWidth) {
+  write(D::vendor + 4, 4, 0x01020304);
+  write(D::vendor + 4, 2, 0x0506);
+  write(D::vendor + 5, 1, 0x07);
+  EXPECT_EQ(device.writes, (std::vector{D::Access{D::vendor + 4, 4, 0x01020304}, D::Access{D::vendor + 4, 2, 0x0506},
+                                        D::Access{D::vendor + 5, 1, 0x07}}));
+}
+
+// Interrupts, reset, power
+
+TEST_F(ExporterConfigTest, RowMsi_ControlIsRememberedAndNeverForwarded) {
+  write(D::msi + 2, 2, 0x0071);
+  EXPECT_EQ(read(D::msi + 2, 2), 0x01B7u) << "no more messages than there are";
+  write(D::msix + 2, 2, 0xC000);
+  EXPECT_EQ(read(D::msix + 2, 2), 0xC007u);
+  EXPECT_TRUE(device.writes.empty());
+}
+
+TEST_F(ExporterConfigTest, RowMsi_WhetherVectorsHaveMaskBitsIsTheDevicesWord) {
+  EXPECT_TRUE(config->msi_maskable());
+  device.put(D::msi + 2, 2, 0x0086);
+  create();
+  EXPECT_FALSE(config->msi_maskable());
+}
+
+TEST_F(ExporterConfigTest, RowExpress_FunctionLevelResetStopsDmaAndIsForwarded) {
+  unsigned restarts = 0;
+  config->on_restart([&] { ++restarts; });
+  ASSERT_TRUE(config->allow_bus_master(true));
+  write(0x04, 2, 0x0006);
+  write(0x10, 4, 0xFEB00000);
+  device.writes.clear();
+  write(D::express + 8, 2, 0xA810);
+  ASSERT_GE(device.writes.size(), 3u);
+  const auto reset = std::ranges::find(device.writes, D::Access{D::express + 8, 2, 0xA810});
+  ASSERT_NE(reset, device.writes.end());
+  EXPECT_NE(std::find(device.writes.begin(), reset, D::Access{0x04, 2, 0x0002}), reset) << "bus mastering off first";
+  EXPECT_EQ(device.writes.back(), (D::Access{0x04, 2, 0}));
+  EXPECT_EQ(read(0x04, 2), 0u);
+  EXPECT_EQ(read(0x10, 4), 0u);
+  EXPECT_EQ(restarts, 1u);
+}
+
+TEST_F(ExporterConfigTest, RowExpress_WithoutFunctionLevelResetTheBitIsDropped) {
+  device.put(D::express + 4, 4, 0);
+  write(D::express + 8, 2, 0x8000);
+  EXPECT_EQ(device.get(D::express + 8, 2) & 0x8000, 0u);
+}
+
+TEST_F(ExporterConfigTest, RowExpress_DeviceControlLeavesTheStatusBesideAlone) {
+  device.put(D::express + 0xA, 2, 0x000F);
+  write(D::express + 8, 4, 0x00002810);
+  for (const auto& access : device.writes) {
+    if (access.at >= D::express + 0xA) {
+      EXPECT_EQ(access.value & 0xF, 0u);
+    }
+  }
+  EXPECT_EQ(device.get(D::express + 8, 2), 0x2810u);
+  device.writes.clear();
+  write(D::express + 0xA, 2, 0x0004);
+  ASSERT_EQ(device.writes.size(), 1u);
+  EXPECT_EQ(device.writes.front().value & 0xF, 0x4u);
+}
+
+TEST_F(ExporterConfigTest, RowAf_FunctionLevelResetIsForwarded) {
+  write(0x04, 2, 0x0002);
+  write(D::features + 4, 1, 1);
+  EXPECT_EQ(device.get(D::features + 4, 1), 1u);
+  EXPECT_EQ(read(0x04, 2), 0u);
+}
+
+TEST_F(ExporterConfigTest, RowPm_InD3hotNothingIsDecoded) {
+  device.put(D::power + 4, 2, 0x0008);  // no soft reset
+  write(0x04, 2, 0x0002);
+  write(D::power + 4, 2, 0x0003);
+  EXPECT_EQ(device.get(D::power + 4, 2), 0x000Bu);
+  EXPECT_FALSE(config->decodes_memory());
+  write(D::power + 4, 2, 0x0000);
+  EXPECT_TRUE(config->decodes_memory());
+  EXPECT_EQ(read(0x04, 2), 0x0002u);
+}
+
+TEST_F(ExporterConfigTest, RowPm_TheWayBackFromD3hotIsAReset) {
+  write(0x04, 2, 0x0002);
+  write(D::power + 4, 2, 0x0003);
+  write(D::power + 4, 2, 0x0000);
+  EXPECT_FALSE(config->decodes_memory());
+  EXPECT_EQ(read(0x04, 2), 0u);
+}
+
+TEST_F(ExporterConfigTest, RowAer_StatusBitsAreClearedOneByOne) {
+  device.put(D::errors + 4, 4, 0x00062031);
+  write(D::errors + 4, 4, 0x00002000);
+  EXPECT_EQ(device.writes.back().value & 0x03FFF031, 0x00002000u);
+}
+
+TEST_F(ExporterConfigTest, Row17_AFunctionThatDoesNotAnswerIsRefused) {
+  std::ranges::fill(device.bytes(), std::byte{0xFF});
+  EXPECT_EQ(ExporterConfig::create(handle).error().code(), ENODEV);
+}
+
+TEST_F(ExporterConfigTest, Row12_ABarOfOddSizeIsRefused) {
+  handle.regions[0].size = 0x3000;
+  EXPECT_EQ(ExporterConfig::create(handle).error().code(), EPROTO);
+}
+
+}  // namespace
+}  // namespace outboard::pci
