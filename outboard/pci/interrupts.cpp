@@ -4,44 +4,12 @@
 #include <optional>
 
 #include <outboard/pci/message_vectors.hpp>
+#include <outboard/pci/msix_table.hpp>
 #include <outboard/pci/registers.hpp>
 
 namespace outboard::pci {
 
 namespace {
-
-/// The MSI-X table, byte by byte.
-class MsixTableBytes {
- public:
-  void resize(unsigned vectors) {
-    bytes_.resize(std::size_t{vectors} * msix_entry::size);
-    reset();
-  }
-  std::size_t size() const { return bytes_.size(); }
-
-  /// PCI Local Bus 3.0, 6.8.2: after a reset every vector is masked.
-  void reset() {
-    std::ranges::fill(bytes_, std::byte{0});
-    for (std::size_t at = msix_entry::vector_control; at < bytes_.size(); at += msix_entry::size)
-      bytes_[at] = std::byte{1};
-  }
-
-  bool masked(unsigned vector) const {
-    return (bytes_[std::size_t{vector} * msix_entry::size + msix_entry::vector_control] & std::byte{1}) != std::byte{0};
-  }
-
-  std::byte read(std::size_t offset) const { return bytes_[offset]; }
-  void write(std::size_t offset, std::byte value) { bytes_[offset] = value & writable(offset % msix_entry::size); }
-
- private:
-  static std::byte writable(std::size_t offset) {
-    if (offset == msix_entry::address) return std::byte{0xFC};  // a message address is dword-aligned
-    if (offset < msix_entry::vector_control) return std::byte{0xFF};
-    return offset == msix_entry::vector_control ? std::byte{0x01} : std::byte{0};
-  }
-
-  std::vector<std::byte> bytes_;
-};
 
 /// Each delivery would unmask the line and deliver again, for as long as the device holds it up.
 Error feeds_itself() { return Error(EINVAL, "one eventfd is to be both the signal of INTx and its unmask"); }
