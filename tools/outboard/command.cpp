@@ -29,8 +29,8 @@ CLI::App* add_verb(CLI::App& parent, Plan& plan, std::string name, const std::st
   return verb;
 }
 
-void TargetArguments::add_to(CLI::App& verb) {
-  verb.add_option("TARGET", target, "vfio-user:PATH, or local:DEVICE,WORD=VALUE,...")->required();
+void TargetArguments::add_to(CLI::App& verb, const std::string& name) {
+  verb.add_option(name, target, "vfio:ADDRESS, vfio-user:PATH, or local:DEVICE,WORD=VALUE,...")->required();
   add_seconds(verb, "--wait", wait_seconds, 0, "keep trying for so long while the server is starting");
 }
 

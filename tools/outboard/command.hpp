@@ -49,12 +49,12 @@ void add_pci(CLI::App& app, Plan& plan);
 void add_vduse(CLI::App& app, Plan& plan);
 void add_doctor(CLI::App& app, Plan& plan);
 
-/// The argument TARGET and the option --wait, which most verbs have.
+/// The argument TARGET (or an option of another name) and the option --wait, which most verbs have.
 struct TargetArguments {
   std::string target;
   double wait_seconds = 0;
 
-  void add_to(CLI::App& verb);
+  void add_to(CLI::App& verb, const std::string& name = "TARGET");
   Result<std::unique_ptr<pci::Handle>> open(Context& context) const;
   /// Puts the target's name in front of a failure that does not say what it is about.
   Result<Exit> name_in(Result<Exit> result) const;

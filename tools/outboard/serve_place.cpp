@@ -1,0 +1,93 @@
+#include <tools/outboard/serve_place.hpp>
+
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <cstdlib>
+
+#include <fmt/format.h>
+
+#include <outboard/targets/target.hpp>
+#include <tools/outboard/hangup_signal.hpp>
+
+namespace outboard::command {
+
+namespace {
+
+/// sd_listen_fds(3): the service manager passes sockets from descriptor 3 on, to the process that LISTEN_PID names.
+Result<UniqueFd> activated_socket() {
+  static constexpr int first = 3;
+  const char* pid = std::getenv("LISTEN_PID");
+  const char* count = std::getenv("LISTEN_FDS");
+  if (pid == nullptr || count == nullptr || std::string_view(pid) != std::to_string(getpid())) return UniqueFd();
+  if (std::string_view(count) != "1")
+    return Error(EINVAL, fmt::format("the service manager passes {} sockets", count)).on("LISTEN_FDS").cure("pass one");
+  unsetenv("LISTEN_PID");
+  unsetenv("LISTEN_FDS");
+  return UniqueFd(first);
+}
+
+/// For whoever started us: a line on stdout, and on the descriptor that was asked for. A line that nobody can read keeps
+/// nobody from being served.
+Status tell_ready(int ready_fd, std::string_view name, const targets::Service& service, const Log& log) {
+  const std::string what = service.description();
+  const auto told = print(fmt::format("serving {}{}{} on {}\n", name, what.empty() ? "" : " ", what, service.where()));
+  if (!told) log.warning("{}", told.error().message());
+  if (ready_fd < 0) return {};
+  const UniqueFd ready(ready_fd);
+  if (write(ready.get(), "ready\n", 6) != 6)
+    return Error::from_errno("writing").on(fmt::format("--ready-fd {}", ready_fd));
+  return {};
+}
+
+void look_again(targets::Service& service, const Log& log) {
+  if (const auto done = service.reload()) {
+    log.info("SIGHUP: looked again");
+  } else {
+    log.error("SIGHUP: {}; it goes on as it was", done.error().message());
+  }
+}
+
+}  // namespace
+
+void ServePlace::add_to(CLI::App& verb, const std::string& what) {
+  auto* listen = verb.add_option("--listen", listener, what)->type_name("LISTENER");
+  auto* socket_option = verb.add_option("--fd", fd, "serve it, as vfio-user, on this socket, which listens already")
+                            ->type_name("N")
+                            ->check(CLI::Range(0, 1 << 20));
+  socket_option->excludes(listen);
+  verb.add_option("--ready-fd", ready_fd, "write a line to this descriptor when clients can connect")
+      ->type_name("N")
+      ->check(CLI::Range(0, 1 << 20));
+  for (const char* option : {"--listen", "--fd", "--ready-fd"}) verb.get_option(option)->group("Where");
+}
+
+Result<UniqueFd> ServePlace::socket(const std::string& example) const {
+  if (fd >= 0) {
+    if (fcntl(fd, F_GETFD) < 0) return Error(EBADF, "file descriptor is not open").on(fmt::format("--fd {}", fd));
+    return UniqueFd(fd);
+  }
+  if (listener.empty()) {
+    OUTBOARD_TRY(UniqueFd activated, activated_socket());
+    if (!activated) return usage_error("where is the device to be served?", example);
+    return activated;
+  }
+  const auto address = targets::parse_address(listener, "listener", targets::listener_schemes());
+  if (!address) return as_usage_error(address.error());
+  return UniqueFd();
+}
+
+Result<Exit> ServePlace::run(targets::Service& service, std::string_view name, Context& context) const {
+  Registration watch;
+  OUTBOARD_TRY(watch, service.loop().watch(context.stop.fd(), Ready::readable, [&](Ready) {
+    watch.reset();  // it stays readable, while what is in flight is being finished
+    service.stop();
+  }));
+  OUTBOARD_TRY(const auto hangup, HangupSignal::create());
+  OUTBOARD_TRY(const auto reload,
+               service.loop().watch_eventfd(hangup->event(), [&] { look_again(service, context.log); }));
+  OUTBOARD_CHECK(service.run([&] { return tell_ready(ready_fd, name, service, context.log); }));
+  return Exit::done;
+}
+
+}  // namespace outboard::command

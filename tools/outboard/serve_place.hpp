@@ -1,0 +1,28 @@
+#pragma once
+
+#include <string>
+#include <string_view>
+
+#include <outboard/base/fd.hpp>
+#include <outboard/targets/service.hpp>
+#include <tools/outboard/command.hpp>
+
+namespace outboard::command {
+
+/// Where something is served, and who is told when it is: the options that every `outboard serve ...` has.
+struct ServePlace {
+  std::string listener;
+  int fd = -1;
+  int ready_fd = -1;
+
+  /// --listen (`what`: its help), --fd, --ready-fd.
+  void add_to(CLI::App& verb, const std::string& what);
+  /// A socket that listens already: of --fd, or of a service manager. None: `listener` says where. Without either a usage
+  /// error, whose cure is `example`.
+  Result<UniqueFd> socket(const std::string& example) const;
+  /// Runs the service until it ends, or the signals say so; says on stdout and on --ready-fd that clients can connect.
+  /// `name`: what is served.
+  Result<Exit> run(targets::Service& service, std::string_view name, Context& context) const;
+};
+
+}  // namespace outboard::command
