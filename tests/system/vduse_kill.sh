@@ -3,7 +3,7 @@
 . /lib/cases.sh
 . /lib/blk.sh
 . /lib/vduse.sh
-. /parameters # kills=N for each of the six; seed=N
+. /parameters # kills=N for each of the eight; seed=N
 modprobe -a vduse virtio_vdpa virtio_blk
 echo 300 >/sys/module/kernel/parameters/hung_task_timeout_secs 2>/dev/null || :
 
@@ -47,8 +47,8 @@ stop_last_server() {
   wait_gone
 }
 
-killed_again_and_again() { # LAYOUT QUEUES ENGINE
-  local words="--image /tmp/image --engine $3 --queues $2 $(ring_words "$1")"
+killed_again_and_again() { # LAYOUT QUEUES ENGINE [WORDS]
+  local words="--image /tmp/image --engine $3 --queues $2 $(ring_words "$1") ${4:-}"
   rm -f /tmp/image /tmp/record
   truncate -s 24M /tmp/image
   start_disk disk $words
@@ -73,4 +73,13 @@ case_run killed_again_and_again split 2 pool
 case_run killed_again_and_again packed 2 auto
 case_run killed_again_and_again split 4 auto
 case_run killed_again_and_again packed 4 pool
+
+# The kernel copies to and from memory that goes with each server.
+killed_with_its_bounce_buffer() { # LAYOUT QUEUES ENGINE
+  ulimit -l unlimited
+  killed_again_and_again "$@" --own-bounce
+  ! grep 'keeps its own bounce buffer' /tmp/loop.err /tmp/disk.err
+}
+case_run killed_with_its_bounce_buffer split 2 auto
+case_run killed_with_its_bounce_buffer packed 1 pool
 case_end

@@ -22,8 +22,8 @@ client() { # LAYOUT QUEUES CASE [SECONDS]
 }
 
 # While the client works the server is killed and started again.
-killed_under_the_client() { # LAYOUT QUEUES
-  vhost_vdpa_client "$node" "$1" "$2" data_survive_a_dying_server 8 2>/tmp/client.err &
+killed_under_the_client() { # LAYOUT QUEUES CASE
+  vhost_vdpa_client "$node" "$1" "$2" "$3" 8 2>/tmp/client.err &
   client=$!
   round=0
   while [ $round -lt 8 ]; do
@@ -55,7 +55,10 @@ truncate -s 32M /tmp/image
 for layout in split packed; do
   words="--image /tmp/image --queues 2 $(ring_words $layout)"
   serve_to_vhost $words
-  case_run killed_under_the_client $layout 2
+  for name in data_survive_a_dying_server memory_comes_and_goes_under_a_dying_server; do
+    case_run killed_under_the_client $layout 2 $name
+    server=$(cat /tmp/disk.pid)
+  done
   server=$(cat /tmp/disk.pid)
   bounded vdpa dev del disk
   kill "$server"
