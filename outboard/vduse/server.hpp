@@ -45,6 +45,10 @@ class Server {
     /// How long an attach may take before the log says so, and a driver to turn up once the device is on the bus.
     Duration slow_attach = std::chrono::seconds(10);
     Duration driver_patience = std::chrono::seconds(10);
+    /// A driver that is loaded has begun before the kernel says that the device is on the bus. Another one comes only if udev
+    /// loads it: after so long without anything in udev's queue nobody will.
+    Duration driver_quiet = std::chrono::milliseconds(500);
+    std::string udev = "/run/udev";  ///< where its queue is
     /// The kernel's side, where a test has another one: by default Control::open() and vduse::open_node().
     std::function<Result<Control>(std::uint64_t api_version)> open_control{};
     std::function<Result<std::unique_ptr<Node>>(const std::string& name)> open_node{};

@@ -1,3 +1,5 @@
+#include <unistd.h>
+
 #include <algorithm>
 #include <thread>
 #include <utility>
@@ -15,15 +17,29 @@ namespace {
 
 constexpr Duration look_again = std::chrono::milliseconds(200);
 
+struct DriverWait {
+  BusDriver driver;
+  Duration patience;
+  Duration quiet;  ///< without anything that might load a driver
+  std::string udev_queue;  ///< a file that is there while udev has something to do
+};
+
 /// The bus says that a probe has ended, and not how.
-Status wait_for_driver(const Bus& bus, const std::string& name, BusDriver driver, Duration patience,
+Status wait_for_driver(const Bus& bus, const std::string& name, const DriverWait& wait,
                        const std::atomic<std::uint8_t>& seen_status) {
-  const TimePoint end = Clock::system().now() + patience;
+  const TimePoint end = Clock::system().now() + wait.patience;
+  TimePoint quiet_end = Clock::system().now() + wait.quiet;
   std::optional<BusChild> child;
   while (true) {
     child = bus.child(name);
-    if (child && (driver == BusDriver::vhost || child->bound)) return {};
-    if (Clock::system().now() >= end || (child && (seen_status.load() & virtio::spec::status::failed) != 0)) break;
+    if (child && (wait.driver == BusDriver::vhost || child->bound)) return {};
+    const TimePoint now = Clock::system().now();
+    const std::uint8_t seen = seen_status.load();
+    if (now >= end || (child && (seen & virtio::spec::status::failed) != 0)) break;
+    // A driver has begun, or udev is about to load one.
+    const bool busy = (seen & virtio::spec::status::driver) != 0 || ::access(wait.udev_queue.c_str(), F_OK) == 0;
+    if (busy) quiet_end = now + wait.quiet;
+    if (now >= quiet_end) break;
     std::this_thread::sleep_for(look_again / 10);
   }
   if (!child) return Error(ENODEV, "no driver of the bus has taken the device").cure("modprobe virtio_vdpa");
@@ -108,10 +124,11 @@ void Server::State::attach() {
         seen_status->load());
   });
   in_background(
-      [name = options.name, driver = options.driver, patience = options.driver_patience,
-       seen = seen_status](Bus& its_bus) -> Status {
-        OUTBOARD_CHECK(its_bus.attach(name, driver));
-        return wait_for_driver(its_bus, name, driver, patience, *seen);
+      [name = options.name, seen = seen_status,
+       wait = DriverWait{options.driver, options.driver_patience, options.driver_quiet, options.udev + "/queue"}](
+          Bus& its_bus) -> Status {
+        OUTBOARD_CHECK(its_bus.attach(name, wait.driver));
+        return wait_for_driver(its_bus, name, wait, *seen);
       },
       [this](Status done) { attached(std::move(done)); });
 }

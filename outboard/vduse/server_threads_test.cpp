@@ -239,6 +239,42 @@ TEST_F(ServerTest, Row13ADeviceThatNoDriverTakesIsRemovedAndTheModuleNamed) {
   EXPECT_FALSE(has_journal());
 }
 
+TEST_F(ServerTest, Row13NobodyIsWaitedForWhereNobodyCanLoadADriver) {
+  child = "virtio0";
+  after_adding = [this] { kernel->set_status(1).wait(); };  // the bus has seen it, and no driver has
+  auto with = options();
+  with.driver_patience = std::chrono::hours(1);
+  with.driver_quiet = std::chrono::milliseconds(1);
+  auto one = server(std::move(with));
+  ASSERT_TRUE(one);
+  const Status done = one->run([] { return Status(); });
+  ASSERT_FALSE(done);
+  EXPECT_THAT(done.error().message(), HasSubstr("no driver of the kernel has taken virtio0"));
+  EXPECT_FALSE(there());
+}
+
+TEST_F(ServerTest, Row13ADriverThatUdevIsLoadingIsWaitedFor) {
+  child = "virtio0";
+  write("run/udev/queue", "");
+  std::thread udev;
+  after_adding = [&] {
+    udev = std::thread([this] {
+      // Time for the server to give up too early; without a driver it would, once the queue is empty.
+      while (said().find("attaching takes long") == std::string::npos) std::this_thread::yield();
+      fs::create_directories(path("sys/bus/vdpa/devices/blk0/virtio0/driver"));
+      fs::remove(path("run/udev/queue"));
+    });
+  };
+  auto with = options();
+  with.slow_attach = std::chrono::milliseconds(100);
+  with.driver_quiet = std::chrono::milliseconds(1);
+  with.udev = path("run/udev");
+  auto one = server(std::move(with));
+  ASSERT_TRUE(one);
+  EXPECT_TRUE(run(*one));
+  udev.join();
+}
+
 TEST_F(ServerTest, Row13ADriverThatGivesUpIsToldFromOneThatIsNotThere) {
   child = "virtio0";
   after_adding = [this] { kernel->set_status(0x83).wait(); };
