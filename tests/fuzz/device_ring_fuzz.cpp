@@ -3,9 +3,9 @@
 // memory, no request longer than was offered, nothing published once the device is broken or has been reset, and an
 // end.
 //
-// Input: a byte of features (1 packed, 2 event index, 4 in order, 8 indirect, 16 poll), then steps: a byte (low four
-// bits what, see Step) and its operands. Addresses are offsets into the driver's memory but for a high bit that leaves
-// it.
+// Input: a byte of features (1 packed, 2 event index, 4 in order, 8 indirect, 16 poll, 32 contained faults), then steps: a
+// byte (low four bits what, see Step) and its operands. Addresses are offsets into the driver's memory but for a high bit
+// that leaves it.
 
 #include <cstdint>
 #include <cstring>
@@ -30,6 +30,7 @@ testing::DeviceRig::Setup setup_of(std::uint32_t bits) {
   if ((bits & 8) == 0) setup.without.set(virtio::Feature::indirect_desc);
   setup.options.in_order = (bits & 4) != 0;
   setup.options.poll = (bits & 16) != 0;
+  setup.options.contains_faults = (bits & 32) != 0;
   return setup;
 }
 
