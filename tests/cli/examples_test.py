@@ -22,6 +22,14 @@ def test_read_disk(test):
     test.run([read_disk, 'local:nothing'], status=1)
 
 
+def test_drive_edu(test):
+    server = test.serve('edu')
+    for target in ('local:edu', server.target):
+        said = test.run([program(test, 'drive_edu'), target]).stdout.decode()
+        test.equal(said, f'{target}: 12! is 479001600\n{target}: there and back again\n')
+    test.run([program(test, 'drive_edu'), 'local:blk,null,size=1M'], status=1)
+
+
 def test_increment_device(test):
     path = test.sockets / 'increment.sock'
     test.start([program(test, 'increment_device'), path])
