@@ -13,14 +13,15 @@ The names in parentheses are shell variables of vfio_lib.sh, which every script 
 """
 
 import re
+import shutil
 
 import harness
 
 MODULES = ['vfio_iommu_type1', 'vfio-pci', 'virtio_blk', 'virtio_net']
-PROGRAMS = ['lspci', 'setpriv', 'mkfs.ext4', 'prlimit']
+PROGRAMS = ['setpriv', 'mkfs.ext4', 'prlimit']
 
 # caching-mode: without it QEMU gives up where a device of its own is behind vfio-user or vfio.
-IOMMU = ['-device', 'intel-iommu,intremap=on,caching-mode=on']
+IOMMU = 'intel-iommu,caching-mode=on,intremap=on'
 VIRTIO = 'disable-legacy=on,iommu_platform=on'
 
 
@@ -32,20 +33,34 @@ def host_program(test, *parts):
     return path
 
 
+def _lspci():
+    """The lspci of this machine, since its version is what `outboard lspci` prints like; and its names."""
+    program, names = shutil.which('lspci'), '/usr/share/misc/pci.ids'
+    if not program:
+        raise harness.Failure('there is no lspci; run ./dev setup')
+    return program, {names: names}
+
+
 def _disk(test, name, megabytes):
     image = test.image(f'{name}.raw', size=megabytes << 20)
-    return ['-drive', f'file={image},format=raw,if=none,id=disk-{name},discard=unmap']
+    return ['-blockdev', f'driver=raw,node-name=disk-{name},discard=unmap,file.driver=file,file.filename={image}']
 
 
 def _words(text):
     return [word for line in text.splitlines() if line.strip() for word in ('-device', line.strip())]
 
 
-def machine(test, iommu=True):
-    """The QEMU arguments of the machine above; without its IOMMU for what needs none."""
+def own_programs(test):
+    """What the scripts run besides the command."""
+    return [host_program(test, 'tests', 'drivers', 'driver_tests'),
+            host_program(test, 'tests', 'system', 'function_user')]
+
+
+def machine(test, iommu=IOMMU):
+    """The QEMU arguments of the machine above; with `iommu` empty, without one."""
     disks = [word for name in ['blk', 'nvme', 'hot', 'shared', 'own'] for word in _disk(test, name, 64)]
     virtio = VIRTIO if iommu else 'disable-legacy=on'
-    return [*(IOMMU if iommu else []), *disks, '-netdev', 'hubport,id=net,hubid=0', *_words(f'''
+    return [*_words(iommu), *disks, '-netdev', 'hubport,id=net,hubid=0', *_words(f'''
         edu,id=edu,addr=4
         virtio-blk-pci,id=blk,drive=disk-blk,serial=blk,{virtio},addr=5
         pcie-root-port,id=port-nvme,chassis=1,slot=1,addr=6
@@ -59,16 +74,17 @@ def machine(test, iommu=True):
         nec-usb-xhci,id=xhci,msi=on,msix=off,addr=b''')]
 
 
-def start_guest(test, script, *, parameters='', own_programs=(), iommu=True, files=None, **options):
-    """Boots the machine for a script of this folder, with vfio_lib.sh, blk_lib.sh and `outboard` in it."""
-    files = {'/lib/vfio.sh': harness.HERE / 'vfio_lib.sh', '/lib/blk.sh': harness.HERE / 'blk_lib.sh',
+def start_guest(test, script, *, parameters='', iommu=IOMMU, files=None, **options):
+    """Boots the machine for a script of this folder, with vfio_lib.sh, blk_lib.sh and our programs in it."""
+    lspci, names = _lspci()
+    files = {**names, '/lib/vfio.sh': harness.HERE / 'vfio_lib.sh', '/lib/blk.sh': harness.HERE / 'blk_lib.sh',
              '/parameters': parameters.encode(), **(files or {})}
     append = ' '.join(['intel_iommu=on' if iommu else '', options.pop('append', '')]).strip()
     options = {'smp': 2, 'memory': '1G', 'timeout': 240, **options}
     qemu = [*machine(test, iommu), *options.pop('qemu', [])]
     return test.guest(script, modules=[*MODULES, *options.pop('modules', [])],
                       programs=[*PROGRAMS, *options.pop('programs', [])],
-                      host_programs=[test.command, *own_programs], files=files, append=append, qemu=qemu, **options)
+                      host_programs=[test.command, lspci, *own_programs(test)], files=files, append=append, qemu=qemu, **options)
 
 
 def finish_guest(test, guest, dma_faults=False):

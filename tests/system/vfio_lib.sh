@@ -50,3 +50,20 @@ refuses() {
 
 # bounded COMMAND...: its output and status, or failure after half a minute.
 bounded() { timeout 30 "$@"; }
+
+# hand_over ADDRESS...: the same with our command.
+hand_over() { outboard pci bind "$@" --yes; }
+
+# holding ADDRESS: a process that has the function open, until let_go; its number is in $holder.
+holding() {
+  rm -f /tmp/holding /tmp/held
+  mkfifo /tmp/holding
+  function_user hold "vfio:$1" </tmp/holding >/tmp/held 2>&1 &
+  holder=$!
+  exec 9>/tmp/holding
+  wait_for 10 grep -q open /tmp/held
+}
+let_go() {
+  exec 9>&-
+  wait "$holder"
+}

@@ -45,7 +45,7 @@ class PciList : public ::testing::Test {
 TEST_F(PciList, SaysWhatEachIsAndWhetherItCanBeHad) {
   write("dev/vfio/3", "");
   EXPECT_EQ(text(),
-            "0000:00:04.0 Unclassified device: Device 1234:11e8 [1234:11e8]\n"
+            "0000:00:04.0 Unclassified device [00ff]: Device 1234:11e8 [1234:11e8]\n"
             "             vfio-pci, IOMMU group 3; usable, by /dev/vfio/3\n"
             "0000:00:05.0 SCSI storage controller: Red Hat, Inc. Virtio 1.0 block device [1af4:1042]\n"
             "             virtio-pci, IOMMU group 4; after: outboard pci bind 0000:00:05.0\n");

@@ -60,12 +60,12 @@ void PciNames::add_built_in() {
   add(Kind::vendor, virtio_vendor, "Red Hat, Inc.");
   for (const auto& [id, name] : virtio_devices)
     add(Kind::device, std::uint64_t{virtio_vendor} << 16 | (virtio_first + id), fmt::format("Virtio 1.0 {}", name));
+  add(Kind::base_class, 0x00, "Unclassified device");
   add(Kind::base_class, 0x01, "Mass storage controller");
   add(Kind::base_class, 0x02, "Network controller");
   add(Kind::subclass, 0x0100, "SCSI storage controller");
   add(Kind::subclass, 0x0180, "Mass storage controller");
   add(Kind::subclass, 0x0200, "Ethernet controller");
-  add(Kind::subclass, 0x00FF, "Unclassified device");
 }
 
 void PciNames::read_file(const std::string& text) {
@@ -85,9 +85,9 @@ void PciNames::read_line(std::string_view line) {
     line.remove_prefix(2);
     if (in_classes_) {
       if (const auto id = take_number(line, 2)) add(Kind::interface, middle_ << 8 | *id, line);
-    } else if (outer_ == virtio_vendor) {
+    } else {
       const auto vendor = take_number(line, 4), device = take_number(line, 4);
-      if (vendor && device) add(Kind::subsystem, std::uint64_t{middle_ & 0xFFF} << 32 | *vendor << 16 | *device, line);
+      if (vendor && device) subsystems_.insert_or_assign({middle_, *vendor << 16 | *device}, std::string(line));
     }
   } else if (line[0] == '\t') {
     line.remove_prefix(1);
@@ -125,10 +125,9 @@ std::string PciNames::subsystem(std::uint16_t vendor, std::uint16_t device, std:
                                 std::uint16_t subsystem) const {
   const auto* vendor_name = find(Kind::vendor, subsystem_vendor);
   if (vendor_name == nullptr) return fmt::format("Device {:04x}:{:04x}", subsystem_vendor, subsystem);
-  const std::string* name = nullptr;
-  if (vendor == virtio_vendor)
-    name =
-        find(Kind::subsystem, std::uint64_t{device & 0xFFFu} << 32 | std::uint64_t{subsystem_vendor} << 16 | subsystem);
+  const auto found =
+      subsystems_.find({std::uint32_t{vendor} << 16 | device, std::uint32_t{subsystem_vendor} << 16 | subsystem});
+  const std::string* name = found != subsystems_.end() ? &found->second : nullptr;
   if (name == nullptr && vendor == subsystem_vendor && device == subsystem)
     name = find(Kind::device, std::uint64_t{vendor} << 16 | device);
   return fmt::format("{} {}", *vendor_name, name != nullptr ? *name : fmt::format("Device {:04x}", subsystem));

@@ -5,6 +5,7 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <utility>
 
 namespace outboard::command {
 
@@ -25,7 +26,7 @@ class PciNames {
   std::optional<std::string> interface(std::uint32_t class_code) const;
 
  private:
-  enum class Kind : std::uint8_t { vendor, device, subsystem, base_class, subclass, interface };
+  enum class Kind : std::uint8_t { vendor, device, base_class, subclass, interface };
   static std::uint64_t key(Kind kind, std::uint64_t numbers) {
     return static_cast<std::uint64_t>(kind) << 60 | numbers;
   }
@@ -35,11 +36,12 @@ class PciNames {
   void read_file(const std::string& text);
   void read_line(std::string_view line);
 
-  // What the lines above in the file were about. The numbers of a subsystem are too many bits for a key: it is
-  // kept only for devices of the vendors we name ourselves (see read_line).
+  // What the lines above in the file were about.
   std::uint32_t outer_ = 0, middle_ = 0;
   bool in_classes_ = false;
   std::map<std::uint64_t, std::string> names_;
+  /// By vendor and device, and vendor and device of the subsystem.
+  std::map<std::pair<std::uint32_t, std::uint32_t>, std::string> subsystems_;
 };
 
 }  // namespace outboard::command
