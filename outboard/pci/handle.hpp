@@ -45,7 +45,8 @@ class ConfigView {
   Handle* handle_;
 };
 
-/// A mapped piece of a BAR: plain accesses, no error, no call. After a revoke it reads all-ones (Handle::gone() tells).
+/// A mapped piece of a BAR: plain accesses, no error, no call. After a revoke it reads all-ones (Handle::gone() tells), and
+/// what is written reaches nobody, though a read of the same place may return it.
 /// The handle must outlive it. Offsets are checked when it is made and, in `read`/`write`, by the caller.
 class Window {
  public:

@@ -10,6 +10,7 @@
 namespace outboard::testing {
 namespace {
 
+using memory::Access;
 using memory::Iova;
 
 constexpr std::uint64_t page = 4096;
@@ -19,7 +20,8 @@ int code_of(const Status& status) { return status ? 0 : status.error().code(); }
 class FakeIommuTest : public ::testing::Test {
  protected:
   int map(std::uint64_t start, std::uint64_t size, std::uint64_t skip = 0) {
-    return code_of(iommu_.map({Iova{start}, size}, MutableBytes(memory_->data() + skip, size), nullptr, 0));
+    return code_of(
+        iommu_.map({Iova{start}, size}, MutableBytes(memory_->data() + skip, size), Access::read_write, nullptr, 0));
   }
   int unmap(std::uint64_t start, std::uint64_t size) { return code_of(iommu_.unmap({Iova{start}, size})); }
 
@@ -55,8 +57,9 @@ TEST_F(FakeIommuTest, FileHasToBeBehindTheMemoryWhereFilesAreRequired) {
   const auto shared = *memory::HostMemory::map_file(fd, page, page, memory::Access::read_write);
   shared->data()[0] = std::byte{1};
   const MutableBytes bytes(shared->data(), page);
-  EXPECT_EQ(code_of(iommu_.map({Iova{0x10000}, page}, bytes, &fd, 0)), EINVAL) << "the wrong offset";
-  EXPECT_EQ(code_of(iommu_.map({Iova{0x10000}, page}, bytes, &fd, page)), 0);
+  EXPECT_EQ(code_of(iommu_.map({Iova{0x10000}, page}, bytes, Access::read_write, &fd, 0)), EINVAL)
+      << "the wrong offset";
+  EXPECT_EQ(code_of(iommu_.map({Iova{0x10000}, page}, bytes, Access::read_write, &fd, page)), 0);
 }
 
 TEST_F(FakeIommuTest, FailsWhenItIsAskedTo) {

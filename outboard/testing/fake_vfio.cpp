@@ -222,12 +222,12 @@ int FakeVfio::ioctl(int fd, unsigned long request, std::uintptr_t argument) {
   if (file == nullptr) return -EBADF;
   if (const int code = take_failure(request); code != 0) return -code;
   const Object object = file->object;
-  return std::visit([&](const auto& what) { return call(what, request, argument); }, object);
+  return std::visit([&](const auto& what) { return serve(what, request, argument); }, object);
 }
 
 // /dev/vfio/vfio.
 
-int FakeVfio::call(const std::shared_ptr<Container>& container, unsigned long request, std::uintptr_t argument) {
+int FakeVfio::serve(const std::shared_ptr<Container>& container, unsigned long request, std::uintptr_t argument) {
   switch (static_cast<abi::ContainerRequest>(request)) {
     case abi::ContainerRequest::get_api_version:
       return abi::api_version;
@@ -307,7 +307,7 @@ int FakeVfio::unmap_dma(Container& container, std::uintptr_t argument) const {
 
 // /dev/vfio/GROUP.
 
-int FakeVfio::call(const std::shared_ptr<Group>& group, unsigned long request, std::uintptr_t argument) {
+int FakeVfio::serve(const std::shared_ptr<Group>& group, unsigned long request, std::uintptr_t argument) {
   switch (static_cast<abi::GroupRequest>(request)) {
     case abi::GroupRequest::get_status: {
       auto status = copy_in<abi::GroupStatus>(argument);
@@ -362,7 +362,7 @@ int FakeVfio::get_device_fd(const std::shared_ptr<Group>& group, std::uintptr_t 
 
 // A device.
 
-int FakeVfio::call(const std::shared_ptr<DeviceFile>& file, unsigned long request, std::uintptr_t argument) {
+int FakeVfio::serve(const std::shared_ptr<DeviceFile>& file, unsigned long request, std::uintptr_t argument) {
   const auto which = static_cast<abi::DeviceRequest>(request);
   if (which == abi::DeviceRequest::bind_iommufd) return bind_iommufd(*file, argument);
   if (!file->active()) return -EINVAL;
@@ -426,7 +426,7 @@ void FakeVfio::unmap(void* address, std::uint64_t length) { ::munmap(address, le
 
 // /dev/iommu.
 
-int FakeVfio::call(const std::shared_ptr<Iommufd>& iommufd, unsigned long request, std::uintptr_t argument) {
+int FakeVfio::serve(const std::shared_ptr<Iommufd>& iommufd, unsigned long request, std::uintptr_t argument) {
   switch (static_cast<abi::IommuRequest>(request)) {
     case abi::IommuRequest::ioas_alloc: {
       auto alloc = copy_in<abi::IoasAlloc>(argument);

@@ -87,10 +87,10 @@ class FakeVfio final : public vfio::Kernel {
   void collect();
   int open_group(unsigned number, bool no_iommu);
   int take_failure(unsigned long request);
-  int call(const std::shared_ptr<Container>& container, unsigned long request, std::uintptr_t argument);
-  int call(const std::shared_ptr<Group>& group, unsigned long request, std::uintptr_t argument);
-  int call(const std::shared_ptr<Iommufd>& iommufd, unsigned long request, std::uintptr_t argument);
-  int call(const std::shared_ptr<DeviceFile>& file, unsigned long request, std::uintptr_t argument);
+  int serve(const std::shared_ptr<Container>& container, unsigned long request, std::uintptr_t argument);
+  int serve(const std::shared_ptr<Group>& group, unsigned long request, std::uintptr_t argument);
+  int serve(const std::shared_ptr<Iommufd>& iommufd, unsigned long request, std::uintptr_t argument);
+  int serve(const std::shared_ptr<DeviceFile>& file, unsigned long request, std::uintptr_t argument);
   int set_iommu(Container& container, std::uintptr_t type);
   int iommu_info(const Container& container, std::uintptr_t argument) const;
   int unmap_dma(Container& container, std::uintptr_t argument) const;

@@ -14,16 +14,15 @@ namespace abi = vfio_abi;
 
 constexpr Duration first_pause = std::chrono::milliseconds(5), longest_wait = std::chrono::seconds(1);
 
-/// How much of an access to a BAR goes in one piece: what the driver asks for, where it is a register; else, by dwords, of
-/// which every device knows. (Eight bytes are one access too, which some devices answer with all-ones.)
+/// A register of 1, 2, 4 or 8 bytes is one access.
+bool is_register(std::uint64_t offset, std::size_t size) {
+  return (size == 1 || size == 2 || size == 4 || size == 8) && offset % size == 0;
+}
+
+/// Anything else goes in pieces of at most 4 bytes, which every device knows. (Of 8 some make all-ones.)
 std::size_t piece(std::uint64_t offset, std::size_t size) {
-  for (const std::size_t width : {8U, 4U, 2U, 1U}) {
-    if (size == width && offset % width == 0) return width;
-  }
-  for (const std::size_t width : {4U, 2U}) {
-    if (size >= width && offset % width == 0) return width;
-  }
-  return 1;
+  if (offset % 4 == 0 && size >= 4) return 4;
+  return offset % 2 == 0 && size >= 2 ? 2 : 1;
 }
 
 bool all_ones(Bytes bytes) {
@@ -75,9 +74,10 @@ Error Handle::State::failed_access(int code, const char* doing, unsigned region)
 
 Status Handle::State::read(unsigned region, std::uint64_t offset, MutableBytes into) {
   const std::uint64_t base = regions[region].offset;
+  // The kernel itself cuts accesses to configuration space.
+  const bool whole = region == pci::region::config || is_register(offset, into.size());
   while (!into.empty()) {
-    // The kernel itself cuts accesses to configuration space.
-    const std::size_t size = region == pci::region::config ? into.size() : piece(offset, into.size());
+    const std::size_t size = whole ? into.size() : piece(offset, into.size());
     const ssize_t done = kernel.pread(device.fd.get(), into.first(size), base + offset);
     if (done < 0) return failed_access(static_cast<int>(-done), "reading", region);
     if (static_cast<std::size_t>(done) != size) {
@@ -93,8 +93,9 @@ Status Handle::State::read(unsigned region, std::uint64_t offset, MutableBytes i
 
 Status Handle::State::write(unsigned region, std::uint64_t offset, Bytes from) {
   const std::uint64_t base = regions[region].offset;
+  const bool whole = region == pci::region::config || is_register(offset, from.size());
   while (!from.empty()) {
-    const std::size_t size = region == pci::region::config ? from.size() : piece(offset, from.size());
+    const std::size_t size = whole ? from.size() : piece(offset, from.size());
     const ssize_t done = kernel.pwrite(device.fd.get(), from.first(size), base + offset);
     if (done < 0) return failed_access(static_cast<int>(-done), "writing", region);
     if (static_cast<std::size_t>(done) != size) {
