@@ -150,9 +150,10 @@ class DeviceQueue final : public memory::MapUser, public std::enable_shared_from
   /// Once more, how many times a buffer is taken when the map changes while it is.
   static constexpr unsigned map_attempts = 4;
 
-  /// Something that only this thread has, and that is cheap to find.
+  /// Something that only this thread has, and that is cheap to find: without a call, which other models of thread-local
+  /// storage are where the code can be part of a shared library.
   static const void* this_thread() {
-    static thread_local const char mark = 0;
+    [[gnu::tls_model("initial-exec")]] static thread_local const char mark = 0;
     return &mark;
   }
 
