@@ -93,7 +93,7 @@ const RingRule* PackedDeviceRing::parse_table(std::uint64_t address, std::uint32
   return table.intact();
 }
 
-void PackedDeviceRing::store_used(std::uint16_t slot, const UsedBuffer& buffer) const {
+inline void PackedDeviceRing::store_used(std::uint16_t slot, const UsedBuffer& buffer) const {
   // P3: published by P4.
   memory::Shared<le32>(at(slot) + offsetof(spec::PackedDescriptor, len))
       .store(buffer.length, std::memory_order_relaxed);
@@ -101,17 +101,18 @@ void PackedDeviceRing::store_used(std::uint16_t slot, const UsedBuffer& buffer) 
 }
 
 void PackedDeviceRing::fill(std::span<const UsedBuffer> batch) {
+  // In locals, or each store to the ring would have all of it loaded again: it might be what was stored to.
+  const DeviceRingRules rules = rules_;
   const PackedCursor first = next_used_;
-  first_filled_ = first.slot;
-  PackedCursor run = next_used_;  // where the descriptor goes that stands for the buffers since
-  for (std::size_t i = 0; i < batch.size(); ++i) {
-    const UsedBuffer& buffer = batch[i];
-    next_used_ = next_used_.plus(buffer.ring_count, rules_.size);
-    in_flight_ -= buffer.ring_count;
-    unsignalled_ += buffer.ring_count;
+  PackedCursor run = first;  // where the descriptor goes that stands for the buffers since
+  PackedCursor next = first;
+  std::uint32_t count = 0;
+  for (const UsedBuffer& buffer : batch) {
+    next = next.plus(buffer.ring_count, rules.size);
+    count += buffer.ring_count;
     // VIRTIO 1.4, 2.8.9: with IN_ORDER one used descriptor may stand for a batch, with the id of its last buffer. As
     // in a split ring, only buffers that were used completely are skipped.
-    if (rules_.in_order && buffer.filled && i + 1 < batch.size()) continue;
+    if (rules.in_order && buffer.filled && &buffer != &batch.back()) continue;
     store_used(run.slot, buffer);
     const std::uint16_t flags = used_flags(run.wrap, buffer.length);
     if (run == first) {
@@ -119,8 +120,12 @@ void PackedDeviceRing::fill(std::span<const UsedBuffer> batch) {
     } else {
       flags_of(run.slot).store(flags, std::memory_order_relaxed);
     }
-    run = next_used_;
+    run = next;
   }
+  first_filled_ = first.slot;
+  next_used_ = next;
+  in_flight_ -= count;
+  unsignalled_ += count;
 }
 
 bool PackedDeviceRing::wants_notification() {
