@@ -421,7 +421,9 @@ void DeviceQueue::give_back_in_order() {
 }
 
 void DeviceQueue::put_in_batch(RequestSlot& slot) {
-  batch_[batched_++] = slot.used();
+  UsedBuffer& used = batch_[batched_++];
+  used = slot.used();
+  used.filled = used.filled && !slot.malformed;
   free_slot(slot);
 }
 

@@ -179,7 +179,7 @@ struct RequestSlot {
     return {.head = head,
             .id = id,
             .ring_count = ring_count,
-            .filled = write.done == chain.writable_bytes() && !malformed,
+            .filled = write.done == chain.writable_bytes(),
             .length = written_length()};
   }
 };
