@@ -68,7 +68,7 @@ constexpr ConfigRule aer(std::uint16_t offset, std::uint32_t write, std::uint32_
   return rule;
 }
 
-constexpr OverlayMasks device_only{0, 0}, ours{all, 0}, scratch{all, all}, through{0, all};
+constexpr OverlayMasks device_only{0, 0}, scratch{all, all}, through{0, all};
 
 constexpr std::uint16_t bar_at(unsigned index) { return at(BaseAddress::offset_of(index)); }
 

@@ -90,7 +90,7 @@ Status Passthrough::find_msix_table() {
   const ConfigOffset at{capability->at};
   OUTBOARD_TRY(const auto control, handle_->config().read_at<MsixControl>(at + MsixControl::in_capability));
   OUTBOARD_TRY(const auto place, handle_->config().read_at<MsixTable>(at + MsixTable::in_capability));
-  table_.emplace();
+  table_ = Table{};
   table_->bar = place.get(MsixTable::bar);
   table_->start = place.value() & MsixTable::offset_mask;
   table_->bytes.resize(control.get(MsixControl::table_size) + 1u);
