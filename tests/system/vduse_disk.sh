@@ -6,10 +6,12 @@
 . /parameters # rounds=N: how often the disk comes and goes
 modprobe -a vduse virtio_vdpa virtio_blk
 
-works() { # LAYOUT QUEUES
+works() { # LAYOUT QUEUES [WORDS...]
+  local layout=$1 queues=$2
+  shift 2
   truncate -s 48M /tmp/image
-  start_disk disk --image /tmp/image --queues "$2" $(ring_words "$1")
-  queues_are "$2" disk
+  start_disk disk --image /tmp/image --queues "$queues" $(ring_words "$layout") "$@"
+  queues_are "$queues" disk
   filesystem_keeps_its_files disk
   fio_verifies_at_depth disk
   stop_disk disk
@@ -99,6 +101,10 @@ for layout in split packed; do
     case_run works $layout $queues
   done
 done
+case_run works split 4 --threads 2
+case_run works packed 2 --threads 2 --spin 50
+case_run works split 2 --poll
+case_run works packed 4 --threads 2 --poll
 case_run image_and_disk_are_the_same
 case_run read_only
 case_run grows_on_sighup

@@ -3,7 +3,7 @@
 . /lib/cases.sh
 . /lib/blk.sh
 . /lib/vduse.sh
-. /parameters # kills=N for each of the eight; seed=N
+. /parameters # kills=N for each of the nine; seed=N
 modprobe -a vduse virtio_vdpa virtio_blk
 echo 300 >/sys/module/kernel/parameters/hung_task_timeout_secs 2>/dev/null || :
 
@@ -73,6 +73,11 @@ case_run killed_again_and_again split 2 pool
 case_run killed_again_and_again packed 2 auto
 case_run killed_again_and_again split 4 auto
 case_run killed_again_and_again packed 4 pool
+
+killed_on_threads() { # LAYOUT QUEUES ENGINE
+  killed_again_and_again "$@" '--threads 2'
+}
+case_run killed_on_threads split 4 auto
 
 # The kernel copies to and from memory that goes with each server.
 killed_with_its_bounce_buffer() { # LAYOUT QUEUES ENGINE

@@ -5,6 +5,7 @@
 serve() {
   local name=$1
   shift
+  : >"/tmp/$name.out" # what the one before has said is not for wait_serving
   outboard serve blk "$@" --serial "$name" --listen "vduse:$name" >"/tmp/$name.out" 2>"/tmp/$name.err" &
   server=$!
   echo $server >"/tmp/$name.pid"

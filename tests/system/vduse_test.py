@@ -6,7 +6,7 @@ from vduse_guest import run_guest
 
 
 def test_disks(test):
-    run_guest(test, 'vduse_disk.sh', 'rounds=100\n')
+    run_guest(test, 'vduse_disk.sh', 'rounds=100\n', timeout=600)
 
 
 def test_lives(test):

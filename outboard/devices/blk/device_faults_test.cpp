@@ -1,5 +1,5 @@
 // A disk whose driver's memory is not there, on a transport that cannot say that the device is broken: the request ends with
-// IOERR wherever its status byte can be written. Rows are those of the table of VDUSE.
+// IOERR wherever its status byte can be written. Rows as in docs/spec-map.md.
 
 #include <outboard/devices/blk/device.hpp>
 
