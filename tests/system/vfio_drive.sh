@@ -8,7 +8,7 @@ door=automatic
 
 vfio_modules
 modprobe -a virtio_blk
-hand_over $EDU $BLK $NVME $XHCI $SHARED_EDU $SHARED_NVME
+hand_over $EDU $BLK $NVME $HOT $XHCI $SHARED_EDU $SHARED_NVME
 
 target() { if [ "$door" = automatic ]; then echo "vfio:$1"; else echo "vfio:$1,door=$door"; fi; }
 
@@ -111,4 +111,6 @@ case_run second_process_is_told_who_has_it
 case_run killed_driver_leaves_a_usable_device
 case_run edu_computes
 driver_tests --edu "$(target $EDU)" --blk "$(target $BLK)" --report /dev/ttyS1
+# The one of QEMU's disks that has a function-level reset.
+driver_tests --blk "$(target $HOT)" --report /dev/ttyS1 --gtest_filter='*Reset*:*Sleeps*'
 case_end

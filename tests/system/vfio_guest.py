@@ -3,7 +3,8 @@
     0000:00:04.0  edu                         (EDU)
     0000:00:05.0  virtio-blk, a disk of 64 MiB (BLK)
     0000:00:06.0  root port `port-nvme`, behind it 0000:01:00.0 nvme `nvme` (NVME)
-    0000:00:07.0  root port `port-hot`, behind it 0000:02:00.0 virtio-blk `hot` (HOT), for device_del
+    0000:00:07.0  root port `port-hot`, behind it 0000:02:00.0 virtio-blk `hot` (HOT): it has a
+                  function-level reset, reports errors, and is there for device_del
     0000:00:08.0  edu and 0000:00:08.1 nvme: functions of one slot, one IOMMU group (SHARED_EDU, SHARED_NVME)
     0000:00:09.0  virtio-blk, for the guest's own driver (OWN)
     0000:00:0a.0  virtio-net (NET)
@@ -66,7 +67,7 @@ def machine(test, iommu=IOMMU):
         pcie-root-port,id=port-nvme,chassis=1,slot=1,addr=6
         nvme,id=nvme,serial=nvme,drive=disk-nvme,bus=port-nvme
         pcie-root-port,id=port-hot,chassis=2,slot=2,addr=7
-        virtio-blk-pci,id=hot,drive=disk-hot,serial=hot,{virtio},bus=port-hot
+        virtio-blk-pci,id=hot,drive=disk-hot,serial=hot,{virtio},bus=port-hot,aer=on
         edu,id=shared-edu,multifunction=on,addr=8.0
         nvme,id=shared-nvme,serial=shared,drive=disk-shared,addr=8.1
         virtio-blk-pci,id=own,drive=disk-own,serial=own,{virtio},addr=9

@@ -47,6 +47,9 @@ def take_away(guest, after):
 
 def test_unplug(test):
     guest = start_guest(test, 'vfio_unplug.sh')
+    guest.wait_note('harm 0000:02:00.0')
+    completion_timeout = 0x4000
+    guest.qmp('human-monitor-command', **{'command-line': f'pcie_aer_inject_error hot {completion_timeout:#x}'})
     for round_number in range(3):
         seconds = take_away(guest, round_number)
         said = [line for line in guest.results() if line.startswith('NOTE gone')][-1]

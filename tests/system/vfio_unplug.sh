@@ -1,5 +1,5 @@
 #!/bin/sh
-# A function that QEMU takes away while a driver has it. The test beside it does device_del and device_add at each note.
+# A function that QEMU takes away while a driver has it. The test beside it does at each note what it says.
 . /lib/cases.sh
 . /lib/vfio.sh
 
@@ -23,6 +23,16 @@ put_back() {
   note "give $HOT"
   wait_for 20 test -e "$functions/$HOT"
   hand_over $HOT
+}
+
+# QEMU injects an error of the bus.
+error_is_told_of_and_a_reset_mends_it() {
+  function_user error vfio:$HOT >/tmp/error 2>&1 &
+  driver=$!
+  wait_for 10 grep -q ready /tmp/error
+  note "harm $HOT"
+  wait $driver || fail "the driver: $(cat /tmp/error)"
+  grep -q 'was reset' /tmp/error
 }
 
 driver_is_asked_and_lets_go() { driver_lets_go vfio:$HOT; }
@@ -53,6 +63,7 @@ passed_on_to_whom_it_was_exported_to() {
 }
 
 hand_over $HOT
+case_run error_is_told_of_and_a_reset_mends_it
 case_run driver_is_asked_and_lets_go
 case_run disk_under_load_is_let_go
 case_run passed_on_to_whom_it_was_exported_to

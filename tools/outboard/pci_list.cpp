@@ -14,9 +14,12 @@ namespace {
 
 using nlohmann::ordered_json;
 
-/// The way in: the device's own node where the kernel has those, else that of its group.
-std::string node_of(const vfio::FunctionFacts& facts) {
+/// The way in: the device's own node where the kernel has IOMMUFD, else that of its group.
+std::string node_of(const vfio::FunctionFacts& facts, const std::filesystem::path& root) {
   if (!facts.bound_to_vfio() || !facts.group) return {};
+  std::error_code code;
+  if (!facts.cdev.empty() && std::filesystem::exists(root / "dev/iommu", code))
+    return "/dev/vfio/devices/" + facts.cdev;
   return fmt::format("/dev/vfio/{}{}", facts.no_iommu_group ? "noiommu-" : "", *facts.group);
 }
 
@@ -25,7 +28,7 @@ PciFunction function_of(const vfio::Binding& binding, const vfio::FunctionFacts&
   PciFunction function;
   function.facts = facts;
   function.obstacles = binding.obstacles_of(facts);
-  function.node = node_of(facts);
+  function.node = node_of(facts, root);
   function.old_driver = binding.remembered_driver(facts.address);
   if (function.node.empty()) return function;
   const std::string path = root / function.node.substr(1);

@@ -84,6 +84,13 @@ TEST_F(PciList, AsJsonHasWhatAScriptNeeds) {
   EXPECT_EQ(all[1]["node"], nullptr);
 }
 
+TEST_F(PciList, WithIommufdTheNodeIsTheDevicesOwn) {
+  tree.add({.address = "0000:00:04.0", .driver = "vfio-pci", .group = 3, .cdev = "vfio7"});
+  EXPECT_EQ(json()[0]["node"], "/dev/vfio/3");
+  write("dev/iommu", "");
+  EXPECT_EQ(json()[0]["node"], "/dev/vfio/devices/vfio7");
+}
+
 TEST_F(PciList, AMachineWithoutFunctionsSaysSo) { EXPECT_EQ(pci_text({}, PciNames::load({})), "no PCI functions\n"); }
 
 }  // namespace

@@ -10,6 +10,8 @@
 
 #include <outboard/base/fd.hpp>
 #include <outboard/memory/fault_guard.hpp>
+#include <outboard/pci/capability_ids.hpp>
+#include <outboard/pci/registers.hpp>
 #include <outboard/targets/target.hpp>
 
 /// A user of a PCI function, as simple as can be.
@@ -18,6 +20,8 @@
 ///   function_user vectors TARGET msi|msi-x N   prints how many of N vectors it is given
 ///   function_user hold TARGET                  opens it, maps memory and its first BAR, says `open`, and keeps all of it
 ///                                              until standard input ends
+///   function_user error TARGET                 the same, but waits until the function has reported an error, which it lets
+///                                              it do, and resets it
 ///   function_user unplug TARGET                the same, but waits until somebody wants the function back: lets it go in
 ///                                              order and says how long that took
 ///
@@ -88,17 +92,45 @@ int hold(const char* target) {
   return 0;
 }
 
+Status wait_for(pci::Event wanted, pci::Handle& handle) {
+  bool told = false;
+  handle.on_event([&told, wanted](pci::Event event) { told = told || event == wanted; });
+  for (;;) {
+    OUTBOARD_CHECK(handle.process());
+    if (told) return {};
+    pollfd waiting{handle.fd(), POLLIN, 0};
+    if (::poll(&waiting, 1, -1) < 0 && errno != EINTR) return Error::from_errno("waiting for an event");
+  }
+}
+
+/// PCI Express, Device Control: correctable, non-fatal, fatal errors and unsupported requests are reported.
+Status report_errors(pci::Handle& handle) {
+  static constexpr std::uint16_t all_of_them = 0xF;
+  OUTBOARD_TRY(const auto capability, handle.find_capability(pci::capability_id::express));
+  if (!capability) return Error(ENOTSUP, "the function is not on PCI Express");
+  const auto at = capability->offset + pci::DeviceControl::in_capability;
+  OUTBOARD_TRY(const auto control, handle.config().read_at<pci::DeviceControl>(at));
+  return handle.config().write_at(at, pci::DeviceControl(static_cast<std::uint16_t>(control.value() | all_of_them)));
+}
+
+int error(const char* target) {
+  auto in_use = take(target);
+  if (!in_use) return fail(in_use.error());
+  pci::Handle& handle = *in_use->handle;
+  if (const auto done = report_errors(handle); !done) return fail(done.error());
+  say("ready");
+  if (const auto done = wait_for(pci::Event::error, handle); !done) return fail(done.error());
+  if (const auto done = handle.reset(); !done) return fail(done.error());
+  if (const auto known = handle.identity(); !known) return fail(known.error());
+  say("an error was reported, and the function was reset");
+  return 0;
+}
+
 int unplug(const char* target) {
   auto in_use = take(target);
   if (!in_use) return fail(in_use.error());
   pci::Handle& handle = *in_use->handle;
-  bool asked = false;
-  handle.on_event([&asked](pci::Event event) { asked = asked || event == pci::Event::unplug_requested; });
-  while (!asked) {
-    pollfd waiting{handle.fd(), POLLIN, 0};
-    if (::poll(&waiting, 1, -1) < 0 && errno != EINTR) return fail(Error::from_errno("waiting for an event"));
-    if (const auto done = handle.process(); !done) return fail(done.error());
-  }
+  if (const auto done = wait_for(pci::Event::unplug_requested, handle); !done) return fail(done.error());
   const auto began = std::chrono::steady_clock::now();
   handle.revoke();
   const double took = Milliseconds(std::chrono::steady_clock::now() - began).count();
@@ -115,6 +147,7 @@ int run(int argc, char** argv) {
   const std::string_view verb = argc > 1 ? argv[1] : "";
   if (!memory::install_fault_guard()) return 2;
   if (verb == "hold" && argc == 3) return hold(argv[2]);
+  if (verb == "error" && argc == 3) return error(argv[2]);
   if (verb == "unplug" && argc == 3) return unplug(argv[2]);
   if (verb == "vectors" && argc == 5) {
     const auto wanted = number(argv[4]);
@@ -134,7 +167,7 @@ int run(int argc, char** argv) {
     say(fmt::format("{:08x}", *value));
     return 0;
   }
-  fmt::print(stderr, "usage: function_user register|vectors|hold|unplug TARGET [BAR OFFSET|KIND N]\n");
+  fmt::print(stderr, "usage: function_user register|vectors|hold|error|unplug TARGET [BAR OFFSET|KIND N]\n");
   return 2;
 }
 
