@@ -85,7 +85,8 @@ def start_guest(test, script, *, parameters='', iommu=IOMMU, files=None, **optio
     qemu = [*machine(test, iommu), *options.pop('qemu', [])]
     return test.guest(script, modules=[*MODULES, *options.pop('modules', [])],
                       programs=[*PROGRAMS, *options.pop('programs', [])],
-                      host_programs=[test.command, lspci, *own_programs(test)], files=files, append=append, qemu=qemu, **options)
+                      host_programs=[test.command, lspci, *own_programs(test), *options.pop('host_programs', [])],
+                      files=files, append=append, qemu=qemu, **options)
 
 
 def finish_guest(test, guest, dma_faults=False):
