@@ -89,6 +89,15 @@ Result<std::shared_ptr<HostMemory>> HostMemory::map_driver_file(const UniqueFd& 
   return map_pages(fd.get(), file, offset, size, access);
 }
 
+Result<std::shared_ptr<HostMemory>> HostMemory::map_own_file(const UniqueFd& fd, std::uint64_t offset,
+                                                             std::uint64_t size, Access access) {
+  OUTBOARD_TRY(FileFacts file, examine<FileFacts>(fd.get()));
+  file.pages_stay = true;
+  OUTBOARD_CHECK(check_range(file.size, offset, size));
+  OUTBOARD_CHECK(check_access(fd.get(), access));
+  return map_pages(fd.get(), file, offset, size, access);
+}
+
 Result<std::shared_ptr<HostMemory>> HostMemory::map_pages(int fd, const FileFacts& file, std::uint64_t offset,
                                                           std::uint64_t size, Access access) {
   if (!file.pages_stay && !fault_guard_installed()) {

@@ -29,6 +29,10 @@ class HostMemory {
   /// the range is there. EINVAL: size 0, or it wraps; offset not page-aligned; ENOTSUP: no fault guard is installed; EACCES.
   static Result<std::shared_ptr<HostMemory>> map_driver_file(const UniqueFd& fd, std::uint64_t offset,
                                                              std::uint64_t size, Access access);
+  /// The same as map_file for a file of this process's own, also without a fault guard: whoever truncates it ends the process
+  /// then. EINVAL, EACCES as above.
+  static Result<std::shared_ptr<HostMemory>> map_own_file(const UniqueFd& fd, std::uint64_t offset, std::uint64_t size,
+                                                          Access access);
   /// Zeroed anonymous memory, page-aligned. EINVAL: size 0; ENOMEM.
   static Result<std::shared_ptr<HostMemory>> anonymous(std::uint64_t size);
   /// Bytes that outlive the object; nothing is unmapped.

@@ -110,12 +110,14 @@ Status Server::State::make_device(DeviceFactory& factory) {
   exported->set_events({.status = [this](std::uint8_t status) { *seen_status |= status; },
                         .gone = [this](const Error& why) { given_up(why); },
                         .config =
-                            [this](Bytes config) {
+                            [this](Bytes now) {
+                              config.assign(now.begin(), now.end());
                               if (journal) [[maybe_unused]]
                                 const auto noted = journal->set_config(config);
                             },
                         .groups =
-                            [this](const auto& spaces) {
+                            [this](const auto& now) {
+                              spaces = now;
                               if (journal) [[maybe_unused]]
                                 const auto noted = journal->set_transport(transport_area(spaces));
                             }});
@@ -266,14 +268,14 @@ Result<virtio::JournalFile::Shape> Server::State::journal_shape() {
                                     .config_size = core.identity().config_size};
 }
 
-std::vector<std::byte> Server::State::transport_area(const std::vector<std::uint32_t>& spaces) const {
-  const std::size_t groups = std::min<std::size_t>(spaces.size(), most_groups);
+std::vector<std::byte> Server::State::transport_area(const std::vector<std::uint32_t>& of_groups) const {
+  const std::size_t groups = std::min<std::size_t>(of_groups.size(), most_groups);
   const TransportHeader header{.api_version = le32(static_cast<std::uint32_t>(options.device.api_version)),
                                .groups = le32(static_cast<std::uint32_t>(groups))};
   const Bytes bytes = as_bytes_of(header);
   std::vector<std::byte> area(bytes.begin(), bytes.end());
   for (std::size_t i = 0; i < groups; ++i) {
-    const le32 space(spaces[i]);
+    const le32 space(of_groups[i]);
     const Bytes more = as_bytes_of(space);
     area.insert(area.end(), more.begin(), more.end());
   }
@@ -289,8 +291,44 @@ Status Server::State::make_journal() {
       virtio::JournalFile::discard(options.journal, [this](Bytes instance) { return is_another(instance); }));
   OUTBOARD_TRY(journal, virtio::JournalFile::create(options.journal, shape));
   OUTBOARD_CHECK(journal->set_transport(transport_area({})));
-  exported->core().set_journal(*journal);
+  use_journal();
   return {};
+}
+
+void Server::State::use_journal() {
+  look_after_journal();
+  exported->core().set_journal(*journal);
+}
+
+void Server::State::look_after_journal() {
+  journal->on_lost([this] { own->post([this] { renew_journal(); }); });
+}
+
+/// Somebody has truncated it. What is in flight is known here still, and goes into another one.
+void Server::State::renew_journal() {
+  if (!journal || finished) return;
+  log.error(
+      "{} was truncated: it is made anew. Had this server been killed meanwhile, nobody could have taken its device over",
+      options.journal);
+  auto lost = std::shared_ptr<virtio::JournalFile>(std::move(journal));
+  const auto make = [&]() -> Status {
+    OUTBOARD_TRY(const auto shape, journal_shape());
+    if (const Status removed = lost->remove(); !removed && removed.error().code() != ENOENT) return removed;
+    OUTBOARD_TRY(journal, virtio::JournalFile::create(options.journal, shape));
+    OUTBOARD_CHECK(journal->set_transport(transport_area(spaces)));
+    return journal->set_config(config);
+  };
+  if (const Status made = make(); !made) {
+    if (journal) [[maybe_unused]]
+      const auto removed = journal->remove();
+    journal.reset();
+    log.error("{}: as long as this server runs it serves on; after a crash its device cannot be taken over",
+              made.error().message());
+    lost_journal = std::move(lost);
+    return;
+  }
+  look_after_journal();
+  exported->core().change_journal(*journal, [lost] {});
 }
 
 /// Nothing that cannot be read is replaced while the driver runs: guessing would lose requests, or answer them twice.
@@ -325,11 +363,12 @@ Result<Export::Living> Server::State::read_journal() {
     OUTBOARD_TRY(const auto space, reader.read<le32>());
     living.address_spaces.push_back(space);
   }
-  OUTBOARD_TRY(auto config, journal->config());
-  if (!config.empty()) living.config = std::move(config);
+  OUTBOARD_TRY(config, journal->config());
+  if (!config.empty()) living.config = config;
+  spaces = living.address_spaces;
   living.patience = driver_ok_patience;
   living.recover = [this] { return journal->recover(exported->memory(), exported->queue_memory()); };
-  exported->core().set_journal(*journal);
+  use_journal();
   return living;
 }
 

@@ -35,6 +35,9 @@ struct Server::State {
   Result<std::unique_ptr<Node>> open_patiently() const;
   Status make_journal();
   bool is_another(Bytes instance) const;
+  void use_journal();
+  void look_after_journal();
+  void renew_journal();
   Result<Export::Living> read_journal();
   Result<virtio::JournalFile::Shape> journal_shape();
   std::vector<std::byte> transport_area(const std::vector<std::uint32_t>& spaces) const;
@@ -65,6 +68,9 @@ struct Server::State {
   std::unique_ptr<Reactor> own;
   std::unique_ptr<ReactorPool> pool;
   std::unique_ptr<virtio::JournalFile> journal;
+  std::shared_ptr<virtio::JournalFile> lost_journal;  ///< which the core still tells, since there is no other
+  std::vector<std::byte> config;  ///< as the journal has it
+  std::vector<std::uint32_t> spaces;  ///< likewise
   std::unique_ptr<Export> exported;
 
   std::function<Status()> ready;

@@ -107,6 +107,25 @@ void DeviceCore::set_journal(Journal& journal) {
   for (const State::Queue& queue : state_->queues) queue.engine->set_journal(journal);
 }
 
+/// Queues first: a status alone would say that they have nothing in flight.
+void DeviceCore::change_journal(Journal& journal, std::move_only_function<void()> done) {
+  state_->options.journal = &journal;
+  const auto all = Together::of(queue_count() + std::size_t{1}, [weak = std::weak_ptr(state_), &journal,
+                                                                 done = std::move(done)](const Status&) mutable {
+    if (const auto state = weak.lock()) journal.status_changing(state->status, state->accepted);
+    done();
+  });
+  for (State::Queue& queue : state_->queues) {
+    state_->on_loop(queue,
+                    [engine = queue.engine, &journal, all, loop = queue.loop, home = &state_->control]() mutable {
+                      engine->change_journal(journal);
+                      if (loop == home) return all->one();
+                      home->post([all = std::move(all)] { all->one(); });
+                    });
+  }
+  all->one();
+}
+
 std::uint8_t DeviceCore::status() const { return state_->status; }
 void DeviceCore::write_status(std::uint8_t value) { state_->write_status(value); }
 bool DeviceCore::broken() const { return state_->broken.load(std::memory_order_relaxed); }

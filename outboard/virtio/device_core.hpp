@@ -70,6 +70,9 @@ class DeviceCore final : private Host {
 
   /// Options::journal, for those who can make it only when they know what is offered. Before the driver writes a status.
   void set_journal(Journal& journal);
+  /// Another one, at any time: it is told what is in flight now, and the status when that is done. `done` on the control loop,
+  /// when nobody uses the old one any more.
+  void change_journal(Journal& journal, std::move_only_function<void()> done);
 
   /// As the device gave it when the core was made.
   const Identity& identity() const { return identity_; }

@@ -502,6 +502,13 @@ QueueState DeviceQueue::capture() const {
   return state;
 }
 
+void DeviceQueue::change_journal(Journal& journal) {
+  publish_batch();
+  env_.journal = &journal;
+  notes_pops_ = true;
+  if (phase_ != Phase::idle) journal.queue_starting(env_.index, capture(), packed_);
+}
+
 void DeviceQueue::abandon() {
   poller_.reset();
   hold_timer_.reset();

@@ -90,6 +90,8 @@ class DeviceQueue final : public memory::MapUser, public std::enable_shared_from
   void set_paused(bool paused);
   /// While the queue is idle, and before it is ever started.
   void set_journal(Journal& journal) { env_.journal = &journal; }
+  /// From now on another journal is told, of what is in flight first. On the queue's loop; the old one may go then.
+  void change_journal(Journal& journal);
   /// Nothing is popped any more, nor published (but see Environment::answers_when_broken): at once where it is called on
   /// the queue's loop, elsewhere once the queue has seen it. Any thread.
   void halt() { halted_.store(true, std::memory_order_relaxed); }

@@ -13,8 +13,8 @@ namespace outboard::virtio {
 /// been killed (a shared mapping: program order), before the call returns.
 ///
 /// The calls of one queue come on that queue's loop, but for queue_starting() and queue_reset(), which come on the control
-/// loop while the queue stands still; status_changing() comes on the control loop. Where no journal is attached the queue
-/// pays one predictable branch.
+/// loop while the queue stands still (queue_starting(), where a journal takes another one's place, on the queue's loop);
+/// status_changing() comes on the control loop. Where no journal is attached the queue pays one predictable branch.
 class Journal {
  public:
   virtual ~Journal() = default;

@@ -172,11 +172,11 @@ Status lock(const UniqueFd& fd, std::size_t control) {
                            : std::string("the in-flight log is in use"));
 }
 
-Result<MutableBytes> map(const UniqueFd& fd, std::size_t size) {
-  // Populated: what a queue touches first should not wait for the kernel.
-  void* at = ::mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_POPULATE, fd.get(), 0);
-  if (at == MAP_FAILED) return Error::from_errno("mapping the in-flight log");
-  return MutableBytes(static_cast<std::byte*>(at), size);
+Result<std::shared_ptr<memory::HostMemory>> map(const UniqueFd& fd, std::size_t size) {
+  OUTBOARD_TRY(auto memory, memory::HostMemory::map_own_file(fd, 0, size, memory::Access::read_write));
+  // What a queue touches first should not wait for the kernel.
+  ::madvise(memory->data(), size, MADV_POPULATE_WRITE);
+  return memory;
 }
 
 /// Everything but the magic, and that last.
@@ -191,19 +191,17 @@ void write_header(std::byte* to, Bytes header) {
 
 // State.
 
-JournalFile::State::State(UniqueFd locked, MutableBytes mapping, const Shape& shape)
+JournalFile::State::State(UniqueFd locked, std::shared_ptr<memory::HostMemory> mapping, const Shape& shape)
     : fd(std::move(locked)),
-      mapped(mapping),
-      control(mapping.data() + places_of(shape).control),
+      memory(std::move(mapping)),
+      control(memory->data() + places_of(shape).control),
       device_id(shape.device_id),
-      transport(mapping.data() + places_of(shape).transport, transport_size),
-      config(mapping.data() + places_of(shape).config, shape.config_size) {
+      transport(memory->data() + places_of(shape).transport, transport_size),
+      config(memory->data() + places_of(shape).config, shape.config_size) {
   const Places at = places_of(shape);
   for (std::size_t i = 0; i < at.queues.size(); ++i)
-    queues.emplace_back(mapping.data() + at.queues[i], shape.queue_sizes[i]);
+    queues.emplace_back(memory->data() + at.queues[i], shape.queue_sizes[i]);
 }
-
-JournalFile::State::~State() { ::munmap(mapped.data(), mapped.size()); }
 
 Result<JournalFile::State::Life> JournalFile::State::life() const {
   const std::uint64_t stored = word(offsetof(Control, life)).load(std::memory_order_acquire);
@@ -216,6 +214,7 @@ Result<JournalFile::State::Life> JournalFile::State::life() const {
 /// J6: one store; with another epoch all queues are void.
 void JournalFile::State::store_life(Life life) {
   now = life;
+  epoch.store(life.epoch, std::memory_order_relaxed);
   const std::uint64_t value = std::uint64_t{life.epoch} << 8 | life.status;
   word(offsetof(Control, life)).store(seal(value, life_place), std::memory_order_release);
 }
@@ -284,7 +283,7 @@ Result<std::unique_ptr<JournalFile>> JournalFile::create(const std::string& path
   state->store_life({.epoch = 1, .status = 0});
   state->store_accepted({});
   state->store_owner(this_process());
-  write_header(mapping->data(), header_of(shape, boot));
+  write_header((*mapping)->data(), header_of(shape, boot));
   return std::unique_ptr<JournalFile>(new JournalFile(path, std::move(state)));
 }
 
@@ -313,6 +312,7 @@ Result<std::unique_ptr<JournalFile>> JournalFile::open(const std::string& path, 
   const auto life = state->life();
   if (!life) return Error(life.error()).on(path);
   state->now = *life;
+  state->epoch.store(life->epoch, std::memory_order_relaxed);
   const Process predecessor = state->owner(), self = this_process();
   state->store_owner(self);
   std::unique_ptr<JournalFile> file(new JournalFile(path, std::move(state)));
@@ -376,8 +376,15 @@ Result<std::vector<std::byte>> JournalFile::config() const { return state_->conf
 
 // Journal.
 
+void JournalFile::look_after_storing() {
+  if (state_->memory->poisoned() && lost_ && !is_lost_.exchange(true, std::memory_order_relaxed)) lost_();
+}
+
 void JournalFile::popped(unsigned queue, const InFlight& buffer) {
-  if (queue < state_->queues.size()) state_->queues[queue].popped(buffer);
+  if (queue >= state_->queues.size()) return;
+  state_->queues[queue].popped(buffer);
+  if (state_->memory->poisoned()) [[unlikely]]
+    look_after_storing();
 }
 void JournalFile::publishing(unsigned queue, std::span<const UsedBuffer> batch, std::uint16_t next_used,
                              bool used_wrap) {
@@ -395,10 +402,12 @@ void JournalFile::status_changing(std::uint8_t status, const Features& accepted)
   const bool agreed = (status & spec::status::features_ok) != 0;
   if (agreed && (state_->now.status & spec::status::features_ok) == 0) state_->store_accepted(accepted);
   state_->store_life(next);
+  look_after_storing();
 }
 
 void JournalFile::queue_starting(unsigned queue, const QueueState& state, bool packed) {
-  if (queue < state_->queues.size()) state_->queues[queue].start(state, packed, state_->now.epoch);
+  if (queue < state_->queues.size())
+    state_->queues[queue].start(state, packed, state_->epoch.load(std::memory_order_relaxed));
 }
 void JournalFile::queue_reset(unsigned queue) {
   if (queue < state_->queues.size()) state_->queues[queue].clear();

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -90,6 +91,11 @@ class JournalFile final : public Journal {
   /// the queue and what is wrong with it.
   Result<DeviceState> recover(memory::AddressMap& memory, std::span<memory::AddressMap* const> queue_memory = {});
 
+  /// Called once, on whatever thread finds out, when somebody has truncated the file: what is noted from then on is lost with
+  /// this process, and another file should take its place (DeviceCore::change_journal()). Before the device runs. Without
+  /// memory::install_fault_guard() such a file ends the process instead.
+  void on_lost(std::function<void()> lost) { lost_ = std::move(lost); }
+
   /// The last status that was about to be acknowledged. EBADMSG.
   Result<std::uint8_t> status() const;
 
@@ -117,8 +123,11 @@ class JournalFile final : public Journal {
  private:
   struct State;
   JournalFile(std::string path, std::unique_ptr<State> state);
+  void look_after_storing();
 
   std::string path_;
+  std::function<void()> lost_;
+  std::atomic<bool> is_lost_{false};
   Process predecessor_{};
   std::unique_ptr<State> state_;
 };

@@ -1,9 +1,12 @@
 #pragma once
 
+#include <atomic>
 #include <cstdint>
+#include <memory>
 #include <vector>
 
 #include <outboard/base/fd.hpp>
+#include <outboard/memory/host_memory.hpp>
 #include <outboard/memory/shared.hpp>
 #include <outboard/virtio/journal_area.hpp>
 #include <outboard/virtio/journal_file.hpp>
@@ -19,19 +22,17 @@ struct JournalFile::State {
     std::uint8_t status = 0;
   };
 
-  State(UniqueFd locked, MutableBytes mapping, const Shape& shape);
-  ~State();
-  State(const State&) = delete;
-  State& operator=(const State&) = delete;
+  State(UniqueFd locked, std::shared_ptr<memory::HostMemory> mapping, const Shape& shape);
 
   UniqueFd fd;
-  MutableBytes mapped;
+  std::shared_ptr<memory::HostMemory> memory;
   std::byte* control;
   std::uint32_t device_id;
   JournalArea transport;
   JournalArea config;
   std::vector<JournalQueue> queues;
-  Life now{};  ///< as it was stored last
+  Life now{};  ///< as it was stored last; control loop
+  std::atomic<std::uint32_t> epoch{0};  ///< of `now`, for queues
 
   Result<Life> life() const;  ///< as it is in the file
   void store_life(Life life);

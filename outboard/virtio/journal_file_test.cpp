@@ -15,6 +15,7 @@
 
 #include <gtest/gtest.h>
 
+#include <outboard/memory/fault_guard.hpp>
 #include <outboard/testing/device_rig.hpp>
 #include <outboard/testing/temp_dir.hpp>
 #include <outboard/virtio/journal_layout.hpp>
@@ -381,6 +382,45 @@ TEST_P(Recovered, WhatWasInFlightComesAgainInItsOrder) {
   for (const std::uint32_t id : {ids[0], ids[1], ids[3], ids[4]}) expected.push_back({id, 5});
   EXPECT_EQ(driver().take_used(), expected);
   EXPECT_EQ(driver(1).take_used().size(), 1U);
+}
+
+TEST_P(Recovered, AFileThatIsTruncatedIsFoundOutAndAnotherTakesItsPlace) {
+  ASSERT_TRUE(memory::install_fault_guard());
+  run();
+  unsigned told = 0;
+  journal->on_lost([&] { ++told; });
+  for (int i = 0; i < 3; ++i) driver().chain().readable("abc").writable(8).publish();
+  rig->process(0);
+  std::filesystem::resize_file(path, 0);
+  EXPECT_EQ(told, 0U) << "nothing has been noted since";
+  for (int i = 0; i < 2; ++i) driver().chain().readable("def").writable(8).publish();
+  rig->process(0);
+  EXPECT_EQ(told, 1U);
+  rig->device.kept[1].complete();
+  rig->settle();
+
+  path = dir.path("another");
+  auto another = JournalFile::create(path, shape);
+  ASSERT_TRUE(another);
+  bool done = false;
+  rig->core->change_journal(**another, [&] { done = true; });
+  rig->settle();
+  ASSERT_TRUE(done);
+  journal = std::move(*another);
+  // It goes on from there, also with what the old one had been told of.
+  rig->device.kept[0].complete();
+  driver().chain().readable("ghi").writable(8).publish();
+  rig->process(0);
+  EXPECT_EQ(driver().take_used().size(), 2U);
+  kill();
+
+  const auto state = journal->recover(rig->map);
+  ASSERT_TRUE(state) << state.error().message();
+  EXPECT_EQ(state->status, live);
+  EXPECT_EQ(state->queues[0].in_flight.size(), 4U);
+  ASSERT_TRUE(rig->core->restore(*state));
+  rig->settle();
+  EXPECT_EQ(driver().take_used().size(), 4U);
 }
 
 TEST_P(Recovered, ItSaysWhatACaptureWouldHaveSaid) {

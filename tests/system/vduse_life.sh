@@ -117,6 +117,23 @@ stop_disk_at() { # NAME JOURNAL
   [ ! -e "/dev/vduse/$1" ] && [ ! -e "$2" ]
 }
 
+# Somebody truncates the journal of a server that runs: it makes another one, which is good when it is killed.
+survives_a_truncated_journal() { # LAYOUT
+  local words="--image /tmp/image --journal /tmp/journal $(ring_words "$1")"
+  truncate -s 16M /tmp/image
+  start_disk disk $words
+  name=$(disk_of disk)
+  truncate -s 0 /tmp/journal
+  dd if=/dev/urandom of=/tmp/pattern bs=4k count=64
+  dd if=/tmp/pattern "of=/dev/$name" bs=4k oflag=direct
+  wait_for 10 says 'made anew' disk
+  running "$server" || fail 'the server has ended'
+  kill_server
+  start_disk disk $words
+  dd "if=/dev/$name" bs=4k count=64 iflag=direct | cmp - /tmp/pattern
+  stop_disk_at disk /tmp/journal
+}
+
 replaces_what_a_dead_one_left() {
   start_disk disk --ram --size 16M
   kill_server
@@ -190,6 +207,8 @@ case_run two_at_once
 for what in deleted truncated altered foreign; do
   case_run refuses_journal $what
 done
+case_run survives_a_truncated_journal split
+case_run survives_a_truncated_journal packed
 case_run replaces_what_a_dead_one_left
 case_run removes_what_a_dead_one_left
 case_run refuses_to_remove_a_served_one
