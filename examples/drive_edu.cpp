@@ -11,6 +11,7 @@
 
 #include <outboard/devices/edu/registers.hpp>
 #include <outboard/pci/handle.hpp>
+#include <outboard/pci/register_window.hpp>
 #include <outboard/targets/target.hpp>
 
 using namespace outboard;
@@ -20,8 +21,8 @@ Status take_interrupt(const pci::Bar& bar, pci::InterruptSet& interrupts) {
   pollfd vector{.fd = interrupts.vector(0).get(), .events = POLLIN, .revents = 0};
   if (::poll(&vector, 1, 10'000) != 1) return Error(ETIMEDOUT, "no interrupt came");
   interrupts.vector(0).drain();
-  OUTBOARD_TRY(const auto causes, bar.read<std::uint32_t>(edu::InterruptStatus::offset));
-  OUTBOARD_CHECK(bar.write(edu::InterruptAcknowledge::offset, causes));
+  OUTBOARD_TRY(const auto status, pci::read_register<edu::InterruptStatus>(bar));
+  OUTBOARD_CHECK(pci::write_register(bar, edu::InterruptAcknowledge(status.value())));
   return interrupts.unmask();  // nothing to do for MSI
 }
 
@@ -34,26 +35,30 @@ Status drive(pci::Handle& function) {
   OUTBOARD_TRY(auto interrupts, function.enable_interrupts(pci::InterruptKind::msi, 1));
 
   // A factorial, whose end is an interrupt.
-  OUTBOARD_CHECK(bar.write(edu::ComputationStatus::offset, 0x80U));
-  OUTBOARD_CHECK(bar.write(edu::Factorial::offset, 12U));
+  using edu::ComputationStatus;
+  OUTBOARD_CHECK(pci::write_register(bar, with(ComputationStatus(), ComputationStatus::interrupt_when_done, 1)));
+  OUTBOARD_CHECK(pci::write_register(bar, edu::Factorial(12)));
   OUTBOARD_CHECK(take_interrupt(bar, interrupts));
-  OUTBOARD_TRY(const auto product, bar.read<std::uint32_t>(edu::Factorial::offset));
-  fmt::print("{}: 12! is {}\n", function.name(), product);
+  OUTBOARD_TRY(const auto product, pci::read_register<edu::Factorial>(bar));
+  fmt::print("{}: 12! is {}\n", function.name(), product.value());
 
   // Memory that its 28 address bits reach, copied into the device and back to another place.
   OUTBOARD_TRY(auto memory, function.dma().allocate(128, {.highest = memory::Iova{edu::spec::default_dma_mask}}));
   constexpr std::string_view text = "there and back again";
   std::memcpy(memory.data(), text.data(), text.size());
-  const auto copy = [&](std::uint64_t from, std::uint64_t to, std::uint32_t command) -> Status {
-    OUTBOARD_CHECK(bar.write<std::uint64_t>(edu::DmaSource::offset, from));
-    OUTBOARD_CHECK(bar.write<std::uint64_t>(edu::DmaDestination::offset, to));
-    OUTBOARD_CHECK(bar.write<std::uint64_t>(edu::DmaCount::offset, text.size()));
-    OUTBOARD_CHECK(bar.write(edu::DmaCommand::offset, command));
+  using edu::DmaCommand;
+  const auto copy = [&](std::uint64_t from, std::uint64_t to, bool to_memory) -> Status {
+    OUTBOARD_CHECK(pci::write_register(bar, edu::DmaSource(from)));
+    OUTBOARD_CHECK(pci::write_register(bar, edu::DmaDestination(to)));
+    OUTBOARD_CHECK(pci::write_register(bar, edu::DmaCount(text.size())));
+    auto command = with(DmaCommand(), DmaCommand::start, 1);
+    command = with(with(command, DmaCommand::interrupt_when_done, 1), DmaCommand::to_memory, to_memory ? 1 : 0);
+    OUTBOARD_CHECK(pci::write_register(bar, command));
     return take_interrupt(bar, interrupts);
   };
   const std::uint64_t address = memory::raw(memory.iova());
-  OUTBOARD_CHECK(copy(address, edu::spec::buffer_address, 5));  // start, interrupt at the end
-  OUTBOARD_CHECK(copy(edu::spec::buffer_address, address + 64, 7));  // ... and to memory
+  OUTBOARD_CHECK(copy(address, edu::spec::buffer_address, false));
+  OUTBOARD_CHECK(copy(edu::spec::buffer_address, address + 64, true));
   fmt::print("{}: {}\n", function.name(),
              std::string_view(reinterpret_cast<const char*>(memory.data()) + 64, text.size()));
   return {};

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <concepts>
 #include <cstdint>
+#include <type_traits>
 
 #include <outboard/pci/handle.hpp>
 
@@ -14,6 +15,17 @@ concept BarRegister = requires {
   typename R::value_type;
   requires std::same_as<std::remove_cv_t<decltype(R::offset)>, std::uint64_t>;
 };
+
+/// A register of a BAR by its type, on every back end: one access of its width. As Bar::read.
+template <BarRegister R>
+Result<R> read_register(const Bar& bar) {
+  OUTBOARD_TRY(const auto value, bar.read<typename R::value_type>(R::offset));
+  return R(value);
+}
+template <BarRegister R>
+Status write_register(const Bar& bar, R value) {
+  return bar.write(R::offset, value.value());
+}
 
 /// Registers of a mapped BAR, by their types. That they lie inside what is mapped is checked once, when it is made, and that
 /// they are naturally aligned, and are among those that were named, when it is compiled: what remains of an access is one

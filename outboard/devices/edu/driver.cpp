@@ -10,6 +10,8 @@
 
 #include <fmt/format.h>
 
+#include <outboard/pci/register_window.hpp>
+
 namespace outboard::edu {
 
 namespace {
@@ -54,16 +56,15 @@ Error Driver::gone(std::uint64_t offset) const {
 
 template <typename R>
 Result<R> Driver::load() const {
-  using Value = typename R::value_type;
-  OUTBOARD_TRY(const Value value, bar_.read<Value>(R::offset));
+  OUTBOARD_TRY(const R value, pci::read_register<R>(bar_));
   // No register of the device ever holds this, unless it is written (and no driver does).
-  if (value == std::numeric_limits<Value>::max()) return gone(R::offset);
-  return R(value);
+  if (value.value() == std::numeric_limits<typename R::value_type>::max()) return gone(R::offset);
+  return value;
 }
 
 template <typename R>
 Status Driver::store(R value) const {
-  return bar_.write(R::offset, value.value());
+  return pci::write_register(bar_, value);
 }
 
 /// A 64-bit register. In halves where that is enough: not every path to a device carries 8 bytes at once.
@@ -108,11 +109,16 @@ Status Driver::identify() {
   return {};
 }
 
+/// What is written while it computes is dropped: whoever asked for that may have given up since.
+Status Driver::wait_for_idle() {
+  return wait_for_end<ComputationStatus>(
+      "an earlier computation", [](auto status) { return status.get(ComputationStatus::computing) != 0; }, 0);
+}
+
 /// Whoever had it before may have left work under way, and interrupts.
 Status Driver::settle() {
   OUTBOARD_CHECK(store(ComputationStatus(0)));
-  OUTBOARD_CHECK(wait_for_end<ComputationStatus>(
-      "an earlier computation", [](auto status) { return status.get(ComputationStatus::computing) != 0; }, 0));
+  OUTBOARD_CHECK(wait_for_idle());
   OUTBOARD_CHECK(wait_for_end<DmaCommand>(
       "an earlier transfer", [](auto command) { return command.get(DmaCommand::start) != 0; }, 0));
   return store(InterruptAcknowledge(std::numeric_limits<std::uint32_t>::max()));
@@ -203,6 +209,8 @@ Status Driver::check_alive() {
 
 Result<std::uint32_t> Driver::factorial(std::uint32_t number) {
   const std::uint32_t cause = polls() ? 0 : spec::cause::factorial;
+  OUTBOARD_CHECK(wait_for_idle());
+  causes_ &= ~cause;
   OUTBOARD_CHECK(store(with(ComputationStatus(), ComputationStatus::interrupt_when_done, polls() ? 0 : 1)));
   OUTBOARD_CHECK(store(Factorial(number)));
   OUTBOARD_CHECK(wait_for_end<ComputationStatus>(
@@ -256,7 +264,7 @@ Status Driver::transfer(Direction direction, std::uint64_t offset, memory::IovaR
   if (ended || ended.error().code() == EIO) return ended;
   // It may still be writing, and the memory is the caller's again.
   broken_ = true;
-  static_cast<void>(handle_->disable_bus_master());
+  [[maybe_unused]] const Status off = handle_->disable_bus_master();
   return ended;
 }
 

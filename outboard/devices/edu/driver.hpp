@@ -84,6 +84,7 @@ class Driver {
 
   Status identify();
   Status settle();
+  Status wait_for_idle();
   Status enable_interrupts();
   Status serve_interrupt();
   /// `done` is a call that returns Result<bool>.

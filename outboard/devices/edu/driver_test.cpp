@@ -128,6 +128,17 @@ TEST_P(EduDriver, IsStartedAgainAfterAReset) {
   EXPECT_TRUE(second.verify(2));
 }
 
+TEST_P(EduDriver, AnAnswerIsThatOfItsOwnQuestion) {
+  Rig rig({.factorial_time = std::chrono::seconds(15)});
+  auto options = rig.options(GetParam());
+  options.deadline = std::chrono::seconds(10);
+  Driver driver = Driver::start(*rig.handle, options).value();
+  EXPECT_EQ(driver.factorial(5).error().code(), ETIMEDOUT);
+  EXPECT_EQ(driver.factorial(6).error().code(), ETIMEDOUT) << "the first is still being computed, and then its own";
+  rig.loop.advance(std::chrono::seconds(60));
+  EXPECT_EQ(rig.handle->bar(0)->read<std::uint32_t>(Factorial::offset).value(), 720u);
+}
+
 TEST_P(EduDriver, RaisesInterruptsByHand) {
   Rig rig;
   Driver driver = rig.start(GetParam());
