@@ -167,7 +167,6 @@ TEST_P(Edu, MemoryThatWasGivenBackIsNotReachedAnyMore) {
   auto driver = start(Interrupts::none);
   constexpr std::size_t size = 2 << 20;
   const auto memory = memory::HostMemory::anonymous(size).value();
-  const UniqueFd none;
   auto mapped = handle().dma().map({memory->data(), size}, nullptr, 0);
   if (!mapped) {  // the other side is a process that needs a file
     const int code = mapped.error().code();
@@ -196,14 +195,15 @@ TEST_P(Edu, AResetInTheMiddleOfATransferEndsItAndTheNextDriverStarts) {
     EXPECT_TRUE(start().verify(2));
     return;
   }
-  ASSERT_TRUE(transfer_runs());
   const auto reset = handle().reset();
   ASSERT_TRUE(reset) << why(reset);
   EXPECT_FALSE(transfer_runs());
   driver.reset();
-  // Two transfers last longer than what was left of the one that was ended.
+  // Two transfers last longer than what was left of the one that was ended. A device that was quicker than the reset has
+  // moved all of it; one that was not, nothing.
   EXPECT_TRUE(start().verify(2));
-  EXPECT_TRUE(std::ranges::all_of(memory->bytes(), [](std::byte each) { return each == std::byte{0}; }));
+  const bool none = std::ranges::all_of(memory->bytes(), [](std::byte each) { return each == std::byte{0}; });
+  EXPECT_TRUE(none || std::ranges::equal(memory->bytes(), pattern(4096, 5)));
 }
 
 TEST_P(Edu, ADriverThatIsGoneLeavesADeviceForTheNext) {
