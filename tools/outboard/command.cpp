@@ -30,7 +30,9 @@ CLI::App* add_verb(CLI::App& parent, Plan& plan, std::string name, const std::st
 }
 
 void TargetArguments::add_to(CLI::App& verb, const std::string& name) {
-  verb.add_option(name, target, "vfio:ADDRESS, vfio-user:PATH, or local:DEVICE,WORD=VALUE,...")->required();
+  verb.add_option(name, target, "vfio:ADDRESS, vfio-user:PATH, or local:DEVICE,WORD=VALUE,...")
+      ->required()
+      ->type_name(name == "TARGET" ? "TEXT" : "TARGET");
   add_seconds(verb, "--wait", wait_seconds, 0, "keep trying for so long while the server is starting");
 }
 

@@ -45,6 +45,7 @@ void add_example(CLI::App& app, Plan& plan);
 void add_edu(CLI::App& app, Plan& plan);
 void add_new(CLI::App& app, Plan& plan);
 void add_reset(CLI::App& app, Plan& plan);
+void add_explain_config(CLI::App& app, Plan& plan);
 void add_pci(CLI::App& app, Plan& plan);
 void add_vduse(CLI::App& app, Plan& plan);
 void add_doctor(CLI::App& app, Plan& plan);

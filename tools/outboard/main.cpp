@@ -78,12 +78,14 @@ void describe(CLI::App& app, Plan& plan) {
   app.set_version_flag("--version", "outboard " OUTBOARD_VERSION, "print the version");
   app.set_help_flag("-h,--help", "print this help; after a verb, its own");
   app.footer(
-      "A TARGET is what is driven: vfio-user:PATH, or local:blk,image=disk.raw (a device made in this process).\n"
+      "A TARGET is what is driven: vfio:0000:00:04.0 (a PCI function of this machine), vfio-user:PATH, or\n"
+      "local:blk,image=disk.raw (a device made in this process).\n"
       "A LISTENER is where a device is served: vfio-user:PATH.\n"
       "`outboard VERB --help` explains a verb. Exit status: 0 done, 1 failed, 2 wrong usage.\n");
   add_serve(app, plan);
   add_show(app, plan);
   add_lspci(app, plan);
+  add_explain_config(app, plan);
   add_blk(app, plan);
   add_example(app, plan);
   add_edu(app, plan);

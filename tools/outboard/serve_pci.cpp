@@ -40,9 +40,9 @@ void add_serve_pci(CLI::App& serve_verb, Plan& plan) {
   verb->footer(
       std::string(
           "The device does its DMA in the memory of whoever connects, and in no other: the client has to share that\n"
-          "memory (QEMU: -object memory-backend-memfd,share=on), and may lock it (ulimit -l). What the client sees of\n"
-          "configuration space is filtered; registers are reached through this process. With --trust-client the client\n"
-          "gets the device's own file instead, and with it all that this process may do (docs/security.md).\n"
+          "memory (QEMU: -object memory-backend-memfd,share=on), and this process to be allowed to lock it (ulimit -l).\n"
+          "What the client sees of configuration space is filtered, and registers are reached through this process. With\n"
+          "--trust-client it gets the device's own file, and with it all that this process may do (docs/security.md).\n"
           "Between two clients the device is reset. When it is to be unplugged or unbound, the client is told, and after\n"
           "the deadline the device is given back whatever it does; then this ends with exit status 1.\n\n"
           "Example:\n  ") +
