@@ -231,8 +231,8 @@ Status Opening::bind(const DeviceFd& device, const IommuFd& iommufd) {
   switch (-done) {
     case EBUSY:
       return refused_node(node("vfio/" + std::to_string(facts_.group.value_or(0))), EBUSY);
-    case EINVAL:
-      return Error(EBUSY, fmt::format("{} is driven by another process", node("vfio/devices/" + facts_.cdev)));
+    case EINVAL:  // the node may be open many times, and be bound once
+      return refused_node(node("vfio/devices/" + facts_.cdev), EBUSY);
     case EPERM:
       return Error(EPERM,
                    "the IOMMU group belongs to another user of iommufd, or this machine does not remap interrupts")

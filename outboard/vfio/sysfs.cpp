@@ -128,7 +128,7 @@ Result<FunctionFacts> Sysfs::function(pci::Address address) const {
   if (facts.group) facts.no_iommu_group = is_no_iommu_group(*facts.group);
   facts.cdev = cdev_of(folder);
   // The kernel writes -1 where the firmware does not say.
-  if (const auto node = number_in<int>(folder / "numa_node"); node && *node >= 0) facts.numa_node = *node;
+  if (const auto node = number_in<int>(folder / "numa_node"); node && *node >= 0) facts.numa_node = node;
   return facts;
 }
 
