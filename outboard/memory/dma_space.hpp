@@ -55,6 +55,8 @@ class DmaSpace {
     std::uint64_t page_size = 4096;
     std::uint64_t max_mappings = 65535;
     std::vector<IovaRange> valid;  ///< where I/O addresses may lie
+    /// Of a function that is no hardware: all addresses but the first page, so that one a driver forgot to set (0) is caught.
+    static std::vector<IovaRange> all_but_first_page() { return {{Iova{4096}, UINT64_MAX - 4095}}; }
   };
 
   virtual ~DmaSpace() = default;

@@ -41,9 +41,7 @@ class LocalMapper final : public memory::DmaMapper {
   }
 
   memory::DmaSpace::Limits limits() const override {
-    // Nothing below 1 MiB, so that an address a driver forgot to set (0) is caught.
-    constexpr std::uint64_t lowest = UINT64_C(1) << 20, end = UINT64_C(1) << 47;
-    return {.page_size = 4096, .max_mappings = 65535, .valid = {{memory::Iova{lowest}, end - lowest}}};
+    return {.page_size = 4096, .max_mappings = 65535, .valid = memory::DmaSpace::Limits::all_but_first_page()};
   }
 
  private:

@@ -129,10 +129,9 @@ Status Client::State::unmap(memory::IovaRange range) {
 }
 
 memory::DmaSpace::Limits Client::State::limits() const {
-  // From 1 MiB up, so that an address of 0 stays a mistake; 47 bits are enough for everybody's page tables.
   return {.page_size = description_.server.pgsizes & (~description_.server.pgsizes + 1),
           .max_mappings = description_.server.max_dma_maps,
-          .valid = {{memory::Iova{UINT64_C(1) << 20}, (UINT64_C(1) << 47) - (UINT64_C(1) << 20)}}};
+          .valid = memory::DmaSpace::Limits::all_but_first_page()};
 }
 
 // Regions.
