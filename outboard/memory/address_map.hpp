@@ -21,6 +21,9 @@ struct Mapping {
   std::shared_ptr<HostMemory> memory;  ///< null: reach it through `port`
   std::uint64_t offset = 0;            ///< of range.start inside `memory`
   std::shared_ptr<MemoryPort> port;
+  /// What `memory` maps, for who passes it on; range.start is at `file_offset`. Nobody else keeps it open.
+  std::shared_ptr<const UniqueFd> file{};
+  std::uint64_t file_offset = 0;
 
   std::byte* host(Iova iova) const { return memory->data() + offset + (raw(iova) - raw(range.start)); }
 };

@@ -54,10 +54,11 @@ Status ClientMemory::map(const memory::Mapping& mapping) {
   const auto limits = mapper_.limits();
   OUTBOARD_CHECK(check(mapping, limits));
   Entry entry{.range = mapping.range, .mapped = mapping.range, .memory = mapping.memory};
-  std::uint64_t offset = mapping.offset;
+  std::uint64_t offset = mapping.offset, file_offset = mapping.file_offset;
   if (raw(entry.mapped.start) < limits.page_size) {
     entry.mapped = {memory::Iova{limits.page_size}, entry.range.size - limits.page_size};
     offset += limits.page_size;
+    file_offset += limits.page_size;
   }
   if (entry.mapped.size != 0) {
     const bool reached =
@@ -67,7 +68,7 @@ Status ClientMemory::map(const memory::Mapping& mapping) {
                                        text(limits.valid)));
     }
     const MutableBytes bytes(mapping.memory->data() + offset, entry.mapped.size);
-    OUTBOARD_CHECK(mapper_.map(entry.mapped, bytes, mapping.access, nullptr, 0));
+    OUTBOARD_CHECK(mapper_.map(entry.mapped, bytes, mapping.access, mapping.file.get(), file_offset));
   }
   mappings_.emplace(entry.range.start, std::move(entry));
   return {};

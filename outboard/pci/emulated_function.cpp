@@ -405,7 +405,10 @@ void EmulatedFunction::write_part(unsigned bar, const Part& part, std::uint64_t 
 
 // Memory and interrupts.
 
-Status EmulatedFunction::map(memory::Mapping mapping) { return memory_.map(std::move(mapping)); }
+Status EmulatedFunction::map(memory::Mapping mapping) {
+  mapping.file.reset();
+  return memory_.map(std::move(mapping));
+}
 
 void EmulatedFunction::unmap(memory::IovaRange range, Completion done) { memory_.unmap(range, std::move(done)); }
 

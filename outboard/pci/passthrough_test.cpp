@@ -9,9 +9,11 @@
 #include <algorithm>
 
 #include <outboard/base/endian.hpp>
+#include <outboard/memory/fault_guard.hpp>
 #include <outboard/pci/capability_ids.hpp>
 #include <outboard/testing/fake_handle.hpp>
 #include <outboard/testing/manual_loop.hpp>
+#include <outboard/testing/temp_dir.hpp>
 
 namespace outboard::pci {
 namespace {
@@ -203,6 +205,18 @@ TEST_F(PassthroughTest, ClientMemoryIsMappedAtItsOwnAddresses) {
   EXPECT_EQ(handle->calls.back(), "unmap 0x100000 0x2000");
 }
 
+TEST_F(PassthroughTest, TheFileGoesOnWithItsMemoryForAHandleThatPassesItOn) {
+  make();
+  auto file = std::make_shared<const UniqueFd>(testing::make_memfd(0x3000));
+  auto with_file = mapping(0, 0x2000, memory::Access::read_write);
+  with_file.file = file;
+  with_file.file_offset = 0x1000;
+  ASSERT_TRUE(function->map(with_file));
+  EXPECT_EQ(handle->calls, (Calls{"map 0x1000 0x1000 rw file 0x2000"})) << "without the first page";
+  with_file.file.reset();
+  EXPECT_EQ(file.use_count(), 1) << "it is not kept open";
+}
+
 TEST_F(PassthroughTest, Row41_MemoryWithoutAFileIsRefused) {
   make();
   const auto mapped =
@@ -241,7 +255,7 @@ TEST_F(PassthroughTest, Row41_MoreThanTheLimitIsRefused) {
   EXPECT_EQ(map(0x200000, 0x1000).error().code(), ENOSPC);
 }
 
-TEST_F(PassthroughTest, Row10_TheFirstPageIsNeverMapped) {
+TEST_F(PassthroughTest, TheFirstPageIsNeverMapped) {
   make();
   ASSERT_TRUE(map(0, 0x3000));
   EXPECT_EQ(handle->calls, (Calls{"map 0x1000 0x2000 rw"}));
@@ -305,6 +319,20 @@ TEST_F(PassthroughTest, Row30_AndNobodyHasItWhenItDidNot) {
   EXPECT_EQ(ended.size(), 1u);
 }
 
+TEST_F(PassthroughTest, Row43_AClientThatTruncatesItsMemoryHarmsNobody) {
+  ASSERT_TRUE(memory::install_fault_guard());
+  make();
+  UniqueFd file(::memfd_create("client", MFD_CLOEXEC));
+  ASSERT_EQ(::ftruncate(file.get(), 0x2000), 0);
+  auto shared = memory::HostMemory::map_file(file, 0, 0x2000, memory::Access::read_write);
+  ASSERT_TRUE(shared) << shared.error().message();
+  ASSERT_TRUE(function->map({.range = {Iova{0x100000}, 0x2000}, .memory = *shared, .port = nullptr}));
+  ASSERT_EQ(::ftruncate(file.get(), 0), 0);
+  command(memory_on | bus_master_on);
+  EXPECT_EQ(read<std::uint32_t>(0, 0), 0u) << "nobody here touches it; the device has the pages it was given";
+  EXPECT_EQ(error_of_unmap(0x100000, 0x2000), 0);
+}
+
 // Bus mastering
 
 TEST_F(PassthroughTest, BusMasteringWaitsForMemory) {
@@ -336,7 +364,7 @@ TEST_F(PassthroughTest, MsixCanBeEnabledWithNothingBound) {
   ASSERT_TRUE(bind(msix, 0, {}));
 }
 
-TEST_F(PassthroughTest, Row09_AVectorOfAnMsiWithoutMaskBitsIsNeverTakenAway) {
+TEST_F(PassthroughTest, AVectorOfAnMsiWithoutMaskBitsIsNeverTakenAway) {
   make();
   ASSERT_TRUE(bind(msi, 0, {&one, nullptr}));
   EXPECT_TRUE(handle->bound[0].valid());

@@ -148,19 +148,20 @@ Status FakeHandle::trigger_interrupts(InterruptKind kind, std::uint32_t start, s
 
 // Memory.
 
-Status FakeHandle::Mapper::map(memory::IovaRange range, MutableBytes memory, memory::Access access, const UniqueFd*,
-                               std::uint64_t) {
+Status FakeHandle::Mapper::map(memory::IovaRange range, MutableBytes bytes, memory::Access access, const UniqueFd* fd,
+                               std::uint64_t offset) {
   const std::uint64_t start = raw(range.start);
   const char* const rights = access == memory::Access::read ? "r" : access == memory::Access::write ? "w" : "rw";
-  handle_.calls.push_back(fmt::format("map {:#x} {:#x} {}", start, range.size, rights));
-  if (!range.well_formed() || memory.size() != range.size || (start | range.size) % handle_.limits.page_size != 0)
+  const std::string file = fd != nullptr ? fmt::format(" file {:#x}", offset) : "";
+  handle_.calls.push_back(fmt::format("map {:#x} {:#x} {}{}", start, range.size, rights, file));
+  if (!range.well_formed() || bytes.size() != range.size || (start | range.size) % handle_.limits.page_size != 0)
     return Error(EINVAL, "not whole pages");
   if (std::ranges::none_of(handle_.limits.valid, [&](const auto& valid) { return valid.contains(range); }))
     return Error(EINVAL, "outside the ranges");
   for (const auto& [at, there] : handle_.mapped) {
     if (memory::IovaRange{memory::Iova{at}, there.first}.overlaps(range)) return Error(EEXIST, "mapped already");
   }
-  handle_.mapped[start] = {range.size, memory};
+  handle_.mapped[start] = {range.size, bytes};
   return {};
 }
 

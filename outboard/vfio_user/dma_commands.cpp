@@ -35,6 +35,8 @@ Result<memory::Mapping> mapping_for(Bytes payload, std::vector<UniqueFd> fds,
   auto mapped = memory::HostMemory::map_file(fds.front(), map.offset, map.size, mapping.access);
   if (mapped) {
     mapping.memory = std::move(*mapped);
+    mapping.file = std::make_shared<const UniqueFd>(std::move(fds.front()));
+    mapping.file_offset = map.offset;
     return mapping;
   }
   if (mapped.error().code() != ENOTSUP) return std::move(mapped).error().while_doing("DMA_MAP");
