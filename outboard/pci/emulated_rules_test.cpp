@@ -324,13 +324,13 @@ TEST_F(EmulatedConfig, Row45_GapsReadZeroAndDropWrites) {
   }
 }
 
-TEST_F(EmulatedConfig, Row36_ADwordWriteOfCommandLeavesTheStatusAlone) {
+TEST_F(EmulatedConfig, RowQuirk1_ADwordWriteOfCommandLeavesTheStatusAlone) {
   function->config().set(StatusRegister::offset, 2, 0x4010);
   write(0x04, 4, 0x00000002);
   EXPECT_EQ(read(0x06, 2), 0x4010u);
 }
 
-TEST_F(EmulatedConfig, Row35_AResetReturnsToPowerOn) {
+TEST_F(EmulatedConfig, RowReset_AResetReturnsToPowerOn) {
   write(0x04, 2, 0x0546);
   write(0x10, 4, 0xFEB00000);
   write(0x30, 4, 0xFEA00001);

@@ -331,7 +331,7 @@ TEST_F(KernelConfigTest, RowGap_BytesAreTheDevices) {
 
 // Accesses are cut; and what the kernel gets wrong
 
-TEST_F(KernelConfigTest, Row31_AnAccessIsCutAtDwordsAndCapabilities) {
+TEST_F(KernelConfigTest, RowAlgorithm_AnAccessIsCutAtDwordsAndCapabilities) {
   device.writes.clear();
   std::array<std::byte, 7> bytes{};
   ASSERT_TRUE(config->write(D::gap + 1, bytes));
@@ -341,13 +341,13 @@ TEST_F(KernelConfigTest, Row31_AnAccessIsCutAtDwordsAndCapabilities) {
   EXPECT_EQ(device.writes[2], (D::Access{D::gap + 4, 4, 0}));
 }
 
-TEST_F(KernelConfigTest, Row31_WhatIsAllVirtualDoesNotAskTheDevice) {
+TEST_F(KernelConfigTest, RowAlgorithm_WhatIsAllVirtualDoesNotAskTheDevice) {
   device.reads = 0;
   read(D::msi + 4, 4);
   EXPECT_EQ(device.reads, 0u);
 }
 
-TEST_F(KernelConfigTest, Row36_ADwordWriteOfCommandWritesTheStatusBackAsItWasRead) {
+TEST_F(KernelConfigTest, RowQuirk1_ADwordWriteOfCommandWritesTheStatusBackAsItWasRead) {
   device.put(0x06, 2, 0x4010);
   device.writes.clear();
   write(0x04, 4, 0x00000003);
@@ -358,12 +358,12 @@ TEST_F(KernelConfigTest, Row36_ADwordWriteOfCommandWritesTheStatusBackAsItWasRea
   EXPECT_TRUE(device.writes.empty()) << "and the word alone is dropped";
 }
 
-TEST_F(KernelConfigTest, Row36_ReadOnlyBitsOfMsiControlCanBeOverwritten) {
+TEST_F(KernelConfigTest, RowQuirk2_ReadOnlyBitsOfMsiControlCanBeOverwritten) {
   write(D::msi + 2, 2, 0x000E);
   EXPECT_EQ(read(D::msi + 2, 1), 0x0Eu);
 }
 
-TEST_F(KernelConfigTest, Row36_ThePowerBudgetSelectorCannotBeWritten) {
+TEST_F(KernelConfigTest, RowQuirk4_ThePowerBudgetSelectorCannotBeWritten) {
   device.put(D::serial, 4, 0x00010004 | D::designated << 20);
   create();
   write(D::serial + 4, 1, 0x05);

@@ -368,9 +368,11 @@ bool Passthrough::has_client() const {
 void Passthrough::unplug_requested() {
   if (std::exchange(unplug_wanted_, true)) return;  // it is asked again and again
   log_.warning("{}: somebody wants the device back", handle_->name());
-  if (!has_client()) return give_up("somebody wants the device back");
   if (request_notice_.valid()) request_notice_.signal();
-  unplug_timer_ = loop_.after(options_.unplug_deadline, [this] { give_up("the device was not given back in time"); });
+  // Not from inside the handle's event, where its calls may not wait.
+  const bool served = has_client();
+  const char* const why = served ? "the device was not given back in time" : "somebody wants the device back";
+  unplug_timer_ = loop_.after(served ? options_.unplug_deadline : Duration(0), [this, why] { give_up(why); });
 }
 
 /// Lets the device go, whatever its client is doing.
