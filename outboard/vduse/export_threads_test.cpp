@@ -75,7 +75,7 @@ class OnThreads : public ::testing::TestWithParam<Kind> {
       Export::Options options;
       options.core.packed = GetParam().packed;
       options.core.poll = GetParam().poll;
-      options.core.stop_deadline = std::chrono::milliseconds(50);
+      options.core.stop_deadline = patience;
       for (unsigned queue = 0; queue < queue_count; ++queue)
         options.core.queue_loops.push_back(&queue_threads[queue % queue_threads.size()].loop());
       auto owned = std::make_unique<ThreadedDevice>();
@@ -149,6 +149,7 @@ class OnThreads : public ::testing::TestWithParam<Kind> {
     return ::testing::AssertionSuccess();
   }
 
+  Duration patience = std::chrono::minutes(1);  ///< for a queue that comes to rest
   LoopThread control;
   std::array<LoopThread, 2> queue_threads;
   ThreadedDevice* device = nullptr;
@@ -220,7 +221,16 @@ TEST_P(OnThreads, AQueueIsSwitchedOffAndOn) {
   }
 }
 
-TEST_P(OnThreads, AnAnswerThatComesWhenEverybodyHasStoppedWaitingHurtsNobody) {
+/// One that gives up at once.
+class OnThreadsInHaste : public OnThreads {
+ protected:
+  OnThreadsInHaste() { patience = std::chrono::milliseconds(1); }
+};
+INSTANTIATE_TEST_SUITE_P(Kinds, OnThreadsInHaste,
+                         ::testing::Values(Kind{"Split", false, false}, Kind{"PackedPolling", true, true}),
+                         [](const auto& each) { return each.param.name; });
+
+TEST_P(OnThreadsInHaste, AnAnswerThatComesWhenEverybodyHasStoppedWaitingHurtsNobody) {
   start_driver();
   ASSERT_TRUE(works());
   device->keeps = true;
