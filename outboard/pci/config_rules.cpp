@@ -23,9 +23,9 @@ constexpr ConfigStructure header{};
 constexpr ConfigStructure standard(std::uint16_t id) { return {ConfigPart::capability, id}; }
 constexpr ConfigStructure extended(std::uint16_t id) { return {ConfigPart::extended_capability, id}; }
 
-constexpr std::uint32_t command_emulated =
-    Command::io_space.mask | Command::memory_space.mask | Command::bus_master.mask |
-    Command::parity_error_response.mask | Command::serr_enable.mask | Command::interrupt_disable.mask;
+constexpr std::uint32_t command_emulated = Command::io_space.mask | Command::memory_space.mask |
+                                           Command::bus_master.mask | Command::parity_error_response.mask |
+                                           Command::serr_enable.mask | Command::interrupt_disable.mask;
 constexpr std::uint32_t command_bus_master = Command::bus_master.mask;
 
 // Bits of AER: PCI Express Base, 7.8.4. Uncorrectable and correctable errors that an endpoint may report.
@@ -62,8 +62,8 @@ constexpr ConfigRule msi(std::uint8_t forms, std::uint16_t offset, std::uint8_t 
 
 /// AER keeps everything through a reset of the function.
 constexpr ConfigRule aer(std::uint16_t offset, std::uint32_t write, std::uint32_t emulated, std::uint32_t clears) {
-  ConfigRule rule = row(extended(ext::advanced_error_reporting), offset, 4, {0, write}, {0, write & ~clears}, emulated,
-                        clears);
+  ConfigRule rule =
+      row(extended(ext::advanced_error_reporting), offset, 4, {0, write}, {0, write & ~clears}, emulated, clears);
   rule.sticky = all;
   return rule;
 }
@@ -216,8 +216,8 @@ std::uint16_t msi_length(std::uint16_t control) {
 /// An endpoint that is part of the root complex has no link registers, and ends before them.
 std::uint16_t express_length(std::uint16_t capabilities) {
   const ExpressCapabilities express(capabilities);
-  const bool linkless = express.get(ExpressCapabilities::device_port_type) ==
-                        ExpressCapabilities::root_complex_integrated_endpoint;
+  const bool linkless =
+      express.get(ExpressCapabilities::device_port_type) == ExpressCapabilities::root_complex_integrated_endpoint;
   if (express.get(ExpressCapabilities::version) == 1) return linkless ? 12 : 20;
   return linkless ? 0x2C : 0x34;
 }
@@ -314,9 +314,9 @@ std::uint16_t extended_length(std::uint16_t id, Bytes image, std::uint16_t base)
 std::span<const ConfigRule> config_rules() { return rules_table; }
 
 std::span<const ConfigRule> config_rules(ConfigStructure structure) {
-  const auto found = std::ranges::equal_range(rules_table, structure, [](const auto& a, const auto& b) {
-    return std::pair(a.part, a.id) < std::pair(b.part, b.id);
-  }, &ConfigRule::in);
+  const auto found = std::ranges::equal_range(
+      rules_table, structure,
+      [](const auto& a, const auto& b) { return std::pair(a.part, a.id) < std::pair(b.part, b.id); }, &ConfigRule::in);
   return {found.begin(), found.end()};
 }
 
