@@ -38,7 +38,7 @@ int FakeAddressSpace::check(IovaRange range, std::uint64_t host, memory::Access 
 
 int FakeAddressSpace::map(IovaRange range, std::uint64_t host, memory::Access access) {
   if (const int wrong = check(range, host, access); wrong != 0) return wrong;
-  const MutableBytes bytes(reinterpret_cast<std::byte*>(host), range.size);
+  const MutableBytes bytes(user_memory(host), range.size);
   for (const Attached& each : attached_) {
     const auto mapped = each.function->map({.range = range,
                                             .access = access,

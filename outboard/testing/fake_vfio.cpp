@@ -9,6 +9,8 @@
 #include <algorithm>
 #include <cstring>
 
+#include <outboard/testing/own_mappings.hpp>
+
 namespace outboard::testing {
 namespace {
 
@@ -17,13 +19,13 @@ namespace abi = vfio_abi;
 template <typename T>
 T copy_in(std::uintptr_t argument) {
   T value;
-  std::memcpy(&value, reinterpret_cast<const void*>(argument), sizeof value);
+  std::memcpy(&value, user_memory(argument), sizeof value);
   return value;
 }
 
 template <typename T>
 void copy_out(std::uintptr_t argument, const T& value) {
-  std::memcpy(reinterpret_cast<void*>(argument), &value, sizeof value);
+  std::memcpy(user_memory(argument), &value, sizeof value);
 }
 
 ino_t inode_of(int fd) {
@@ -290,7 +292,7 @@ int FakeVfio::iommu_info(const Container& container, std::uintptr_t argument) co
     std::memcpy(whole.data() + offsetof(abi::Type1Info, cap_offset), &none, sizeof none);
     whole.resize(std::min<std::size_t>(asked, sizeof(abi::Type1Info)));
   }
-  std::memcpy(reinterpret_cast<void*>(argument), whole.data(), whole.size());
+  std::memcpy(user_memory(argument), whole.data(), whole.size());
   return 0;
 }
 
@@ -339,7 +341,7 @@ int FakeVfio::set_container(Group& group, std::uintptr_t argument) {
 
 int FakeVfio::get_device_fd(const std::shared_ptr<Group>& group, std::uintptr_t argument) {
   if (!group->container || group->container->type == 0) return -EINVAL;
-  const std::string text(reinterpret_cast<const char*>(argument));
+  const std::string text(reinterpret_cast<const char*>(user_memory(argument)));
   const std::string name = text.substr(0, text.find(' '));
   const std::string rest = name.size() < text.size() ? text.substr(name.size() + 1) : "";
   for (const auto& device : devices_) {
@@ -374,7 +376,7 @@ int FakeVfio::bind_iommufd(DeviceFile& file, std::uintptr_t argument) {
   const auto argsz = copy_in<std::uint32_t>(argument);
   if (argsz < offsetof(abi::BindIommufd, token_uuid_ptr)) return -EINVAL;
   abi::BindIommufd bind{};
-  std::memcpy(&bind, reinterpret_cast<const void*>(argument), std::min<std::size_t>(argsz, sizeof bind));
+  std::memcpy(&bind, user_memory(argument), std::min<std::size_t>(argsz, sizeof bind));
   if (file.active()) return -EINVAL;
   const auto iommufd = find_as<Iommufd>(bind.iommufd);
   if (!iommufd) return -EBADFD;
@@ -386,7 +388,7 @@ int FakeVfio::bind_iommufd(DeviceFile& file, std::uintptr_t argument) {
   file.iommufd = iommufd;
   file.device->open();
   bind.out_devid = 1;
-  std::memcpy(reinterpret_cast<void*>(argument), &bind, std::min<std::size_t>(argsz, sizeof bind));
+  std::memcpy(user_memory(argument), &bind, std::min<std::size_t>(argsz, sizeof bind));
   return 0;
 }
 
@@ -474,7 +476,7 @@ int FakeVfio::iova_ranges(const Iommufd& iommufd, std::uintptr_t argument) const
     call.out_iova_alignment = limits.page_size;
   }
   const std::size_t fit = std::min<std::size_t>(call.num_iovas, bounds.size());
-  if (fit != 0) std::memcpy(reinterpret_cast<void*>(call.allowed_iovas), bounds.data(), fit * sizeof(abi::IovaBounds));
+  if (fit != 0) std::memcpy(user_memory(call.allowed_iovas), bounds.data(), fit * sizeof(abi::IovaBounds));
   call.num_iovas = static_cast<std::uint32_t>(bounds.size());
   copy_out(argument, call);
   return fit == bounds.size() ? 0 : -EMSGSIZE;

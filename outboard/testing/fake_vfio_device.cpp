@@ -22,13 +22,11 @@ constexpr std::uint64_t rom_base = 0x30, first_base = 0x10, bases_end = 0x28;
 template <typename T>
 T copy_in(std::uintptr_t argument) {
   T value;
-  std::memcpy(&value, reinterpret_cast<const void*>(argument), sizeof value);
+  std::memcpy(&value, user_memory(argument), sizeof value);
   return value;
 }
 
-void copy_out(std::uintptr_t argument, Bytes bytes) {
-  std::memcpy(reinterpret_cast<void*>(argument), bytes.data(), bytes.size());
-}
+void copy_out(std::uintptr_t argument, Bytes bytes) { std::memcpy(user_memory(argument), bytes.data(), bytes.size()); }
 
 /// The protocol of all structures with argsz: too little room is no error, the need is written back.
 int answer(std::uintptr_t argument, std::size_t smallest, Bytes whole, std::size_t fixed_size) {

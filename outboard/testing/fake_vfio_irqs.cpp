@@ -7,6 +7,7 @@
 #include <outboard/pci/capability_ids.hpp>
 #include <outboard/pci/registers.hpp>
 #include <outboard/testing/fake_vfio_device.hpp>
+#include <outboard/testing/own_mappings.hpp>
 
 /// VFIO_DEVICE_GET_IRQ_INFO and VFIO_DEVICE_SET_IRQS of FakeVfioDevice.
 namespace outboard::testing {
@@ -49,19 +50,19 @@ abi::IrqInfo FakeVfioDevice::irq_info(unsigned index) const {
 
 int FakeVfioDevice::get_irq_info(std::uintptr_t argument) const {
   abi::IrqInfo info{};
-  std::memcpy(&info, reinterpret_cast<const void*>(argument), sizeof info);
+  std::memcpy(&info, user_memory(argument), sizeof info);
   if (info.argsz < sizeof info || info.index >= pci::interrupt_kind_count + 1) return -EINVAL;
   const abi::IrqInfo known = info.index < pci::interrupt_kind_count
                                  ? irq_info(info.index)
                                  : abi::IrqInfo{.argsz = sizeof info, .flags = 0, .index = info.index, .count = 0};
-  std::memcpy(reinterpret_cast<void*>(argument), &known, sizeof known);
+  std::memcpy(user_memory(argument), &known, sizeof known);
   return 0;
 }
 
 int FakeVfioDevice::set_irqs(std::uintptr_t argument) {
   namespace flag = abi::irq_set_flag;
   abi::IrqSet set{};
-  std::memcpy(&set, reinterpret_cast<const void*>(argument), sizeof set);
+  std::memcpy(&set, user_memory(argument), sizeof set);
   if (set.argsz < sizeof set || (set.flags & ~(flag::data_bits | flag::action_bits)) != 0) return -EINVAL;
   const std::uint32_t data = set.flags & flag::data_bits, action = set.flags & flag::action_bits;
   if (data != flag::data_none && data != flag::data_bool && data != flag::data_eventfd) return -EINVAL;
@@ -72,7 +73,7 @@ int FakeVfioDevice::set_irqs(std::uintptr_t argument) {
   if (set.argsz - sizeof set < set.count * width) return -EINVAL;
   std::vector<int> fds(data == flag::data_eventfd ? set.count : 0);
   if (!fds.empty()) {
-    std::memcpy(fds.data(), reinterpret_cast<const std::byte*>(argument) + sizeof set, fds.size() * sizeof(int));
+    std::memcpy(fds.data(), user_memory(argument) + sizeof set, fds.size() * sizeof(int));
   }
   const auto kind = static_cast<InterruptKind>(set.index);
   if (action != flag::action_mask && action != flag::action_unmask && action != flag::action_trigger) return -ENOTTY;

@@ -1,10 +1,16 @@
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <string>
 #include <vector>
 
 namespace outboard::testing {
+
+/// What the argument of an ioctl points to. It is a number to the kernel, and so to a fake one.
+inline std::byte* user_memory(std::uintptr_t address) {
+  return reinterpret_cast<std::byte*>(address);  // NOLINT(performance-no-int-to-ptr)
+}
 
 /// A mapping of this process, as /proc/self/maps has it.
 struct OwnMapping {

@@ -152,7 +152,8 @@ Status Handle::State::reset_device() {
   Duration waited{0}, pause = first_pause;
   while (true) {
     const int done = kernel.call(device, abi::DeviceRequest::reset, std::uintptr_t{0});
-    if (done >= 0) return windows.uncover();
+    // What the fault guard has covered meanwhile is mapped again.
+    if (done >= 0) return decodes() && !asleep ? windows.uncover() : Status();
     if (done == -EAGAIN && waited < longest_wait) {
       kernel.pause(pause);
       waited += pause;

@@ -164,7 +164,6 @@ class NoIommu final : public Iommu {
   }
   int map(memory::IovaRange, void*, memory::Access) override { return -ENOTSUP; }
   int unmap(memory::IovaRange, std::uint64_t&) override { return -ENOENT; }
-  bool translates() const override { return false; }
 
  private:
   ContainerFd container_;

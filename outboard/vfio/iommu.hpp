@@ -27,8 +27,6 @@ class Iommu {
   virtual int map(memory::IovaRange range, void* host, memory::Access access) = 0;
   /// Returns 0 or -errno; `unmapped`: how many bytes.
   virtual int unmap(memory::IovaRange range, std::uint64_t& unmapped) = 0;
-  /// False: there is no IOMMU, and nothing can be mapped.
-  virtual bool translates() const { return true; }
 };
 
 /// Takes over a container whose type is set (type1v2), with its group.

@@ -131,17 +131,24 @@ Status Mapper::map(IovaRange range, MutableBytes memory, memory::Access access, 
 }
 
 Status Mapper::unmap(IovaRange range) {
-  const auto found = mapped_.find(range.start);
-  if (found == mapped_.end() || found->second != range.size) {
+  const auto known = [range](const Ranges& ranges) {
+    const auto found = ranges.find(range.start);
+    return found != ranges.end() && found->second == range.size;
+  };
+  const bool again = known(quarantine_);
+  if (!again && !known(mapped_)) {
     return Error(ENOENT, fmt::format("{} has not been mapped in this way", text(range))).on(name_);
   }
-  mapped_.erase(found);
-  mapped_bytes_ -= range.size;
-  if (iommu_ == nullptr) return {};
-  std::uint64_t unmapped = 0;
-  const int done = iommu_->unmap(range, unmapped);
-  if (done >= 0 && unmapped == range.size) return {};
+  std::uint64_t unmapped = range.size;
+  const int done = iommu_ != nullptr ? iommu_->unmap(range, unmapped) : 0;
+  if (done >= 0 && unmapped == range.size) {
+    mapped_.erase(range.start);
+    quarantine_.erase(range.start);
+    mapped_bytes_ -= range.size;
+    return {};
+  }
   // Whether the device can still reach it is not known: nobody else may have the addresses or the memory.
+  mapped_.erase(range.start);
   quarantine_.emplace(range.start, range.size);
   log_.error("{}: {} of the {} bytes at {:#x} were unmapped: {}", name_, unmapped, range.size, raw(range.start),
              done < 0 ? Error(-done).what() : "the kernel says no more");

@@ -15,8 +15,8 @@ namespace outboard::vfio {
 /// Maps memory for a device through its IOMMU. The first page of the address space is never mapped: a device whose MSI
 /// vector was taken away writes its next message there. Ranges are asked for again after each attach (refresh()).
 ///
-/// What an unmap does not undo whole stays known here (`quarantined`): the device may still reach it, so its addresses are
-/// not mapped again, and its owner keeps the memory. One thread at a time.
+/// What an unmap does not undo whole stays known here, in quarantine: the device may still reach it, so its addresses are
+/// not mapped again, and its owner keeps the memory, until another unmap of the same range succeeds. One thread at a time.
 class Mapper final : public memory::DmaMapper {
  public:
   /// `in_doubt` is called when the device may reach what it should not: to end its DMA.
@@ -33,8 +33,6 @@ class Mapper final : public memory::DmaMapper {
 
   /// Closes the IOMMU: nothing is mapped any more. Unmapping what was mapped succeeds from now on.
   void close();
-  std::uint64_t mapped_bytes() const { return mapped_bytes_; }
-  std::size_t quarantined() const { return quarantine_.size(); }
 
  private:
   Status check(memory::IovaRange range, MutableBytes memory) const;
@@ -47,8 +45,9 @@ class Mapper final : public memory::DmaMapper {
   Log log_;
   std::move_only_function<void()> in_doubt_;
   memory::DmaSpace::Limits limits_;
-  std::map<memory::Iova, std::uint64_t> mapped_, quarantine_;  ///< start to size
-  std::uint64_t mapped_bytes_ = 0;
+  using Ranges = std::map<memory::Iova, std::uint64_t>;  ///< start to size
+  Ranges mapped_, quarantine_;
+  std::uint64_t mapped_bytes_ = 0;  ///< of both: pinned still
 };
 
 }  // namespace outboard::vfio
