@@ -165,11 +165,33 @@ LAYERS = {'unit': layer_unit, 'cli': layer_cli, 'install': layer_install, 'asan'
           'system': layer_system}
 
 
+def layer_iommufd(options):
+    """Only when it is asked for: the kernel that it needs takes minutes to build."""
+    build('release')
+    guest = SOURCE / 'tests' / 'system' / 'guest'
+    for script in ['fetch.sh', 'iommufd_kernel.sh']:
+        if subprocess.run([guest / script], stdout=subprocess.DEVNULL, check=False).returncode != 0:
+            return Count(failures=[f'iommufd: {script} failed'])
+    command = [sys.executable, '-B', SOURCE / 'tests' / 'system' / 'vfio_iommufd.py', '--outboard',
+               BUILD / 'release' / 'bin' / 'outboard', '--work', BUILD / 'release' / 'system' / 'vfio_iommufd']
+    done = subprocess.run([*command, *([options.R] if options.R else [])], stdout=subprocess.PIPE, text=True, check=False)
+    print(done.stdout, end='', flush=True)
+    count = Count()
+    for case, verdict, reason in re.findall(r'^CASE (\S+) (ok|fail|skip) ?(.*)$', done.stdout, re.MULTILINE):
+        if verdict == 'ok':
+            count.passed += 1
+        else:
+            (count.failures if verdict == 'fail' else count.skips).append(f'iommufd: {case}: {reason}')
+    if done.returncode != 0 and not count.failures:
+        count.failures.append(f'iommufd: vfio_iommufd.py ended with status {done.returncode}')
+    return count
+
+
 def run_layer(name, options):
     print(f'--- {name}', flush=True)
     began = time.monotonic()
     try:
-        count = LAYERS[name](options)
+        count = (layer_iommufd if name == 'iommufd' else LAYERS[name])(options)
     except BuildFailed as failure:
         count = Count(failures=[f'{name}: build/{failure} could not be built'])
     minutes = (time.monotonic() - began) / 60
@@ -182,14 +204,16 @@ def main():
     parser.add_argument('layers', nargs='*', choices=[[], *LAYERS], metavar='layer', default=[])
     parser.add_argument('-R', metavar='REGEX')
     parser.add_argument('-j', type=int, default=os.cpu_count())
+    parser.add_argument('--iommufd', action='store_true')
     parser.add_argument('--list', action='store_true')
     options = parser.parse_args()
     if options.list:
         print('\n'.join(LAYERS))
         return
     total, minutes = Count(), {}
-    for name in LAYERS:
-        if not options.layers or name in options.layers:
+    # A suite that is asked for by name runs alone, and counts in no other run.
+    for name in ['iommufd'] if options.iommufd else LAYERS:
+        if options.iommufd or not options.layers or name in options.layers:
             count, minutes[name] = run_layer(name, options)
             total.add(count)
     print('\n' + ', '.join(f'{name} {value:.1f}' for name, value in minutes.items()) + ' minutes')

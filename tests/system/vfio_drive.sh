@@ -10,7 +10,9 @@ vfio_modules
 modprobe -a virtio_blk
 hand_over $EDU $BLK $NVME $HOT $XHCI $SHARED_EDU $SHARED_NVME
 
-target() { if [ "$door" = automatic ]; then echo "vfio:$1"; else echo "vfio:$1,door=$door"; fi; }
+# What follows `vfio:`, and all of it.
+words() { if [ "$door" = automatic ]; then echo "$1"; else echo "$1,door=$door"; fi; }
+target() { echo "vfio:$(words "$1")"; }
 
 identity_is_what_sysfs_says() { # ADDRESS
   outboard show "$(target $1)" --json | tr -d ' \n' >/tmp/shown
@@ -25,7 +27,7 @@ of_the_function() { grep -v '^	Kernel \|^	IOMMU group\|^	Latency\|^	Physical Slo
 
 # The real one looks while a driver has the function open: else it may sleep.
 lspci_agrees() { # ADDRESS
-  holding $1
+  holding "$(words $1)"
   lspci -vvv -s "${1#0000:}" | of_the_function >/tmp/real
   let_go
   outboard lspci "$(target $1)" | of_the_function >/tmp/ours
@@ -73,7 +75,7 @@ vectors_are_given() { # ADDRESS KIND COUNT
 }
 
 second_process_is_told_who_has_it() {
-  holding $EDU
+  holding "$(words $EDU)"
   refuses "$holder" outboard show "$(target $EDU)"
   grep -q 'function_user' /tmp/said
   let_go

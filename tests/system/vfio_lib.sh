@@ -54,7 +54,7 @@ bounded() { timeout 30 "$@"; }
 # hand_over ADDRESS...: the same with our command.
 hand_over() { outboard pci bind "$@" --yes; }
 
-# holding ADDRESS: a process that has the function open, until let_go; its number is in $holder.
+# holding ADDRESS[,WORD...]: a process that has the function open, until let_go; its number is in $holder.
 holding() {
   rm -f /tmp/holding /tmp/held
   mkfifo /tmp/holding

@@ -9,12 +9,10 @@ umask 022
 here=$(dirname "$(readlink -f "$0")")
 GUEST_ROOT=
 . "$here/lib.sh"
+. "$here/apt.sh"
 
 # Change this when the unpacking below changes.
 recipe=2
-suite=trixie
-suites="$suite $suite-backports"
-keyring=/usr/share/keyrings/debian-archive-keyring.gpg
 
 # Programs for the host side, programs for guests, the new kernel.
 packages=(qemu-system-x86 qemu-utils qemu-block-extra ovmf seabios virtiofsd
@@ -25,35 +23,6 @@ module_packages=(linux-headers-cloud-amd64 gcc-14 make sparse perl bash dash cor
   xz-utils)
 # The second kernel, from the stable suite itself.
 lts_packages=(linux-image-cloud-amd64 linux-headers-cloud-amd64)
-
-# private_apt STATE "suite..." ARGUMENTS: apt-get with sources, lists and archives of its own; the last suite is preferred.
-private_apt() {
-  local state=$GUEST_CACHE/apt-$1 sources=$2 preferred=${2##* } name
-  shift 2
-  mkdir -p "$state"/{none,lists/partial,archives/partial}
-  [ -e "$state/status" ] || : >"$state/status"
-  for name in $sources; do
-    echo "deb [signed-by=$keyring] $mirror $name main"
-  done >"$state/sources.list"
-  apt-get -q=2 \
-    -o Dir::Etc::sourcelist="$state/sources.list" -o Dir::Etc::sourceparts="$state/none" \
-    -o Dir::Etc::preferences="$state/none/p" -o Dir::Etc::preferencesparts="$state/none" \
-    -o Dir::State="$state" -o Dir::State::lists="$state/lists" -o Dir::State::status="$state/status" \
-    -o Dir::Cache="$state" -o Dir::Cache::archives="$state/archives" \
-    -o Dir::Cache::pkgcache= -o Dir::Cache::srcpkgcache= \
-    -o Debug::NoLocking=1 -o APT::Sandbox::User=root -o Acquire::Languages=none \
-    -o APT::Default-Release="$preferred" -o APT::Install-Recommends=false "$@"
-}
-
-# The mirror that this machine's own apt uses.
-find_mirror() {
-  local codename
-  codename=$(. /etc/os-release && echo "${VERSION_CODENAME:-}")
-  mirror=$(apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' 'Origin: Debian' "Codename: $codename" |
-    sed -n 1p)
-  [ -n "$mirror" ] || guest_die "apt knows no Debian mirror yet; run: apt-get update"
-  [ -r "$keyring" ] || guest_die "$keyring is missing; install debian-archive-keyring"
-}
 
 # Writes the names of all .deb files of each set. Against an empty archive directory: apt lists only what is missing.
 resolve() {

@@ -12,7 +12,6 @@ umask 022
 here=$(dirname "$(readlink -f "$0")")
 . "$here/lib.sh"
 guest_need_root
-kernel_root=${KERNEL_ROOT:-$GUEST_ROOT}
 
 version='' out='' script=''
 modules=() extra_modules=() host_programs=() root_programs=() files=()
@@ -30,6 +29,7 @@ while getopts k:o:m:e:b:t:f:s: option; do
   esac
 done
 [ -n "$version" ] && [ -n "$out" ] || guest_die "initrd.sh needs -k and -o"
+kernel_root=$(guest_kernel_root "$version")
 
 tree=$(mktemp -d)
 trap 'rm -rf "$tree"' EXIT

@@ -44,19 +44,36 @@ guest_exec() {
 # Kernel versions in the root, oldest first: the long-term one (6.12), then the new one (7.x).
 guest_kernels() { ls -v "$GUEST_ROOT/usr/lib/modules"; }
 
-# guest_kernel_version new|lts|VERSION
+# guest_kernel_version new|lts|iommufd|VERSION
 guest_kernel_version() {
   case ${1:-new} in
     new) guest_kernels | tail -1 ;;
     lts) guest_kernels | head -1 ;;
+    iommufd) guest_iommufd_kernel ;;
     *) echo "$1" ;;
   esac
+}
+
+# The version of the kernel that iommufd_kernel.sh has built last.
+guest_iommufd_kernel() {
+  local link=$GUEST_CACHE/kernels/iommufd
+  if [ ! -e "$link" ]; then
+    echo "guest: there is no kernel with IOMMUFD" >&2
+    echo "  to build it: ./dev test --iommufd" >&2
+    exit 77
+  fi
+  basename "$(readlink "$link")"
+}
+
+# Where a kernel and its modules are.
+guest_kernel_root() {
+  if [ -e "$GUEST_CACHE/kernels/$1" ]; then echo "$GUEST_CACHE/kernels/$1"; else echo "$GUEST_ROOT"; fi
 }
 
 # The bootable image of a kernel version: newer packages have it beside the modules, older ones in /boot.
 guest_kernel_image() {
   local file
-  for file in "$GUEST_ROOT/usr/lib/modules/$1/vmlinuz" "$GUEST_ROOT/boot/vmlinuz-$1"; do
+  for file in "$GUEST_ROOT/usr/lib/modules/$1/vmlinuz" "$GUEST_ROOT/boot/vmlinuz-$1" "$GUEST_CACHE/kernels/$1/vmlinuz"; do
     [ -e "$file" ] && echo "$file" && return
   done
   guest_die "the guest root has no kernel '$1'"
