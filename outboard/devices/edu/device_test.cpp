@@ -425,12 +425,15 @@ class EduDeviceOverMessages : public EduDevice {
     start_transfer(0x10000, in_buffer, 64, to_device | with_interrupt);
     loop.run_until_idle();
   }
+  // What is held knows the memory, and with it the port: it does not go by itself.
+  ~EduDeviceOverMessages() override { port->held = nullptr; }
+  void answer() { std::exchange(port->held, nullptr)({}); }
   std::shared_ptr<HeldPort> port = std::make_shared<HeldPort>();
 };
 
 TEST_F(EduDeviceOverMessages, ATransferIsBusyUntilTheAnswerComes) {
   EXPECT_EQ(read(0x98), 5u);
-  port->held({});
+  answer();
   EXPECT_EQ(read(0x98), 4u);
   EXPECT_EQ(read(0x24), 0x100u);
 }
@@ -439,7 +442,7 @@ TEST_F(EduDeviceOverMessages, AResetWaitsForTheAnswerThatStillGoesIntoTheBuffer)
   bool reset = false;
   device->reset([&](const Status& done) { reset = done.has_value(); });
   EXPECT_FALSE(reset);
-  std::exchange(port->held, nullptr)({});
+  answer();
   EXPECT_TRUE(reset);
   ASSERT_TRUE(handle->enable_memory());
   EXPECT_EQ(read(0x98), 0u);
@@ -449,7 +452,7 @@ TEST_F(EduDeviceOverMessages, AResetWaitsForTheAnswerThatStillGoesIntoTheBuffer)
 TEST_F(EduDeviceOverMessages, AnAnswerThatComesWhenTheDeviceHasGoneIsNobodys) {
   memory = {};
   handle.reset();
-  if (port->held) port->held({});
+  if (port->held) answer();
 }
 
 TEST(EduRegistration, TakesItsWordsAndRefusesOthers) {
