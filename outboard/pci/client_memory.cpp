@@ -22,11 +22,13 @@ std::string text(const std::vector<IovaRange>& ranges) {
 
 }  // namespace
 
-ClientMemory::~ClientMemory() {
-  [[maybe_unused]] const Status gone = unmap_all();
-  // Its pages must outlive whatever the device still does: they go when the process does.
-  for (Entry& entry : quarantine_) [[maybe_unused]]
-    auto* const kept = new std::shared_ptr(std::move(entry.memory));
+ClientMemory::~ClientMemory() { [[maybe_unused]] const Status released = unmap_all(); }
+
+std::vector<std::shared_ptr<memory::HostMemory>> ClientMemory::give_up() {
+  [[maybe_unused]] const Status released = unmap_all();
+  std::vector<std::shared_ptr<memory::HostMemory>> kept;
+  for (Entry& entry : std::exchange(quarantine_, {})) kept.push_back(std::move(entry.memory));
+  return kept;
 }
 
 Status ClientMemory::check(const memory::Mapping& mapping, const memory::DmaSpace::Limits& limits) const {

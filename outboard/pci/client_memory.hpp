@@ -17,7 +17,7 @@ namespace outboard::pci {
 class ClientMemory {
  public:
   explicit ClientMemory(memory::DmaMapper& mapper) : mapper_(mapper) {}
-  /// Takes everything back. What the mapper refuses to give back is let go of with the mapper: see quarantined().
+  /// Takes everything back; give_up() first, where some of it may not come.
   ~ClientMemory();
 
   /// EINVAL: nothing that a device could reach is behind it (no file came with it, or one that cannot be mapped here); not
@@ -30,6 +30,8 @@ class ClientMemory {
   Status unmap(memory::IovaRange range);
   /// Everything, also what is in quarantine. The first error; what could be taken back has been.
   Status unmap_all();
+  /// Everything, for good. What cannot be taken back is returned: it has to stay for as long as the device is driven.
+  [[nodiscard]] std::vector<std::shared_ptr<memory::HostMemory>> give_up();
 
   std::size_t count() const { return mappings_.size(); }
   /// Mappings that could not be taken back.

@@ -108,9 +108,11 @@ void Passthrough::keep_table_unmapped(RegionInfo& region, unsigned index) const 
 
 Passthrough::~Passthrough() {
   if (worker_.joinable()) worker_.join();
-  if (handle_->gone()) return;
-  [[maybe_unused]] const Status stopped = config_ ? config_->allow_bus_master(false) : Status();
-  end_interrupts();
+  if (!handle_->gone()) {
+    [[maybe_unused]] const Status stopped = config_ ? config_->allow_bus_master(false) : Status();
+    end_interrupts();
+  }
+  if (memory_) kept_ = memory_->give_up();
   handle_->on_event({});
 }
 

@@ -118,6 +118,7 @@ class Passthrough final : public Function {
   Loop& loop_;
   Log log_;
   Options options_;
+  std::vector<std::shared_ptr<memory::HostMemory>> kept_;  ///< what the device may reach until the handle has ended
   std::unique_ptr<Handle> handle_;
   std::unique_ptr<ExporterConfig> config_;
   std::optional<ClientMemory> memory_;

@@ -333,6 +333,22 @@ TEST_F(PassthroughTest, Row43_AClientThatTruncatesItsMemoryHarmsNobody) {
   EXPECT_EQ(error_of_unmap(0x100000, 0x2000), 0);
 }
 
+TEST_F(PassthroughTest, Row30_MemoryThatNeverCameBackStaysUntilTheHandleHasEnded) {
+  make();
+  auto shared = memory::HostMemory::borrowed(MutableBytes(backing).first(0x1000));
+  const std::weak_ptr<memory::HostMemory> watched = shared;
+  ASSERT_TRUE(
+      function->map({.range = {Iova{0x100000}, 0x1000}, .memory = std::exchange(shared, nullptr), .port = nullptr}));
+  handle->unmap_error = EIO;
+  EXPECT_EQ(error_of_unmap(0x100000, 0x1000), EIO);
+  EXPECT_FALSE(watched.expired());
+  bool there = false;
+  handle->at_end = [&] { there = !watched.expired(); };
+  function.reset();
+  EXPECT_TRUE(there);
+  EXPECT_TRUE(watched.expired());
+}
+
 // Bus mastering
 
 TEST_F(PassthroughTest, BusMasteringWaitsForMemory) {

@@ -57,9 +57,9 @@ class PassthroughOverVfio : public ::testing::Test {
     return function->map(
         {.range = {Iova{start}, bytes.size()}, .memory = memory::HostMemory::borrowed(bytes), .port = nullptr});
   }
-  Status bind(InterruptKind kind, std::uint32_t start, const EventFd& line) {
+  Status bind(InterruptKind kind, std::uint32_t start, const EventFd& eventfd) {
     std::vector<EventFd> list;
-    list.push_back(std::move(*EventFd::adopt(std::move(*line.fd().duplicate()))));
+    list.push_back(std::move(*EventFd::adopt(std::move(*eventfd.fd().duplicate()))));
     return function->bind_interrupts(kind, start, std::move(list));
   }
   Status wait(void (Passthrough::*what)(Function::Completion)) {

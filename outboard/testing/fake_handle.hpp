@@ -18,6 +18,9 @@ namespace outboard::testing {
 class FakeHandle final : public pci::Handle {
  public:
   FakeHandle();
+  ~FakeHandle() override {
+    if (at_end) at_end();
+  }
 
   // What it is; before it is used.
   ConfigDevice config_space;
@@ -42,6 +45,7 @@ class FakeHandle final : public pci::Handle {
   std::map<std::uint64_t, std::pair<std::uint64_t, MutableBytes>> mapped;  ///< address to size and memory
   std::array<std::vector<std::byte>, 7> memory;
   bool attached = false;
+  std::function<void()> at_end;  ///< called when it is destroyed
 
   void event(pci::Event what) { raise(what); }
 
