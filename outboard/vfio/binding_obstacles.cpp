@@ -134,6 +134,11 @@ std::vector<Obstacle> Binding::obstacles_of(const FunctionFacts& facts, const Re
   std::vector<Obstacle> found;
   add_iommu_obstacles(facts, request, found);
   add_driver_obstacles(facts, request, found);
+  // From one driver of VFIO to another: whoever has it open (a virtual machine) would lose it.
+  if (facts.bound_to_vfio() && driver_for(facts, request) != facts.driver) {
+    if (const auto open = check_not_open(facts); !open)
+      found.push_back({open.error().code(), open.error().what(), open.error().cure()});
+  }
   if (const auto functions = sysfs_.number(facts.address, "sriov_numvfs").value_or(0); functions > 0)
     found.push_back({EBUSY, fmt::format("{} virtual functions of it are enabled", functions),
                      fmt::format("echo 0 >/sys/bus/pci/devices/{}/sriov_numvfs", facts.address.text())});

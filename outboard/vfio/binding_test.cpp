@@ -90,6 +90,13 @@ class BindingTest : public ::testing::Test {
     fs::create_directories(file.parent_path());
     std::ofstream(file) << content;
   }
+  /// Process 4711 (qemu) has a file open, as /proc would show it.
+  void process_has_open(const std::string& path) {
+    const fs::path root = fs::path(tree.root()).parent_path();
+    outside("proc/4711/comm", "qemu\n");
+    fs::create_directories(root / "proc/4711/fd");
+    fs::create_symlink(root / path, root / "proc/4711/fd/9");
+  }
 
   SysfsTree tree;
   std::map<std::string, std::string> native;  ///< the driver that the kernel would choose
@@ -169,16 +176,26 @@ TEST_F(BindingTest, WhatIsNotHandedOverCannotBeGivenBack) {
 
 TEST_F(BindingTest, AFunctionThatAProcessHasOpenIsNotTakenFromIt) {
   ASSERT_TRUE(binding().bind({.functions = {disk}}));
-  const fs::path root = fs::path(tree.root()).parent_path();
   outside("dev/vfio/4", "");
-  outside("proc/4711/comm", "qemu\n");
-  fs::create_directories(root / "proc/4711/fd");
-  fs::create_symlink(root / "dev/vfio/4", root / "proc/4711/fd/9");
+  process_has_open("dev/vfio/4");
   const auto done = binding().unbind(disk);
   ASSERT_FALSE(done.has_value());
   EXPECT_EQ(done.error().code(), EBUSY);
   EXPECT_THAT(done.error().what(), HasSubstr("process 4711 (qemu)"));
   EXPECT_EQ(driver(), "vfio-pci");
+}
+
+TEST_F(BindingTest, AFunctionThatAProcessHasOpenIsNotHandedToAnotherDriverOfVfio) {
+  ASSERT_TRUE(binding().bind({.functions = {disk}}));
+  fs::create_directories(tree.path("bus/pci/drivers/mlx5_vfio_pci"));
+  outside("dev/vfio/4", "");
+  process_has_open("dev/vfio/4");
+  const Binding::Request to_another{.functions = {disk}, .driver = "mlx5_vfio_pci"};
+  EXPECT_THAT(what_is_in_the_way(to_another), ElementsAre("process 4711 (qemu) has it open"));
+  EXPECT_EQ(binding().bind(to_another).error().code(), EBUSY);
+  EXPECT_EQ(binding().bind(to_another).error().cure(), "end that process first");
+  EXPECT_EQ(driver(), "vfio-pci");
+  EXPECT_TRUE(binding().bind({.functions = {disk}})) << "it has its driver already";
 }
 
 TEST_F(BindingTest, WhereTheKernelDoesNotBindItTheOldDriverComesBack) {
