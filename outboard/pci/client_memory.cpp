@@ -76,6 +76,10 @@ Status ClientMemory::map(const memory::Mapping& mapping) {
   return {};
 }
 
+bool ClientMemory::reaches_any() const {
+  return std::ranges::any_of(mappings_, [](const auto& each) { return each.second.mapped.size != 0; });
+}
+
 Status ClientMemory::release(Entry entry) {
   if (entry.mapped.size == 0) return {};
   Status unmapped = mapper_.unmap(entry.mapped);

@@ -34,6 +34,8 @@ class ClientMemory {
   [[nodiscard]] std::vector<std::shared_ptr<memory::HostMemory>> give_up();
 
   std::size_t count() const { return mappings_.size(); }
+  /// The device can reach some memory: an IOMMU has taken it. A mapping of the first page alone is none.
+  bool reaches_any() const;
   /// Mappings that could not be taken back.
   std::size_t quarantined() const { return quarantine_.size(); }
 

@@ -213,9 +213,10 @@ Status Passthrough::ready() const {
   return Error(ENODEV, "the device has gone").on(handle_->name());
 }
 
-/// Bus mastering is held back until there is memory: what the device knows before may be the last client's addresses.
+/// Bus mastering is held back until there is memory that it reaches: what the device knows before may be the last client's
+/// addresses, and without a mapping nobody has shown that an IOMMU stands in front of it.
 void Passthrough::follow_memory() {
-  if (memory_->count() == 0) return;
+  if (!memory_->reaches_any()) return;
   if (const Status allowed = config_->allow_bus_master(true); !allowed)
     log_.error("bus mastering cannot be enabled: {}", allowed.error().message());
 }

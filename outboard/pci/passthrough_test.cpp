@@ -360,6 +360,24 @@ TEST_F(PassthroughTest, BusMasteringWaitsForMemory) {
   EXPECT_EQ(handle->calls.back(), "command 0x0006");
 }
 
+TEST_F(PassthroughTest, BusMasteringWaitsForMemoryThatTheDeviceReaches) {
+  make();
+  command(memory_on | bus_master_on);
+  ASSERT_TRUE(map(0, 0x1000));
+  EXPECT_EQ(handle->calls, (Calls{"command 0x0002"})) << "the first page alone is never mapped: no IOMMU has taken it";
+  ASSERT_TRUE(map(0x100000, 0x1000));
+  EXPECT_EQ(handle->calls.back(), "command 0x0006");
+}
+
+TEST_F(PassthroughTest, BusMasteringStaysOffWhereNothingCanBeMapped) {
+  handle->limits.valid.clear();
+  make();
+  command(memory_on | bus_master_on);
+  ASSERT_TRUE(map(0, 0x1000));
+  EXPECT_FALSE(map(0x100000, 0x1000));
+  EXPECT_EQ(handle->calls, (Calls{"command 0x0002"}));
+}
+
 // Interrupts
 
 TEST_F(PassthroughTest, TheClientsEventfdsAreGivenToTheDevice) {
