@@ -20,19 +20,22 @@ std::optional<int> as_pid(std::string_view text) {
   return pid;
 }
 
-/// A node keeps its device number; its name may be seen under another path.
-bool same_file(const struct stat& a, const struct stat& b) { return a.st_dev == b.st_dev && a.st_ino == b.st_ino; }
-
 bool has_open(const fs::path& process, const struct stat& wanted) {
   std::error_code hidden;
   for (const auto& entry : fs::directory_iterator(process / "fd", hidden)) {
     struct stat open_one{};
-    if (::stat(entry.path().c_str(), &open_one) == 0 && same_file(open_one, wanted)) return true;
+    if (::stat(entry.path().c_str(), &open_one) == 0 && is_same_file(open_one, wanted)) return true;
   }
   return false;
 }
 
 }  // namespace
+
+bool is_same_file(const struct stat& a, const struct stat& b) {
+  const bool block = S_ISBLK(a.st_mode) && S_ISBLK(b.st_mode), character = S_ISCHR(a.st_mode) && S_ISCHR(b.st_mode);
+  if (block || character) return a.st_rdev == b.st_rdev;
+  return a.st_dev == b.st_dev && a.st_ino == b.st_ino;
+}
 
 std::optional<Holder> holder_of(const std::string& path, const std::string& proc) {
   struct stat wanted{};

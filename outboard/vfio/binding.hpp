@@ -51,7 +51,8 @@ class Binding {
 
   /// What stands in the way of a request, the most basic first; empty: nothing. ENODEV: no such function.
   Result<std::vector<Obstacle>> obstacles(const Request& request) const;
-  /// The same for one function, for a list that disturbs nobody: disks are not asked whether somebody has claimed them.
+  /// The same for one function, for a list that disturbs nobody: disks are not asked whether somebody has claimed them or
+  /// has them open.
   std::vector<Obstacle> obstacles_of(const FunctionFacts& facts) const;
 
   /// The lines that a person (as root) would type to do the same as bind() or unbind().

@@ -275,6 +275,26 @@ TEST_F(BindingTest, SwapStandsInTheWay) {
   EXPECT_EQ(cure(), "swapoff /dev/nvme0n1");
 }
 
+TEST_F(BindingTest, ADiskThatAProcessHasOpenWithoutAClaimStandsInTheWay) {
+  make_disk("nvme0n1");
+  outside("dev/nvme0n1", "");
+  EXPECT_THAT(what_is_in_the_way(), IsEmpty());
+  process_has_open("dev/nvme0n1");
+  EXPECT_THAT(what_is_in_the_way(), ElementsAre("the disk nvme0n1 is open in process 4711 (qemu)"));
+  EXPECT_EQ(cure(), "end that process first");
+  EXPECT_EQ(binding().bind({.functions = {disk}}).error().code(), EBUSY);
+  EXPECT_THAT(writes, IsEmpty());
+}
+
+TEST_F(BindingTest, APartitionThatAProcessHasOpenStandsInTheWay) {
+  make_disk("nvme0n1");
+  tree.write(SysfsTree::folder(disk_text) + "/nvme/nvme0/nvme0n1/nvme0n1p1/partition", "1\n");
+  outside("dev/nvme0n1", "");
+  outside("dev/nvme0n1p1", "");
+  process_has_open("dev/nvme0n1p1");
+  EXPECT_THAT(what_is_in_the_way(), ElementsAre("the disk nvme0n1p1 is open in process 4711 (qemu)"));
+}
+
 TEST_F(BindingTest, ADeviceMapperThatHoldsTheDiskStandsInTheWay) {
   make_disk("nvme0n1");
   fs::create_directories(tree.path(SysfsTree::folder(disk_text) + "/nvme/nvme0/nvme0n1/holders/dm-0"));

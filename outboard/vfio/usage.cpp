@@ -13,6 +13,7 @@
 
 #include <outboard/base/disk_users.hpp>
 #include <outboard/base/fd.hpp>
+#include <outboard/base/file_holder.hpp>
 
 namespace outboard::vfio {
 namespace {
@@ -47,6 +48,30 @@ bool is_claimed(const fs::path& node) {
   return !fd && errno == EBUSY;
 }
 
+/// A disk and its partitions, as their nodes are called.
+std::vector<std::string> nodes_of(const std::string& disk, const Sysfs& sysfs) {
+  std::vector<std::string> names{disk};
+  std::error_code code;
+  for (fs::directory_iterator at(sysfs.root() / "class" / "block" / disk, code), end; !code && at != end;
+       at.increment(code)) {
+    std::error_code hidden;
+    if (fs::exists(at->path() / "partition", hidden)) names.push_back(at->path().filename().string());
+  }
+  std::ranges::sort(names);
+  return names;
+}
+
+/// A virtual machine, a database or dd has a disk open without a claim on it: it is nobody's but by its descriptors.
+std::optional<Usage> usage_by_process(const std::string& disk, const Sysfs& sysfs, const fs::path& proc,
+                                      const fs::path& dev) {
+  for (const std::string& name : nodes_of(disk, sysfs)) {
+    if (const auto holder = holder_of((dev / name).string(), proc.string()))
+      return Usage{fmt::format("the disk {}", name),
+                   fmt::format("open in process {} ({})", holder->pid, holder->command), "end that process first"};
+  }
+  return std::nullopt;
+}
+
 std::string cure_of(const std::vector<std::string>& users, const std::string& disk) {
   const std::string& first = users.front();
   if (first.starts_with('/')) return fmt::format("umount {}", first);
@@ -60,7 +85,9 @@ std::optional<Usage> usage_of_disk(const std::string& disk, const Sysfs& sysfs, 
   if (!users.empty())
     return Usage{fmt::format("the disk {}", disk), fmt::format("in use: {}", fmt::join(users, ", ")),
                  cure_of(users, disk)};
-  if (!dev.empty() && is_claimed(dev / disk))
+  if (dev.empty()) return std::nullopt;
+  if (auto usage = usage_by_process(disk, sysfs, proc, dev)) return usage;
+  if (is_claimed(dev / disk))
     return Usage{fmt::format("the disk {}", disk), "open exclusively by something",
                  fmt::format("close what uses it: fuser -v /dev/{}; zpool export", disk)};
   return std::nullopt;

@@ -18,9 +18,9 @@ struct Usage {
 /// What the kernel makes of a function and somebody uses: disks that are mounted, swapped to, or held by another block
 /// device, an interface that is up. Looks at everything below the function, so also at a disk behind a controller or a
 /// USB adapter. Empty: nothing is in use, as far as this process may see (mounts and interfaces of other namespaces may be
-/// hidden). `proc` and `dev` stand for /proc and /dev; with `dev` the kernel is also asked whether something has claimed a
-/// disk (ZFS does, and has no other name there), which keeps others out of it for that moment; empty: not asked. Any
-/// thread.
+/// hidden). `proc` and `dev` stand for /proc and /dev; with `dev` it is also looked who has a disk or a partition open (a
+/// virtual machine, a database), and the kernel is asked whether something has claimed a disk (ZFS does, and has no other
+/// name there), which keeps others out of it for that moment; empty: neither. Any thread.
 std::vector<Usage> usages_of(const Sysfs& sysfs, pci::Address address, const std::filesystem::path& proc,
                              const std::filesystem::path& dev);
 
