@@ -47,6 +47,7 @@ class Passthrough final : public Function {
     std::function<void(Loop::Task)> run_blocking;
   };
 
+  /// The handle's DMA has to be translated by an IOMMU: without one its client could have the device reach everything.
   /// The handle is of no use to others afterwards; nothing of it is enabled. What it says; EPROTO: its configuration space
   /// makes no sense.
   static Result<std::unique_ptr<Passthrough>> create(std::unique_ptr<Handle> handle, Loop& loop, Log log,

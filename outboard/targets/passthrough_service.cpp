@@ -6,6 +6,7 @@
 
 #include <outboard/pci/passthrough.hpp>
 #include <outboard/targets/target.hpp>
+#include <outboard/vfio/handle.hpp>
 #include <outboard/vfio_user/server.hpp>
 
 namespace outboard::targets {
@@ -74,6 +75,15 @@ Result<Words> take(OptionSet& words) {
   return taken;
 }
 
+/// Whoever has the function can have it reach all of the host's memory where no IOMMU stands in front of it.
+Status behind_an_iommu(const pci::Handle& handle) {
+  const auto* const kernels = dynamic_cast<const vfio::Handle*>(&handle);
+  if (kernels == nullptr || kernels->door() != vfio::Door::no_iommu) return {};
+  return Error(EPERM, "no IOMMU keeps the device from the rest of the memory: its client would have this whole machine")
+      .on(handle.name())
+      .cure("turn the IOMMU on (VT-d or AMD-Vi in the firmware, intel_iommu=on) and leave door=no-iommu away");
+}
+
 }  // namespace
 
 std::span<const OptionHelp> passthrough_words() { return words_of_passthrough; }
@@ -90,6 +100,7 @@ Result<std::unique_ptr<Service>> serve_passthrough(std::unique_ptr<pci::Handle> 
     }
     path = address.rest;
   }
+  OUTBOARD_CHECK(behind_an_iommu(*handle));
   OUTBOARD_TRY(Words taken, take(words));
   OUTBOARD_CHECK(words.finish(words_of_passthrough));
   const auto ending = std::make_shared<Ending>();

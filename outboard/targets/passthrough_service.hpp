@@ -15,7 +15,7 @@ std::span<const OptionHelp> passthrough_words();
 
 /// Serves a function that `handle` drives, at `listener` (`vfio-user:PATH`) or on ServeOptions::socket, as pci::Passthrough.
 /// Its run() fails with ENODEV when the function has gone. EINVAL: not a listener, or a word that is not known; ENOTSUP: a
-/// listener that takes no PCI function. Else what the handle or the socket says.
+/// listener that takes no PCI function; EPERM: no IOMMU stands in front of the function. Else what the handle or the socket says.
 Result<std::unique_ptr<Service>> serve_passthrough(std::unique_ptr<pci::Handle> handle, OptionSet words,
                                                    std::string_view listener, ServeOptions options);
 

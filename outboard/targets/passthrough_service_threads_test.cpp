@@ -12,6 +12,9 @@
 #include <outboard/targets/passthrough_service.hpp>
 #include <outboard/targets/target.hpp>
 #include <outboard/testing/fake_handle.hpp>
+#include <outboard/testing/fake_vfio.hpp>
+#include <outboard/testing/manual_loop.hpp>
+#include <outboard/testing/plain_function.hpp>
 #include <outboard/testing/temp_dir.hpp>
 #include <outboard/vfio_user/client.hpp>
 #include <outboard/virtio_pci/transport.hpp>
@@ -131,6 +134,27 @@ TEST_F(PassthroughService, WhenTheServerBehindItEndsSoDoesIt) {
   ASSERT_FALSE(ended);
   EXPECT_EQ(ended.error().code(), ENODEV);
   EXPECT_NE(ended.error().message().find("the device has gone"), std::string::npos);
+}
+
+TEST(PassthroughServiceWithoutAnIommu, IsRefusedForThatWouldBeTheWholeMachine) {
+  testing::ManualLoop loop;
+  testing::FakeVfio kernel;
+  kernel.no_iommu_mode = true;
+  auto function = testing::PlainFunction::create(loop);
+  ASSERT_TRUE(function);
+  auto& device = kernel.add({.cdev = {}}, std::move(*function), [&] { loop.run_until_idle(); });
+  auto options = kernel.options();
+  options.door.door = vfio::Door::no_iommu;
+  auto handle = vfio::Handle::open(device.options().address, options);
+  ASSERT_TRUE(handle) << handle.error().message();
+  for (const char* const words : {"spin=1", "trust-client"}) {
+    const auto service = serve_passthrough(std::move(*handle), *OptionSet::parse(words), "vfio-user:/x", {});
+    ASSERT_FALSE(service);
+    EXPECT_EQ(service.error().code(), EPERM) << words;
+    EXPECT_NE(service.error().message().find("IOMMU"), std::string::npos);
+    handle = vfio::Handle::open(device.options().address, options);
+    ASSERT_TRUE(handle) << handle.error().message();
+  }
 }
 
 struct Refusal {
