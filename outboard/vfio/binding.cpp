@@ -1,19 +1,14 @@
 #include <outboard/vfio/binding.hpp>
 
-#include <fcntl.h>
-#include <sys/stat.h>
-#include <unistd.h>
-
 #include <algorithm>
 #include <optional>
-#include <sstream>
 #include <system_error>
 
 #include <fmt/format.h>
 
 #include <outboard/base/attribute_file.hpp>
-#include <outboard/base/fd.hpp>
 #include <outboard/base/file_holder.hpp>
+#include <outboard/vfio/binding_memory.hpp>
 
 namespace outboard::vfio {
 namespace {
@@ -22,46 +17,9 @@ namespace fs = std::filesystem;
 
 constexpr const char* no_override = "(null)";  // what the kernel shows where none is set
 
-/// What was there before a function was handed over.
-struct Memory {
-  std::string driver;         ///< empty: none
-  std::string override_name;  ///< empty: none
-};
-
-/// A driver's name becomes a part of a path.
-bool is_name(const std::string& text) { return text.find('/') == std::string::npos && text != "." && text != ".."; }
-
-/// Two lines, `driver NAME` and `override NAME`; the names may be missing.
-std::optional<Memory> read_memory(const fs::path& path) {
-  const auto text = read_attribute(path);
-  if (!text) return std::nullopt;
-  Memory memory;
-  std::istringstream lines(*text);
-  for (std::string line; std::getline(lines, line);) {
-    const std::size_t space = line.find(' ');
-    const std::string word = line.substr(0, space), value = space == std::string::npos ? "" : line.substr(space + 1);
-    if (!is_name(value)) return std::nullopt;
-    if (word == "driver") memory.driver = value;
-    if (word == "override") memory.override_name = value;
-  }
-  return memory;
-}
-
 Error with_rights(Error error) {
   const bool denied = error.code() == EACCES || error.code() == EPERM;
-  return denied ? std::move(error).cure("run as root") : error;
-}
-
-Status write_memory(const fs::path& folder, const fs::path& path, const Memory& memory) {
-  std::error_code code;
-  fs::create_directories(folder, code);
-  if (code) return with_rights(Error(code.value(), "making a folder: " + code.message()).on(folder.string()));
-  const UniqueFd file(::open(path.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0644));
-  if (!file) return with_rights(Error::from_errno("remembering the driver").on(path.string()));
-  const std::string text = fmt::format("driver {}\noverride {}\n", memory.driver, memory.override_name);
-  if (::write(file.get(), text.data(), text.size()) != static_cast<ssize_t>(text.size()))
-    return Error::from_errno("remembering the driver").on(path.string());
-  return {};
+  return denied && error.cure().empty() ? std::move(error).cure("run as root") : error;
 }
 
 std::string echo(const std::string& value, const std::string& path) {
@@ -84,8 +42,6 @@ void add_probe(pci::Address address, std::vector<std::string>& lines) {
 
 }  // namespace
 
-fs::path Binding::state_of(pci::Address address) const { return options_.state / address.text(); }
-
 std::string Binding::attribute(pci::Address address, const char* name) const {
   return (sysfs_.function_folder(address) / name).string();
 }
@@ -98,7 +54,9 @@ std::string Binding::override_of(pci::Address address) const {
 }
 
 std::optional<std::string> Binding::remembered_driver(pci::Address address) const {
-  const auto memory = read_memory(state_of(address));
+  const auto facts = sysfs_.function(address);
+  if (!facts) return std::nullopt;
+  const auto memory = read_memory(options_.state, *facts);
   return memory ? std::optional(memory->driver) : std::nullopt;
 }
 
@@ -114,6 +72,8 @@ Result<std::vector<std::string>> Binding::commands(const Request& request) const
     OUTBOARD_TRY(const auto facts, sysfs_.function(address));
     const std::string driver = driver_for(facts, request);
     if (facts.driver == driver) continue;
+    // The lines are for a shell.
+    if (!is_driver_name(driver)) return Error(EINVAL, fmt::format("'{}' is no name of a driver", driver));
     std::error_code code;
     const std::string module = fmt::format("modprobe {}", driver);
     if (!fs::exists(sysfs_.root() / "bus" / "pci" / "drivers" / driver, code) &&
@@ -129,7 +89,7 @@ Result<std::vector<std::string>> Binding::commands_to_unbind(pci::Address addres
   OUTBOARD_TRY(const auto facts, sysfs_.function(address));
   OUTBOARD_CHECK(check_handed_over(facts));
   std::vector<std::string> lines;
-  const auto memory = read_memory(state_of(address));
+  const auto memory = read_memory(options_.state, facts);
   add_taking(facts, memory ? memory->driver : "", lines);
   if (!memory || !memory->driver.empty()) add_probe(address, lines);
   if (memory && memory->driver != memory->override_name)
@@ -138,11 +98,12 @@ Result<std::vector<std::string>> Binding::commands_to_unbind(pci::Address addres
 }
 
 Status Binding::remember(const FunctionFacts& facts, const std::string& driver) const {
-  const fs::path path = state_of(facts.address);
   const std::string set = override_of(facts.address);
   // Somebody began to hand it over and did not come to the end: what was before that is what counts.
-  if (set == driver && read_memory(path)) return {};
-  return write_memory(options_.state, path, {facts.driver, set});
+  if (set == driver && read_memory(options_.state, facts)) return {};
+  if (const auto written = write_memory(options_.state, facts, {facts.driver, set}); !written)
+    return with_rights(written.error());
+  return {};
 }
 
 Status Binding::set_override(pci::Address address, const std::string& name) const {
@@ -200,8 +161,7 @@ Status Binding::bind_one(const FunctionFacts& facts, const std::string& driver) 
 
 /// The driver that was there before, by name: where several match, the kernel might choose another one.
 Status Binding::put_back(const FunctionFacts& facts) const {
-  const fs::path path = state_of(facts.address);
-  const auto memory = read_memory(path);
+  const auto memory = read_memory(options_.state, facts);
   const std::string driver = memory ? memory->driver : "", set = memory ? memory->override_name : "";
   std::error_code code;
   const bool still_there = !driver.empty() && fs::exists(sysfs_.root() / "bus" / "pci" / "drivers" / driver, code);
@@ -209,7 +169,7 @@ Status Binding::put_back(const FunctionFacts& facts) const {
   const bool had_none = memory && driver.empty();
   if (!had_none) OUTBOARD_CHECK(probe(facts.address));
   if (still_there && driver != set) OUTBOARD_CHECK(set_override(facts.address, set));
-  ::unlink(path.c_str());
+  drop_memory(options_.state, facts.address);
   return {};
 }
 

@@ -79,7 +79,6 @@ class Binding {
   void add_driver_obstacles(const FunctionFacts& facts, const Request& request, std::vector<Obstacle>& found) const;
   std::vector<Obstacle> obstacles_of(const FunctionFacts& facts, const Request& request, bool claims) const;
 
-  std::filesystem::path state_of(pci::Address address) const;
   Status remember(const FunctionFacts& facts, const std::string& driver) const;
   std::string override_of(pci::Address address) const;
   Status write(const std::string& path, const std::string& value) const;

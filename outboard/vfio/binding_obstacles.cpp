@@ -10,6 +10,7 @@
 #include <fmt/ranges.h>
 
 #include <outboard/vfio/binding.hpp>
+#include <outboard/vfio/binding_memory.hpp>
 #include <outboard/vfio/usage.hpp>
 
 /// Binding: what stands in the way.
@@ -86,6 +87,10 @@ void Binding::add_driver_obstacles(const FunctionFacts& facts, const Request& re
            fmt::format("--driver {}, or --driver {}", variants.front(), plain_driver)});
   }
   const std::string driver = driver_for(facts, request);
+  if (!is_driver_name(driver)) {
+    found.push_back({EINVAL, fmt::format("'{}' is no name of a driver", driver), "--driver vfio-pci"});
+    return;
+  }
   std::error_code code;
   if (!fs::exists(sysfs_.root() / "bus" / "pci" / "drivers" / driver, code)) found.push_back(no_module(driver));
 }

@@ -1,5 +1,7 @@
 #include <outboard/vfio/binding.hpp>
 
+#include <sys/stat.h>
+
 #include <filesystem>
 #include <fstream>
 #include <map>
@@ -10,6 +12,7 @@
 #include <fmt/format.h>
 
 #include <outboard/testing/sysfs_tree.hpp>
+#include <outboard/vfio/binding_memory.hpp>
 
 namespace outboard::vfio {
 namespace {
@@ -17,9 +20,11 @@ namespace {
 namespace fs = std::filesystem;
 using outboard::testing::SysfsTree;
 using ::testing::AllOf;
+using ::testing::Contains;
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
+using ::testing::Not;
 
 constexpr pci::Address disk{0, 1, 0, 0};
 const std::string disk_text = "0000:01:00.0";
@@ -162,9 +167,88 @@ TEST_F(BindingTest, WhatWasHandedOverByHandIsGivenToWhomTheKernelChooses) {
 
 TEST_F(BindingTest, AMemoryThatSomebodyHasSpoiltIsNotFollowed) {
   ASSERT_TRUE(binding().bind({.functions = {disk}}));
-  outside("run/" + disk_text, "driver ../../../etc\noverride \n");
+  outside("run/" + disk_text, "driver ../../../etc\noverride \ndevice 1b36:0010:1af4:1100\n");
   EXPECT_EQ(binding().remembered_driver(disk), std::nullopt);
   EXPECT_EQ(binding().unbind(disk).value(), "nvme");
+}
+
+TEST_F(BindingTest, AMemoryOfAnotherDeviceInTheSamePlaceIsNotFollowed) {
+  ASSERT_TRUE(binding().bind({.functions = {disk}}));
+  tree.add({.address = disk_text, .vendor = 0x8086, .device = 0x1533, .driver = "vfio-pci", .group = 4});
+  native[disk_text] = "igb";
+  EXPECT_EQ(binding().remembered_driver(disk), std::nullopt);
+  EXPECT_THAT(binding().commands_to_unbind(disk).value(), Not(Contains(HasSubstr("nvme"))));
+  EXPECT_EQ(binding().unbind(disk).value(), "igb");
+}
+
+TEST_F(BindingTest, AMemoryThatDoesNotSayOfWhichDeviceItIsIsNotFollowed) {
+  ASSERT_TRUE(binding().bind({.functions = {disk}}));
+  outside("run/" + disk_text, "driver nvme\noverride \n");
+  EXPECT_EQ(binding().remembered_driver(disk), std::nullopt);
+}
+
+TEST_F(BindingTest, NothingThatAShellWouldRunComesIntoTheLines) {
+  ASSERT_TRUE(binding().bind({.functions = {disk}}));
+  for (const char* name : {"$(reboot)", "a;b", "a b", "`id`", "-r", ".", "..", "a\tb"}) {
+    outside("run/" + disk_text, fmt::format("driver {}\noverride \ndevice 1b36:0010:1af4:1100\n", name));
+    EXPECT_EQ(binding().remembered_driver(disk), std::nullopt) << name;
+    EXPECT_THAT(binding().commands_to_unbind(disk).value(), Not(Contains(HasSubstr(fmt::format("echo {} ", name)))));
+    const Binding::Request request{.functions = {disk}, .driver = name};
+    EXPECT_EQ(binding().obstacles(request).value().front().code, EINVAL) << name;
+    EXPECT_EQ(binding().commands(request).error().code(), EINVAL) << name;
+  }
+  outside("run/" + disk_text, "driver snd-hda_intel.2\noverride \ndevice 1b36:0010:1af4:1100\n");
+  EXPECT_EQ(binding().remembered_driver(disk), "snd-hda_intel.2");
+}
+
+TEST_F(BindingTest, TheFolderOfTheMemoryIsNobodyElsesUnderAnyUmask) {
+  const mode_t before = ::umask(0);
+  const auto done = binding().bind({.functions = {disk}});
+  ::umask(before);
+  ASSERT_TRUE(done);
+  const fs::path folder = fs::path(tree.root()).parent_path() / "run";
+  EXPECT_EQ(fs::status(folder).permissions(), fs::perms(0755));
+  EXPECT_EQ(fs::status(folder / disk_text).permissions(), fs::perms(0644));
+}
+
+TEST_F(BindingTest, AFolderThatEverybodyCanWriteIsNeitherFollowedNorWritten) {
+  ASSERT_TRUE(binding().bind({.functions = {disk}}));
+  const fs::path folder = fs::path(tree.root()).parent_path() / "run";
+  fs::permissions(folder, fs::perms(0777));
+  EXPECT_EQ(binding().remembered_driver(disk), std::nullopt);
+  EXPECT_EQ(binding().unbind(disk).value(), "nvme");
+  const auto done = binding().bind({.functions = {disk}});
+  ASSERT_FALSE(done.has_value());
+  EXPECT_EQ(done.error().code(), EPERM);
+  EXPECT_THAT(done.error().cure(), HasSubstr("--state"));
+  EXPECT_EQ(driver(), "nvme");
+}
+
+TEST_F(BindingTest, NoLinkIsFollowedToAMemory) {
+  ASSERT_TRUE(binding().bind({.functions = {disk}}));
+  const fs::path root = fs::path(tree.root()).parent_path();
+  fs::rename(root / "run" / disk_text, root / "elsewhere");
+  fs::create_symlink(root / "elsewhere", root / "run" / disk_text);
+  EXPECT_EQ(binding().remembered_driver(disk), std::nullopt);
+  EXPECT_EQ(binding().unbind(disk).value(), "nvme");
+  fs::rename(root / "run", root / "folder");
+  fs::create_directory_symlink(root / "folder", root / "run");
+  EXPECT_FALSE(binding().bind({.functions = {disk}}));
+  EXPECT_EQ(driver(), "nvme");
+}
+
+TEST(BindingMemory, OnlyWhatRootOrTheUserItselfWroteIsTrusted) {
+  struct stat file{};
+  file.st_mode = S_IFREG | 0644;
+  EXPECT_TRUE(is_trusted(file, 1000)) << "root's";
+  file.st_uid = 1000;
+  EXPECT_TRUE(is_trusted(file, 1000));
+  EXPECT_FALSE(is_trusted(file, 0));
+  EXPECT_FALSE(is_trusted(file, 1001));
+  file.st_mode = S_IFREG | 0666;
+  EXPECT_FALSE(is_trusted(file, 1000));
+  file.st_mode = S_IFIFO | 0600;
+  EXPECT_FALSE(is_trusted(file, 1000));
 }
 
 TEST_F(BindingTest, WhatIsNotHandedOverCannotBeGivenBack) {

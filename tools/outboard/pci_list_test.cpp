@@ -61,7 +61,7 @@ TEST_F(PciList, SaysWhyNot) {
 
 TEST_F(PciList, NamesWhoHasItAndWhoHadIt) {
   write("dev/vfio/3", "");
-  write("run/0000:00:04.0", "driver nvme\noverride \n");
+  write("run/0000:00:04.0", "driver nvme\noverride \ndevice 1234:11e8:1af4:1100\n");
   write("proc/4711/comm", "qemu\n");
   fs::create_directories(root() / "proc/4711/fd");
   fs::create_symlink(root() / "dev/vfio/3", root() / "proc/4711/fd/9");
