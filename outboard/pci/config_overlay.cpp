@@ -140,6 +140,12 @@ std::optional<std::uint16_t> ConfigOverlay::register_of(std::uint8_t capability,
   return static_cast<std::uint16_t>(placed->at + in_capability);
 }
 
+std::optional<std::uint16_t> ConfigOverlay::register_beside(Chunk chunk, std::uint16_t in_capability) const {
+  const std::uint16_t owner = map_.at(chunk.at).owner;
+  if (owner == ConfigMap::gap_owner || in_capability >= map_.structures()[owner].length) return std::nullopt;
+  return static_cast<std::uint16_t>(map_.structures()[owner].at + in_capability);
+}
+
 // Base addresses.
 
 void ConfigOverlay::set_base_address(unsigned index, std::uint64_t size) {

@@ -66,7 +66,9 @@ class ConfigOverlay {
 
   Result<std::uint32_t> hardware_read(std::size_t offset, unsigned width);
   Status hardware_write(std::size_t offset, unsigned width, std::uint32_t value);
-  /// Where a register of a capability lies that is shown.
+  /// Where a register lies of the capability that `chunk` is part of: not always the first one with its id.
+  std::optional<std::uint16_t> register_beside(Chunk chunk, std::uint16_t in_capability) const;
+  /// Where a register of a capability lies that is shown. The first one with this id.
   std::optional<std::uint16_t> register_of(std::uint8_t capability, std::uint16_t in_capability) const;
 
  private:

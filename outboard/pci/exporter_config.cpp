@@ -90,14 +90,14 @@ Status ExporterConfig::write_chunk(Chunk chunk, std::uint32_t value) {
     case ConfigAction::device_control:
       return write_device_control(chunk, value);
     case ConfigAction::advanced_features:
-      return write_advanced_features(value);
+      return write_advanced_features(chunk, value);
     case ConfigAction::base_address:
       OUTBOARD_CHECK(ConfigOverlay::write_chunk(chunk, value));
       settle_base_addresses();
       return {};
     case ConfigAction::msi_control:
       OUTBOARD_CHECK(ConfigOverlay::write_chunk(chunk, value));
-      clamp_msi();
+      clamp_msi(chunk);
       return {};
     case ConfigAction::none:
     case ConfigAction::vital_product_data:
@@ -140,10 +140,11 @@ Status ExporterConfig::send_command(std::uint16_t command) {
 
 Status ExporterConfig::write_power_state(Chunk chunk, std::uint32_t value) {
   using Control = PowerManagementControl;
-  const std::uint16_t at = *register_of(cap::power_management, Control::in_capability);
-  OUTBOARD_TRY(const std::uint32_t before, hardware_read(at, 2));
+  const auto at = register_beside(chunk, Control::in_capability);
+  if (!at) return {};
+  OUTBOARD_TRY(const std::uint32_t before, hardware_read(*at, 2));
   OUTBOARD_CHECK(ConfigOverlay::write_chunk(chunk, value));
-  OUTBOARD_TRY(const std::uint32_t after, hardware_read(at, 2));
+  OUTBOARD_TRY(const std::uint32_t after, hardware_read(*at, 2));
   const Control old_control(static_cast<std::uint16_t>(before)), now(static_cast<std::uint16_t>(after));
   awake_ = now.get(Control::power_state) == Control::d0;
   const bool awakes = awake_ && old_control.get(Control::power_state) == Control::d3hot;
@@ -151,23 +152,25 @@ Status ExporterConfig::write_power_state(Chunk chunk, std::uint32_t value) {
 }
 
 Status ExporterConfig::write_device_control(Chunk chunk, std::uint32_t value) {
-  const std::uint16_t at = *register_of(cap::express, DeviceControl::in_capability);
-  const std::uint16_t capabilities = *register_of(cap::express, DeviceCapabilities::in_capability);
-  OUTBOARD_TRY(const std::uint32_t wanted, written_register(chunk, value, at, 2));
+  const auto at = register_beside(chunk, DeviceControl::in_capability);
+  const auto capabilities = register_beside(chunk, DeviceCapabilities::in_capability);
+  if (!at || !capabilities) return {};
+  OUTBOARD_TRY(const std::uint32_t wanted, written_register(chunk, value, *at, 2));
   OUTBOARD_CHECK(ConfigOverlay::write_chunk(chunk, value));
   const DeviceControl control(static_cast<std::uint16_t>(wanted));
-  if (!chunk.touches(at + 1u) || control.get(DeviceControl::initiate_function_level_reset) == 0) return {};
-  OUTBOARD_TRY(const std::uint32_t offered, hardware_read(capabilities, 4));
+  if (!chunk.touches(*at + 1u) || control.get(DeviceControl::initiate_function_level_reset) == 0) return {};
+  OUTBOARD_TRY(const std::uint32_t offered, hardware_read(*capabilities, 4));
   if (DeviceCapabilities(offered).get(DeviceCapabilities::function_level_reset) == 0) return {};
   OUTBOARD_CHECK(send_command(static_cast<std::uint16_t>(command_ & ~Command::bus_master.mask)));
-  OUTBOARD_CHECK(hardware_write(at, 2, wanted));
+  OUTBOARD_CHECK(hardware_write(*at, 2, wanted));
   return restart();
 }
 
-Status ExporterConfig::write_advanced_features(std::uint32_t value) {
-  if ((value & AdvancedFeaturesControl::initiate_function_level_reset.mask) == 0) return {};
+Status ExporterConfig::write_advanced_features(Chunk chunk, std::uint32_t value) {
+  const auto at = register_beside(chunk, AdvancedFeaturesControl::in_capability);
+  if (!at || (value & AdvancedFeaturesControl::initiate_function_level_reset.mask) == 0) return {};
   OUTBOARD_CHECK(send_command(static_cast<std::uint16_t>(command_ & ~Command::bus_master.mask)));
-  OUTBOARD_CHECK(hardware_write(*register_of(cap::advanced_features, AdvancedFeaturesControl::in_capability), 1, 1));
+  OUTBOARD_CHECK(hardware_write(*at, 1, 1));
   return restart();
 }
 
@@ -177,12 +180,13 @@ Status ExporterConfig::restart() {
   return {};
 }
 
-void ExporterConfig::clamp_msi() {
-  const std::uint16_t at = *register_of(cap::msi, MsiControl::in_capability);
-  const auto control = get<MsiControl>(at);
+void ExporterConfig::clamp_msi(Chunk chunk) {
+  const auto at = register_beside(chunk, MsiControl::in_capability);
+  if (!at) return;
+  const auto control = get<MsiControl>(*at);
   const auto most = control.get(MsiControl::multiple_message_capable);
   const auto wanted = control.get(MsiControl::multiple_message_enable);
-  set(at, 2, with(control, MsiControl::multiple_message_enable, std::min(most, wanted)).value());
+  set(*at, 2, with(control, MsiControl::multiple_message_enable, std::min(most, wanted)).value());
 }
 
 }  // namespace outboard::pci

@@ -54,8 +54,8 @@ class ExporterConfig final : public ConfigOverlay {
   Status send_command(std::uint16_t command);
   Status write_power_state(Chunk chunk, std::uint32_t value);
   Status write_device_control(Chunk chunk, std::uint32_t value);
-  Status write_advanced_features(std::uint32_t value);
-  void clamp_msi();
+  Status write_advanced_features(Chunk chunk, std::uint32_t value);
+  void clamp_msi(Chunk chunk);
   Status restart();
 
   std::unique_ptr<HandleConfig> hardware_;

@@ -232,6 +232,52 @@ TEST_F(ExporterConfigTest, Row12_AVendorCapabilityThatClaimsEverythingGetsWhatIs
   EXPECT_EQ(read(0x100, 2), 1u) << "and no further";
 }
 
+// A device can have two capabilities of one id, the first of them cut off by the end of its space: the register is that of
+// the one that was written.
+
+TEST_F(ExporterConfigTest, Row12_OfTwoPowerManagementsTheOneThatIsWrittenMoves) {
+  device.put(0x34, 1, 0xFC);
+  device.put(0xFC, 4, 0x00000001 | D::power << 8);
+  device.put(D::power + 4, 2, 0x0008);
+  create();
+  write(D::power + 4, 2, 0x0003);
+  EXPECT_EQ(device.get(D::power + 4, 2), 0x000Bu);
+  write(0x04, 2, 0x0002);
+  EXPECT_FALSE(config->decodes_memory());
+  write(D::power + 4, 2, 0x0000);
+  EXPECT_TRUE(config->decodes_memory());
+}
+
+TEST_F(ExporterConfigTest, Row12_OfTwoExpressesTheOneThatIsWrittenResets) {
+  device.put(0x34, 1, 0xFC);
+  device.put(0xFC, 4, 0x00020010 | D::power << 8);
+  create();
+  unsigned restarts = 0;
+  config->on_restart([&] { ++restarts; });
+  write(D::express + 8, 2, 0x8000);
+  EXPECT_NE(std::ranges::find(device.writes, D::Access{D::express + 8, 2, 0x8000}), device.writes.end());
+  EXPECT_EQ(restarts, 1u);
+}
+
+TEST_F(ExporterConfigTest, Row12_OfTwoAdvancedFeaturesTheOneThatIsWrittenResets) {
+  device.put(0x34, 1, 0xFC);
+  device.put(0xFC, 4, 0x03060013 | D::power << 8);
+  create();
+  write(D::features + 4, 1, 1);
+  EXPECT_EQ(device.writes.back(), (D::Access{0x04, 2, 0}));
+  EXPECT_NE(std::ranges::find(device.writes, D::Access{D::features + 4, 1, 1}), device.writes.end());
+}
+
+TEST_F(ExporterConfigTest, Row12_OfTwoMsisTheOneThatIsWrittenIsClamped) {
+  device.put(0x34, 1, 0xFC);
+  device.put(0xFC, 4, 0x00060005 | D::power << 8);
+  create();
+  write(D::msi + 2, 2, 0x0071);
+  EXPECT_EQ(read(D::msi + 2, 2), 0x01B7u);
+  write(0xFE, 2, 0x0071);
+  EXPECT_EQ(read(0xFE, 2), 0x0037u);
+}
+
 TEST_F(ExporterConfigTest, RowVendor_AccessesKeepTheirWidth) {
   write(D::vendor + 4, 4, 0x01020304);
   write(D::vendor + 4, 2, 0x0506);
