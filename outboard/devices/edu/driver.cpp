@@ -261,7 +261,12 @@ Status Driver::transfer(Direction direction, std::uint64_t offset, memory::IovaR
   OUTBOARD_CHECK(bar_.write(DmaCommand::offset, static_cast<std::uint32_t>(command.value())));
   auto ended = wait_for_end<DmaCommand>(
       "the transfer", [](auto now) { return now.get(DmaCommand::start) != 0; }, polls() ? 0 : spec::cause::dma);
-  if (ended || ended.error().code() == EIO) return ended;
+  if (ended) return ended;
+  // An interrupt that does not come, or comes again and again, says nothing of the transfer: only the engine does.
+  if (ended.error().code() == EIO) {
+    const auto engine = load<DmaCommand>();
+    if (engine && engine->get(DmaCommand::start) == 0) return ended;
+  }
   // It may still be writing, and the memory is the caller's again.
   broken_ = true;
   [[maybe_unused]] const Status off = handle_->disable_bus_master();

@@ -21,7 +21,8 @@ namespace outboard::edu {
 ///   ETIMEDOUT  it did not finish in time; after a transfer bus mastering is then off, and transfers fail with EIO
 ///   EPROTO     it answered what no edu device answers, or gave back other bytes than it was given
 ///   ECANCELED  Options::wait gave up; as after ETIMEDOUT
-///   EIO        it finished without the interrupt that it was asked for, or raises one without a cause again and again
+///   EIO        it finished without the interrupt that it was asked for, or raises one without a cause again and again;
+///              where a transfer is not known to have ended then, as after ETIMEDOUT
 /// and what the handle says. One thread.
 class Driver {
  public:

@@ -82,7 +82,8 @@ class WrongEdu : public ::testing::Test {
                                    .deadline = deadline,
                                    .clock = &loop.clock(),
                                    .wait = [this](std::span<const int>, Duration time) {
-                                     loop.advance(time);
+                                     // What is signalled all the time is not waited for.
+                                     loop.advance(storm ? std::chrono::microseconds(1) : time);
                                      return true;
                                    }});
   }
@@ -97,9 +98,25 @@ class WrongEdu : public ::testing::Test {
 TEST_F(WrongEdu, StartsOnTheDeviceOfThisTestAsItIs) { EXPECT_TRUE(start()) << start().error().message(); }
 
 TEST_F(WrongEdu, AnotherDeviceIdIsNotTouched) {
+  void raise_without_cause() {
+    device->interrupts().set_intx(false);
+    device->interrupts().set_intx(true);
+    device->interrupts().signal_msi(0);
+  }
+  /// From now on each read of `at`, which says `value`, comes with an interrupt without a cause.
+  void let_it_storm(std::uint64_t at, std::uint64_t value) {
+    storm = true;
+    device->on_read = [this, at, value](std::uint64_t offset) -> std::optional<std::uint64_t> {
+      if (offset == InterruptStatus::offset) return 0;
+      if (offset != at) return std::nullopt;
+      raise_without_cause();
+      return value;
+    };
+  }
   make({.device = 0x11E9});
   EXPECT_EQ(code(start()), ENODEV);
   EXPECT_EQ(device->reads + device->writes, 0u);
+  bool storm = false;
 }
 
 TEST_F(WrongEdu, ABarWithoutRoomForTheRegistersIsRefused) {
@@ -246,20 +263,35 @@ TEST_F(WrongEdu, Row23_AnInterruptThatComesAgainAndAgainWithoutACauseIsAnError) 
   for (const auto kind : {Interrupts::msi, Interrupts::intx}) {
     make({});
     auto driver = start(kind).value();
-    const auto raise = [&] {
-      device->interrupts().set_intx(false);
-      device->interrupts().set_intx(true);
-      device->interrupts().signal_msi(0);
-    };
-    device->on_read = [&](std::uint64_t offset) -> std::optional<std::uint64_t> {
-      if (offset == InterruptStatus::offset) return 0;
-      if (offset != ComputationStatus::offset) return std::nullopt;
-      raise();
-      return 0;
-    };
-    // Whether it is the storm or the time that ends it: it ends.
-    const int ended = code(driver.factorial(5));
-    EXPECT_TRUE(ended == EIO) << ended;
+    let_it_storm(ComputationStatus::offset, 0);
+    const auto product = driver.factorial(5);
+    ASSERT_FALSE(product);
+    EXPECT_EQ(product.error().code(), EIO);
+    EXPECT_THAT(product.error().message(), HasSubstr("has no cause for it"));
+  }
+}
+
+TEST_F(WrongEdu, Row23_AStormDuringATransferThatGoesOnTakesTheBusAwayFromTheDevice) {
+  for (const auto kind : {Interrupts::msi, Interrupts::intx}) {
+    make({});
+    auto driver = start(kind).value();
+    let_it_storm(DmaCommand::offset, 1);
+    const auto read = driver.read(0, bytes);
+    ASSERT_FALSE(read);
+    EXPECT_THAT(read.error().message(), HasSubstr("has no cause for it"));
+    EXPECT_FALSE(device->bus_master()) << "it may still write to memory that the caller has back";
+    device->on_read = nullptr;
+    EXPECT_EQ(code(driver.read(0, bytes)), EIO) << "until the driver is started again";
+  }
+}
+
+TEST_F(WrongEdu, Row23_AStormDuringATransferThatHasEndedLeavesItTheBus) {
+  for (const auto kind : {Interrupts::msi, Interrupts::intx}) {
+    make({});
+    auto driver = start(kind).value();
+    let_it_storm(DmaCommand::offset, 0);
+    EXPECT_EQ(code(driver.read(0, bytes)), EIO);
+    EXPECT_TRUE(device->bus_master());
   }
 }
 
