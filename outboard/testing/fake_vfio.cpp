@@ -270,20 +270,25 @@ int FakeVfio::iommu_info(const Container& container, std::uintptr_t argument) co
     const Bytes bytes = as_bytes_of(value);
     whole.insert(whole.end(), bytes.begin(), bytes.end());
   };
-  const auto ranges_size = static_cast<std::uint32_t>(sizeof(abi::IovaRangeCapability) + 16 * limits.ranges.size());
+  // The kernel's order, with all that a capability holds before the next one begins.
+  constexpr std::uint32_t migration_at = sizeof(abi::Type1Info), migration_size = 32;
+  constexpr std::uint32_t avail_at = migration_at + migration_size;
+  const auto avail_size = static_cast<std::uint32_t>(sizeof(abi::DmaAvailCapability)) + (pads_capabilities ? 4 : 0);
   append(abi::Type1Info{.argsz = 0,
                         .flags = abi::type1_flag::pgsizes | abi::type1_flag::caps,
                         .iova_pgsizes = limits.page_size | 0x40200000,
-                        .cap_offset = sizeof(abi::Type1Info),
+                        .cap_offset = migration_at,
                         .pad = 0});
-  append(abi::IovaRangeCapability{
-      .header = {.id = abi::type1_capability::iova_range, .version = 1, .next = 24 + ranges_size},
-      .nr_iovas = static_cast<std::uint32_t>(limits.ranges.size()),
-      .reserved = 0});
-  for (const auto& range : limits.ranges) append(abi::IovaBounds{raw(range.start), raw(range.last())});
+  append(abi::CapabilityHeader{.id = abi::type1_capability::migration, .version = 1, .next = avail_at});
+  whole.resize(avail_at);
   const auto left = limits.max_mappings - static_cast<std::uint32_t>(container.space.mapped().size());
-  append(abi::DmaAvailCapability{.header = {.id = abi::type1_capability::dma_avail, .version = 1, .next = 0},
-                                 .avail = left});
+  append(abi::DmaAvailCapability{
+      .header = {.id = abi::type1_capability::dma_avail, .version = 1, .next = avail_at + avail_size}, .avail = left});
+  whole.resize(avail_at + avail_size);
+  append(abi::IovaRangeCapability{.header = {.id = abi::type1_capability::iova_range, .version = 1, .next = 0},
+                                  .nr_iovas = static_cast<std::uint32_t>(limits.ranges.size()),
+                                  .reserved = 0});
+  for (const auto& range : limits.ranges) append(abi::IovaBounds{raw(range.start), raw(range.last())});
   if (change_iommu_info) change_iommu_info(whole);
   auto need = static_cast<std::uint32_t>(whole.size());
   std::memcpy(whole.data(), &need, sizeof need);

@@ -43,6 +43,7 @@ class FakeVfio final : public vfio::Kernel {
   bool type1_loaded = true;
   bool interrupts_remapped = true;
   bool no_iommu_mode = false;
+  bool pads_capabilities = true;  ///< of what it says about the IOMMU: a kernel before 6.6 does not
   std::map<std::string, int> open_failures;  ///< by path: errno of open()
   std::map<unsigned long, std::vector<int>> failures;  ///< by number: each takes one errno value off
   /// Changes what the kernel answers about the IOMMU: the bytes of the whole answer.

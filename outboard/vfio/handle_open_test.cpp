@@ -248,7 +248,7 @@ TEST_F(Open, Row12_AChainThatLoopsIsLeftAndTheRestKept) {
 
 TEST_F(Open, Row12_AChainThatPointsOutsideOrBetweenIsLeft) {
   add();
-  for (const std::uint32_t first : {4U, 36U, 4096U, UINT32_MAX - 7}) {
+  for (const std::uint32_t first : {4U, 34U, 4096U, UINT32_MAX - 7}) {
     log_.clear();
     device_->change_region_info = [first](unsigned index, std::vector<std::byte>& answer) {
       if (index == 0) std::memcpy(answer.data() + offsetof(abi::RegionInfo, cap_offset), &first, sizeof first);
@@ -280,6 +280,14 @@ TEST_F(Open, Row12_AnIommuWhoseChainIsBrokenIsRefused) {
     std::memcpy(answer.data() + 24 + 4, &next, sizeof next);
   };
   EXPECT_EQ(refusal().code(), EPROTO);
+}
+
+TEST_F(Open, AKernelThatDoesNotPadItsCapabilitiesIsUnderstood) {
+  add();
+  kernel_.pads_capabilities = false;
+  kernel_.limits.ranges = {{memory::Iova{0x40000000}, 0x1000000}};
+  open(Door::group);
+  EXPECT_EQ(handle_->dma().limits().valid, kernel_.limits.ranges);
 }
 
 TEST_F(Open, Row13_WhatIsNotKnownIsIgnored) {

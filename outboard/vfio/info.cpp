@@ -50,8 +50,9 @@ Status walk_chain(Bytes info, std::uint32_t first, std::size_t fixed_size,
                   const std::function<void(const ChainEntry&)>& visit) {
   std::size_t last = 0;
   for (std::size_t at = first; at != 0;) {
-    // The kernel appends: what goes back, or is not aligned, is no chain. So it ends.
-    if (at < fixed_size || at % 8 != 0 || at <= last || !range_within(at, sizeof(abi::CapabilityHeader), info.size())) {
+    // The kernel appends: what goes back, or is not aligned, is no chain. So it ends. Before 6.6 it appended without
+    // padding, and some capabilities are not a multiple of 8 bytes.
+    if (at < fixed_size || at % 4 != 0 || at <= last || !range_within(at, sizeof(abi::CapabilityHeader), info.size())) {
       return Error(EPROTO, "a chain of capabilities leads nowhere, to " + std::to_string(at));
     }
     const auto header = front<abi::CapabilityHeader>(info.subspan(at));
@@ -68,9 +69,8 @@ Result<DeviceFacts> device_facts(Kernel& kernel, const DeviceFd& device) {
   const auto info = front<abi::DeviceInfo>(bytes);
   if ((info.flags & abi::device_flag::pci) == 0) return Error(EPROTO, "the device is not a PCI device");
   if (info.num_regions <= pci::region::config) return Error(EPROTO, "the device has no configuration space");
-  return DeviceFacts{.resettable = (info.flags & abi::device_flag::reset) != 0,
-                     .regions = info.num_regions,
-                     .irqs = info.num_irqs};
+  return DeviceFacts{
+      .resettable = (info.flags & abi::device_flag::reset) != 0, .regions = info.num_regions, .irqs = info.num_irqs};
 }
 
 Result<RegionFacts> region_facts(Kernel& kernel, const DeviceFd& device, unsigned index, const Log& log) {
