@@ -60,8 +60,10 @@ Status Handle::restore_config(const SavedConfig& saved) {
 
 Status Handle::keep_config_across(const std::function<Status()>& interruption) {
   OUTBOARD_TRY(const SavedConfig saved, save_config());
-  OUTBOARD_CHECK(interruption());
-  return restore_config(saved);
+  // Also when it did not take place: on the way there the function may have lost bus mastering.
+  const Status done = interruption();
+  const Status restored = restore_config(saved);
+  return done ? restored : done;
 }
 
 // Sleep, where the back end has nothing better than the function's power management capability.

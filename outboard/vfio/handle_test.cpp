@@ -224,13 +224,18 @@ TEST_F(HandleTest, ResetKeepsWhatTheLibraryLooksAfter) {
 
 TEST_F(HandleTest, ABusyDeviceIsResetALittleLater) {
   open();
+  ASSERT_TRUE(handle_->enable_bus_master());
   device_->failures[abi::DeviceRequest::reset] = {EAGAIN, EAGAIN};
   EXPECT_TRUE(handle_->reset());
   EXPECT_GT(kernel_.paused, Duration{0});
   device_->failures[abi::DeviceRequest::reset].assign(100, EAGAIN);
   EXPECT_EQ(handle_->reset().error().code(), EAGAIN);
-  device_->failures[abi::DeviceRequest::reset].clear();
+  EXPECT_TRUE(function_->bus_master()) << "a reset that did not take place changes nothing";
+  device_->failures[abi::DeviceRequest::reset] = {EINVAL};
+  EXPECT_EQ(handle_->reset().error().code(), ENOTSUP);
+  EXPECT_TRUE(function_->bus_master());
   EXPECT_TRUE(handle_->reset());
+  EXPECT_TRUE(function_->bus_master());
 }
 
 TEST_F(HandleTest, Row33_AResetThatFailsLeavesOnlyClosing) {
