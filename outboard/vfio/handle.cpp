@@ -210,7 +210,7 @@ Status Handle::enter_low_power() {
   if (!state_->feature(id::low_power_entry, flag::probe | flag::set)) return pci::Handle::enter_low_power();
   state_->windows.cover();
   if (auto entered = state_->feature(id::low_power_entry, flag::set); !entered) {
-    [[maybe_unused]] const Status back = state_->windows.uncover();
+    [[maybe_unused]] const Status back = state_->decodes() ? state_->windows.uncover() : Status();
     return entered;
   }
   state_->asleep = true;
@@ -223,7 +223,8 @@ Status Handle::exit_low_power() {
   if (!state_->asleep) return pci::Handle::exit_low_power();
   OUTBOARD_CHECK(state_->feature(abi::device_feature::low_power_exit, abi::device_feature_flag::set));
   state_->asleep = false;
-  OUTBOARD_CHECK(state_->windows.uncover());
+  // Where it does not decode memory, a look through a window would be a bus error: enable_memory() gives them back.
+  if (state_->decodes()) OUTBOARD_CHECK(state_->windows.uncover());
   raise(pci::Event::low_power_exit);
   return {};
 }

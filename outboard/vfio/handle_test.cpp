@@ -290,6 +290,21 @@ TEST_F(HandleTest, Row38_AFunctionSleepsAndComesBackWithItsWindows) {
   EXPECT_THAT(events_, ElementsAre(pci::Event::low_power_entry, pci::Event::low_power_exit));
 }
 
+TEST_F(HandleTest, WakingGivesNoWindowBackWhileMemoryIsNotDecoded) {
+  open();
+  const pci::Window view = window();
+  view.write<std::uint32_t>(0, 5);
+  ASSERT_TRUE(handle_->config().write(pci::Command(0)));
+  ASSERT_TRUE(handle_->enter_low_power());
+  ASSERT_TRUE(handle_->exit_low_power());
+  EXPECT_EQ(view.read<std::uint32_t>(0), UINT32_MAX);
+  device_->failures[abi::DeviceRequest::feature] = {0, EBUSY};  // that it can, and then that it will not
+  EXPECT_EQ(handle_->enter_low_power().error().code(), EBUSY);
+  EXPECT_EQ(view.read<std::uint32_t>(0), UINT32_MAX);
+  ASSERT_TRUE(handle_->enable_memory());
+  EXPECT_EQ(view.read<std::uint32_t>(0), 5U);
+}
+
 TEST_F(NoReset, WithoutTheKernelsLowPowerTheFunctionsOwnIsUsed) {
   add({.low_power = false});
   open();
