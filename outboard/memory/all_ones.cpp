@@ -1,12 +1,25 @@
 #include <outboard/memory/all_ones.hpp>
 
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <vector>
 
 namespace outboard::memory {
+namespace {
+
+/// A process has 65530 mappings (vm.max_map_count), and the ones of each window take up memory.
+constexpr std::uint64_t most_pieces = 8192, largest_piece = UINT64_C(2) << 20;
+
+std::uint64_t size_of(const UniqueFd* file) {
+  struct stat info{};
+  if (file == nullptr || !*file || ::fstat(file->get(), &info) != 0) return 0;
+  return static_cast<std::uint64_t>(info.st_size);
+}
+
+}  // namespace
 
 UniqueFd file_of_ones(std::uint64_t size) {
   UniqueFd fd(::memfd_create("outboard-revoked", MFD_CLOEXEC));
@@ -15,21 +28,23 @@ UniqueFd file_of_ones(std::uint64_t size) {
   return fd;
 }
 
-bool cover_with_ones(MutableBytes window) {
+bool cover_with_ones(MutableBytes window, const UniqueFd* spare) {
+  if (window.empty()) return true;
   // A few pages, mapped over and over: a window may be large.
+  constexpr int protection = PROT_READ | PROT_WRITE;
   const auto page = static_cast<std::uint64_t>(::sysconf(_SC_PAGESIZE));
-  const std::uint64_t chunk = std::min<std::uint64_t>(window.size(), 16 * page);
-  if (chunk == 0) return true;
-  const UniqueFd ones = file_of_ones(chunk);
-  if (!ones) return false;
-  while (!window.empty()) {
-    const std::uint64_t size = std::min<std::uint64_t>(chunk, window.size());
-    if (::mmap(window.data(), size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_FIXED, ones.get(), 0) == MAP_FAILED) {
-      return false;
-    }
+  const std::uint64_t wanted = std::clamp<std::uint64_t>(window.size() / 256 / page * page, 16 * page, largest_piece);
+  const UniqueFd own = file_of_ones(std::min<std::uint64_t>(window.size(), wanted));
+  const UniqueFd* const ones = own ? &own : spare;
+  const std::uint64_t piece = size_of(ones);
+  for (std::uint64_t i = 0; i < most_pieces && piece != 0 && !window.empty(); ++i) {
+    const std::uint64_t size = std::min<std::uint64_t>(piece, window.size());
+    if (::mmap(window.data(), size, protection, MAP_PRIVATE | MAP_FIXED, ones->get(), 0) == MAP_FAILED) break;
     window = window.subspan(size);
   }
-  return true;
+  if (window.empty()) return true;
+  constexpr int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED | MAP_NORESERVE;
+  return ::mmap(window.data(), window.size(), protection, flags, -1, 0) != MAP_FAILED;
 }
 
 }  // namespace outboard::memory

@@ -4,6 +4,7 @@
 #include <outboard/vfio/handle.hpp>
 
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -171,6 +172,66 @@ TEST_F(HandleTest, WindowsReadAsAllOnesInD3) {
   EXPECT_EQ(bar().read<std::uint32_t>(0).error().code(), EIO);
 }
 
+TEST_F(HandleTest, AWindowThatCouldNotBeMappedAgainIsTriedAtTheNextWrite) {
+  open();
+  const pci::Window view = window();
+  view.write<std::uint32_t>(0, 5);
+  ASSERT_TRUE(handle_->config().write(pci::Command(0)));
+  device_->mmap_fails = true;
+  EXPECT_FALSE(handle_->enable_memory());
+  EXPECT_EQ(view.read<std::uint32_t>(0), UINT32_MAX);
+  device_->mmap_fails = false;
+  ASSERT_TRUE(handle_->enable_memory());
+  EXPECT_EQ(view.read<std::uint32_t>(0), 5U);
+}
+
+/// A kernel whose BARs are an ordinary file, which can be taken away behind the handle's back.
+struct Bars final : Kernel {
+  int open(const std::string& /*path*/) override { return -ENOENT; }
+  int ioctl(int /*fd*/, unsigned long /*request*/, std::uintptr_t /*argument*/) override { return -ENOTTY; }
+  ssize_t pread(int /*fd*/, MutableBytes /*into*/, std::uint64_t /*offset*/) override { return -EIO; }
+  ssize_t pwrite(int /*fd*/, Bytes /*from*/, std::uint64_t /*offset*/) override { return -EIO; }
+  void* map(int fd, std::uint64_t length, int protection, std::uint64_t /*offset*/, void* fixed) override {
+    void* at = ::mmap(fixed, length, protection, MAP_SHARED | (fixed != nullptr ? MAP_FIXED : 0), fd, 0);
+    return at == MAP_FAILED ? nullptr : at;
+  }
+  void unmap(void* address, std::uint64_t length) override { ::munmap(address, length); }
+  std::uint64_t lockable_memory() override { return 0; }
+  void pause(Duration /*time*/) override {}
+};
+
+class WindowsTest : public ::testing::Test {
+ protected:
+  pci::Window whole(std::uint64_t size) {
+    EXPECT_EQ(::ftruncate(device_.fd.get(), static_cast<off_t>(size)), 0);
+    return windows_.window(0, 0, {.offset = 0, .size = size}, true, 0, size).value();
+  }
+  Bars kernel_;
+  DeviceFd device_{UniqueFd(::memfd_create("bar", MFD_CLOEXEC))};
+  Windows windows_{kernel_, device_};
+};
+
+TEST_F(WindowsTest, ALargeWindowIsCoveredByAFewThousandMappings) {
+  constexpr std::uint64_t size = UINT64_C(4) << 30;
+  const pci::Window view = whole(size);
+  const std::size_t before = testing::own_mappings().size();
+  windows_.close();
+  EXPECT_LT(testing::own_mappings().size() - before, 10000U);
+  for (const std::uint64_t at : {UINT64_C(0), size / 2, size - 4}) EXPECT_EQ(view.read<std::uint32_t>(at), UINT32_MAX);
+}
+
+TEST_F(WindowsTest, WithNoDescriptorLeftTheyAreCoveredAllTheSame) {
+  const pci::Window view = whole(UINT64_C(1) << 20);
+  rlimit before{};
+  ASSERT_EQ(::getrlimit(RLIMIT_NOFILE, &before), 0);
+  const rlimit none{.rlim_cur = 0, .rlim_max = before.rlim_max};
+  ASSERT_EQ(::setrlimit(RLIMIT_NOFILE, &none), 0);
+  windows_.close();
+  ASSERT_EQ(::setrlimit(RLIMIT_NOFILE, &before), 0);
+  EXPECT_EQ(view.read<std::uint32_t>(0), UINT32_MAX);
+  EXPECT_EQ(view.read<std::uint32_t>(view.size() - 4), UINT32_MAX);
+}
+
 TEST(HandleDeathTest, Row19_ABusErrorInAWindowBecomesOnesUnderTheFaultGuard) {
   // In a process of its own: the guard stays installed.
   EXPECT_EXIT(
@@ -178,19 +239,7 @@ TEST(HandleDeathTest, Row19_ABusErrorInAWindowBecomesOnesUnderTheFaultGuard) {
         if (!memory::install_fault_guard()) ::_exit(2);
         const UniqueFd file(::memfd_create("bar", MFD_CLOEXEC));
         if (::ftruncate(file.get(), 8192) != 0) ::_exit(3);
-        // A kernel that maps what is taken away behind the handle's back.
-        struct Bars final : Kernel {
-          int open(const std::string&) override { return -ENOENT; }
-          int ioctl(int, unsigned long, std::uintptr_t) override { return -ENOTTY; }
-          ssize_t pread(int, MutableBytes, std::uint64_t) override { return -EIO; }
-          ssize_t pwrite(int, Bytes, std::uint64_t) override { return -EIO; }
-          void* map(int fd, std::uint64_t length, int protection, std::uint64_t, void* fixed) override {
-            return ::mmap(fixed, length, protection, MAP_SHARED | (fixed != nullptr ? MAP_FIXED : 0), fd, 0);
-          }
-          void unmap(void* address, std::uint64_t length) override { ::munmap(address, length); }
-          std::uint64_t lockable_memory() override { return 0; }
-          void pause(Duration) override {}
-        } kernel;
+        Bars kernel;
         const DeviceFd device{UniqueFd(::dup(file.get()))};
         Windows windows(kernel, device);
         const auto view = windows.window(0, 0, {.offset = 0, .size = 8192}, true, 0, 8192);

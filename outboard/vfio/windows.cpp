@@ -15,7 +15,7 @@ std::uint64_t page_size() { return static_cast<std::uint64_t>(::sysconf(_SC_PAGE
 }  // namespace
 
 Windows::Windows(Kernel& kernel, const DeviceFd& device)
-    : kernel_(kernel), device_(device), ones_(memory::file_of_ones(page_size())) {}
+    : kernel_(kernel), device_(device), ones_(memory::file_of_ones(16 * page_size())) {}
 
 memory::GuardedRange Windows::guarded(const Mapped& mapped) const {
   return {.begin = mapped.at,
@@ -44,7 +44,8 @@ Result<const Windows::Mapped*> Windows::map(unsigned region, std::uint64_t regio
   if (at == nullptr) return Error::from_errno("mapping a part of a BAR");
   // A child that has it keeps the device open when we have closed it, and the group in use.
   ::madvise(at, length, MADV_DONTFORK);
-  mapped_.push_back({region, area, file_offset, protection, static_cast<std::byte*>(at), length, nullptr, false});
+  mapped_.push_back(
+      {region, area, file_offset, protection, static_cast<std::byte*>(at), length, nullptr, Behind::device});
   mapped_.back().slot = &memory::FaultRegistry::instance().add(guarded(mapped_.back()));
   if (covered_) cover(mapped_.back());
   return &mapped_.back();
@@ -58,34 +59,35 @@ Result<pci::Window> Windows::window(unsigned region, std::uint64_t region_offset
 }
 
 void Windows::cover(Mapped& mapped) {
-  if (mapped.covered) return;
-  mapped.covered = memory::cover_with_ones({mapped.at, mapped.length});
+  if (mapped.behind == Behind::ones) return;
+  const bool all = memory::cover_with_ones({mapped.at, mapped.length}, &ones_);
+  mapped.behind = all ? Behind::ones : Behind::some_of_it;
 }
 
 /// Also what the fault guard has covered by itself is mapped again.
 Status Windows::uncover(Mapped& mapped) {
-  if (!mapped.covered && mapped.slot->mark().load(std::memory_order_acquire) == nullptr) return {};
+  if (mapped.behind == Behind::device && mapped.slot->mark().load(std::memory_order_acquire) == nullptr) return {};
   if (kernel_.map(device_.fd.get(), mapped.length, mapped.protection, mapped.file_offset, mapped.at) == nullptr) {
     return Error::from_errno("mapping a part of a BAR again");
   }
   ::madvise(mapped.at, mapped.length, MADV_DONTFORK);
-  mapped.covered = false;
+  mapped.behind = Behind::device;
   mapped.slot->set(guarded(mapped));
   return {};
 }
 
 void Windows::cover() {
-  if (std::exchange(covered_, true)) return;
+  covered_ = true;
   for (Mapped& mapped : mapped_) cover(mapped);
 }
 
 Status Windows::uncover() {
   if (closed_) return {};
-  covered_ = false;
   Status first;
   for (Mapped& mapped : mapped_) {
     if (const Status done = uncover(mapped); !done && first) first = done;
   }
+  covered_ = !first;
   return first;
 }
 

@@ -29,7 +29,8 @@ class Windows {
                              std::uint64_t offset, std::uint64_t length);
 
   /// Takes the device away from behind every window, before its registers go; and puts it back. Nothing changes where it
-  /// is so already. uncover() fails when a window cannot be mapped again: it stays covered.
+  /// is so already. uncover() fails when a window cannot be mapped again: it stays covered, and so does this, for another
+  /// try.
   void cover();
   Status uncover();
   bool covered() const { return covered_; }
@@ -37,6 +38,7 @@ class Windows {
   void close();
 
  private:
+  enum class Behind : std::uint8_t { device, some_of_it, ones };
   struct Mapped {
     unsigned region;
     pci::MmapArea area;
@@ -45,17 +47,17 @@ class Windows {
     std::byte* at;
     std::uint64_t length;  ///< whole pages
     memory::FaultSlot* slot;
-    bool covered;
+    Behind behind;
   };
   Result<const Mapped*> map(unsigned region, std::uint64_t region_offset, const pci::MmapArea& area, bool writable);
   memory::GuardedRange guarded(const Mapped& mapped) const;
-  static void cover(Mapped& mapped);
+  void cover(Mapped& mapped);
   Status uncover(Mapped& mapped);
 
   Kernel& kernel_;
   const DeviceFd& device_;
   std::vector<Mapped> mapped_;
-  UniqueFd ones_;  ///< for the fault guard
+  UniqueFd ones_;  ///< for the fault guard, and to cover with when no other can be made
   bool covered_ = false;
   bool closed_ = false;
 };
