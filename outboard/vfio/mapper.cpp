@@ -158,6 +158,19 @@ Status Mapper::unmap(IovaRange range) {
       .on(name_);
 }
 
-void Mapper::close() { iommu_.reset(); }
+void Mapper::close() {
+  if (iommu_ == nullptr) return;
+  // Whoever has a copy of one of the descriptors keeps the address space, and what is mapped in it.
+  for (const auto* known : {&mapped_, &quarantine_}) {
+    for (const auto& [start, size] : *known) {
+      std::uint64_t unmapped = size;
+      const int done = iommu_->unmap({start, size}, unmapped);
+      if (done >= 0 && unmapped == size) continue;
+      log_.error("{}: the {} bytes at {:#x} were not unmapped whole: {}", name_, size, raw(start),
+                 done < 0 ? Error(-done).what() : "the kernel says no more");
+    }
+  }
+  iommu_.reset();
+}
 
 }  // namespace outboard::vfio

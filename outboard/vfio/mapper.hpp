@@ -31,7 +31,7 @@ class Mapper final : public memory::DmaMapper {
   Status unmap(memory::IovaRange range) override;
   memory::DmaSpace::Limits limits() const override { return limits_; }
 
-  /// Closes the IOMMU: nothing is mapped any more. Unmapping what was mapped succeeds from now on.
+  /// Unmaps everything and closes the IOMMU. Unmapping what was mapped succeeds from now on.
   void close();
 
  private:

@@ -5,6 +5,7 @@
 #include <fcntl.h>
 #include <sys/mman.h>
 
+#include <outboard/pci/registers.hpp>
 #include <outboard/testing/vfio_handle_fixture.hpp>
 
 namespace outboard::vfio {
@@ -196,6 +197,25 @@ TEST_P(Dma, AfterTheRevokeNothingIsMappedAndUnmappingIsNoError) {
   EXPECT_TRUE(unmap(0x10000));
   EXPECT_EQ(map(0x10000).error().code(), ENODEV);
   buffer->bytes()[0] = std::byte{1};
+}
+
+TEST_P(Dma, AfterClosingNothingIsMappedThoughSomebodyHasTheDeviceOpen) {
+  start();
+  ASSERT_TRUE(map(0x10000));
+  ASSERT_EQ(device_reads(0x10000), PlainFunction::dma_done);
+  const auto bar = handle_->region(0).value();
+  const DeviceFd copy{bar.fd->duplicate().value()};
+  const auto config = handle_->region(pci::region::config).value();
+  handle_.reset();
+  ASSERT_TRUE(kernel_.in_use(address));
+  const auto write = [&](std::uint64_t at, auto value) {
+    EXPECT_EQ(kernel_.pwrite(copy.fd.get(), as_bytes_of(value), at), static_cast<ssize_t>(sizeof value));
+  };
+  write(config.fd_offset + raw(pci::Command::offset), le16(0x0006));
+  write(bar.fd_offset + PlainFunction::dma_command_at, le32(PlainFunction::dma_from_memory));
+  le32 status = 0;
+  kernel_.pread(copy.fd.get(), as_writable_bytes_of(status), bar.fd_offset + PlainFunction::dma_status_at);
+  EXPECT_EQ(status, PlainFunction::dma_failed + EFAULT);
 }
 
 TEST_P(Dma, HugePagesAreUsedWhereThereAreSomeAndOthersWhereNot) {
