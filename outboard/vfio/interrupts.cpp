@@ -88,13 +88,9 @@ Status Interrupts::act(std::uint32_t action, InterruptKind kind, std::uint32_t s
   return Error(-done, fmt::format("{} {}: {}", doing, name_of(kind), Error(-done).what()));
 }
 
-Result<std::int32_t> Interrupts::fd_for(InterruptKind kind, const EventFd& eventfd) {
+std::int32_t Interrupts::fd_for(InterruptKind kind, const EventFd& eventfd) const {
   if (eventfd.valid()) return eventfd.get();
-  if (kind != InterruptKind::msi) return -1;
-  if (!sink_.valid()) {
-    OUTBOARD_TRY(sink_, EventFd::create());
-  }
-  return sink_.get();
+  return kind == InterruptKind::msi ? sink_.get() : -1;
 }
 
 /// Nothing stays half enabled: the kernel has torn down what came before the vector that it refused.
@@ -109,8 +105,7 @@ Status Interrupts::failed(InterruptKind kind, Eventfds before, int result, std::
   }
   if (!before.empty()) {
     bound_[index(kind)] = std::move(before);
-    const auto back = send(kind, 0, static_cast<std::uint32_t>(bound_[index(kind)].size()));
-    if (!back || *back != 0) {
+    if (send(kind, 0, static_cast<std::uint32_t>(bound_[index(kind)].size())) != 0) {
       set(abi::irq_set_flag::data_none | abi::irq_set_flag::action_trigger, kind, 0, 0, {});
       bound_[index(kind)].clear();
       log_.error("{} is off: what was bound before could not be restored", name_of(kind));
@@ -119,11 +114,10 @@ Status Interrupts::failed(InterruptKind kind, Eventfds before, int result, std::
   return Error(-result, fmt::format("enabling {} vectors of {}: {}", wanted, name_of(kind), Error(-result).what()));
 }
 
-Result<int> Interrupts::send(InterruptKind kind, std::uint32_t start, std::uint32_t count) {
+int Interrupts::send(InterruptKind kind, std::uint32_t start, std::uint32_t count) {
   std::vector<std::int32_t> fds;
   for (std::uint32_t i = 0; i < count; ++i) {
-    OUTBOARD_TRY(const std::int32_t fd, fd_for(kind, bound_[index(kind)][start + i]));
-    fds.push_back(fd);
+    fds.push_back(fd_for(kind, bound_[index(kind)][start + i]));
   }
   return set(abi::irq_set_flag::data_eventfd | abi::irq_set_flag::action_trigger, kind, start, count, fds);
 }
@@ -139,6 +133,10 @@ Status Interrupts::bind(InterruptKind kind, std::uint32_t start, const std::vect
   Eventfds& bound = bound_[index(kind)];
   OUTBOARD_TRY(Eventfds before, copies_of(bound));
   OUTBOARD_TRY(Eventfds added, copies_of(eventfds));
+  // Before anything changes: without a descriptor left there is none.
+  if (kind == InterruptKind::msi && !sink_.valid()) {
+    OUTBOARD_TRY(sink_, EventFd::create());
+  }
   const std::uint32_t end = start + count;
   const bool grows = end > bound.size();
   if (grows) bound.resize(end);
@@ -147,8 +145,7 @@ Status Interrupts::bind(InterruptKind kind, std::uint32_t start, const std::vect
   const bool anew = grows && !info(kind).resizable && !before.empty();
   if (anew) set(abi::irq_set_flag::data_none | abi::irq_set_flag::action_trigger, kind, 0, 0, {});
   const bool whole = anew || before.empty();
-  OUTBOARD_TRY(const int sent,
-               whole ? send(kind, 0, static_cast<std::uint32_t>(bound.size())) : send(kind, start, count));
+  const int sent = whole ? send(kind, 0, static_cast<std::uint32_t>(bound.size())) : send(kind, start, count);
   return sent == 0 ? Status() : failed(kind, std::move(before), sent, end);
 }
 

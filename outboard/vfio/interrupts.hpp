@@ -47,9 +47,9 @@ class Interrupts {
           const std::vector<std::int32_t>& fds);
   Status act(std::uint32_t action, pci::InterruptKind kind, std::uint32_t start, std::uint32_t count,
              const char* doing);
-  Result<std::int32_t> fd_for(pci::InterruptKind kind, const EventFd& eventfd);
+  std::int32_t fd_for(pci::InterruptKind kind, const EventFd& eventfd) const;
   /// Hands the kernel `bound_[kind]` from `start`, `count` of them. What the ioctl returns.
-  Result<int> send(pci::InterruptKind kind, std::uint32_t start, std::uint32_t count);
+  int send(pci::InterruptKind kind, std::uint32_t start, std::uint32_t count);
   Status failed(pci::InterruptKind kind, Eventfds before, int result, std::size_t wanted);
 
   Kernel& kernel_;
@@ -57,7 +57,7 @@ class Interrupts {
   Log log_;
   std::array<pci::InterruptInfo, pci::interrupt_kind_count> infos_{};
   std::array<Eventfds, pci::interrupt_kind_count> bound_;  ///< ours of what the kernel has; empty: not enabled
-  EventFd sink_;
+  EventFd sink_;  ///< for vectors of MSI without an eventfd; made when MSI is bound
 };
 
 }  // namespace outboard::vfio

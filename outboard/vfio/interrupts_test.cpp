@@ -3,6 +3,7 @@
 #include <outboard/vfio/interrupts.hpp>
 
 #include <fcntl.h>
+#include <sys/resource.h>
 
 #include <outboard/pci/capability_ids.hpp>
 #include <outboard/pci/registers.hpp>
@@ -75,6 +76,19 @@ TEST_F(InterruptsTest, OneModeAtATime) {
   EXPECT_TRUE(handle_->disable_interrupts(msix));
   EXPECT_TRUE(handle_->disable_interrupts(msix)) << "which the kernel would refuse";
   EXPECT_TRUE(handle_->bind_interrupts(msi, 0, two));
+}
+
+TEST_F(InterruptsTest, WithNoDescriptorLeftNothingIsBound) {
+  start();
+  rlimit before{};
+  ASSERT_EQ(::getrlimit(RLIMIT_NOFILE, &before), 0);
+  const rlimit none{.rlim_cur = 0, .rlim_max = before.rlim_max};
+  ASSERT_EQ(::setrlimit(RLIMIT_NOFILE, &none), 0);
+  const Status bound = handle_->bind_interrupts(msi, 0, std::vector<EventFd>(2));
+  ASSERT_EQ(::setrlimit(RLIMIT_NOFILE, &before), 0);
+  ASSERT_FALSE(bound);
+  EXPECT_EQ(bound.error().code(), EMFILE);
+  EXPECT_TRUE(handle_->bind_interrupts(msix, 0, eventfds(1)));
 }
 
 TEST_F(InterruptsTest, Row20_FewerVectorsThanAskedForIsANumberAndNothingIsEnabled) {
