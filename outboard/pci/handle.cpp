@@ -5,6 +5,7 @@
 
 #include <outboard/pci/capability_ids.hpp>
 #include <outboard/pci/registers.hpp>
+#include <outboard/pci/silence.hpp>
 
 namespace outboard::pci {
 
@@ -24,7 +25,7 @@ Result<Bar> Handle::bar(unsigned index) {
 
 Status Handle::set_command(std::uint16_t clear, std::uint16_t set) {
   OUTBOARD_TRY(const auto command, config().read<Command>());
-  if (command.value() == 0xFFFF) return Error(ENODEV, "the function does not answer").on(name());
+  if (silent(command)) return Error(ENODEV, "the function does not answer").on(name());
   return config().write(Command(static_cast<std::uint16_t>((command.value() & ~clear) | set)));
 }
 
@@ -41,6 +42,7 @@ Result<Identity> Handle::identity() {
   OUTBOARD_TRY(const auto subsystem_vendor, config().read<SubsystemVendorId>());
   OUTBOARD_TRY(const auto subsystem, config().read<SubsystemId>());
   OUTBOARD_TRY(const auto kind, config().read<ClassAndRevision>());
+  if (silent(kind)) return Error(ENODEV, "the function does not answer").on(name());
   return Identity{.vendor = vendor.value(),
                   .device = device.value(),
                   .subsystem_vendor = subsystem_vendor.value(),

@@ -1,6 +1,7 @@
 #include <outboard/pci/capability_ids.hpp>
 #include <outboard/pci/handle.hpp>
 #include <outboard/pci/registers.hpp>
+#include <outboard/pci/silence.hpp>
 
 /// What the library keeps of configuration space across a reset and across sleep. A real device behind VFIO has it restored
 /// by the kernel, an emulated one loses it: a driver sees one contract, because what is different is written here.
@@ -24,7 +25,7 @@ Result<SavedConfig> Handle::save_config() {
   OUTBOARD_TRY(const auto command, config().read<Command>());
   saved.command = command.value();
   // It does not answer: a reset may change that, and there is nothing to restore.
-  if (saved.command == 0xFFFF) return saved;
+  if (silent(command)) return saved;
   for (std::size_t i = 0; i < saved.bases.size(); ++i) {
     OUTBOARD_TRY(const auto base, config().read_at<BaseRegister>(base_offset(i)));
     saved.bases[i] = base.value();
@@ -41,7 +42,7 @@ Result<SavedConfig> Handle::save_config() {
 
 /// Writes what differs, decoding and bus mastering last.
 Status Handle::restore_config(const SavedConfig& saved) {
-  if (saved.command == 0xFFFF) return {};
+  if (silent(Command(saved.command))) return {};
   for (std::size_t i = 0; i < saved.bases.size(); ++i) {
     OUTBOARD_TRY(const auto base, config().read_at<BaseRegister>(base_offset(i)));
     if (base.value() == saved.bases[i]) continue;
@@ -53,7 +54,7 @@ Status Handle::restore_config(const SavedConfig& saved) {
     OUTBOARD_CHECK(config().write_at(control.at, MsixControl(control.value)));
   }
   OUTBOARD_TRY(const auto command, config().read<Command>());
-  if (command.value() == 0xFFFF) return Error(ENODEV, "the function does not answer").on(name());
+  if (silent(command)) return Error(ENODEV, "the function does not answer").on(name());
   if (command.value() == saved.command) return {};
   return config().write(Command(saved.command));
 }

@@ -231,6 +231,20 @@ ssize_t FakeVfioDevice::access_bar(unsigned region, std::uint64_t offset, std::s
   return done ? static_cast<ssize_t>(size) : -done.error().code();
 }
 
+/// What the kernel answers out of its own books whatever the hardware says: the identity, BARs, the interrupt pin and line,
+/// and Command's Interrupt Disable.
+void FakeVfioDevice::add_made_up(MutableBytes into, std::uint64_t offset) {
+  for (std::uint64_t i = 0; i < into.size(); ++i) {
+    const std::uint64_t at = offset + i;
+    const bool base = (at >= first_base && at < bases_end) || (at >= rom_base && at < rom_base + 4);
+    const bool whole = at < 4 || at == raw(pci::InterruptLine::offset) || at == raw(pci::InterruptPin::offset);
+    const bool disable = at == raw(pci::Command::offset) + 1u;
+    const auto mask = std::byte{static_cast<unsigned char>(disable ? pci::Command::interrupt_disable.mask >> 8 : 0xFF)};
+    if (base) into[i] = virtual_header_[at];
+    if (whole || disable) into[i] = (into[i] & ~mask) | (std::byte(config(at, 1)) & mask);
+  }
+}
+
 ssize_t FakeVfioDevice::pread(MutableBytes into, std::uint64_t offset) {
   const std::uint64_t index = offset / region_stride - 1, at = offset % region_stride;
   if (offset < region_stride || index >= pci::region::count) return -EINVAL;
@@ -239,6 +253,7 @@ ssize_t FakeVfioDevice::pread(MutableBytes into, std::uint64_t offset) {
   into = into.first(std::min<std::uint64_t>(into.size(), info.size - at));
   if (dead) {
     std::ranges::fill(into, std::byte{0xff});
+    if (index == pci::region::config) add_made_up(into, at);
     return static_cast<ssize_t>(into.size());
   }
   if (index != pci::region::config) {

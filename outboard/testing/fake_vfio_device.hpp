@@ -58,7 +58,7 @@ class FakeVfioDevice {
   /// Each takes one errno value off, before the call does anything.
   std::map<vfio_abi::DeviceRequest, std::vector<int>> failures;
   bool mmap_fails = false;
-  bool dead = false;  ///< every register reads as all-ones
+  bool dead = false;  ///< every register reads as all-ones, but for what the kernel makes up
   void request_unplug() const;
   void report_error() const;
 
@@ -102,6 +102,7 @@ class FakeVfioDevice {
                      const std::function<Status()>& access);
   ssize_t write_config(Bytes from, std::uint64_t offset);
   void write_config_byte(std::uint64_t offset, std::byte value);
+  void add_made_up(MutableBytes into, std::uint64_t offset);
   bool decodes();
   void registers_vanish(const char* why);
   void set_message_enable(std::uint16_t capability, bool on);

@@ -6,6 +6,7 @@
 #include <fmt/format.h>
 
 #include <outboard/pci/registers.hpp>
+#include <outboard/pci/silence.hpp>
 
 namespace outboard::vfio {
 namespace {
@@ -25,8 +26,15 @@ std::size_t piece(std::uint64_t offset, std::size_t size) {
   return offset % 2 == 0 && size >= 2 ? 2 : 1;
 }
 
-bool all_ones(Bytes bytes) {
-  return std::ranges::all_of(bytes, [](std::byte byte) { return byte == std::byte{0xff}; });
+/// Whether a read of configuration space holds one of the registers that say whether anybody answers, and it is all-ones.
+/// The vendor is the kernel's own as a rule, revision and class are the hardware's.
+bool finds_nobody(Bytes bytes, std::uint64_t offset) {
+  const auto ones_at = [&](std::uint64_t at, std::size_t size) {
+    return at >= offset && range_within(at - offset, size, bytes.size()) &&
+           std::ranges::all_of(bytes.subspan(at - offset, size),
+                               [](std::byte byte) { return byte == std::byte{0xff}; });
+  };
+  return ones_at(raw(pci::VendorId::offset), 2) || ones_at(raw(pci::ClassAndRevision::offset), 4);
 }
 
 }  // namespace
@@ -83,8 +91,7 @@ Status Handle::State::read(unsigned region, std::uint64_t offset, MutableBytes i
     if (static_cast<std::size_t>(done) != size) {
       return named(Error(EIO, fmt::format("reading region {}: the kernel gave {} of {} bytes", region, done, size)));
     }
-    // A function always has a vendor: all-ones mean that nobody answers any more.
-    if (region == pci::region::config && offset == 0 && size >= 2 && all_ones(into.first(2))) lost.signal();
+    if (region == pci::region::config && finds_nobody(into.first(size), offset)) lost.signal();
     into = into.subspan(size);
     offset += size;
   }
@@ -120,7 +127,7 @@ std::optional<std::uint16_t> Handle::State::read_config16(std::uint64_t offset) 
 void Handle::State::set_bus_master(bool on) {
   const auto at = raw(pci::Command::offset);
   const auto command = read_config16(at);
-  if (!command || *command == 0xFFFF) return;
+  if (!command || pci::silent(pci::Command(*command))) return;
   const le16 wanted = pci::with(pci::Command(*command), pci::Command::bus_master, on ? 1 : 0).value();
   if (wanted != *command) kernel.pwrite(device.fd.get(), as_bytes_of(wanted), regions[pci::region::config].offset + at);
 }

@@ -109,6 +109,8 @@ TEST_F(HandleTest, Row18_AnAccessWhileMemoryIsNotDecodedSaysSo) {
 TEST_F(HandleTest, Row17_AllOnesInTheVendorsPlaceMeanThatItIsGone) {
   open();
   device_->dead = true;
+  EXPECT_TRUE(handle_->config().read<pci::VendorId>()) << "which the kernel makes up";
+  EXPECT_EQ(handle_->enable_memory().error().code(), ENODEV);
   EXPECT_EQ(handle_->identity().error().code(), ENODEV);
   ASSERT_TRUE(handle_->process());
   EXPECT_TRUE(handle_->gone());
