@@ -147,6 +147,11 @@ Status Handle::read_region(unsigned region, std::uint64_t offset, MutableBytes i
 Status Handle::write_region(unsigned region, std::uint64_t offset, Bytes from) {
   OUTBOARD_CHECK(state_->check(region, offset, from.size()));
   if (region != pci::region::config) return state_->write(region, offset, from);
+  if (state_->frees_quarantined(offset, from)) {
+    return Error(EIO, "the function stays without DMA: it may still reach memory that was taken back")
+        .on(name())
+        .cure("close it and open it again");
+  }
   // The registers go away: whoever looks at them through a window finds ones, not a bus error.
   if (state_->hides_registers(offset, from)) state_->windows.cover();
   OUTBOARD_CHECK(state_->write(region, offset, from));

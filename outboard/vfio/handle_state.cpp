@@ -37,6 +37,12 @@ bool finds_nobody(Bytes bytes, std::uint64_t offset) {
   return ones_at(raw(pci::VendorId::offset), 2) || ones_at(raw(pci::ClassAndRevision::offset), 4);
 }
 
+/// The byte that a write puts at `at`.
+std::optional<unsigned> written_at(std::uint64_t at, std::uint64_t offset, Bytes from) {
+  if (at < offset || at - offset >= from.size()) return std::nullopt;
+  return std::to_integer<unsigned>(from[at - offset]);
+}
+
 }  // namespace
 
 Handle::State::State(Kernel& the_kernel, OpenedDevice opened, FunctionFacts the_facts, const Options& options)
@@ -141,14 +147,15 @@ bool Handle::State::decodes() {
 }
 
 bool Handle::State::hides_registers(std::uint64_t offset, Bytes from) const {
-  const auto written = [&](std::uint64_t at) -> std::optional<unsigned> {
-    if (at < offset || at - offset >= from.size()) return std::nullopt;
-    return std::to_integer<unsigned>(from[at - offset]);
-  };
-  const auto command = written(raw(pci::Command::offset));
+  const auto command = written_at(raw(pci::Command::offset), offset, from);
   if (command && (*command & pci::Command::memory_space.mask) == 0) return true;
-  const auto power = power_control ? written(*power_control) : std::nullopt;
+  const auto power = power_control ? written_at(*power_control, offset, from) : std::nullopt;
   return power && (*power & pci::PowerManagementControl::power_state.mask) != 0;
+}
+
+bool Handle::State::frees_quarantined(std::uint64_t offset, Bytes from) const {
+  const auto command = written_at(raw(pci::Command::offset), offset, from);
+  return command && (*command & pci::Command::bus_master.mask) != 0 && mapper.quarantined();
 }
 
 // The device.

@@ -32,6 +32,8 @@ struct Handle::State {
   bool decodes();
   /// Whether a write would take the registers away from behind the windows.
   bool hides_registers(std::uint64_t offset, Bytes from) const;
+  /// Whether a write would let the device reach memory that was taken back.
+  bool frees_quarantined(std::uint64_t offset, Bytes from) const;
 
   Status reset_device();
   Status feature(std::uint32_t id, std::uint32_t operation);

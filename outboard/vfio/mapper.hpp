@@ -30,6 +30,8 @@ class Mapper final : public memory::DmaMapper {
              std::uint64_t offset) override;
   Status unmap(memory::IovaRange range) override;
   memory::DmaSpace::Limits limits() const override { return limits_; }
+  /// Whether the device may reach what was taken back.
+  bool quarantined() const { return !quarantine_.empty(); }
 
   /// Unmaps everything and closes the IOMMU. Unmapping what was mapped succeeds from now on.
   void close();

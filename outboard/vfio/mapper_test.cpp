@@ -165,11 +165,18 @@ TEST_P(Dma, Row30_AnUnmapThatFailsQuarantinesTheAddressesAndEndsDma) {
   kernel_.failures[number] = {EBUSY};
   EXPECT_EQ(unmap(0x10000).error().code(), EBUSY);
   EXPECT_FALSE(function_->bus_master());
+  const Status enabled = handle_->enable_bus_master();
+  ASSERT_FALSE(enabled) << "it could reach what nobody owns any more";
+  EXPECT_EQ(enabled.error().code(), EIO);
+  EXPECT_THAT(enabled.error().cure(), HasSubstr("close it"));
+  EXPECT_FALSE(function_->bus_master());
+  EXPECT_TRUE(handle_->enable_memory()) << "its registers are no danger";
   const Status again = map(0x10000);
   ASSERT_FALSE(again);
   EXPECT_EQ(again.error().code(), EEXIST);
   EXPECT_THAT(again.error().what(), HasSubstr("could not be unmapped"));
   EXPECT_TRUE(unmap(0x10000)) << "a second try may succeed";
+  EXPECT_TRUE(handle_->enable_bus_master());
   EXPECT_TRUE(map(0x10000));
 }
 
