@@ -231,7 +231,12 @@ Status Opening::bind(const DeviceFd& device, const IommuFd& iommufd) {
   switch (-done) {
     case EBUSY:
       return refused_node(node("vfio/" + std::to_string(facts_.group.value_or(0))), EBUSY);
-    case EINVAL:  // the node may be open many times, and be bound once
+    case EINVAL:  // the node may be open many times, and be bound once; or the flag of the token is not known
+      if (options_.vf_token) {
+        return Error(EINVAL, fmt::format("{} is in use, or the kernel takes no token there",
+                                         node("vfio/devices/" + facts_.cdev)))
+            .cure("door=group, which takes one; or without vf-token where the device is no virtual function");
+      }
       return refused_node(node("vfio/devices/" + facts_.cdev), EBUSY);
     case EPERM:
       return Error(EPERM,

@@ -226,6 +226,19 @@ TEST_F(Open, Row10_AVirtualFunctionNeedsItsToken) {
   EXPECT_EQ(Handle::open(address, options).error().code(), EINVAL);
 }
 
+TEST_F(Open, ANodeThatIsRefusedWithATokenIsInUseOrTakesNone) {
+  add({.cdev = "vfio0"});
+  failures_of(abi::DeviceRequest::bind_iommufd) = {EINVAL};
+  auto options = kernel_.options();
+  options.door.door = Door::cdev;
+  options.door.vf_token = "12345678-1234-1234-1234-123456789abc";
+  const auto opened = Handle::open(address, options);
+  ASSERT_FALSE(opened);
+  EXPECT_EQ(opened.error().code(), EINVAL);
+  EXPECT_THAT(opened.error().what(), AllOf(HasSubstr("is in use"), HasSubstr("takes no token")));
+  EXPECT_THAT(opened.error().cure(), HasSubstr("door=group"));
+}
+
 TEST_F(Open, Row11_LargerStructuresAreAskedForAgainAndTheirTailIgnored) {
   add({}, {.msix_vectors = 4});
   device_->change_region_info = [](unsigned, std::vector<std::byte>& answer) { answer.resize(answer.size() + 640); };

@@ -91,10 +91,11 @@ Error Mapper::refused(int code, IovaRange range, MutableBytes memory) const {
     case ENOMEM: {
       const std::uint64_t limit = kernel_.lockable_memory();
       if (limit == UINT64_MAX) return Error(code, doing + "the kernel has no memory for it").on(name_);
-      return Error(code, fmt::format("{}the limit of locked memory (RLIMIT_MEMLOCK) is {} bytes, {} are needed", doing,
-                                     limit, mapped_bytes_ + range.size))
+      return Error(code, fmt::format("{}the limit of locked memory (RLIMIT_MEMLOCK) is {} bytes, {} are needed for "
+                                     "this device alone",
+                                     doing, limit, mapped_bytes_ + range.size))
           .on(name_)
-          .cure(fmt::format("ulimit -l {} (in KiB) or more, or LimitMEMLOCK= of the service",
+          .cure(fmt::format("ulimit -l {} (in KiB) and what else is locked, or LimitMEMLOCK= of the service",
                             (mapped_bytes_ + range.size + 1023) / 1024));
     }
     case ENOSPC:

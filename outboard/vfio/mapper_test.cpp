@@ -114,7 +114,8 @@ TEST_P(Dma, Row25_TheLimitOfLockedMemoryIsReportedWithWhatIsNeeded) {
   const Status more = map(0x100000, 8 * page);
   ASSERT_FALSE(more);
   EXPECT_EQ(more.error().code(), ENOMEM);
-  EXPECT_THAT(more.error().what(), AllOf(HasSubstr("is 32768 bytes"), HasSubstr("49152 are needed")));
+  EXPECT_THAT(more.error().what(),
+              AllOf(HasSubstr("is 32768 bytes"), HasSubstr("49152 are needed for this device alone")));
   EXPECT_THAT(more.error().cure(), AllOf(HasSubstr("ulimit -l 48"), HasSubstr("LimitMEMLOCK")));
   EXPECT_TRUE(map(0x100000, 4 * page)) << "nothing of it was kept";
   EXPECT_EQ(handle_->dma().allocate(4096).error().code(), ENOMEM);
