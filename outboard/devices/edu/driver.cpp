@@ -94,9 +94,16 @@ Result<Driver> Driver::start(pci::Handle& handle, const Options& options) {
   OUTBOARD_CHECK(driver.check_alive());
   OUTBOARD_CHECK(driver.settle());
   OUTBOARD_CHECK(handle.enable_bus_master());
-  OUTBOARD_TRY(driver.bounce_, driver.allocate(spec::buffer_size));
-  OUTBOARD_CHECK(driver.enable_interrupts());
+  if (auto ready = driver.take_memory_and_interrupts(); !ready) {
+    [[maybe_unused]] const Status off = handle.disable_bus_master();
+    return ready.error();
+  }
   return driver;
+}
+
+Status Driver::take_memory_and_interrupts() {
+  OUTBOARD_TRY(bounce_, allocate(spec::buffer_size));
+  return enable_interrupts();
 }
 
 Status Driver::identify() {

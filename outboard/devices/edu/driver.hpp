@@ -87,6 +87,7 @@ class Driver {
   Status settle();
   Status wait_for_idle();
   Status enable_interrupts();
+  Status take_memory_and_interrupts();
   Status serve_interrupt();
   /// `done` is a call that returns Result<bool>.
   template <typename Done>

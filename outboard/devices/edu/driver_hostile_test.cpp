@@ -235,6 +235,12 @@ TEST_F(WrongEdu, ARegisterThatDoesNotTakeAnAddressIsFoundBeforeTheTransfer) {
   }
 }
 
+TEST_F(WrongEdu, AStartThatFailsLeavesTheDeviceNoBus) {
+  make({.intx = false, .msi = false});
+  EXPECT_EQ(code(start(Interrupts::msi)), ENOSPC);
+  EXPECT_FALSE(device->bus_master());
+}
+
 // Interrupts.
 
 TEST_F(WrongEdu, Row20_ADeviceWithoutVectorsIsPolledOrRefused) {
