@@ -54,12 +54,15 @@ Error Driver::gone(std::uint64_t offset) const {
       .on(handle_->name());
 }
 
+/// 4 bytes of a register, also of those that have 8: only an address needs more. Not every path to a device carries 8 bytes
+/// at once (kernels of before 2025 make two accesses of them on x86), and the upper half is no register by itself: it reads
+/// as all-ones.
 template <typename R>
 Result<R> Driver::load() const {
-  OUTBOARD_TRY(const R value, pci::read_register<R>(bar_));
+  OUTBOARD_TRY(const auto value, bar_.read<std::uint32_t>(R::offset));
   // No register of the device ever holds this, unless it is written (and no driver does).
-  if (value.value() == std::numeric_limits<typename R::value_type>::max()) return gone(R::offset);
-  return value;
+  if (value == std::numeric_limits<std::uint32_t>::max()) return gone(R::offset);
+  return R(value);
 }
 
 template <typename R>
@@ -67,15 +70,23 @@ Status Driver::store(R value) const {
   return pci::write_register(bar_, value);
 }
 
-/// A 64-bit register. In halves where that is enough: not every path to a device carries 8 bytes at once.
+/// A 64-bit register, by 4 bytes where they are enough.
 template <typename R>
 Status Driver::store_and_check(std::uint64_t value) const {
-  const auto low = static_cast<std::uint32_t>(value);
-  OUTBOARD_CHECK(low == value ? bar_.write(R::offset, low) : bar_.write(R::offset, value));
-  OUTBOARD_TRY(const auto taken, load<R>());
-  if (taken.value() == value) return {};
-  return Error(EPROTO, fmt::format("the register at {:#x} holds {:#x} where {:#x} was written", R::offset,
-                                   taken.value(), value))
+  std::uint64_t taken = 0;
+  if (value < std::numeric_limits<std::uint32_t>::max()) {
+    OUTBOARD_CHECK(bar_.write(R::offset, static_cast<std::uint32_t>(value)));
+    OUTBOARD_TRY(const auto low, load<R>());
+    taken = low.value();
+  } else {
+    OUTBOARD_CHECK(bar_.write(R::offset, value));
+    OUTBOARD_TRY(const auto whole, pci::read_register<R>(bar_));
+    taken = whole.value();
+  }
+  if (taken == value) return {};
+  if (taken == std::numeric_limits<std::uint64_t>::max()) return gone(R::offset);
+  return Error(EPROTO,
+               fmt::format("the register at {:#x} holds {:#x} where {:#x} was written", R::offset, taken, value))
       .on(handle_->name());
 }
 
