@@ -53,13 +53,16 @@ Result<Identity> Handle::identity() {
 
 // Events.
 
-void Handle::raise(Event event) {
-  if (event_handler_) {
-    event_handler_(event);
+bool Handle::raise(Event event) {
+  const std::weak_ptr<const bool> alive = alive_;
+  if (const auto handler = event_handler_) {
+    (*handler)(event);
   } else if (event == Event::unplug_requested) {
     revoke();
   }
-  if (event == Event::gone && gone_handler_) gone_handler_();
+  if (event != Event::gone || alive.expired()) return !alive.expired();
+  if (const auto handler = gone_handler_) (*handler)();
+  return !alive.expired();
 }
 
 // Interrupts.

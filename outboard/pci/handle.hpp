@@ -172,7 +172,10 @@ enum class Event : std::uint8_t { unplug_requested, error, low_power_entry, low_
 /// A call may block (for a register access that crosses a process boundary, or a reset); none waits without a bound.
 class Handle {
  public:
+  Handle() = default;
   virtual ~Handle() = default;
+  Handle(const Handle&) = delete;
+  Handle& operator=(const Handle&) = delete;
 
   /// How a person would name it: "vfio-user:/run/blk.sock".
   virtual std::string name() const = 0;
@@ -219,11 +222,13 @@ class Handle {
   /// Readable when process() has something to do; -1 where there is never anything.
   virtual int fd() const { return -1; }
   virtual Status process() { return {}; }
-  /// Is told of events by process(), by the loop of attach(), and by the calls that cause one. It may call revoke(). One
-  /// handler; without one, an unplug request is answered by revoke(), so that nobody waits for ever.
-  void on_event(std::move_only_function<void(Event)> handler) { event_handler_ = std::move(handler); }
-  /// Is told of Event::gone too, after the handler of on_event(): for the driver on top, which is not the owner.
-  void on_gone(std::move_only_function<void()> handler) { gone_handler_ = std::move(handler); }
+  /// Is told of events by process(), by the loop of attach(), and by the calls that cause one. It may call revoke(), set
+  /// another handler, and destroy the handle: what it was called for then ends there. One handler; without one, an unplug
+  /// request is answered by revoke(), so that nobody waits for ever.
+  void on_event(std::move_only_function<void(Event)> handler) { event_handler_ = shared(std::move(handler)); }
+  /// Is told of Event::gone too, after the handler of on_event(), which may have destroyed the handle: then it is not. For
+  /// the driver on top, which is not the owner.
+  void on_gone(std::move_only_function<void()> handler) { gone_handler_ = shared(std::move(handler)); }
 
   /// Lets the function go, in order: DMA and interrupts end, windows read as all-ones from here on, the back end is
   /// released (to the kernel, the server), and every further call says ENODEV. DMA buffers stay memory of this process.
@@ -279,7 +284,8 @@ class Handle {
 
  protected:
   friend class InterruptSet;
-  void raise(Event event);
+  /// Tells the handlers. false: one of them has destroyed the handle, and nothing of it may be touched any more.
+  bool raise(Event event);
   /// For reset() and its like: what the library keeps of configuration space across `interruption`.
   Status keep_config_across(const std::function<Status()>& interruption);
 
@@ -296,8 +302,15 @@ class Handle {
   Status append_standard_capabilities(std::vector<Capability>& list);
   Status append_extended_capabilities(std::vector<Capability>& list);
 
-  std::move_only_function<void(Event)> event_handler_;
-  std::move_only_function<void()> gone_handler_;
+  template <typename Handler>
+  static std::shared_ptr<Handler> shared(Handler handler) {
+    return handler ? std::make_shared<Handler>(std::move(handler)) : nullptr;
+  }
+
+  // Shared with the raise() that runs them: a handler outlives its being replaced, and the handle, until it returns.
+  std::shared_ptr<std::move_only_function<void(Event)>> event_handler_;
+  std::shared_ptr<std::move_only_function<void()>> gone_handler_;
+  std::shared_ptr<const bool> alive_ = std::make_shared<const bool>(true);  ///< expires with the handle
   std::optional<SavedConfig> asleep_with_;  ///< what configuration space held when it was put to sleep
   std::optional<InterruptKind> enabled_;
 };

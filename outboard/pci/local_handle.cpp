@@ -219,7 +219,7 @@ int LocalHandle::fd() const { return state_->events.fd(); }
 Status LocalHandle::process() {
   OUTBOARD_CHECK(watch_events());
   for (const Event event : state_->events.take()) {
-    if (!state_->gone) raise(event);
+    if (state_->gone || !raise(event)) break;
   }
   return {};
 }

@@ -1,6 +1,7 @@
 #include <outboard/pci/local_handle.hpp>
 
 #include <array>
+#include <map>
 
 #include <gtest/gtest.h>
 
@@ -188,6 +189,110 @@ TEST_F(PumpedHandleTest, WhatIsRevokedReadsAsAllOnesAndSaysEnodev) {
   EXPECT_EQ(handle->interrupts(InterruptKind::msix).error().code(), ENODEV);
   EXPECT_EQ(handle->reset().error().code(), ENODEV);
   buffer->bytes()[0] = std::byte{1};
+}
+
+// Events.
+
+/// A function that tells of errors and unplug requests.
+class TellingFunction final : public EmulatedFunction {
+ public:
+  explicit TellingFunction(Loop& loop) : EmulatedFunction(loop, Log(), {.vendor = 1, .device = 2}) {}
+  void tell(InterruptKind kind) const { bound_.at(kind).signal(); }
+
+  InterruptInfo interrupts(InterruptKind kind) const override {
+    return is_notice(kind) ? InterruptInfo{.count = 1} : EmulatedFunction::interrupts(kind);
+  }
+  Status bind_interrupts(InterruptKind kind, std::uint32_t start, std::vector<EventFd> eventfds) override {
+    if (!is_notice(kind)) return EmulatedFunction::bind_interrupts(kind, start, std::move(eventfds));
+    bound_[kind] = std::move(eventfds.at(0));
+    return {};
+  }
+
+ protected:
+  void read_bar(unsigned, std::uint64_t, MutableBytes) override {}
+  void write_bar(unsigned, std::uint64_t, Bytes) override {}
+  void reset_device(Loop::Task done) override { done(); }
+
+ private:
+  static bool is_notice(InterruptKind kind) { return kind == InterruptKind::error || kind == InterruptKind::request; }
+  std::map<InterruptKind, EventFd> bound_;
+};
+
+class TellingHandleTest : public ::testing::Test {
+ protected:
+  TellingHandleTest() {
+    auto made = std::make_unique<TellingFunction>(loop);
+    function = made.get();
+    handle = LocalHandle::over(std::move(made), [this] { loop.run_until_idle(); }, "local:telling").value();
+    EXPECT_TRUE(handle->process()) << "listens from here on";
+  }
+  /// An error and an unplug request, at once.
+  void tell_of_both() {
+    function->tell(InterruptKind::error);
+    function->tell(InterruptKind::request);
+  }
+
+  testing::ManualLoop loop;
+  TellingFunction* function = nullptr;
+  std::unique_ptr<LocalHandle> handle;
+  std::vector<Event> told;
+};
+
+TEST_F(TellingHandleTest, AHandlerIsToldOfEachEvent) {
+  handle->on_event([this](Event event) { told.push_back(event); });
+  tell_of_both();
+  EXPECT_TRUE(handle->process());
+  EXPECT_EQ(told, (std::vector{Event::error, Event::unplug_requested}));
+}
+
+TEST_F(TellingHandleTest, AHandlerMayDestroyTheHandle) {
+  handle->on_event([this, captured = std::make_unique<int>(1)](Event event) {
+    handle.reset();
+    told.push_back(event);
+    *captured = 2;
+  });
+  handle->on_gone([] { ADD_FAILURE() << "nobody may be told by a handle that is not there"; });
+  tell_of_both();
+  EXPECT_TRUE(handle->process());
+  EXPECT_EQ(told, std::vector{Event::error}) << "and of nothing more";
+}
+
+TEST_F(TellingHandleTest, AHandlerMayDestroyTheHandleFromItsLoop) {
+  testing::ManualLoop own;
+  ASSERT_TRUE(handle->attach(own));
+  handle->on_event([this](Event) { handle.reset(); });
+  tell_of_both();
+  own.run_until_idle();
+  EXPECT_EQ(handle, nullptr);
+}
+
+TEST_F(TellingHandleTest, AHandlerThatRevokesMayDestroyTheHandleWhenItHearsThatItIsGone) {
+  handle->on_event([this](Event event) {
+    told.push_back(event);
+    if (event == Event::error) handle->revoke();
+    if (event == Event::gone) handle.reset();
+  });
+  tell_of_both();
+  EXPECT_TRUE(handle->process());
+  EXPECT_EQ(told, (std::vector{Event::error, Event::gone}));
+  EXPECT_EQ(handle, nullptr);
+}
+
+TEST_F(TellingHandleTest, TheDriverOnTopMayDestroyAHandleThatNobodyListensTo) {
+  handle->on_gone([this] { handle.reset(); });
+  function->tell(InterruptKind::request);
+  EXPECT_TRUE(handle->process());
+  EXPECT_EQ(handle, nullptr);
+}
+
+TEST_F(TellingHandleTest, AHandlerMaySetAnother) {
+  handle->on_event([this, captured = std::make_unique<int>(1)](Event) {
+    handle->on_event([this](Event event) { told.push_back(event); });
+    *captured = 2;
+  });
+  tell_of_both();
+  EXPECT_TRUE(handle->process());
+  EXPECT_EQ(told, std::vector{Event::unplug_requested});
 }
 
 TEST_F(PumpedHandleTest, MemoryIsMappedWhereItsOwnerSays) {

@@ -254,9 +254,9 @@ Status Handle::process() {
     if (event == pci::Event::gone || again) {
       if (again) state_->log.warning("{}: asked for a second time to let the device go", state_->name);
       revoke();
-    } else {
-      raise(event);
+      return {};
     }
+    if (!raise(event)) return {};
   }
   return {};
 }

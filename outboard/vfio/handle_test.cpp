@@ -437,6 +437,59 @@ TEST_F(HandleTest, ARevokeFromInsideTheHandlerIsOrderly) {
   EXPECT_EQ(handle_->dma().allocate(1 << 24).error().code(), ENODEV);
 }
 
+TEST_F(HandleTest, AHandlerMayDestroyTheHandle) {
+  open();
+  ASSERT_TRUE(handle_->attach(loop_));
+  handle_->on_event([this](pci::Event event) {
+    handle_.reset();
+    events_.push_back(event);
+  });
+  device_->report_error();
+  device_->request_unplug();
+  loop_.run_until_idle();
+  EXPECT_THAT(events_, ElementsAre(pci::Event::error)) << "and of nothing more";
+  EXPECT_FALSE(kernel_.in_use(address));
+}
+
+TEST_F(HandleTest, AHandlerThatRevokesMayDestroyTheHandleWhenItHearsThatItIsGone) {
+  open();
+  handle_->on_event([this](pci::Event event) {
+    events_.push_back(event);
+    if (event == pci::Event::error) handle_->revoke();
+    if (event == pci::Event::gone) handle_.reset();
+  });
+  device_->report_error();
+  device_->request_unplug();
+  auto& handle = *handle_;
+  EXPECT_TRUE(handle.process());
+  EXPECT_THAT(events_, ElementsAre(pci::Event::error, pci::Event::gone));
+  EXPECT_EQ(handle_, nullptr);
+}
+
+TEST_F(HandleTest, Row35_AskedASecondTimeTheHandleMayBeDestroyedAsItLetsGo) {
+  open();
+  handle_->on_event([this](pci::Event event) {
+    if (event == pci::Event::gone) handle_.reset();
+  });
+  device_->request_unplug();
+  EXPECT_TRUE(handle_->process());
+  device_->request_unplug();
+  EXPECT_TRUE(handle_->process());
+  EXPECT_EQ(handle_, nullptr);
+}
+
+TEST_F(HandleTest, AHandlerMaySetAnother) {
+  open();
+  handle_->on_event([this, captured = std::make_unique<int>(1)](pci::Event) {
+    handle_->on_event([this](pci::Event event) { events_.push_back(event); });
+    *captured = 2;
+  });
+  device_->report_error();
+  device_->request_unplug();
+  EXPECT_TRUE(handle_->process());
+  EXPECT_THAT(events_, ElementsAre(pci::Event::unplug_requested));
+}
+
 TEST_F(HandleTest, Row37_AnErrorIsToldOfAndAResetMendsIt) {
   open();
   put(PlainFunction::scratch_at, 5);

@@ -19,6 +19,8 @@ Client::Client(std::unique_ptr<State> state) : state_(std::move(state)) {}
 
 Client::~Client() {
   state_->watch_.reset();
+  // Destroyed by its handler, which must not wait: this must, for the server to let go of the memory.
+  state_->in_handler_ = false;
   state_->dma_.reset();
 }
 
@@ -171,11 +173,13 @@ Status Client::process() {
   state_->update_poll();
   const auto tell = [this](pci::Event event) {
     state_->in_handler_ = true;
-    raise(event);
+    if (!raise(event)) return false;
     state_->in_handler_ = false;
+    return true;
   };
-  if (state_->error_event_.valid() && state_->error_event_.drain() != 0) tell(pci::Event::error);
-  if (state_->request_event_.valid() && state_->request_event_.drain() != 0) tell(pci::Event::unplug_requested);
+  const auto came = [](const EventFd& eventfd) { return eventfd.valid() && eventfd.drain() != 0; };
+  if (came(state_->error_event_) && !tell(pci::Event::error)) return {};
+  if (came(state_->request_event_) && !tell(pci::Event::unplug_requested)) return {};
   tell_gone();
   return {};
 }
@@ -185,8 +189,7 @@ void Client::tell_gone() {
   if (!gone() || std::exchange(state_->told_gone_, true)) return;
   if (state_->poll_) ::epoll_ctl(state_->poll_.get(), EPOLL_CTL_DEL, state_->requests_.fd(), nullptr);
   state_->in_handler_ = true;
-  raise(pci::Event::gone);
-  state_->in_handler_ = false;
+  if (raise(pci::Event::gone)) state_->in_handler_ = false;
 }
 
 void Client::revoke() {
