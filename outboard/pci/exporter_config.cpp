@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <bit>
+#include <utility>
 
 #include <outboard/pci/capability_ids.hpp>
 #include <outboard/pci/registers.hpp>
@@ -76,9 +77,12 @@ Status ExporterConfig::power_on() {
 
 Status ExporterConfig::allow_bus_master(bool allowed) {
   if (allowed_ == allowed) return {};
-  allowed_ = allowed;
+  const bool before = std::exchange(allowed_, allowed);
   if ((command_ & Command::bus_master.mask) == 0) return {};
-  return send_command(command_);
+  Status sent = send_command(command_);
+  // What the device was not told is told again when it is asked for again.
+  if (!sent) allowed_ = before;
+  return sent;
 }
 
 Status ExporterConfig::write_chunk(Chunk chunk, std::uint32_t value) {

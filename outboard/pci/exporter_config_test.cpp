@@ -151,6 +151,17 @@ TEST_F(ExporterConfigTest, Row04_BusMasteringIsHeldBackUntilItIsAllowed) {
   EXPECT_EQ(read(0x04, 2), 0x0406u);
 }
 
+TEST_F(ExporterConfigTest, Row04_BusMasteringThatCouldNotBeTakenAwayIsTriedAgain) {
+  ASSERT_TRUE(config->allow_bus_master(true));
+  write(0x04, 2, 0x0006);
+  const auto size = std::exchange(handle.regions[region::config].size, 0);
+  EXPECT_FALSE(config->allow_bus_master(false)) << "the device does not answer";
+  handle.regions[region::config].size = size;
+  EXPECT_EQ(device.get(0x04, 2), 0x0006u);
+  EXPECT_TRUE(config->allow_bus_master(false));
+  EXPECT_EQ(device.get(0x04, 2), 0x0002u);
+}
+
 TEST_F(ExporterConfigTest, Row06_StatusBitsAreClearedOneByOneAndNeverByAWriteBeside) {
   device.put(0x06, 2, 0xF910);
   write(0x04, 4, 0x00000002);

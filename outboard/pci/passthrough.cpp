@@ -299,9 +299,13 @@ void Passthrough::reset(Completion done) {
   if (const Status stopped = config_->allow_bus_master(false); !stopped) return done(stopped);
   blocking([this] { return handle_->reset(); },
            [this, done = std::move(done)](const Status& reset) mutable {
-             Status on = reset ? config_->power_on() : reset;
-             restarted();
-             if (on) follow_memory();
+             Status on = reset;
+             if (reset) {
+               on = config_->power_on();
+               restarted();
+             }
+             // After a reset that failed the client goes on with what it had.
+             if (state_ == State::working) follow_memory();
              done(std::move(on));
            });
 }
@@ -324,6 +328,7 @@ void Passthrough::client_released(const Status& reset, Completion done) {
   Status ready = reset;
   if (ready && memory_->quarantined() != 0) ready = memory_->unmap_all();
   if (ready) ready = config_->power_on();
+  if (ready) ready = config_->allow_bus_master(false);  // where it could not be taken away before
   restarted();
   done({});
   // With the last client's memory, or in an unknown state, it is for nobody else.

@@ -544,6 +544,32 @@ TEST_F(PassthroughTest, AResetThatFailsIsTold) {
   EXPECT_EQ(done->error().code(), EIO);
 }
 
+TEST_F(PassthroughTest, AResetThatFailsLeavesTheClientWhatItHad) {
+  make();
+  ASSERT_TRUE(map(0x100000, 0x1000));
+  command(memory_on | bus_master_on);
+  write<std::uint32_t>(0, 0x2000, 0xFEE01000);
+  handle->reset_error = EIO;
+  EXPECT_FALSE(*start(&Passthrough::reset));
+  EXPECT_EQ(handle->calls.back(), "command 0x0006");
+  EXPECT_EQ(read<std::uint32_t>(0, 0x2000), 0xFEE01000u);
+}
+
+TEST_F(PassthroughTest, BusMasteringThatCouldNotBeTakenAwayIsTakenFromTheNextClient) {
+  make();
+  ASSERT_TRUE(map(0x100000, 0x1000));
+  command(memory_on | bus_master_on);
+  const auto size = std::exchange(handle->regions[region::config].size, 0);
+  hold_reset = true;
+  function->release_client([](const Status&) {});
+  handle->regions[region::config].size = size;
+  held_reset();
+  loop.run_until_idle();
+  ASSERT_TRUE(ended.empty());
+  command(memory_on | bus_master_on);
+  EXPECT_EQ(handle->calls.back(), "command 0x0002") << "there is no memory yet";
+}
+
 TEST_F(PassthroughTest, AFunctionThatEndsDuringAResetWaitsForIt) {
   Passthrough::Options threaded;
   threaded.run_blocking = nullptr;
