@@ -8,7 +8,6 @@
 
 namespace outboard::testing {
 
-using memory::Iova;
 using memory::IovaRange;
 
 void FakeAddressSpace::attach(pci::Function& function, std::function<void()> pump) {
