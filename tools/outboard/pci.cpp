@@ -6,19 +6,13 @@
 #include <fmt/ranges.h>
 
 #include <tools/outboard/command.hpp>
+#include <tools/outboard/pci_binding.hpp>
 #include <tools/outboard/pci_list.hpp>
 
 /// `pci`: the functions of this machine, and who drives them.
 namespace outboard::command {
 
 namespace {
-
-struct BindArguments {
-  std::vector<std::string> addresses;
-  std::string driver;
-  std::string state = vfio::Binding::Options{}.state;
-  bool yes = false, modprobe = false, no_iommu = false;
-};
 
 Result<std::vector<pci::Address>> addresses_of(const std::vector<std::string>& texts) {
   std::vector<pci::Address> addresses;
@@ -66,12 +60,6 @@ Status check_free(const vfio::Binding& binding, const vfio::Binding::Request& re
   return error;
 }
 
-std::string announcement(const std::vector<std::string>& lines, const std::string& words) {
-  if (lines.empty()) return "# nothing is to be done\n";
-  return fmt::format("# nothing has been done; as root:\n{}\n# or: outboard pci {} --yes\n", fmt::join(lines, "\n"),
-                     words);
-}
-
 Result<Exit> bind(const BindArguments& arguments, Context& context) {
   OUTBOARD_TRY(const auto addresses, addresses_of(arguments.addresses));
   const vfio::Binding binding = binding_of(arguments, context);
@@ -79,7 +67,7 @@ Result<Exit> bind(const BindArguments& arguments, Context& context) {
   OUTBOARD_CHECK(check_free(binding, request));
   if (!arguments.yes) {
     OUTBOARD_TRY(const auto lines, binding.commands(request));
-    OUTBOARD_CHECK(print(announcement(lines, fmt::format("bind {}", fmt::join(arguments.addresses, " ")))));
+    OUTBOARD_CHECK(print(announcement(lines, "bind", arguments)));
     return Exit::done;
   }
   if (arguments.modprobe) OUTBOARD_CHECK(load_module(arguments.driver.empty() ? "vfio-pci" : arguments.driver));
@@ -94,18 +82,16 @@ Result<Exit> bind(const BindArguments& arguments, Context& context) {
 Result<Exit> unbind(const BindArguments& arguments, Context& context) {
   OUTBOARD_TRY(const auto addresses, addresses_of(arguments.addresses));
   const vfio::Binding binding = binding_of(arguments, context);
+  if (arguments.yes) {
+    OUTBOARD_CHECK(give_back(binding, addresses, [](const std::string& line) { return print(line); }));
+    return Exit::done;
+  }
   std::vector<std::string> lines;
   for (const auto address : addresses) {
-    if (arguments.yes) {
-      OUTBOARD_TRY(const auto driver, binding.unbind(address));
-      lines.push_back(fmt::format("{}: {}", address.text(), driver.empty() ? "no driver" : "back to " + driver));
-    } else {
-      OUTBOARD_TRY(const auto more, binding.commands_to_unbind(address));
-      lines.insert(lines.end(), more.begin(), more.end());
-    }
+    OUTBOARD_TRY(const auto more, binding.commands_to_unbind(address));
+    lines.insert(lines.end(), more.begin(), more.end());
   }
-  const std::string words = fmt::format("unbind {}", fmt::join(arguments.addresses, " "));
-  OUTBOARD_CHECK(print(arguments.yes ? fmt::format("{}\n", fmt::join(lines, "\n")) : announcement(lines, words)));
+  OUTBOARD_CHECK(print(announcement(lines, "unbind", arguments)));
   return Exit::done;
 }
 

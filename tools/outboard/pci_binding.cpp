@@ -1,0 +1,45 @@
+#include <tools/outboard/pci_binding.hpp>
+
+#include <algorithm>
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+namespace outboard::command {
+
+namespace {
+
+/// A word for a shell.
+std::string quoted(const std::string& word) {
+  static constexpr const char* plain = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_./:+,-";
+  if (!word.empty() && word.find_first_not_of(plain) == std::string::npos) return word;
+  std::string text = "'";
+  for (const char c : word) text += c == '\'' ? std::string("'\\''") : std::string(1, c);
+  return text + "'";
+}
+
+}  // namespace
+
+std::string announcement(const std::vector<std::string>& lines, const std::string& verb,
+                         const BindArguments& arguments) {
+  if (lines.empty()) return "# nothing is to be done\n";
+  std::string words = fmt::format("{} {}", verb, fmt::join(arguments.addresses, " "));
+  if (!arguments.driver.empty()) words += " --driver " + quoted(arguments.driver);
+  if (arguments.no_iommu) words += " --no-iommu";
+  const auto loads = [](const std::string& line) { return line.starts_with("modprobe "); };
+  if (arguments.modprobe || std::ranges::any_of(lines, loads)) words += " --modprobe";
+  if (arguments.state != BindArguments{}.state) words += " --state " + quoted(arguments.state);
+  return fmt::format("# nothing has been done; as root:\n{}\n# or: outboard pci {} --yes\n", fmt::join(lines, "\n"),
+                     words);
+}
+
+Status give_back(const vfio::Binding& binding, const std::vector<pci::Address>& addresses,
+                 const std::function<Status(const std::string&)>& say) {
+  for (const auto address : addresses) {
+    OUTBOARD_TRY(const auto driver, binding.unbind(address));
+    OUTBOARD_CHECK(say(fmt::format("{}: {}\n", address.text(), driver.empty() ? "no driver" : "back to " + driver)));
+  }
+  return {};
+}
+
+}  // namespace outboard::command
