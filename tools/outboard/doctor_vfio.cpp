@@ -31,21 +31,54 @@ Finding iommu(const std::string& root) {
   return finding;
 }
 
-/// A group's node is its number; noiommu-3 is one of a device without an IOMMU.
-bool is_group(const std::string& name) {
-  const std::string number = name.starts_with("noiommu-") ? name.substr(8) : name;
-  return !number.empty() && number.find_first_not_of("0123456789") == std::string::npos;
+bool is_number(const std::string& text) {
+  return !text.empty() && text.find_first_not_of("0123456789") == std::string::npos;
 }
 
-/// Only looked at: to open a group keeps others out of it.
-Finding group_nodes(const std::string& root) {
-  Finding finding{"VFIO devices", "those that were handed over to VFIO", State::ok, {}, {}};
-  std::vector<std::string> usable, denied;
+/// The nodes of what is bound, by their names below /dev/vfio: a group's is its number (noiommu-3 is one of a device without
+/// an IOMMU), a device's own is devices/vfio0.
+struct Nodes {
+  std::vector<std::string> groups, without_iommu, devices;
+};
+
+Nodes nodes_of(const std::string& root) {
+  Nodes nodes;
   std::error_code error;
   for (const auto& entry : fs::directory_iterator(root + "/dev/vfio", error)) {
     const std::string name = entry.path().filename().string();
-    if (!is_group(name)) continue;
-    (::access(entry.path().c_str(), R_OK | W_OK) == 0 ? usable : denied).push_back("/dev/vfio/" + name);
+    if (is_number(name)) nodes.groups.push_back(name);
+    if (name.starts_with("noiommu-") && is_number(name.substr(8))) nodes.without_iommu.push_back(name);
+  }
+  for (const auto& entry : fs::directory_iterator(root + "/dev/vfio/devices", error)) {
+    const std::string name = entry.path().filename().string();
+    if (name.starts_with("vfio") && is_number(name.substr(4))) nodes.devices.push_back("devices/" + name);
+  }
+  return nodes;
+}
+
+/// A device's own node is the way in where the kernel has it, and IOMMUFD with it.
+bool is_by_device(const std::string& root, const Nodes& nodes) {
+  std::error_code error;
+  return !nodes.devices.empty() && (nodes.groups.empty() || fs::exists(root + "/dev/iommu", error));
+}
+
+/// What only the way by a group needs is not missed where devices are had by nodes of their own.
+Finding for_groups(Finding finding, bool by_device) {
+  if (!by_device || finding.state != Finding::State::missing) return finding;
+  finding.state = Finding::State::ok;
+  finding.detail += ", and not needed: devices have nodes of their own";
+  finding.cure = {};
+  return finding;
+}
+
+/// Only looked at: to open a node keeps others out of it.
+Finding bound_devices(const std::string& root, const Nodes& nodes) {
+  Finding finding{"VFIO devices", "those that were handed over to VFIO", State::ok, {}, {}};
+  std::vector<std::string> ways = is_by_device(root, nodes) ? nodes.devices : nodes.groups, usable, denied;
+  ways.insert(ways.end(), nodes.without_iommu.begin(), nodes.without_iommu.end());
+  for (const std::string& name : ways) {
+    const std::string node = "/dev/vfio/" + name;
+    (::access((root + node).c_str(), R_OK | W_OK) == 0 ? usable : denied).push_back(node);
   }
   if (!denied.empty()) {
     finding.state = State::denied;
@@ -64,14 +97,18 @@ Finding group_nodes(const std::string& root) {
 }  // namespace
 
 std::vector<Finding> examine_vfio(const std::string& root) {
+  const Nodes nodes = nodes_of(root);
+  const bool by_device = is_by_device(root, nodes);
   return {
       iommu(root),
       module(root, "vfio-pci", "/sys/bus/pci/drivers/vfio-pci", "handing devices over to drivers in user space"),
-      module(root, "vfio_iommu_type1", "/sys/module/vfio_iommu_type1", "DMA memory of such drivers"),
-      device_node(root, "VFIO", "drivers for real PCI devices", "/dev/vfio/vfio", "modprobe vfio-pci"),
+      for_groups(module(root, "vfio_iommu_type1", "/sys/module/vfio_iommu_type1", "DMA memory of such drivers"),
+                 by_device),
+      for_groups(device_node(root, "VFIO", "drivers for real PCI devices", "/dev/vfio/vfio", "modprobe vfio-pci"),
+                 by_device),
       device_node(root, "iommufd", "the newer interface to the same; not needed where the older one is there",
                   "/dev/iommu", "a kernel with CONFIG_IOMMUFD (Debian's has none), and modprobe iommufd"),
-      group_nodes(root),
+      bound_devices(root, nodes),
   };
 }
 

@@ -61,6 +61,34 @@ TEST_F(DoctorVfio, ANodeOfAGroupIsSomethingToDrive) {
   EXPECT_NE(finding("VFIO devices").detail.find("/dev/vfio/12"), std::string::npos);
 }
 
+TEST_F(DoctorVfio, ANodeOfADeviceIsSomethingToDriveAndNeedsNothingOfTheGroups) {
+  node("dev/iommu");
+  node("dev/vfio/devices/vfio0");
+  EXPECT_EQ(finding("VFIO devices").state, State::ok);
+  EXPECT_EQ(finding("VFIO devices").detail, "/dev/vfio/devices/vfio0");
+  for (const char* name : {"vfio_iommu_type1", "VFIO"}) {
+    EXPECT_EQ(finding(name).state, State::ok) << name;
+    EXPECT_NE(finding(name).detail.find("not needed"), std::string::npos) << name;
+    EXPECT_EQ(finding(name).cure, "") << name;
+  }
+}
+
+TEST_F(DoctorVfio, ANodeOfADeviceThatCannotBeOpenedIsNamed) {
+  node("dev/iommu");
+  folder("dev/vfio/devices");
+  std::filesystem::create_symlink("/nowhere", root.path("dev/vfio/devices/vfio3"));  // what keeps root out too
+  node("dev/vfio/12");
+  EXPECT_EQ(finding("VFIO devices").state, State::denied);
+  EXPECT_NE(finding("VFIO devices").cure.find("/dev/vfio/devices/vfio3"), std::string::npos);
+}
+
+TEST_F(DoctorVfio, WithoutIommufdTheGroupIsTheWayAndWhatItNeedsIsMissed) {
+  node("dev/vfio/12");
+  node("dev/vfio/devices/vfio0");
+  EXPECT_EQ(finding("VFIO devices").detail, "/dev/vfio/12");
+  EXPECT_EQ(finding("vfio_iommu_type1").state, State::missing);
+}
+
 TEST_F(DoctorVfio, Row3ANodeThatCannotBeOpenedIsNamed) {
   folder("dev/vfio");
   std::filesystem::create_symlink("/nowhere", root.path("dev/vfio/12"));  // what keeps root out too
