@@ -4,7 +4,8 @@
 A link into another file may say where: `[text](PATH.md#a-heading)` needs that heading (as GitHub makes its anchor),
 `[text](PATH.cpp#Class::name)` needs that name in the code of the file, comments apart. [`Class::name`](PATH.cpp#L12) leads to the
 line where that name is defined, or to one so near that both are on the screen; --fix puts such links right. A link whose text
-is the identifier of a statement (`D-EX-1`) leads to a file that has it.
+is the identifier of a statement (`D-EX-1`) leads to a file that has it. A test named in backquotes,
+`Suite.Name`, exists, and so does a `case` in `script.sh` of tests/system.
 
 A fenced block after a line `<!-- from: PATH -->` must occur in that file (PATH from the top of the tree) as it stands.
 Code in comments of the block's own indentation does not matter: blocks are compared with common indentation removed.
@@ -28,6 +29,9 @@ CODE = {'.c', '.h', '.cpp', '.hpp'}
 COMMENT = re.compile(r'//[^\n]*|/\*.*?\*/', re.DOTALL)
 LINE = re.compile(r'L(\d+)')
 NEAR = 15  # lines
+TEST = re.compile(r'\bTEST(?:_[FP])?\(\s*(\w+),\s*(\w+)\s*\)')
+NAMED_TEST = re.compile(r'`([A-Z]\w+\.[A-Z]\w+)`')
+NAMED_CASE = re.compile(r'`(\w+)` in `(\w+\.(?:sh|py))`')
 
 
 def markdown_files():
@@ -122,6 +126,23 @@ def occurs(block, text):
     return any(textwrap.dedent('\n'.join(lines[i:i + len(block)])).splitlines() == block for i in starts)
 
 
+@functools.cache
+def known_tests():
+    return {'.'.join(test) for room in ('outboard', 'tests') for path in (rooms.SOURCE / room).rglob('*.cpp')
+            for test in TEST.findall(path.read_text())}
+
+
+def missing_tests(path, text):
+    where = path.relative_to(rooms.SOURCE)
+    for name in NAMED_TEST.findall(text):
+        if name not in known_tests():
+            yield f'{where}: there is no test {name}'
+    for case, script in NAMED_CASE.findall(text):
+        file = rooms.SOURCE / 'tests' / 'system' / script
+        if not file.exists() or not re.search(rf'\b{case}\b', file.read_text()):
+            yield f'{where}: there is no case {case} in {script}'
+
+
 def with_right_lines(path, text):
     """The text of a page, its links leading to the very lines."""
     def right(match):
@@ -144,7 +165,7 @@ def main():
         if args.fix and (right := with_right_lines(path, text)) != text:
             path.write_text(right)
             text = right
-        complaints += [*broken_links(path, text), *wrong_quotes(path, text)]
+        complaints += [*broken_links(path, text), *wrong_quotes(path, text), *missing_tests(path, text)]
     print('\n'.join(complaints), end='\n' if complaints else '', file=sys.stderr)
     sys.exit(1 if complaints else 0)
 

@@ -67,5 +67,20 @@ class Links(unittest.TestCase):
         self.assertEqual(1, len(self.complaints('page.md', '**D-EX-2**')))
 
 
+
+class Tests(unittest.TestCase):
+
+    def complaints(self, text):
+        return list(check_docs.missing_tests(check_docs.rooms.SOURCE / 'page.md', text))
+
+    def test_one_that_is_there(self):
+        self.assertEqual([], self.complaints('`KernelConfigTest.RowHidden_CapabilitiesAreUnlinkedAndTheirBytesStayReachable`'))
+        self.assertEqual([], self.complaints('`vectors_are_given` in `vfio_drive.sh`'))
+
+    def test_one_that_is_not_there(self):
+        self.assertEqual(1, len(self.complaints('`KernelConfigTest.NoSuchRow`')))
+        self.assertEqual(1, len(self.complaints('`no_such_case` in `vfio_drive.sh`')))
+        self.assertEqual(1, len(self.complaints('`vectors_are_given` in `no_such_script.sh`')))
+
 if __name__ == '__main__':
     unittest.main()
