@@ -431,6 +431,8 @@ TEST_F(PlainFunctionTest, InD3hotNothingIsDecodedOrSent) {
   set_power_state(3);
   EXPECT_FALSE(function().bus_master());
   EXPECT_EQ(reg(PlainFunction::id_at), 0xFFFFFFFFu);
+  set_reg(PlainFunction::doorbell_at, 1);
+  EXPECT_EQ(function().doorbell_count(), 0u) << "what is written is dropped";
   function().interrupts().signal_msix(0);
   EXPECT_EQ(fd.drain(), 0u);
   EXPECT_NE(config32(function(), 0), 0xFFFFFFFFu) << "configuration space answers";

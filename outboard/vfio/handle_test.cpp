@@ -3,6 +3,7 @@
 
 #include <outboard/vfio/handle.hpp>
 
+#include <fcntl.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/wait.h>
@@ -150,6 +151,12 @@ TEST_F(HandleTest, Row40_AChildHasNoWindows) {
   int status = -1;
   ::waitpid(child, &status, 0);
   EXPECT_EQ(status, 0);
+}
+
+TEST(SystemKernel, Row40_WhatItOpensIsClosedByExec) {
+  const UniqueFd opened(Kernel::system().open("/dev/null"));
+  ASSERT_TRUE(opened);
+  EXPECT_TRUE(::fcntl(opened.get(), F_GETFD) & FD_CLOEXEC);
 }
 
 TEST_F(HandleTest, WindowsReadAsAllOnesWhileMemoryIsNotDecoded) {
