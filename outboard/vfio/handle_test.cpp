@@ -6,8 +6,11 @@
 #include <fcntl.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
+
+#include <algorithm>
 
 #include <outboard/memory/fault_guard.hpp>
 #include <outboard/pci/capability_ids.hpp>
@@ -227,6 +230,17 @@ TEST_F(WindowsTest, ALargeWindowIsCoveredByAFewThousandMappings) {
   windows_.close();
   EXPECT_LT(testing::own_mappings().size() - before, 10000U);
   for (const std::uint64_t at : {UINT64_C(0), size / 2, size - 4}) EXPECT_EQ(view.read<std::uint32_t>(at), UINT32_MAX);
+}
+
+TEST_F(WindowsTest, OfAWindowTooLargeForOnesNothingStaysMappedEither) {
+  constexpr std::uint64_t size = UINT64_C(17) << 30;
+  const pci::Window view = whole(size);
+  struct stat info{};
+  ASSERT_EQ(::fstat(device_.fd.get(), &info), 0);
+  windows_.close();
+  EXPECT_EQ(std::ranges::count(testing::own_mappings(), info.st_ino, &testing::OwnMapping::inode), 0);
+  EXPECT_EQ(view.read<std::uint32_t>(0), UINT32_MAX);
+  EXPECT_EQ(view.read<std::uint32_t>(size - 4), 0U);
 }
 
 TEST_F(WindowsTest, WithNoDescriptorLeftTheyAreCoveredAllTheSame) {
