@@ -172,6 +172,16 @@ void ConfigOverlay::settle_base_addresses() {
   }
 }
 
+Status ConfigOverlay::restore_hardware(Chunk chunk) {
+  const Masks masks = masks_of(chunk);
+  const std::uint32_t theirs = masks.write & ~masks.virt;
+  if (masks.forwarded || theirs == 0) return {};
+  const std::uint32_t wanted = load(map_.initial().subspan(chunk.at, chunk.size));
+  OUTBOARD_TRY(const std::uint32_t now, hardware_read(chunk.at, chunk.size));
+  if (((now ^ wanted) & theirs) == 0) return {};
+  return hardware_write(chunk.at, chunk.size, ((now & ~theirs) | (wanted & theirs)) & ~masks.clears);
+}
+
 void ConfigOverlay::restore_initial() { values_.assign(map_.initial().begin(), map_.initial().end()); }
 
 }  // namespace outboard::pci

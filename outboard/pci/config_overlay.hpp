@@ -64,6 +64,11 @@ class ConfigOverlay {
   /// What it was in the beginning: our part, not the hardware's.
   void restore_initial();
 
+  /// The bits of the hardware that may be written have again what they had in the beginning; not of what is forwarded.
+  Status restore_hardware(Chunk chunk);
+
+  /// What of an access is one register.
+  Chunk chunk_at(std::size_t offset, std::size_t length) const;
   Result<std::uint32_t> hardware_read(std::size_t offset, unsigned width);
   Status hardware_write(std::size_t offset, unsigned width, std::uint32_t value);
   /// Where a register lies of the capability that `chunk` is part of: not always the first one with its id.
@@ -81,7 +86,6 @@ class ConfigOverlay {
     std::uint32_t virt = 0, write = 0, clears = 0;
     bool forwarded = false;
   };
-  Chunk chunk_at(std::size_t offset, std::size_t length) const;
   Masks masks_of(Chunk chunk) const;
 
   ConfigHardware& hardware_;

@@ -58,6 +58,42 @@ bool ExporterConfig::msi_maskable() const {
   return at && get<MsiControl>(*at).get(MsiControl::per_vector_masking) != 0;
 }
 
+template <typename F>
+Status ExporterConfig::for_each_register(F what) {
+  for (std::size_t at = 0; at < size();) {
+    const Chunk chunk = chunk_at(at, 4);
+    OUTBOARD_CHECK(what(chunk, map().at(at)));
+    at += chunk.size;
+  }
+  return {};
+}
+
+Status ExporterConfig::wake() {
+  using Control = PowerManagementControl;
+  return for_each_register([this](Chunk chunk, const ConfigMap::Byte& byte) -> Status {
+    const auto at = register_beside(chunk, Control::in_capability);
+    if (byte.action != ConfigAction::power_state || at != chunk.at) return {};
+    OUTBOARD_TRY(const std::uint32_t now, hardware_read(*at, 2));
+    const Control control(static_cast<std::uint16_t>(now));
+    if (control.get(Control::power_state) == Control::d0) return {};
+    return hardware_write(*at, 2, with(control, Control::power_state, Control::d0).value());
+  });
+}
+
+/// A reset does not do it: there may be none, some registers keep their bits through it, and the kernel restores others.
+Status ExporterConfig::restore_device() {
+  // On its way to D0 a device may forget the rest.
+  OUTBOARD_CHECK(wake());
+  return for_each_register([this](Chunk chunk, const ConfigMap::Byte& byte) -> Status {
+    const bool own = byte.action == ConfigAction::command || byte.action == ConfigAction::power_state;
+    // Writing to the address of vital product data begins a transfer.
+    const bool transfer =
+        byte.owner != ConfigMap::gap_owner &&
+        map().structures()[byte.owner].structure == ConfigStructure{ConfigPart::capability, cap::vital_product_data};
+    return own || transfer ? Status() : restore_hardware(chunk);
+  });
+}
+
 Status ExporterConfig::power_on() {
   restore_initial();
   for (unsigned index = 0; index <= rom; ++index) set(base_at(index), 4, 0);
@@ -72,7 +108,9 @@ Status ExporterConfig::power_on() {
   }
   awake_ = true;
   command_ = 0;
-  return send_command(0);
+  const Status restored = restore_device();
+  const Status sent = send_command(0);
+  return restored ? sent : restored;
 }
 
 Status ExporterConfig::allow_bus_master(bool allowed) {

@@ -27,7 +27,8 @@ class ExporterConfig final : public ConfigOverlay {
 
   /// The client's bus mastering reaches the device from now on, or no longer. What the handle says.
   Status allow_bus_master(bool allowed);
-  /// Command is 0 in the device, and our part is what it was in the beginning: as a client finds a function.
+  /// As a client finds a function: in D0, Command is 0, and what a client may write is what it was in the beginning, here and
+  /// in the device (not what capabilities of vendors hold, nor vital product data).
   Status power_on();
   /// Is told when the client has reset the function by a register; power_on() has been called then.
   void on_restart(std::move_only_function<void()> handler) { restarted_ = std::move(handler); }
@@ -49,6 +50,10 @@ class ExporterConfig final : public ConfigOverlay {
 
   ExporterConfig(std::unique_ptr<HandleConfig> hardware, Bytes image, bool intx);
   Status find_bases();
+  Status wake();
+  Status restore_device();
+  template <typename F>
+  Status for_each_register(F what);
   Result<std::uint32_t> written_register(Chunk chunk, std::uint32_t value, std::uint16_t at, unsigned width);
   Status write_command(Chunk chunk, std::uint32_t value);
   Status send_command(std::uint16_t command);

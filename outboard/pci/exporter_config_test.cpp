@@ -210,6 +210,52 @@ TEST_F(ExporterConfigTest, Row3D_WithoutIntxThePinReadsZero) {
   EXPECT_EQ(read(0x3D, 1), 0u);
 }
 
+// Power-on
+
+TEST_F(ExporterConfigTest, RowReset_APowerOnTakesBackWhatAClientWroteToTheDevice) {
+  device.put(D::hidden, 4, 0x00000007);  // PCI-X
+  device.put(D::express + 8, 2, 0x2010);
+  device.put(D::errors + 0xC, 4, 0x00062030);
+  create();
+  const std::vector<std::byte> before = device.bytes();
+  write(0x0C, 2, 0x4010);
+  write(D::hidden + 2, 2, 0x0013);
+  write(D::express + 8, 2, 0x5937);
+  write(D::express + 0x28, 2, 0x0009);
+  for (const std::uint16_t at : {0x08, 0x0C, 0x14, 0x18}) write(D::errors + at, 4, all);
+  write(D::msi + 0x10, 4, 0xFF);
+  write(D::power + 4, 2, 0x0003);
+  EXPECT_NE(device.bytes(), before);
+  device.writes.clear();
+  ASSERT_TRUE(config->power_on());
+  EXPECT_EQ(device.bytes(), before);
+  EXPECT_EQ(device.writes.front(), (D::Access{D::power + 4, 2, 0})) << "what sleeps may forget what it is told";
+  EXPECT_EQ(device.writes.back(), (D::Access{0x04, 2, 0}));
+  device.writes.clear();
+  ASSERT_TRUE(config->power_on());
+  EXPECT_EQ(device.writes, (std::vector{D::Access{0x04, 2, 0}})) << "what has not changed is left alone";
+}
+
+TEST_F(ExporterConfigTest, RowReset_APowerOnTouchesNoVendorsRegistersAndNoProductData) {
+  write(D::vendor + 4, 4, 7);
+  write(D::designated + 8, 4, 7);
+  write(D::vpd + 2, 2, 4);
+  write(D::vpd + 4, 4, 7);
+  device.writes.clear();
+  ASSERT_TRUE(config->power_on());
+  EXPECT_EQ(device.writes, (std::vector{D::Access{0x04, 2, 0}}));
+}
+
+TEST_F(ExporterConfigTest, RowReset_APowerOnClearsNoErrorBits) {
+  device.put(0x06, 2, 0xF910);
+  device.put(D::express + 0xA, 2, 0x000F);
+  device.put(D::errors + 4, 4, 0x00062031);
+  write(D::express + 8, 2, 0x0010);
+  device.writes.clear();
+  ASSERT_TRUE(config->power_on());
+  EXPECT_EQ(device.writes, (std::vector{D::Access{D::express + 8, 2, 0}, D::Access{0x04, 2, 0}}));
+}
+
 // The lists
 
 TEST_F(ExporterConfigTest, RowHidden_CapabilitiesAreNotInTheListAndCannotBeReached) {

@@ -610,6 +610,23 @@ TEST_F(PassthroughTest, Row42_WithoutAResetTheRestHappens) {
   EXPECT_TRUE(ended.empty());
 }
 
+TEST_F(PassthroughTest, Row42_TheNextClientFindsThePowerOnValuesAlsoWithoutAReset) {
+  handle->can_be_reset = false;
+  make();
+  write<std::uint16_t>(region::config, D::express + 8, 0x5937);
+  write<std::uint32_t>(region::config, D::errors + 0x14, UINT32_MAX);
+  write<std::uint8_t>(region::config, 0x0C, 0x10);
+  write<std::uint16_t>(region::config, D::power + 4, 0x0003);
+  EXPECT_TRUE(start(&Passthrough::release_client));
+  EXPECT_TRUE(ended.empty());
+  EXPECT_EQ(read<std::uint16_t>(region::config, D::express + 8), 0u);
+  EXPECT_EQ(read<std::uint32_t>(region::config, D::errors + 0x14), 0u);
+  EXPECT_EQ(read<std::uint8_t>(region::config, 0x0C), 0u);
+  EXPECT_EQ(read<std::uint16_t>(region::config, D::power + 4) & 3, 0u);
+  command(memory_on);
+  EXPECT_EQ(read<std::uint32_t>(0, 0), 0u) << "it is awake";
+}
+
 TEST_F(PassthroughTest, Row33_ADeviceThatCannotBeResetAnyMoreIsForNobody) {
   make();
   handle->reset_error = ENOTTY;
