@@ -41,7 +41,7 @@ class KernelConfig final : public ConfigOverlay {
   /// As at the first open of the device: what it holds then is what BARs are restored to. What the device says.
   static Result<std::unique_ptr<KernelConfig>> create(Device& device, const Facts& facts);
 
-  /// BARs can be accessed: D0 to D2 and the virtual Command.memory_space, or a function without that bit.
+  /// BARs can be accessed: D0 to D2 and the virtual Command.memory_space.
   bool memory_enabled() const;
   unsigned power_state() const { return power_state_; }
   /// How many MSI vectors VFIO_DEVICE_SET_IRQS has enabled; 0: MSI is not enabled.
