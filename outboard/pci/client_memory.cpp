@@ -1,8 +1,13 @@
 #include <outboard/pci/client_memory.hpp>
 
+#include <linux/magic.h>
+#include <sys/vfs.h>
+
 #include <algorithm>
 
 #include <fmt/format.h>
+
+#include <outboard/memory/memory_port.hpp>
 
 namespace outboard::pci {
 
@@ -20,6 +25,15 @@ std::string text(const std::vector<IovaRange>& ranges) {
   return list;
 }
 
+constexpr const char* shared_memory = "give the virtual machine shared memory (memory-backend-memfd,share=on)";
+
+/// The kernel pins the pages before anything else is served: a file system that does not answer (FUSE) would hold us there.
+bool is_shared_memory(const UniqueFd& file) {
+  struct statfs info{};
+  if (::fstatfs(file.get(), &info) != 0) return false;
+  return info.f_type == TMPFS_MAGIC || info.f_type == HUGETLBFS_MAGIC;
+}
+
 }  // namespace
 
 ClientMemory::~ClientMemory() { [[maybe_unused]] const Status released = unmap_all(); }
@@ -35,9 +49,15 @@ Status ClientMemory::check(const memory::Mapping& mapping, const memory::DmaSpac
   const IovaRange& range = mapping.range;
   if (!range.well_formed()) return Error(EINVAL, "the range is empty or goes beyond the last address");
   if (!mapping.memory) {
+    if (dynamic_cast<const memory::FilePort*>(mapping.port.get()) != nullptr)
+      return Error(EINVAL, "the file that came with " + text(range) + " could be truncated, and is not mapped")
+          .cure("seal it against shrinking, or install memory's fault guard in this process");
     return Error(EINVAL, "no memory file came with " + text(range) + ": a real device cannot do DMA by messages")
-        .cure("give the virtual machine shared memory (memory-backend-memfd,share=on)");
+        .cure(shared_memory);
   }
+  if (mapping.file && !is_shared_memory(*mapping.file))
+    return Error(EINVAL, "the file that came with " + text(range) + " is not shared memory (tmpfs, hugetlbfs)")
+        .cure(shared_memory);
   const std::uint64_t mask = limits.page_size - 1;
   if (((raw(range.start) | range.size | mapping.offset) & mask) != 0)
     return Error(EINVAL, fmt::format("{} is not whole pages of {} bytes", text(range), limits.page_size));

@@ -20,9 +20,9 @@ class ClientMemory {
   /// Takes everything back; give_up() first, where some of it may not come.
   ~ClientMemory();
 
-  /// EINVAL: nothing that a device could reach is behind it (no file came with it, or one that cannot be mapped here); not
-  /// whole pages; an address that the device's IOMMU does not translate. EEXIST: overlaps. ENOSPC: too many. With any error
-  /// nothing has changed.
+  /// EINVAL: nothing that a device could reach is behind it (no file came with it, or one that cannot be mapped here); the
+  /// file is no shared memory; not whole pages; an address that the device's IOMMU does not translate. EEXIST: overlaps.
+  /// ENOSPC: too many. With any error nothing has changed.
   Status map(const memory::Mapping& mapping);
   /// Takes back what lies whole inside `range`; the device does not reach it any more when this returns. EINVAL: the range
   /// cuts a mapping, or is not well-formed; ENOENT: nothing there; with these nothing has changed. Any other error: the

@@ -10,6 +10,7 @@
 
 #include <outboard/base/endian.hpp>
 #include <outboard/memory/fault_guard.hpp>
+#include <outboard/memory/memory_port.hpp>
 #include <outboard/pci/capability_ids.hpp>
 #include <outboard/testing/fake_handle.hpp>
 #include <outboard/testing/manual_loop.hpp>
@@ -224,6 +225,28 @@ TEST_F(PassthroughTest, Row41_MemoryWithoutAFileIsRefused) {
   ASSERT_FALSE(mapped);
   EXPECT_EQ(mapped.error().code(), EINVAL);
   EXPECT_TRUE(handle->calls.empty());
+}
+
+TEST_F(PassthroughTest, Row41_AFileThatIsNotSharedMemoryIsRefused) {
+  make();
+  auto with_file = mapping(0x100000, 0x1000);
+  with_file.file = std::make_shared<const UniqueFd>(::open("/proc/self/status", O_RDONLY | O_CLOEXEC));
+  ASSERT_TRUE(with_file.file->valid());
+  const auto refused = function->map(with_file);
+  ASSERT_FALSE(refused);
+  EXPECT_EQ(refused.error().code(), EINVAL);
+  EXPECT_NE(refused.error().message().find("is not shared memory"), std::string::npos);
+  EXPECT_TRUE(handle->calls.empty());
+  with_file.file = std::make_shared<const UniqueFd>(testing::make_memfd(0x1000));
+  EXPECT_TRUE(function->map(with_file));
+}
+
+TEST_F(PassthroughTest, Row41_AFileThatIsNotMappedIsToldFromNoFile) {
+  make();
+  memory::Mapping unmapped{.range = {Iova{0x100000}, 0x1000}, .memory = nullptr, .port = nullptr};
+  EXPECT_NE(function->map(unmapped).error().message().find("no memory file came"), std::string::npos);
+  unmapped.port = std::make_shared<memory::FilePort>(testing::make_memfd(0x1000), Iova{0x100000}, 0);
+  EXPECT_NE(function->map(unmapped).error().message().find("could be truncated"), std::string::npos);
 }
 
 TEST_F(PassthroughTest, Row41_MemoryThatCannotBeMappedIsRefusedAndNothingChanges) {
