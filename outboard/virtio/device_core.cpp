@@ -117,7 +117,7 @@ void DeviceCore::change_journal(Journal& journal, std::move_only_function<void()
   });
   for (State::Queue& queue : state_->queues) {
     state_->on_loop(queue,
-                    [engine = queue.engine, &journal, all, loop = queue.loop, home = &state_->control]() mutable {
+                    [engine = queue.engine, &journal, all = all, loop = queue.loop, home = &state_->control]() mutable {
                       engine->change_journal(journal);
                       if (loop == home) return all->one();
                       home->post([all = std::move(all)] { all->one(); });
