@@ -8,13 +8,12 @@
 #include <fmt/format.h>
 
 #include <outboard/base/file_holder.hpp>
+#include <outboard/vfio/while_busy.hpp>
 
 namespace outboard::vfio {
 namespace {
 
 namespace abi = vfio_abi;
-
-constexpr Duration first_pause = std::chrono::milliseconds(5), longest_wait = std::chrono::seconds(1);
 
 /// One attempt to open a function. Errors are without a subject: the caller adds the function.
 class Opening {
@@ -161,15 +160,10 @@ Error Opening::refused_device(int code) const {
 
 Result<DeviceFd> Opening::device_of(const GroupFd& group) {
   const std::string name = options_.vf_token ? bdf() + " vf_token=" + *options_.vf_token : bdf();
-  Duration waited{0}, pause = first_pause;
-  while (true) {
-    const int fd = kernel_.call(group, abi::GroupRequest::get_device_fd, name.c_str());
-    if (fd >= 0) return DeviceFd{UniqueFd(fd)};
-    if (fd != -EAGAIN || waited >= longest_wait) return refused_device(-fd);
-    kernel_.pause(pause);
-    waited += pause;
-    pause *= 2;
-  }
+  const int fd =
+      while_busy(kernel_, [&] { return kernel_.call(group, abi::GroupRequest::get_device_fd, name.c_str()); });
+  if (fd < 0) return refused_device(-fd);
+  return DeviceFd{UniqueFd(fd)};
 }
 
 Result<OpenedDevice> Opening::by_group(bool no_iommu_asked) {

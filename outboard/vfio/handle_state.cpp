@@ -7,13 +7,12 @@
 
 #include <outboard/pci/registers.hpp>
 #include <outboard/pci/silence.hpp>
+#include <outboard/vfio/while_busy.hpp>
 
 namespace outboard::vfio {
 namespace {
 
 namespace abi = vfio_abi;
-
-constexpr Duration first_pause = std::chrono::milliseconds(5), longest_wait = std::chrono::seconds(1);
 
 /// A register of 1, 2, 4 or 8 bytes is one access.
 bool is_register(std::uint64_t offset, std::size_t size) {
@@ -163,23 +162,15 @@ bool Handle::State::frees_quarantined(std::uint64_t offset, Bytes from) const {
 Status Handle::State::reset_device() {
   // What it writes to memory ends before it forgets that it should not.
   set_bus_master(false);
-  Duration waited{0}, pause = first_pause;
-  while (true) {
-    const int done = kernel.call(device, abi::DeviceRequest::reset, std::uintptr_t{0});
-    // What the fault guard has covered meanwhile is mapped again.
-    if (done >= 0) return decodes() && !asleep ? windows.uncover() : Status();
-    if (done == -EAGAIN && waited < longest_wait) {
-      kernel.pause(pause);
-      waited += pause;
-      pause *= 2;
-      continue;
-    }
-    if (done == -EAGAIN) return named(Error(EAGAIN, "the device stays busy and cannot be reset"));
-    if (done == -EINVAL) return named(Error(ENOTSUP, "the function has no method of being reset"));
-    broken = Error(EIO, "the reset of the device has failed (" + Error(-done).what() + "), so its state is unknown")
-                 .cure("close it and open it again");
-    return named(*broken);
-  }
+  const int done =
+      while_busy(kernel, [this] { return kernel.call(device, abi::DeviceRequest::reset, std::uintptr_t{0}); });
+  // What the fault guard has covered meanwhile is mapped again.
+  if (done >= 0) return decodes() && !asleep ? windows.uncover() : Status();
+  if (done == -EAGAIN) return named(Error(EAGAIN, "the device stays busy and cannot be reset"));
+  if (done == -EINVAL) return named(Error(ENOTSUP, "the function has no method of being reset"));
+  broken = Error(EIO, "the reset of the device has failed (" + Error(-done).what() + "), so its state is unknown")
+               .cure("close it and open it again");
+  return named(*broken);
 }
 
 Status Handle::State::feature(std::uint32_t id, std::uint32_t operation) {
