@@ -3,33 +3,11 @@
 #include <algorithm>
 #include <system_error>
 
-#include <unistd.h>
-
 #include <outboard/pci/capability_ids.hpp>
+#include <outboard/pci/mmap_areas.hpp>
 #include <outboard/pci/registers.hpp>
 
 namespace outboard::pci {
-
-namespace {
-
-std::uint64_t page_size() { return static_cast<std::uint64_t>(::sysconf(_SC_PAGESIZE)); }
-
-/// `areas` without the pages that `from`..`end` touches.
-std::vector<MmapArea> without_pages(const std::vector<MmapArea>& areas, std::uint64_t from, std::uint64_t end) {
-  const std::uint64_t first = from / page_size() * page_size(),
-                      last = (end + page_size() - 1) / page_size() * page_size();
-  std::vector<MmapArea> left;
-  for (const MmapArea& area : areas) {
-    const std::uint64_t area_end = area.offset + area.size;
-    if (area.offset < std::min(first, area_end))
-      left.push_back({.offset = area.offset, .size = std::min(first, area_end) - area.offset});
-    if (std::max(last, area.offset) < area_end)
-      left.push_back({.offset = std::max(last, area.offset), .size = area_end - std::max(last, area.offset)});
-  }
-  return left;
-}
-
-}  // namespace
 
 // Making it.
 
@@ -102,7 +80,7 @@ Status Passthrough::find_msix_table() {
 
 void Passthrough::keep_table_unmapped(RegionInfo& region, unsigned index) const {
   if (table_->bar != index) return;
-  region.areas = without_pages(region.areas, table_->start, table_->start + table_->bytes.size());
+  region.areas = areas_without(region.areas, table_->start, table_->bytes.size());
   if (region.areas.empty()) region.fd = nullptr;
 }
 

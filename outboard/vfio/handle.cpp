@@ -1,12 +1,11 @@
 #include <outboard/vfio/handle.hpp>
 
-#include <unistd.h>
-
 #include <algorithm>
 
 #include <fmt/format.h>
 
 #include <outboard/pci/capability_ids.hpp>
+#include <outboard/pci/mmap_areas.hpp>
 #include <outboard/pci/registers.hpp>
 #include <outboard/vfio/handle_state.hpp>
 
@@ -14,19 +13,6 @@ namespace outboard::vfio {
 namespace {
 
 namespace abi = vfio_abi;
-
-/// What is left of the areas without the pages in [start, start + size).
-std::vector<pci::MmapArea> without(const std::vector<pci::MmapArea>& areas, std::uint64_t start, std::uint64_t size) {
-  const auto page = static_cast<std::uint64_t>(::sysconf(_SC_PAGESIZE));
-  const std::uint64_t from = start / page * page, to = (start + size + page - 1) / page * page;
-  std::vector<pci::MmapArea> result;
-  for (const pci::MmapArea& area : areas) {
-    const std::uint64_t end = area.offset + area.size;
-    if (area.offset < std::min(end, from)) result.push_back({area.offset, std::min(end, from) - area.offset});
-    if (std::max(area.offset, to) < end) result.push_back({std::max(area.offset, to), end - std::max(area.offset, to)});
-  }
-  return result;
-}
 
 bool overlap(std::uint64_t a, std::uint64_t a_size, std::uint64_t b, std::uint64_t b_size) {
   return a < b + b_size && b < a + a_size;
@@ -90,7 +76,8 @@ Status Handle::find_registers() {
                        .offset = table.value() & pci::MsixTable::offset_mask,
                        .size = (control.get(pci::MsixControl::table_size) + UINT64_C(1)) * pci::msix_entry::size};
   RegionFacts& region = state.regions[bar];
-  if (!region.msix_mappable) region.areas = without(region.areas, state.msix_table->offset, state.msix_table->size);
+  if (!region.msix_mappable)
+    region.areas = pci::areas_without(region.areas, state.msix_table->offset, state.msix_table->size);
   return {};
 }
 
