@@ -40,27 +40,27 @@ function(outboard_add_command)
   if(NOT sources)
     return()
   endif()
+  list(FILTER sources EXCLUDE REGEX "/main\\.cpp$")
   _outboard_embed_templates(templates)
-  list(APPEND sources "${templates}")
   find_package(spdlog REQUIRED)
   find_package(CLI11 REQUIRED)
-  add_executable(outboard_command ${sources})
-  outboard_compile_settings(outboard_command)
-  set(definitions OUTBOARD_VERSION="${PROJECT_VERSION}" OUTBOARD_LIBDIR="${CMAKE_INSTALL_LIBDIR}")
-  target_compile_definitions(outboard_command PRIVATE ${definitions})
-  target_include_directories(outboard_command PRIVATE "${PROJECT_SOURCE_DIR}")  # <tools/outboard/x.hpp>
-  target_link_libraries(outboard_command PRIVATE
+  # Compiled once, for the command and for its tests.
+  add_library(outboard_command_parts OBJECT ${sources} "${templates}")
+  outboard_compile_settings(outboard_command_parts)
+  target_compile_definitions(outboard_command_parts PUBLIC
+    OUTBOARD_VERSION="${PROJECT_VERSION}" OUTBOARD_LIBDIR="${CMAKE_INSTALL_LIBDIR}")
+  target_include_directories(outboard_command_parts PUBLIC "${PROJECT_SOURCE_DIR}")  # <tools/outboard/x.hpp>
+  target_link_libraries(outboard_command_parts PUBLIC
     outboard::outboard spdlog::spdlog CLI11::CLI11 nlohmann_json::nlohmann_json)
+
+  add_executable(outboard_command "${PROJECT_SOURCE_DIR}/tools/outboard/main.cpp")
+  outboard_compile_settings(outboard_command)
+  target_link_libraries(outboard_command PRIVATE outboard_command_parts)
   set_target_properties(outboard_command PROPERTIES
     OUTPUT_NAME outboard RUNTIME_OUTPUT_DIRECTORY "${PROJECT_BINARY_DIR}/bin")
   install(TARGETS outboard_command RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR})
   if(tests AND OUTBOARD_TESTS)
-    set(parts ${sources})
-    list(FILTER parts EXCLUDE REGEX "/main\\.cpp$")
-    _outboard_add_test_program(command_test unit outboard::outboard "${tests};${parts}"
-      outboard::testing spdlog::spdlog CLI11::CLI11 nlohmann_json::nlohmann_json)
-    target_include_directories(command_test PRIVATE "${PROJECT_SOURCE_DIR}")
-    target_compile_definitions(command_test PRIVATE ${definitions})
+    _outboard_add_test_program(command_test unit outboard_command_parts "${tests}" outboard::testing)
   endif()
 endfunction()
 
