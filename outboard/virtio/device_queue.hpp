@@ -67,6 +67,13 @@ class DeviceQueue final : public memory::MapUser, public std::enable_shared_from
   static constexpr std::uint64_t max_bounce = UINT64_C(1) << 20;  ///< bytes of one request that are copied by messages
   static constexpr std::uint64_t max_queue_bounce = UINT64_C(8) << 20;  ///< of all requests of a queue
   static constexpr std::uint32_t max_spilled = 1U << 18;  ///< elements of long chains that a queue holds at once
+  /// Bytes of requests that one pass hands to the device: others on the loop wait no longer than for these, and for the
+  /// request that exceeds them.
+  static constexpr std::int64_t max_pass_bytes = INT64_C(4) << 20;
+  /// What an element of a long chain counts in that, however short it is.
+  static constexpr std::int64_t element_cost = 64;
+  /// How often a buffer, or the memory for its pieces, is looked up again when the map changes meanwhile.
+  static constexpr unsigned map_attempts = 4;
   /// How long after an unmap a buffer may be in no mapping before that counts as the driver's fault: a client that
   /// rearranges its memory unmaps all of it and maps it again in pieces.
   static constexpr Duration remap_grace = std::chrono::seconds(1);
@@ -149,9 +156,6 @@ class DeviceQueue final : public memory::MapUser, public std::enable_shared_from
     Answer answer;
   };
 
-  /// Once more, how many times a buffer is taken when the map changes while it is.
-  static constexpr unsigned map_attempts = 4;
-
   /// Something that only this thread has, and that is cheap to find: without a call, which other models of thread-local
   /// storage are where the code can be part of a shared library.
   static const void* this_thread() {
@@ -232,7 +236,10 @@ class DeviceQueue final : public memory::MapUser, public std::enable_shared_from
   template <typename Each>
   Status walk_pieces(memory::IovaRange range, memory::Access access, Each&& each);
   void pin(RequestSlot& slot, memory::Access access);
+  Status find_pieces(RequestSlot& slot, memory::Access access, ChainCursor& cursor, std::uint64_t length,
+                     std::vector<iovec>& pieces);
   bool pinned(memory::IovaRange range) const;
+  bool lost(const RequestSlot& slot) const;
   void release_unmaps();
 
   // Memory reachable only by messages: device_queue_bounce.cpp

@@ -327,30 +327,41 @@ void add_piece(std::vector<iovec>& pieces, std::byte* at, std::uint64_t size) {
 
 }  // namespace
 
+/// Where the next `length` bytes from `cursor` on are, which are pinned, and the cursor moved on. All of it is found on one
+/// map, the one that is pinned: what was found on the map before may be unmapped here before the back end has used it.
+Status DeviceQueue::find_pieces(RequestSlot& slot, Access access, ChainCursor& cursor, std::uint64_t length,
+                                std::vector<iovec>& pieces) {
+  const ChainCursor start = cursor;
+  for (unsigned attempt = 0; attempt <= map_attempts; ++attempt) {
+    const std::uint64_t generation = view_.generation();
+    pieces.clear();
+    const Status found =
+        walk(slot, access, cursor, length, [&](std::byte* at, std::uint64_t size) { add_piece(pieces, at, size); });
+    if (found && view_.generation() == generation) {
+      pin(slot, access);
+      return {};
+    }
+    cursor = start;
+    if (!found) return found;
+  }
+  pieces.clear();
+  return no_memory();  // which changes all the time
+}
+
 Result<std::span<const iovec>> DeviceQueue::pieces_in(RequestSlot& slot, std::uint64_t length) {
   const std::uint64_t left = slot.chain.readable_bytes() - slot.read.done;
   if (length > left) return too_few(length, left, "readable");
-  auto& pieces = slot.readable_pieces;
-  pieces.clear();
-  OUTBOARD_CHECK(walk(slot, Access::read, slot.read, length,
-                      [&](std::byte* at, std::uint64_t size) { add_piece(pieces, at, size); }));
-  pin(slot, Access::read);
-  return std::span<const iovec>(pieces);
+  OUTBOARD_CHECK(find_pieces(slot, Access::read, slot.read, length, slot.readable_pieces));
+  return std::span<const iovec>(slot.readable_pieces);
 }
 
 Result<std::span<const iovec>> DeviceQueue::pieces_out(RequestSlot& slot, std::uint64_t length) {
   const std::uint64_t left = slot.chain.writable_bytes() - slot.write.done;
   if (length > left) return too_few(length, left, "writable");
-  auto& pieces = slot.writable_pieces;
-  pieces.clear();
-  const ChainCursor start = slot.write;
-  const Status status = walk(slot, Access::write, slot.write, length,
-                             [&](std::byte* at, std::uint64_t size) { add_piece(pieces, at, size); });
-  slot.write = start;  // nothing has been written yet
-  if (!status) return status.error();
+  ChainCursor cursor = slot.write;  // a copy: nothing has been written yet
+  OUTBOARD_CHECK(find_pieces(slot, Access::write, cursor, length, slot.writable_pieces));
   slot.pieces_left = length;
-  pin(slot, Access::write);
-  return std::span<const iovec>(pieces);
+  return std::span<const iovec>(slot.writable_pieces);
 }
 
 void DeviceQueue::pieces_written(RequestSlot& slot, std::uint64_t length) {
@@ -361,34 +372,53 @@ void DeviceQueue::pieces_written(RequestSlot& slot, std::uint64_t length) {
 
 // Pins.
 
+/// Pins the map in use for pieces that were found on it. Pieces that were handed out before stay pinned too.
 void DeviceQueue::pin(RequestSlot& slot, Access access) {
   if (slot.bounce) return;  // what is handed out is ours
   auto& pin = slot.pins[access == Access::write ? 1 : 0];
-  if (pin != nullptr) {
-    view_.unpin(pin);
-    --pinned_;
+  MemoryView::Epoch* const before = std::exchange(pin, view_.pin());
+  if (before == pin) {
+    view_.unpin(before);
+    return;
   }
-  pin = view_.pin();
+  if (before != nullptr) slot.earlier_pins.push_back({before, access});
   ++pinned_;
   slot.plain = false;
+}
+
+/// Whether the file behind a piece has shrunk.
+bool DeviceQueue::lost(const RequestSlot& slot) const {
+  for (std::uint32_t i = 0; i < slot.chain.count(); ++i) {
+    const ChainElement& element = slot.chain[i];
+    if (element.length == 0) continue;
+    const Access access = slot.chain.access(i);
+    const auto lost_in = [&](const MemoryView::Epoch* pin) {
+      return pin != nullptr && view_.poisoned(*pin, {element.address, element.length});
+    };
+    if (lost_in(slot.pins[access == Access::write ? 1 : 0])) return true;
+    for (const auto& earlier : slot.earlier_pins) {
+      if (earlier.access == access && lost_in(earlier.epoch)) return true;
+    }
+  }
+  return false;
 }
 
 /// Looks first whether the file behind a piece has shrunk while the back end worked on it.
 Status DeviceQueue::unpin(RequestSlot& slot) {
   if (slot.pins[0] == nullptr && slot.pins[1] == nullptr) return {};
-  bool lost = false;
-  for (std::uint32_t i = 0; i < slot.chain.count() && !lost; ++i) {
-    const ChainElement& element = slot.chain[i];
-    const auto* const pin = slot.pins[slot.chain.access(i) == Access::write ? 1 : 0];
-    lost = pin != nullptr && element.length != 0 && view_.poisoned(*pin, {element.address, element.length});
-  }
+  const bool is_lost = lost(slot);
   for (auto& pin : slot.pins) {
     if (pin == nullptr) continue;
     view_.unpin(std::exchange(pin, nullptr));
     --pinned_;
   }
+  for (const auto& earlier : slot.earlier_pins) {
+    view_.unpin(earlier.epoch);
+    --pinned_;
+  }
+  slot.earlier_pins.clear();
   if (!unmaps_.empty()) release_unmaps();
-  if (lost) [[unlikely]]
+  if (is_lost) [[unlikely]]
     return lost_memory();
   return {};
 }

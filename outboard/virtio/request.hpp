@@ -89,7 +89,8 @@ class Request {
   }
 
   /// The next `length` readable bytes as pieces of memory for a back end. Pins them (and only them) until the request
-  /// is answered or unpin() is called: an unmap waits for it. The span is valid as long. Errors as for read.
+  /// is answered or unpin() is called: an unmap waits for it. The span is valid as long, and until the next call. Errors as
+  /// for read; the cursor has not moved then.
   Result<std::span<const iovec>> readable_pieces(std::uint64_t length);
   /// The next `length` writable bytes, likewise. They do not count as written until pieces_written() says so.
   Result<std::span<const iovec>> writable_pieces(std::uint64_t length);

@@ -142,7 +142,7 @@ struct RequestSlot {
   std::uint64_t generation = 0;  ///< of the map that `host` in the elements is good for
   ChainCursor read;
   ChainCursor write;
-  std::array<MemoryView::Epoch*, 2> pins{};  ///< of the readable and of the writable pieces
+  std::array<MemoryView::Epoch*, 2> pins{};  ///< of the readable and of the writable pieces that were handed out last
   Chain chain;
   ChainElement table;
   std::unique_ptr<Bounce> bounce;
@@ -151,6 +151,12 @@ struct RequestSlot {
   std::uint64_t pieces_left = 0;  ///< writable bytes handed out as pieces and not reported yet
 
   /// What a ring finds out about a buffer.
+  /// Of pieces handed out before those, and found on another map.
+  struct EarlierPin {
+    MemoryView::Epoch* epoch;
+    memory::Access access;
+  };
+  std::vector<EarlierPin> earlier_pins;
   void set_buffer(std::uint16_t at, std::uint16_t buffer_id, std::uint16_t count) {
     head = at;
     id = buffer_id;
