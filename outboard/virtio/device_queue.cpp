@@ -105,25 +105,27 @@ template <typename Ring>
 bool DeviceQueue::run_ring(Ring& ring) {
   if (flags_suppress_ && !env_.poll) ring.suppress();
   bool found = false;
-  // Bounded, so that a driver that goes on adding buffers cannot keep this thread from its other queues.
+  // Bounded, so that a driver that goes on adding buffers cannot keep this thread from its other queues; in bytes too,
+  // since a device that answers at once copies as many. One request goes through, whatever its size.
   unsigned budget = setup_.size;
+  bytes_left_ = max_pass_bytes;
   while (true) {
     const unsigned taken = drain(ring, budget);
     budget -= taken;
     found |= taken != 0;
     if (taken != 0) env_.device->batch_end(env_.index);
-    if (!settle(ring, budget != 0)) return found;
+    if (!settle(ring, budget != 0 && bytes_left_ > 0)) return found;
   }
 }
 
 template <typename Ring>
 unsigned DeviceQueue::drain(Ring& ring, unsigned budget) {
   unsigned taken = 0;
-  while (taken < budget && next_replay_ < replays_.size() && can_run() && !stalled_) {
+  while (taken < budget && bytes_left_ > 0 && next_replay_ < replays_.size() && can_run() && !stalled_) {
     if (!take<true>(ring)) return taken;
     ++taken;
   }
-  while (taken < budget && can_run() && !stalled_) {
+  while (taken < budget && bytes_left_ > 0 && can_run() && !stalled_) {
     if (ring.exhausted()) {
       if (const auto* rule = ring.look()) {
         break_queue(*rule);
@@ -156,6 +158,7 @@ template <bool again, typename Ring>
     if (!take_slowly<again>(ring, slot, rule)) return false;
   }
   --free_count_;
+  bytes_left_ -= static_cast<std::int64_t>(slot.chain.bytes());
   if constexpr (again) {
     ring.commit_again(slot);
     ++next_replay_;
@@ -216,6 +219,7 @@ template <bool again, typename Ring>
     return false;
   }
   spilled_ += slot.chain.spilled();
+  bytes_left_ -= element_cost * slot.chain.count();
   return true;
 }
 

@@ -107,7 +107,8 @@ class DeviceQueue final : public memory::MapUser, public std::enable_shared_from
 
   /// There may be new buffers. Any thread; kicks that come before the queue has looked are one.
   void kick();
-  /// Takes what is there, at most the queue's size, and hands it to the device. Returns whether there was something.
+  /// Takes what is there, at most the queue's size and max_pass_bytes, and hands it to the device. Returns whether there
+  /// was something.
   bool process();
 
   // MapUser
@@ -235,11 +236,11 @@ class DeviceQueue final : public memory::MapUser, public std::enable_shared_from
   Status walk(RequestSlot& slot, memory::Access access, ChainCursor& cursor, std::uint64_t length, Each&& each);
   template <typename Each>
   Status walk_pieces(memory::IovaRange range, memory::Access access, Each&& each);
-  void pin(RequestSlot& slot, memory::Access access);
   Status find_pieces(RequestSlot& slot, memory::Access access, ChainCursor& cursor, std::uint64_t length,
                      std::vector<iovec>& pieces);
-  bool pinned(memory::IovaRange range) const;
+  void pin(RequestSlot& slot, memory::Access access);
   bool lost(const RequestSlot& slot) const;
+  bool pinned(memory::IovaRange range) const;
   void release_unmaps();
 
   // Memory reachable only by messages: device_queue_bounce.cpp
@@ -290,6 +291,7 @@ class DeviceQueue final : public memory::MapUser, public std::enable_shared_from
   std::uint32_t pinned_ = 0;
   std::uint32_t spilled_ = 0;
   std::uint64_t bounced_ = 0;
+  std::int64_t bytes_left_ = 0;  ///< of max_pass_bytes, in this pass
   bool is_fetching_ = false;  ///< one request is on its way in; those behind it are stalled, to be delivered in order
 
   QueueState setup_;  ///< as given to start()

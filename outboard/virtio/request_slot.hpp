@@ -74,6 +74,7 @@ class Chain {
   std::uint32_t readable_count() const { return sum_.readable; }
   std::uint64_t readable_bytes() const { return sum_.readable_bytes; }
   std::uint64_t writable_bytes() const { return sum_.writable_bytes; }
+  std::uint64_t bytes() const { return sum_.readable_bytes + sum_.writable_bytes; }
   ChainElement& operator[](std::uint32_t index) { return elements_[index]; }
   const ChainElement& operator[](std::uint32_t index) const { return elements_[index]; }
   memory::Access access(std::uint32_t index) const {

@@ -1,0 +1,100 @@
+// One pass of a queue is bounded, in requests and in bytes: others on the loop have their turn.
+
+#include <memory>
+
+#include <gtest/gtest.h>
+
+#include <outboard/testing/device_rig.hpp>
+#include <outboard/virtio/device_queue.hpp>
+
+namespace outboard::virtio {
+namespace {
+
+using testing::DeviceRig;
+
+constexpr std::uint32_t half_of_a_pass = static_cast<std::uint32_t>(DeviceQueue::max_pass_bytes / 2);
+
+class OnePass : public ::testing::TestWithParam<bool> {
+ protected:
+  OnePass() : rig({.packed = GetParam(), .without = Features{Feature::event_idx}, .max_chain = 1U << 12}) { rig.run(); }
+
+  /// What one turn of the loop hands to the device.
+  unsigned of_a_turn() {
+    const unsigned before = rig.device.requests;
+    rig.loop.run_once();
+    return rig.device.requests - before;
+  }
+  void answer_at_once() {
+    rig.device.on_request = [](Request request) { request.complete(); };
+  }
+
+  DeviceRig rig;
+};
+INSTANTIATE_TEST_SUITE_P(Rings, OnePass, ::testing::Bool(),
+                         [](const auto& each) { return each.param ? "Packed" : "Split"; });
+
+TEST_P(OnePass, EndsThoughTheDriverGoesOnAddingBuffers) {
+  answer_at_once();
+  unsigned added = 0;
+  rig.on_notify = [&](unsigned) {
+    rig.driver().take_used();
+    if (++added < 1000) rig.driver().chain().writable(1).publish();
+  };
+  rig.driver().chain().writable(1).publish();
+  rig.core->kick(0);
+  EXPECT_EQ(of_a_turn(), rig.driver().size());
+  EXPECT_EQ(of_a_turn(), rig.driver().size()) << "and goes on at the next turn, without a kick";
+}
+
+TEST_P(OnePass, EndsWhenTheRequestsHaveEnoughBytes) {
+  answer_at_once();
+  const auto at = rig.driver().allocate(half_of_a_pass);
+  for (unsigned i = 0; i < 5; ++i) rig.driver().chain().writable_at(at, half_of_a_pass).publish();
+  rig.core->kick(0);
+  for (const unsigned expected : {2U, 2U, 1U, 0U}) EXPECT_EQ(of_a_turn(), expected);
+  EXPECT_EQ(rig.driver().used_count(), 5U);
+}
+
+TEST_P(OnePass, HandsOverOneRequestHoweverLargeItIs) {
+  answer_at_once();
+  const auto at = rig.driver().allocate(half_of_a_pass);
+  for (unsigned i = 0; i < 2; ++i) {
+    auto chain = rig.driver().chain();
+    chain.indirect();
+    for (unsigned element = 0; element < 8; ++element) chain.readable_at(at, half_of_a_pass);
+    chain.writable(1).publish();
+  }
+  rig.core->kick(0);
+  EXPECT_EQ(of_a_turn(), 1U);
+  EXPECT_EQ(of_a_turn(), 1U);
+  EXPECT_EQ(rig.driver().used_count(), 2U);
+}
+
+TEST_P(OnePass, CountsElementsWhichTakeTimeThoughTheyAreEmpty) {
+  answer_at_once();
+  constexpr unsigned elements = 1U << 12;
+  constexpr unsigned in_a_pass =
+      static_cast<unsigned>(DeviceQueue::max_pass_bytes / DeviceQueue::element_cost) / elements;
+  ASSERT_LT(in_a_pass, 16U + 1);
+  auto chain = rig.driver().chain();
+  chain.indirect();
+  for (unsigned element = 0; element < elements; ++element) chain.readable_at(memory::Iova{0}, 0);
+  chain.publish();
+  rig.core->kick(0);
+  EXPECT_EQ(of_a_turn(), 1U);
+  rig.settle();
+  EXPECT_EQ(rig.driver().used_count(), 1U);
+}
+
+TEST_P(OnePass, OfAPollingQueueEndsToo) {
+  DeviceRig polling({.packed = GetParam(), .options = {.poll = true}});
+  polling.run();
+  polling.device.on_request = [](Request request) { request.complete(); };
+  const auto at = polling.driver().allocate(half_of_a_pass);
+  for (unsigned i = 0; i < 5; ++i) polling.driver().chain().writable_at(at, half_of_a_pass).publish();
+  polling.loop.run_once();
+  EXPECT_EQ(polling.device.requests, 2U);
+}
+
+}  // namespace
+}  // namespace outboard::virtio
