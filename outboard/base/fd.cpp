@@ -1,7 +1,10 @@
 #include <outboard/base/fd.hpp>
 
 #include <fcntl.h>
+#include <linux/kcmp.h>
 #include <sys/eventfd.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/uio.h>
 #include <unistd.h>
 
@@ -29,6 +32,30 @@ std::optional<std::uint64_t> eventfd_id(int fd) {
   std::uint64_t id = 0;
   const auto [end, error] = std::from_chars(text.data() + digits, text.data() + text.size(), id);
   return error == std::errc{} ? std::optional(id) : std::nullopt;
+}
+
+/// Files, devices, pipes and sockets have a type, eventfds have none.
+bool has_no_type(int fd) {
+  struct stat info{};
+  return ::fstat(fd, &info) == 0 && (info.st_mode & S_IFMT) == 0;
+}
+
+/// Asks the kernel; not every one, and not every seccomp filter, lets us.
+bool is_one_file(int fd, int other) {
+  const pid_t self = ::getpid();
+  return ::syscall(SYS_kcmp, self, self, KCMP_FILE, fd, other) == 0;
+}
+
+/// Reads a count by read(2). What has a type is not read: O_NONBLOCK does not bind all of it. A peer who takes O_NONBLOCK off again just here, and reads the count first, could make it wait.
+std::uint64_t drain_by_read(int fd) {
+  std::uint64_t count = 0;
+  if (!has_no_type(fd)) {
+    errno = EINVAL;
+    return 0;
+  }
+  const int flags = ::fcntl(fd, F_GETFL);
+  if (flags < 0 || ((flags & O_NONBLOCK) == 0 && ::fcntl(fd, F_SETFL, flags | O_NONBLOCK) < 0)) return 0;
+  return ::read(fd, &count, sizeof count) == static_cast<ssize_t>(sizeof count) ? count : 0;
 }
 
 }  // namespace
@@ -68,12 +95,16 @@ std::uint64_t drain_eventfd(int fd) {
   std::uint64_t count = 0;
   const iovec piece{&count, sizeof count};
   // RWF_NOWAIT: O_NONBLOCK belongs to the open file, and a peer who has it too can take it off again.
-  return ::preadv2(fd, &piece, 1, -1, RWF_NOWAIT) == static_cast<ssize_t>(sizeof count) ? count : 0;
+  if (::preadv2(fd, &piece, 1, -1, RWF_NOWAIT) == static_cast<ssize_t>(sizeof count)) return count;
+  // A kernel before 5.8 cannot do so on an eventfd; a seccomp filter may deny the call.
+  if (errno == EOPNOTSUPP || errno == ENOSYS || errno == EPERM) return drain_by_read(fd);
+  return 0;
 }
 
 bool EventFd::same_as(const EventFd& other) const {
-  const auto id = eventfd_id(fd_.get());
-  return id && id == eventfd_id(other.fd_.get());
+  if (const auto id = eventfd_id(fd_.get())) return id == eventfd_id(other.fd_.get());
+  // Each eventfd is one open file.
+  return has_no_type(fd_.get()) && is_one_file(fd_.get(), other.fd_.get());
 }
 
 }  // namespace outboard

@@ -8,4 +8,8 @@ namespace outboard {
 /// number a name that no later process has. 0: there is no such process, or /proc does not show it. Any thread.
 std::uint64_t start_time_of(int pid);
 
+/// Whether the process that was started then has ended, by the same file: it is gone, another one has its number, or it only
+/// waits for its parent. Where a descriptor of the process (pidfd_open) cannot be had.
+bool process_has_ended(int pid, std::uint64_t start_time);
+
 }  // namespace outboard

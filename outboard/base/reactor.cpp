@@ -46,6 +46,12 @@ timespec to_timespec(Duration duration) {
           .tv_nsec = static_cast<long>((duration - seconds).count())};
 }
 
+/// For epoll_wait, which takes whole milliseconds: never shorter than was asked for, and the caller looks at the clock.
+int to_milliseconds(Duration duration) {
+  constexpr std::int64_t longest = std::int64_t{3600} * 1000;
+  return static_cast<int>(std::min(std::chrono::ceil<std::chrono::milliseconds>(duration).count(), longest));
+}
+
 /// A moment `delay` after `now`, or the last one there is.
 TimePoint later(TimePoint now, Duration delay) {
   delay = std::max(delay, Duration::zero());
@@ -95,6 +101,8 @@ struct Reactor::State {
   unsigned busy_passes = 0;
   TimePoint last_look{};
   std::array<epoll_event, 64> events{};
+  bool fine_timeouts = true;  ///< the kernel lets us call epoll_pwait2
+  int failed = 0;  ///< errno of an epoll that cannot be waited for any more
 
   std::mutex mutex;
   std::vector<Task> posted;  ///< guarded by mutex
@@ -111,7 +119,9 @@ struct Reactor::State {
   bool run_pollers();
   bool due_work() const;
   bool look_now();
+  int wait_for_events(Duration timeout);
   int collect(Duration timeout);
+  Status failure() const;
   int collect_sleeping(Duration timeout);
   bool dispatch(int count, bool& woken);
   bool turn(Duration timeout, bool& woken);
@@ -211,12 +221,32 @@ bool Reactor::State::look_now() {
   return true;
 }
 
+/// epoll_wait, or epoll_pwait2 where the timeout needs more than milliseconds. A kernel before 5.11 does not have the
+/// latter, and a seccomp filter older than it denies it.
+int Reactor::State::wait_for_events(Duration timeout) {
+  const auto room = static_cast<int>(events.size());
+  if (timeout == for_ever) return ::epoll_wait(epoll.get(), events.data(), room, -1);
+  if (timeout == Duration::zero()) return ::epoll_wait(epoll.get(), events.data(), room, 0);
+  if (fine_timeouts) {
+    const timespec limit = to_timespec(timeout);
+    const int count = ::epoll_pwait2(epoll.get(), events.data(), room, &limit, nullptr);
+    const bool denied = count < 0 && (errno == ENOSYS || errno == EPERM || errno == EACCES);
+    if (!denied) return count;
+    fine_timeouts = false;
+  }
+  return ::epoll_wait(epoll.get(), events.data(), room, to_milliseconds(timeout));
+}
+
 /// Sleeps at most `timeout` for events; returns how many are in `events`.
 int Reactor::State::collect(Duration timeout) {
-  const timespec limit = to_timespec(timeout);
-  const int count = ::epoll_pwait2(epoll.get(), events.data(), static_cast<int>(events.size()),
-                                   timeout == for_ever ? nullptr : &limit, nullptr);
+  const int count = wait_for_events(timeout);
+  if (count < 0 && errno != EINTR) failed = errno;
   return std::max(count, 0);  // EINTR: nothing yet
+}
+
+Status Reactor::State::failure() const {
+  if (failed == 0) return {};
+  return Error(failed, "the event loop cannot wait for its descriptors: " + Error(failed).what());
 }
 
 /// collect(), after looking for a while without sleeping. Real time: an injected clock may stand still. Without a spin
@@ -355,6 +385,7 @@ Status Reactor::run() {
   while (!stopped()) {
     bool woken = false;
     state_->turn(for_ever, woken);
+    OUTBOARD_CHECK(state_->failure());
   }
   state_->fall_asleep();
   return {};
@@ -379,6 +410,7 @@ Result<bool> Reactor::run_once(Duration timeout) {
   Duration left = timeout < Duration::zero() ? for_ever : timeout;
   while (true) {
     did = state_->turn(left, woken);
+    OUTBOARD_CHECK(state_->failure());
     if (did || woken || left == Duration::zero()) break;
     if (left != for_ever) left = std::max(end - Clock::system().now(), Duration::zero());
     if (left == Duration::zero()) break;

@@ -22,6 +22,8 @@ class Reactor final : public Loop {
   ~Reactor() override;
 
   /// Serves events until stop(); returns at once when stop() has been called before. EDEADLK from inside a callback.
+  /// What the kernel says when fd() can no longer be waited for: the loop is of no use then, and so say run_once() and
+  /// process().
   Status run();
   /// Ends run() after the pass in progress, for good. Any thread, and from a signal handler. run_once() and process()
   /// go on working, so that what is in flight can be finished; a run_once() that sleeps returns.

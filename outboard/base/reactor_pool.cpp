@@ -10,7 +10,7 @@
 namespace outboard {
 
 Result<std::unique_ptr<ReactorPool>> ReactorPool::create(unsigned threads, const std::string& name,
-                                                         const Reactor::Options& options) {
+                                                         const Reactor::Options& options, const Log& log) {
   std::unique_ptr<ReactorPool> pool(new ReactorPool);
   for (unsigned number = 0; number < threads; ++number) {
     OUTBOARD_TRY(auto reactor, Reactor::create(options));
@@ -21,8 +21,9 @@ Result<std::unique_ptr<ReactorPool>> ReactorPool::create(unsigned threads, const
     const auto begun = running.get_future();
     member.reactor->post([&running] { running.set_value(); });
     try {
-      member.thread =
-          std::thread([reactor = member.reactor.get()] { [[maybe_unused]] const auto done = reactor->run(); });
+      member.thread = std::thread([reactor = member.reactor.get(), log] {
+        if (const auto done = reactor->run(); !done) log.error("{}", done.error().message());
+      });
     } catch (const std::system_error& error) {
       return Error(error.code().value(), "starting a thread");
     }

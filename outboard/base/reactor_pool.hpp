@@ -5,6 +5,7 @@
 #include <thread>
 #include <vector>
 
+#include <outboard/base/log.hpp>
 #include <outboard/base/reactor.hpp>
 
 namespace outboard {
@@ -13,8 +14,9 @@ namespace outboard {
 class ReactorPool {
  public:
   /// Whatever making a reactor or a thread says. `name` is what the threads are called, with a number; 12 bytes are shown.
+  /// `log` is told, by its thread, of a loop that has ended with an error.
   static Result<std::unique_ptr<ReactorPool>> create(unsigned threads, const std::string& name,
-                                                     const Reactor::Options& options);
+                                                     const Reactor::Options& options, const Log& log = {});
   /// Stops the loops and joins the threads.
   ~ReactorPool();
   ReactorPool(const ReactorPool&) = delete;

@@ -42,8 +42,13 @@ struct NodeIdentity {
 
 Result<NodeIdentity> identity_of(const std::string& path) {
   struct statx info{};
-  if (::statx(AT_FDCWD, path.c_str(), 0, STATX_INO | STATX_BTIME, &info) < 0)
-    return Error::from_errno("examining the device's node").on(path);
+  if (::statx(AT_FDCWD, path.c_str(), 0, STATX_INO | STATX_BTIME, &info) < 0) {
+    // A seccomp filter that does not know the call yet: without the time of birth.
+    struct stat plain{};
+    if (errno != EPERM || ::stat(path.c_str(), &plain) != 0)
+      return Error::from_errno("examining the device's node").on(path);
+    return NodeIdentity{.device = plain.st_rdev, .inode = plain.st_ino};
+  }
   return NodeIdentity{.device = makedev(info.stx_rdev_major, info.stx_rdev_minor),
                       .inode = info.stx_ino,
                       .born_seconds = static_cast<std::uint64_t>(info.stx_btime.tv_sec),
@@ -102,7 +107,7 @@ Status Server::State::prepare(DeviceFactory& factory) {
 Status Server::State::make_device(DeviceFactory& factory) {
   const Reactor::Options reactor{.clock = nullptr, .spin = options.spin};
   OUTBOARD_TRY(own, Reactor::create(reactor));
-  OUTBOARD_TRY(pool, ReactorPool::create(options.threads, options.name, reactor));
+  OUTBOARD_TRY(pool, ReactorPool::create(options.threads, options.name, reactor, log));
   OUTBOARD_TRY(auto device, factory(*own, log));
   options.device.core.queue_loops = pool->loops(device->identity().queue_sizes.size());
   options.device.log = log;
