@@ -9,6 +9,8 @@
 #include <filesystem>
 #include <stdexcept>
 
+#include <outboard/base/loop.hpp>
+
 namespace outboard::testing {
 
 namespace spec = vfio_user::spec;
@@ -27,6 +29,15 @@ std::vector<std::string> fd_targets() {
     targets.push_back(std::filesystem::read_symlink(entry.path(), gone).string());
   }
   return targets;
+}
+
+void wait_readable(int fd, int milliseconds) {
+  const TimePoint end = Clock::system().now() + std::chrono::milliseconds(milliseconds);
+  pollfd state{.fd = fd, .events = POLLIN, .revents = 0};
+  while (::poll(&state, 1, milliseconds) < 0 && milliseconds > 0) {
+    const auto left = std::chrono::ceil<std::chrono::milliseconds>(end - Clock::system().now()).count();
+    milliseconds = static_cast<int>(std::max<std::int64_t>(left, 0));
+  }
 }
 }  // namespace
 
@@ -105,8 +116,7 @@ void VfioUserPeer::reply_error(const Message& to, int error) {
 
 void VfioUserPeer::fill(bool wait, int milliseconds) {
   if (end_ || !socket_) return;
-  pollfd state{.fd = socket_.get(), .events = POLLIN, .revents = 0};
-  if (wait) ::poll(&state, 1, milliseconds);
+  if (wait) wait_readable(socket_.get(), milliseconds);
   while (true) {
     std::array<std::byte, 65536> bytes;
     iovec piece{bytes.data(), bytes.size()};

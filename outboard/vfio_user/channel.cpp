@@ -83,12 +83,10 @@ Result<Channel::Received> Channel::receive(Wait wait) {
   message.msg_control = control.data();
   // Room for one descriptor more than allowed costs nothing and leaves fewer of them to the kernel to drop.
   message.msg_controllen = CMSG_SPACE(sizeof(int) * limits_.max_fds);
-  ssize_t got = 0;
-  do {
-    got = ::recvmsg(socket_.get(), &message, MSG_CMSG_CLOEXEC | (wait == Wait::no ? MSG_DONTWAIT : 0));
-  } while (got < 0 && errno == EINTR);
+  const ssize_t got = ::recvmsg(socket_.get(), &message, MSG_CMSG_CLOEXEC | (wait == Wait::no ? MSG_DONTWAIT : 0));
   if (got < 0) {
-    if (would_block(errno)) return Received::nothing;
+    // A signal: not tried again here, where the socket's timeout would begin anew.
+    if (would_block(errno) || errno == EINTR) return Received::nothing;
     return Error::from_errno("reading from the socket");
   }
   if (message.msg_controllen != 0 || (message.msg_flags & MSG_CTRUNC) != 0) [[unlikely]] {

@@ -44,7 +44,8 @@ class Channel {
   int fd() const { return socket_.get(); }
 
   /// One recvmsg. Only when ready() has said no. `end`: the peer has closed, between two messages.
-  /// ECONNRESET: it closed in the middle of one. What the system call says otherwise.
+  /// `nothing`: nothing came in time, or a signal ended the wait. ECONNRESET: it closed in the middle of one. What the
+  /// system call says otherwise.
   Result<Received> receive(Wait wait);
 
   /// Whether a whole message has arrived; take() then yields it. EPROTO: the header is none (size, type), or

@@ -41,6 +41,15 @@ Error connect_error(const std::string& path, int code) {
   }
 }
 
+/// How long connect() waits for room in the server's backlog. 0 would be for ever.
+void set_send_timeout(const UniqueFd& socket, Duration timeout) {
+  timeout = std::max<Duration>(timeout, std::chrono::microseconds(1));
+  const auto seconds = std::chrono::duration_cast<std::chrono::seconds>(timeout);
+  const auto rest = std::chrono::duration_cast<std::chrono::microseconds>(timeout - seconds);
+  const timeval limit{.tv_sec = seconds.count(), .tv_usec = rest.count()};
+  ::setsockopt(socket.get(), SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof limit);
+}
+
 Result<UniqueFd> try_connect(const std::string& path, Duration timeout) {
   sockaddr_un address{};
   address.sun_family = AF_UNIX;
@@ -51,14 +60,12 @@ Result<UniqueFd> try_connect(const std::string& path, Duration timeout) {
   std::ranges::copy(path, address.sun_path);
   UniqueFd socket(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
   if (!socket) return Error::from_errno("creating a socket");
-  const auto seconds = std::chrono::duration_cast<std::chrono::seconds>(timeout);
-  const auto rest = std::chrono::duration_cast<std::chrono::microseconds>(timeout - seconds);
-  const timeval limit{.tv_sec = seconds.count(), .tv_usec = std::max<suseconds_t>(rest.count(), seconds.count() == 0)};
-  ::setsockopt(socket.get(), SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof limit);
-  if (::connect(socket.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) != 0) {
-    return connect_error(path, errno);
-  }
-  return socket;
+  const TimePoint end = Clock::system().now() + timeout;
+  do {
+    set_send_timeout(socket, end - Clock::system().now());
+    if (::connect(socket.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) == 0) return socket;
+  } while (errno == EINTR && Clock::system().now() < end);
+  return connect_error(path, errno == EINTR ? EAGAIN : errno);
 }
 
 }  // namespace
