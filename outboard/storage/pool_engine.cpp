@@ -41,9 +41,9 @@ ssize_t perform(const FileOp& op, int fd) {
   const auto offset = static_cast<off_t>(op.offset);
   switch (op.kind) {
     case FileOp::Kind::read:
-      return ::preadv2(fd, op.pieces, static_cast<int>(op.piece_count), offset, 0);
+      return ::preadv(fd, op.pieces, static_cast<int>(op.piece_count), offset);
     case FileOp::Kind::write:
-      return ::pwritev2(fd, op.pieces, static_cast<int>(op.piece_count), offset, 0);
+      return ::pwritev(fd, op.pieces, static_cast<int>(op.piece_count), offset);
     case FileOp::Kind::sync:
       return ::fdatasync(fd);
     case FileOp::Kind::allocate:

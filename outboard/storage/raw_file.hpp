@@ -8,7 +8,7 @@ namespace outboard::storage {
 enum class Engine : std::uint8_t {
   automatic,  ///< io_uring where it is permitted, else threads; said once in the log
   io_uring,
-  pool,       ///< preadv2 and so on, on a few threads
+  pool,       ///< preadv and so on, on a few threads
 };
 
 /// A raw image file or a block device. Many readers or one that writes: the image is locked, see open_image. Once a flush

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <chrono>
+#include <memory>
 
 #include <liburing.h>
 
@@ -42,19 +43,34 @@ class Ring {
     }
     if (code < 0) return ring_error(-code);
     open_ = true;
+    OUTBOARD_CHECK(check_operations());
     return try_once();
   }
 
   io_uring& get() { return ring_; }
 
  private:
+  /// Kernels before 5.6 lack some, and the way to ask.
+  Status check_operations() {
+    const std::unique_ptr<io_uring_probe, void (*)(io_uring_probe*)> known(io_uring_get_probe_ring(&ring_),
+                                                                           io_uring_free_probe);
+    for (const int operation : {IORING_OP_READV, IORING_OP_WRITEV, IORING_OP_FSYNC, IORING_OP_FALLOCATE}) {
+      if (!known || io_uring_opcode_supported(known.get(), operation) == 0) return ring_error(ENOSYS);
+    }
+    return {};
+  }
+
   // A filter may allow making a ring and forbid using it.
   Status try_once() {
     io_uring_sqe* entry = io_uring_get_sqe(&ring_);
     io_uring_prep_nop(entry);
     io_uring_cqe* completion = nullptr;
     int code = io_uring_submit(&ring_);
-    if (code == 1) code = io_uring_wait_cqe(&ring_, &completion);
+    if (code == 1) {
+      do {
+        code = io_uring_wait_cqe(&ring_, &completion);
+      } while (code == -EINTR);
+    }
     if (code < 0 || completion == nullptr) return ring_error(code < 0 ? -code : EIO);
     io_uring_cqe_seen(&ring_, completion);
     return {};
