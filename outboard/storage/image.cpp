@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <bit>
+#include <thread>
 
 #include <fcntl.h>
 #include <linux/fs.h>
@@ -11,19 +12,43 @@
 
 #include <fmt/format.h>
 
+#include <outboard/base/file_holder.hpp>
+#include <outboard/base/loop.hpp>
+#include <outboard/storage/quoted.hpp>
+
 namespace outboard::storage {
 
 namespace {
 
-/// `path` as a shell takes it.
-std::string quoted(const std::string& path) {
-  const bool plain =
-      path.find_first_not_of("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789/._-+:@%,") ==
-      std::string::npos;
-  if (plain && !path.empty() && path[0] != '-') return path;
-  std::string text = path[0] == '-' ? "'./" : "'";
-  for (const char c : path) text += c == '\'' ? std::string("'\\''") : std::string(1, c);
-  return text + "'";
+/// A mounted disk is refused after this.
+constexpr Duration claim_patience = std::chrono::milliseconds(500);
+
+ImageAccess access_of(const Image& image) { return image.geometry.read_only ? ImageAccess::read : ImageAccess::write; }
+
+/// Whether `path` is a block device that is switched to read-only.
+bool is_write_protected(const std::string& path) {
+  struct stat info{};
+  if (::stat(path.c_str(), &info) != 0 || !S_ISBLK(info.st_mode)) return false;
+  const UniqueFd fd(::open(path.c_str(), O_RDONLY | O_NONBLOCK | O_CLOEXEC));
+  int locked = 0;
+  return fd && ::ioctl(fd.get(), BLKROGET, &locked) == 0 && locked != 0;
+}
+
+Error no_permission(int code, const std::string& path, bool read_only) {
+  if (!read_only && is_write_protected(path)) {
+    return Error(code, "the block device is write-protected")
+        .on(path)
+        .cure("serve it read-only, or: blockdev --setrw " + quoted(path));
+  }
+  if (code == EROFS) {
+    return Error(EROFS, "it lies on a file system that is mounted read-only").on(path).cure("serve it read-only");
+  }
+  if (!read_only && ::access(path.c_str(), R_OK) == 0) {
+    return Error(code, "no permission to write the image")
+        .on(path)
+        .cure("serve it read-only, or: chmod u+w " + quoted(path));
+  }
+  return Error(code, "no permission to read the image").on(path).cure("see: ls -ld " + quoted(path));
 }
 
 Error open_error(int code, const std::string& path, bool read_only) {
@@ -34,20 +59,17 @@ Error open_error(int code, const std::string& path, bool read_only) {
           .cure("to make an empty one: truncate -s 1G " + quoted(path));
     case EACCES:
     case EPERM:
-      if (!read_only && ::access(path.c_str(), R_OK) == 0) {
-        return Error(code, "no permission to write the image")
-            .on(path)
-            .cure("serve it read-only, or: chmod u+w " + quoted(path));
-      }
-      return Error(code, "no permission to read the image").on(path).cure("see: ls -ld " + quoted(path));
     case EROFS:
-      return Error(EROFS, "it lies on a file system that is mounted read-only").on(path).cure("serve it read-only");
+      return no_permission(code, path, read_only);
     case EISDIR:
       return Error(EISDIR, "is a directory, not an image").on(path).cure("name an image file or a block device");
     case EBUSY:
-      return Error(EBUSY, "the block device is in use (mounted, swap, or part of a volume)")
+      return Error(EBUSY, "the block device is in use (mounted, swap, part of a volume, or claimed by another process)")
           .on(path)
           .cure("see what uses it: lsblk " + quoted(path));
+    case EMFILE:
+    case ENFILE:
+      return Error(code, "out of file descriptors").on(path).cure("raise the limit: ulimit -n, LimitNOFILE=");
     default: {
       errno = code;
       return Error::from_errno("opening the image").on(path);
@@ -65,35 +87,17 @@ Result<UniqueFd> open_file(const std::string& path, bool read_only, int more) {
   return fd;
 }
 
-/// One that writes, or many that read. Locks of the open file description, so that they outlive neither it nor us.
-Status lock(const Image& image, bool read_only, const Log& log) {
-  struct flock range{};
-  range.l_type = static_cast<short>(read_only ? F_RDLCK : F_WRLCK);
-  range.l_whence = SEEK_SET;
-  if (::fcntl(image.guard.get(), F_OFD_SETLK, &range) == 0) return {};
-  if (errno != EAGAIN && errno != EACCES) {
-    log.warning("{}: cannot be locked ({}): nothing keeps a second server from writing it", image.path,
-                Error(errno).what());
-    return {};
-  }
-  return Error(EBUSY,
-               read_only ? "another process has the image open for writing" : "another process is using the image")
-      .on(image.path)
-      .cure("stop it, or serve the image read-only in both; to find it: fuser -v " + quoted(image.path));
-}
-
 std::uint32_t power_of_two(std::uint64_t size, std::uint32_t otherwise) {
   return size >= 512 && size <= (1U << 20) && std::has_single_bit(size) ? static_cast<std::uint32_t>(size) : otherwise;
 }
 
-Result<std::uint64_t> size_of(const Image& image) {
+Result<std::uint64_t> size_of(const Image& image, int fd) {
   std::uint64_t size = 0;
   if (image.block_device) {
-    if (::ioctl(image.guard.get(), BLKGETSIZE64, &size) != 0)
-      return Error::from_errno("asking for its size").on(image.path);
+    if (::ioctl(fd, BLKGETSIZE64, &size) != 0) return Error::from_errno("asking for its size").on(image.path);
   } else {
     struct stat info{};
-    if (::fstat(image.guard.get(), &info) != 0) return Error::from_errno("looking at the image").on(image.path);
+    if (::fstat(fd, &info) != 0) return Error::from_errno("looking at the image").on(image.path);
     size = static_cast<std::uint64_t>(info.st_size);
   }
   if (size == 0) return Error(EINVAL, "the image is empty").on(image.path).cure("truncate -s 1G " + quoted(image.path));
@@ -105,22 +109,17 @@ Result<std::uint64_t> size_of(const Image& image) {
   return size;
 }
 
-Status measure_block_device(Image& image) {
-  const int fd = image.guard.get();
+void measure_block_device(Image& image, int fd) {
   int logical = 512;
   unsigned physical = 0;
   unsigned optimal = 0;
-  int locked = 0;
   if (::ioctl(fd, BLKSSZGET, &logical) != 0) logical = 512;
   if (::ioctl(fd, BLKPBSZGET, &physical) != 0) physical = 0;
   if (::ioctl(fd, BLKIOOPT, &optimal) != 0) optimal = 0;
-  if (::ioctl(fd, BLKROGET, &locked) == 0 && locked != 0 && !image.geometry.read_only)
-    return open_error(EROFS, image.path, false);
   image.geometry.logical_block = power_of_two(static_cast<std::uint64_t>(std::max(logical, 0)), 512);
   image.geometry.physical_block = std::max(power_of_two(physical, 512), image.geometry.logical_block);
   image.geometry.optimal_io = optimal;
   image.alignment = image.geometry.logical_block;
-  return {};
 }
 
 /// Memory, offset and length alignment of O_DIRECT on a file: what the kernel says, or a page.
@@ -136,15 +135,37 @@ std::uint32_t direct_alignment(int fd) {
   return 4096;
 }
 
+/// What `info.st_blksize` means for a disk: a file system's unit up to a page, beyond that the size that suits it best (1
+/// MiB on NFS), which no sector of a disk has.
+void measure_file(Image& image, int fd, const struct stat& info) {
+  constexpr std::uint32_t page = 4096;
+  const std::uint32_t preferred = power_of_two(static_cast<std::uint64_t>(info.st_blksize), page);
+  image.geometry.physical_block = std::min(preferred, page);
+  image.geometry.optimal_io = preferred > page ? preferred : 0;
+  image.alignment = direct_alignment(fd);
+}
+
+/// Punches in a hole of the file, where that changes nothing; without a hole nothing is known, and false is never true.
+bool can_punch_in_a_hole(const Image& image) {
+  const off_t hole = ::lseek(image.fd.get(), 0, SEEK_HOLE);
+  if (hole < 0 || static_cast<std::uint64_t>(hole) >= image.geometry.capacity) return true;
+  const off_t data = ::lseek(image.fd.get(), hole, SEEK_DATA);
+  const off_t end = data < 0 ? static_cast<off_t>(image.geometry.capacity) : data;
+  return ::fallocate(image.fd.get(), FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, hole, end - hole) == 0;
+}
+
 /// Whether holes can be made. Asked beyond the end, where it changes nothing.
 bool can_punch(const Image& image) {
   const auto end = static_cast<off_t>((image.geometry.capacity + 0xffff) & ~UINT64_C(0xffff));
-  return ::fallocate(image.guard.get(), FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, end, 65536) == 0;
+  if (::fallocate(image.fd.get(), FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, end, 65536) == 0) return true;
+  // A file of the largest size has nothing beyond its end.
+  return errno == EFBIG && can_punch_in_a_hole(image);
 }
 
-Status measure(Image& image) {
+/// What the image is. `fd` is open for reading.
+Status measure(Image& image, int fd) {
   struct stat info{};
-  if (::fstat(image.guard.get(), &info) != 0) return Error::from_errno("looking at the image").on(image.path);
+  if (::fstat(fd, &info) != 0) return Error::from_errno("looking at the image").on(image.path);
   if (S_ISDIR(info.st_mode)) return open_error(EISDIR, image.path, image.geometry.read_only);
   image.block_device = S_ISBLK(info.st_mode);
   if (!S_ISREG(info.st_mode) && !image.block_device) {
@@ -153,45 +174,68 @@ Status measure(Image& image) {
         .cure("name an image file or a block device");
   }
   if (image.block_device) {
-    OUTBOARD_CHECK(measure_block_device(image));
+    measure_block_device(image, fd);
   } else {
-    image.geometry.physical_block = power_of_two(static_cast<std::uint64_t>(info.st_blksize), 4096);
-    image.alignment = direct_alignment(image.guard.get());
+    measure_file(image, fd, info);
   }
-  OUTBOARD_TRY(image.geometry.capacity, size_of(image));
-  const bool writable = !image.geometry.read_only;
-  image.geometry.can_discard = writable && (image.block_device || can_punch(image));
-  image.geometry.can_unmap_zeroes = image.geometry.can_discard;
-  // A file system that makes no holes makes no zeros either; asking would take space beyond the end.
-  image.geometry.can_write_zeroes = image.geometry.can_discard;
+  OUTBOARD_TRY(image.geometry.capacity, size_of(image, fd));
   return {};
+}
+
+void find_abilities(Geometry& geometry, bool punches) {
+  geometry.can_discard = !geometry.read_only && punches;
+  geometry.can_unmap_zeroes = geometry.can_discard;
+  // A file system that makes no holes makes no zeros either; asking would take space beyond the end.
+  geometry.can_write_zeroes = geometry.can_discard;
 }
 
 bool same_file(const UniqueFd& one, const UniqueFd& other) {
   struct stat first{};
   struct stat second{};
-  return ::fstat(one.get(), &first) == 0 && ::fstat(other.get(), &second) == 0 && first.st_dev == second.st_dev &&
-         first.st_ino == second.st_ino;
+  return ::fstat(one.get(), &first) == 0 && ::fstat(other.get(), &second) == 0 && is_same_file(first, second);
 }
 
-/// Opens what lies at the path once more. EAGAIN when that is another file by now.
-Result<UniqueFd> open_again(const Image& image, int more) {
+/// One more descriptor of the image, which is locked, for I/O. EAGAIN: another file lies at its path by now.
+Result<UniqueFd> open_for_io(const Image& image, const UniqueFd& locked, int more) {
   OUTBOARD_TRY(auto fd, open_file(image.path, image.geometry.read_only, more));
-  if (!same_file(fd, image.guard))
-    return Error(EAGAIN, "the image was replaced while it was being opened").on(image.path);
+  if (!same_file(fd, locked)) return Error(EAGAIN, "the image was replaced while it was being opened").on(image.path);
+  OUTBOARD_CHECK(lock_image_again(fd.get(), image.path, access_of(image)));
   return fd;
+}
+
+/// The same; a block device that is written is claimed (O_EXCL), which fails while it is mounted. A predecessor's claim
+/// ends a moment after its locks.
+Result<UniqueFd> open_and_claim(const Image& image, const UniqueFd& locked, int more) {
+  const bool claim = image.block_device && !image.geometry.read_only;
+  const TimePoint end = Clock::system().now() + claim_patience;
+  while (true) {
+    auto fd = open_for_io(image, locked, more | (claim ? O_EXCL : 0));
+    if (fd || !claim || fd.error().code() != EBUSY || Clock::system().now() >= end) return fd;
+    std::this_thread::sleep_for(std::chrono::milliseconds(10));
+  }
+}
+
+/// Leaves `image.direct` absent where the file system does not do O_DIRECT.
+Status open_direct(Image& image, const UniqueFd& locked, const Log& log) {
+  auto fd = open_and_claim(image, locked, O_DIRECT);
+  if (fd) {
+    image.direct = std::move(*fd);
+    return {};
+  }
+  if (fd.error().code() != EINVAL) return fd.error();
+  log.warning("{}: its file system does not do O_DIRECT: going through the page cache", image.path);
+  return {};
 }
 
 }  // namespace
 
 Status Image::measure_again() {
-  OUTBOARD_TRY(geometry.capacity, size_of(*this));
+  OUTBOARD_TRY(geometry.capacity, size_of(*this, fd.get()));
   return {};
 }
 
 Result<Image> Image::duplicate() const {
   Image other;
-  OUTBOARD_TRY(other.guard, guard.duplicate());
   OUTBOARD_TRY(other.fd, fd.duplicate());
   if (direct) {
     OUTBOARD_TRY(other.direct, direct.duplicate());
@@ -204,24 +248,20 @@ Result<Image> Image::duplicate() const {
   return other;
 }
 
-Result<Image> open_image(const std::string& path, bool read_only, bool direct, const Log& log) {
+Result<Image> open_image(const std::string& path, bool read_only, bool direct, const Log& log,
+                         const LockPatience& patience) {
   Image image;
   image.path = path;
   image.geometry.read_only = read_only;
-  struct stat info{};
-  const bool block_device = ::stat(path.c_str(), &info) == 0 && S_ISBLK(info.st_mode);
-  // O_EXCL on a block device (and only there) fails while it is mounted.
-  OUTBOARD_TRY(image.guard, open_file(path, read_only, block_device && !read_only ? O_EXCL : 0));
-  OUTBOARD_CHECK(measure(image));
-  OUTBOARD_CHECK(lock(image, read_only, log));
-  OUTBOARD_TRY(image.fd, open_again(image, 0));
-  if (!direct) return image;
-  auto past_cache = open_again(image, O_DIRECT);
-  if (past_cache) {
-    image.direct = std::move(*past_cache);
-  } else {
-    log.warning("{}: its file system does not do O_DIRECT: going through the page cache", path);
-  }
+  // For reading: nothing opens the image for writing before it is locked.
+  OUTBOARD_TRY(const UniqueFd guard, open_file(path, true, 0));
+  OUTBOARD_CHECK(measure(image, guard.get()));
+  if (!read_only && image.block_device && is_write_protected(path)) return no_permission(EACCES, path, false);
+  OUTBOARD_CHECK(lock_image(guard.get(), path, access_of(image), patience, log));
+  if (direct) OUTBOARD_CHECK(open_direct(image, guard, log));
+  OUTBOARD_TRY(image.fd, image.direct ? open_for_io(image, guard, 0) : open_and_claim(image, guard, 0));
+  OUTBOARD_CHECK(image.measure_again());
+  find_abilities(image.geometry, image.block_device || can_punch(image));
   return image;
 }
 

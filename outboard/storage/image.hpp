@@ -9,14 +9,13 @@
 #include <outboard/base/log.hpp>
 #include <outboard/base/result.hpp>
 #include <outboard/storage/backend.hpp>
+#include <outboard/storage/image_lock.hpp>
 
 namespace outboard::storage {
 
-/// An image file or block device, opened, measured and locked.
+/// An image file or block device, opened, measured and locked. Each descriptor carries the lock, so that the image stays
+/// locked until the last request on any of them has ended, whatever becomes of the process.
 struct Image {
-  /// Holds the lock. Used for nothing else: an io_uring that has a descriptor registered gives it back some time after its
-  /// process has ended, and a server that is started again at once would find the image locked.
-  UniqueFd guard;
   UniqueFd fd;  ///< through the page cache
   UniqueFd direct;  ///< O_DIRECT; may be absent
   std::uint32_t alignment = 0;  ///< of offsets, lengths and memory that `direct` takes
@@ -32,12 +31,14 @@ struct Image {
   Result<Image> duplicate() const;
 };
 
-/// Opens an image: many readers, or one that writes (a lock on the open file, given back by the kernel whatever becomes of
-/// the process). `log` is told when O_DIRECT or the lock is not to be had; the image is then used without.
+/// Opens an image: many readers, or one that writes, see lock_image. Where another process holds it, waits as long as
+/// `patience` says, and blocks the calling thread; nothing opens the image for writing before. `log` is told when O_DIRECT
+/// or the lock is not to be had (the image is then used without), and for what it waits.
 ///
-/// Errors are for people and carry a cure: ENOENT, EACCES, EROFS, EISDIR, EBUSY (locked, or a block device in use), EINVAL
-/// (neither file nor block device; empty; not a multiple of 512 bytes: refused, since a guest would see a disk that is
-/// shorter than the file).
-Result<Image> open_image(const std::string& path, bool read_only, bool direct, const Log& log);
+/// Errors are for people and carry a cure: ENOENT, EACCES and EPERM (no permission, or a block device that is
+/// write-protected), EROFS, EISDIR, EBUSY (locked, or a block device in use), EMFILE and ENFILE, EINVAL (neither file nor
+/// block device; empty; not a multiple of 512 bytes: refused, since a guest would see a disk that is shorter than the file).
+Result<Image> open_image(const std::string& path, bool read_only, bool direct, const Log& log,
+                         const LockPatience& patience = {});
 
 }  // namespace outboard::storage

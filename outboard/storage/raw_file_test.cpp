@@ -123,7 +123,7 @@ TEST_F(AnImage, IsWrittenByOneServerOnly) {
   ASSERT_TRUE(first);
   const Error error = refused(dir_.path("disk.raw"));
   EXPECT_EQ(error.code(), EBUSY);
-  EXPECT_THAT(error.message(), HasSubstr("another process is using the image"));
+  EXPECT_THAT(error.message(), HasSubstr("this process is using the image"));
   EXPECT_EQ(refused(dir_.path("disk.raw"), true).code(), EBUSY);
 }
 

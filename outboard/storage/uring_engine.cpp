@@ -219,6 +219,8 @@ UringEngine::~UringEngine() {
     io_uring_cqe_seen(&state.ring.get(), completion);
     --state.in_flight;
   }
+  // The ring would keep the image open, and locked, for some milliseconds more.
+  if (state.fixed) io_uring_unregister_files(&state.ring.get());
 }
 
 void UringEngine::start(FileOp& op) {

@@ -1,0 +1,323 @@
+// Who may have an image open with whom, and for what an opener waits.
+
+#include <outboard/storage/image_lock.hpp>
+
+#include <array>
+#include <cstring>
+#include <functional>
+#include <future>
+#include <optional>
+#include <set>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include <fcntl.h>
+#include <signal.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <outboard/storage/image.hpp>
+#include <outboard/testing/temp_dir.hpp>
+
+namespace outboard::storage {
+namespace {
+
+using std::chrono::seconds;
+using ::testing::HasSubstr;
+
+constexpr LockPatience none{.running = Duration::zero(), .ended = Duration::zero()};
+constexpr LockPatience until_freed{.running = seconds(600), .ended = seconds(600)};
+
+int set_lock(int fd, short type, off_t byte) {
+  struct flock lock{};
+  lock.l_type = type;
+  lock.l_whence = SEEK_SET;
+  lock.l_start = byte;
+  lock.l_len = 1;
+  return ::fcntl(fd, F_OFD_SETLK, &lock);
+}
+
+/// A process that has the image open, in a state that it keeps until it is killed.
+class Holder {
+ public:
+  enum class Kind : std::uint8_t { cached, direct, leaderless };
+
+  Holder(const std::string& path, ImageAccess access, Kind kind = Kind::cached) {
+    std::array<int, 2> ready{};
+    std::array<int, 2> queue{};
+    EXPECT_EQ(::pipe2(ready.data(), O_CLOEXEC), 0);
+    EXPECT_EQ(::socketpair(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0, queue.data()), 0);
+    pid_ = ::fork();
+    if (pid_ == 0) hold(path, access, kind, ready[1], queue[1]);
+    ready_ = UniqueFd(ready[0]);
+    requests_ = UniqueFd(queue[0]);
+    const UniqueFd one(ready[1]);
+    const UniqueFd other(queue[1]);
+    char word = 0;
+    opened_ = ::read(ready_.get(), &word, 1) == 1 && word == 'o';
+  }
+  ~Holder() { kill(); }
+  Holder(const Holder&) = delete;
+  Holder& operator=(const Holder&) = delete;
+
+  bool opened() const { return opened_; }
+  int pid() const { return pid_; }
+  /// SIGKILL. What it had open stays with the kernel, as with requests that storage has not answered yet: the descriptors
+  /// are on their way through a socket that nobody reads.
+  void kill() {
+    if (ended_) return;
+    ::kill(pid_, SIGKILL);
+    ::waitpid(pid_, nullptr, 0);
+    ended_ = true;
+  }
+  /// The storage has answered: the kernel closes what the process had open.
+  void finish_requests() { requests_.reset(); }
+
+ private:
+  [[noreturn]] static void hold(const std::string& path, ImageAccess access, Kind kind, int ready, int queue) {
+    const auto image = open_image(path, access == ImageAccess::read, kind == Kind::direct, Log(), none);
+    if (!image) ::_exit(1);
+    for (const UniqueFd* fd : {&image->fd, &image->direct}) {
+      if (*fd) send(queue, fd->get());
+    }
+    const auto stay = [ready] {
+      static_cast<void>(!::write(ready, "o", 1));
+      while (true) ::pause();
+    };
+    if (kind != Kind::leaderless) stay();
+    std::thread(stay).detach();
+    ::syscall(SYS_exit, 0);  // of this thread only
+    ::_exit(3);
+  }
+  static void send(int socket, int fd) {
+    char byte = 0;
+    iovec piece{&byte, 1};
+    alignas(cmsghdr) std::array<char, CMSG_SPACE(sizeof fd)> control{};
+    msghdr message{};
+    message.msg_iov = &piece;
+    message.msg_iovlen = 1;
+    message.msg_control = control.data();
+    message.msg_controllen = control.size();
+    cmsghdr* header = CMSG_FIRSTHDR(&message);
+    header->cmsg_level = SOL_SOCKET;
+    header->cmsg_type = SCM_RIGHTS;
+    header->cmsg_len = CMSG_LEN(sizeof fd);
+    std::memcpy(CMSG_DATA(header), &fd, sizeof fd);
+    if (::sendmsg(socket, &message, 0) != 1) ::_exit(2);
+  }
+
+  int pid_ = -1;
+  bool opened_ = false;
+  bool ended_ = false;
+  UniqueFd ready_;
+  UniqueFd requests_;
+};
+
+class ImageLock : public ::testing::Test {
+ protected:
+  void SetUp() override { static_cast<void>(dir_.make_file("disk.raw", 65536)); }
+
+  std::string path() const { return dir_.path("disk.raw"); }
+  Result<Image> open(ImageAccess access, const LockPatience& patience = none, const Log& log = Log()) const {
+    return open_image(path(), access == ImageAccess::read, false, log, patience);
+  }
+  /// 0, or the errno that the opener is refused with.
+  int refusal(ImageAccess access) const {
+    const auto image = open(access);
+    return image ? 0 : image.error().code();
+  }
+  /// What another program would find locked.
+  std::set<off_t> locked_bytes() const {
+    const UniqueFd fd(::open(path().c_str(), O_RDWR | O_CLOEXEC));
+    std::set<off_t> found;
+    for (off_t byte = 0; byte < 300; ++byte) {
+      if (set_lock(fd.get(), F_WRLCK, byte) != 0) found.insert(byte);
+    }
+    return found;
+  }
+  /// QEMU with these bytes.
+  UniqueFd qemu(std::initializer_list<off_t> bytes) const {
+    UniqueFd fd(::open(path().c_str(), O_RDWR | O_CLOEXEC));
+    for (const off_t byte : bytes) EXPECT_EQ(set_lock(fd.get(), F_RDLCK, byte), 0);
+    return fd;
+  }
+
+  /// Opens while `holder` has the image, lets `then` end that once the log has said what the opener waits for, and returns
+  /// what the log said.
+  std::string opens_after(ImageAccess access, const std::function<void()>& then) {
+    std::promise<std::string> said;
+    bool first = true;
+    const Log log([&](Level level, std::string_view line) {
+      if (level == Level::warning && std::exchange(first, false)) said.set_value(std::string(line));
+    });
+    auto opened = std::async(std::launch::async, [&] { return open(access, until_freed, log); });
+    std::string line = said.get_future().get();
+    EXPECT_EQ(opened.wait_for(seconds(0)), std::future_status::timeout) << "did not wait";
+    then();
+    const auto image = opened.get();
+    EXPECT_TRUE(image) << image.error().message();
+    return line;
+  }
+
+  outboard::testing::TempDir dir_;
+};
+
+TEST_F(ImageLock, OfAWriterIsThatOfAQemuGuestWhichWrites) {
+  const auto image = open(ImageAccess::write);
+  ASSERT_TRUE(image);
+  EXPECT_EQ(locked_bytes(), (std::set<off_t>{100, 101, 201, 203}));
+}
+
+TEST_F(ImageLock, OfAReaderIsThatOfAQemuGuestWhichReads) {
+  const auto image = open(ImageAccess::read);
+  ASSERT_TRUE(image);
+  EXPECT_EQ(locked_bytes(), (std::set<off_t>{100, 201, 203}));
+}
+
+TEST_F(ImageLock, KeepsBothAwayFromAQemuGuestThatWrites) {
+  const UniqueFd guest = qemu({100, 101, 201, 203});
+  EXPECT_EQ(refusal(ImageAccess::write), EBUSY);
+  EXPECT_EQ(refusal(ImageAccess::read), EBUSY);
+}
+
+TEST_F(ImageLock, LetsOnlyReadersBesideAQemuGuestThatReads) {
+  const UniqueFd guest = qemu({100, 201, 203});
+  EXPECT_EQ(refusal(ImageAccess::write), EBUSY);
+  EXPECT_EQ(refusal(ImageAccess::read), 0);
+}
+
+TEST_F(ImageLock, KeepsAwayFromAWriterThatSharesEverything) {  // qemu-storage-daemon, share-rw=on
+  const UniqueFd daemon = qemu({100, 101});
+  EXPECT_EQ(refusal(ImageAccess::write), EBUSY);
+  EXPECT_EQ(refusal(ImageAccess::read), EBUSY);
+}
+
+TEST_F(ImageLock, DoesNotMindAReaderThatSharesEverything) {  // qemu-img info -U
+  const UniqueFd reader = qemu({100});
+  EXPECT_EQ(refusal(ImageAccess::write), 0);
+  EXPECT_EQ(refusal(ImageAccess::read), 0);
+}
+
+TEST_F(ImageLock, LeavesNothingLockedWhenItIsRefused) {
+  const UniqueFd guest = qemu({201});
+  EXPECT_EQ(refusal(ImageAccess::write), EBUSY);
+  EXPECT_EQ(locked_bytes(), (std::set<off_t>{201}));
+}
+
+TEST_F(ImageLock, IsCarriedByEachDescriptorThatDoesIo) {
+  for (UniqueFd Image::* const which : {&Image::fd, &Image::direct}) {
+    UniqueFd last;
+    {
+      auto image = open_image(path(), false, true, Log(), none);
+      ASSERT_TRUE(image) << image.error().message();
+      last = std::move((*image).*which);
+      if (!last) continue;  // this file system does not do O_DIRECT
+    }
+    EXPECT_EQ(locked_bytes(), (std::set<off_t>{100, 101, 201, 203}));
+    EXPECT_EQ(refusal(ImageAccess::write), EBUSY);
+    last.reset();
+    EXPECT_EQ(refusal(ImageAccess::write), 0);
+  }
+}
+
+TEST_F(ImageLock, IsSharedByDuplicates) {
+  std::optional<Image> other;
+  {
+    const auto image = open(ImageAccess::write);
+    ASSERT_TRUE(image);
+    other = image->duplicate().value();
+  }
+  EXPECT_EQ(refusal(ImageAccess::read), EBUSY);
+  other.reset();
+  EXPECT_EQ(refusal(ImageAccess::read), 0);
+}
+
+TEST_F(ImageLock, NamesTheProcessThatHasIt) {
+  const Holder holder(path(), ImageAccess::write);
+  ASSERT_TRUE(holder.opened());
+  const auto image = open(ImageAccess::read);
+  ASSERT_FALSE(image);
+  EXPECT_EQ(image.error().code(), EBUSY);
+  EXPECT_THAT(image.error().message(), HasSubstr("process " + std::to_string(holder.pid()) + " ("));
+  EXPECT_THAT(image.error().message(), HasSubstr("has the image open for writing"));
+}
+
+TEST_F(ImageLock, IsWaitedForUntilItsProcessEnds) {
+  Holder holder(path(), ImageAccess::write);
+  ASSERT_TRUE(holder.opened());
+  const std::string line = opens_after(ImageAccess::write, [&] {
+    holder.finish_requests();
+    holder.kill();
+  });
+  EXPECT_THAT(line, HasSubstr("waiting up to 600 s for process " + std::to_string(holder.pid()) + " ("));
+}
+
+TEST_F(ImageLock, OfAKilledProcessIsWaitedForUntilItsLastRequestHasEnded) {
+  for (const auto kind : {Holder::Kind::cached, Holder::Kind::direct}) {
+    Holder holder(path(), ImageAccess::write, kind);
+    ASSERT_TRUE(holder.opened());
+    holder.kill();
+    const auto refused = open(ImageAccess::write);
+    ASSERT_FALSE(refused);
+    EXPECT_EQ(refused.error().code(), EBUSY);
+    EXPECT_THAT(refused.error().message(), HasSubstr("has ended, but the kernel still carries out its disk requests"));
+    const std::string line = opens_after(ImageAccess::write, [&] { holder.finish_requests(); });
+    EXPECT_THAT(line, HasSubstr("process " + std::to_string(holder.pid()) + " has ended, but the kernel still"));
+  }
+}
+
+TEST_F(ImageLock, OfAProcessWhoseThreadsAreStillWithTheStorageIsWaitedForAsLong) {
+  // The leader has ended, as after SIGKILL; another thread is left.
+  Holder holder(path(), ImageAccess::write, Holder::Kind::leaderless);
+  ASSERT_TRUE(holder.opened());
+  const LockPatience long_for_ended{.running = Duration::zero(), .ended = seconds(600)};
+  auto opened = std::async(std::launch::async, [&] { return open(ImageAccess::write, long_for_ended); });
+  EXPECT_EQ(opened.wait_for(seconds(0)), std::future_status::timeout);
+  holder.finish_requests();
+  holder.kill();
+  EXPECT_TRUE(opened.get());
+}
+
+TEST_F(ImageLock, OfAKilledReaderIsWaitedForByReadersToo) {
+  // Its requests still write, into memory that its successor answers for.
+  Holder holder(path(), ImageAccess::read);
+  ASSERT_TRUE(holder.opened());
+  EXPECT_EQ(refusal(ImageAccess::read), 0) << "a reader that runs keeps readers away";
+  holder.kill();
+  EXPECT_EQ(refusal(ImageAccess::read), EBUSY);
+  opens_after(ImageAccess::read, [&] { holder.finish_requests(); });
+}
+
+TEST_F(ImageLock, IsFoundAmongManyReaders) {
+  std::vector<std::unique_ptr<Holder>> readers;
+  for (int i = 0; i < 8; ++i) readers.push_back(std::make_unique<Holder>(path(), ImageAccess::read));
+  readers[3]->kill();
+  const auto image = open(ImageAccess::read);
+  ASSERT_FALSE(image);
+  EXPECT_THAT(image.error().message(), HasSubstr("process " + std::to_string(readers[3]->pid()) + " has ended"));
+}
+
+TEST_F(ImageLock, IsNotWaitedForInTheProcessThatHasIt) {
+  const auto first = open(ImageAccess::write);
+  ASSERT_TRUE(first);
+  const auto second = open(ImageAccess::write, until_freed);
+  ASSERT_FALSE(second);
+  EXPECT_THAT(second.error().message(), HasSubstr("this process is using the image"));
+}
+
+TEST_F(ImageLock, IsNotTakenOnAnotherFileAtTheSamePath) {
+  const auto first = open(ImageAccess::write);
+  ASSERT_TRUE(first);
+  ASSERT_EQ(::rename(path().c_str(), dir_.path("moved.raw").c_str()), 0);
+  static_cast<void>(dir_.make_file("disk.raw", 65536));
+  EXPECT_EQ(refusal(ImageAccess::write), 0);
+}
+
+}  // namespace
+}  // namespace outboard::storage
