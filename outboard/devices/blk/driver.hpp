@@ -26,7 +26,8 @@ class DriverCore;
 /// in a minute it is given up, and everything ends with ENODEV.
 ///
 /// The driver belongs to its control loop's thread. It must be destroyed there, with no other thread in a call to one of
-/// its queues; queues on other loops must have been stopped before (stop_queues).
+/// its queues; queues on other loops must have been stopped before (stop_queues). A completion must not destroy it, nor
+/// assign to it: Loop::post that.
 class Driver {
  public:
   /// What the caller chooses.
@@ -124,7 +125,9 @@ class Driver {
   /// What GET_ID says, to its first NUL: at most 20 bytes, and whatever the device likes.
   Result<std::string> id();
 
-  /// Ends the registrations of queues on other loops, before the driver is destroyed. `done` on the control loop.
+  /// Ends the registrations of queues on other loops, before the driver is destroyed. The queues deliver nothing any more:
+  /// what is in flight ends when the driver is destroyed. `done` on the control loop; where that is the caller's, it may
+  /// destroy the driver.
   void stop_queues(std::move_only_function<void()> done);
 
  private:

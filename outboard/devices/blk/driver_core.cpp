@@ -163,7 +163,7 @@ void DriverCore::vector_fired(unsigned vector, Loop& here) {
 }
 
 void DriverCore::config_changed() {
-  if (recovering_ || dead() != 0) return;
+  if (recovering_ || stopped_ || dead() != 0) return;
   const auto status = transport_.status();
   // VIRTIO 1.4, 2.1.1 and reference 7.3, row 22: all ones is nobody there.
   if (!status || *status == nothing_there || transport_.gone())
@@ -201,7 +201,7 @@ void DriverCore::on_loop(Loop& loop, std::move_only_function<void()> task) {
 // queue goes on.
 
 void DriverCore::recover(const Error& reason) {
-  if (recovering_ || dead() != 0) return;
+  if (recovering_ || stopped_ || dead() != 0) return;
   recovering_ = true;
   reason_ = reason.code() == ETIMEDOUT ? ETIMEDOUT : EIO;
   options_.log.warning("{}: {}; resetting the device", transport_.name(), reason.message());
@@ -217,7 +217,7 @@ void DriverCore::recover(const Error& reason) {
 }
 
 void DriverCore::paused() {
-  if (--pausing_ == 0 && recovering_) restart();
+  if (--pausing_ == 0 && recovering_ && !stopped_) restart();
 }
 
 bool DriverCore::may_recover() {
@@ -273,17 +273,26 @@ void DriverCore::give_up(int error, const Error& reason) {
   }
 }
 
+/// From here on nothing is given to the queues any more, whatever the device does: they may be destroyed on this thread.
 void DriverCore::stop_queues(std::move_only_function<void()> done) {
+  stopped_ = true;
+  on_each_queue([](Queue& queue) { queue.stop(); },
+                [this, done = std::move(done)]() mutable {
+                  // Once more, for what a queue that shares its vector had posted to the others before it was stopped.
+                  on_each_queue([](Queue&) {}, std::move(done));
+                });
+}
+
+/// Has `task` run for each queue on its loop; then, on the control loop, `done`, if the driver is there still.
+void DriverCore::on_each_queue(void (*task)(Queue& queue), std::move_only_function<void()> done) {
   auto left = std::make_shared<std::size_t>(queues_.size());
   auto shared = std::make_shared<std::move_only_function<void()>>(std::move(done));
   for (auto& queue : queues_) {
-    on_loop(queue->loop(), [this, &queue = *queue, left, shared] {
-      queue.pause();
-      queue.watch_.reset();
-      queue.timer_.reset();
-      queue.poller_.reset();
-      control_->post([left, shared] {
-        if (--*left == 0) (*shared)();
+    on_loop(queue->loop(), [this, task, &queue = *queue, left, shared] {
+      task(queue);
+      control_->post([weak = weak_from_this(), left, shared] {
+        if (--*left != 0 || weak.expired()) return;
+        (*shared)();
       });
     });
   }

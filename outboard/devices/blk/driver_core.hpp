@@ -63,6 +63,7 @@ class DriverCore : public std::enable_shared_from_this<DriverCore> {
   bool may_recover();
   void give_up(int error, const Error& reason);
   void on_loop(Loop& loop, std::move_only_function<void()> task);
+  void on_each_queue(void (*task)(Queue& queue), std::move_only_function<void()> done);
 
   virtio::Transport& transport_;
   std::unique_ptr<virtio::Transport> owned_;
@@ -77,6 +78,7 @@ class DriverCore : public std::enable_shared_from_this<DriverCore> {
   std::vector<std::unique_ptr<Queue>> queues_;
   Registration config_watch_;
   bool recovering_ = false;
+  bool stopped_ = false;  // the queues, for good
   int reason_ = 0;  // of the recovery, as an errno value
   std::size_t pausing_ = 0;
   std::atomic<unsigned> recovered_{0};

@@ -31,7 +31,7 @@ class IoProgress {
 struct Io {
   /// What is asked of the disk.
   enum class Kind : std::uint8_t { read, write, flush, discard, write_zeroes, get_id };
-  /// May submit the next one, and may destroy this one.
+  /// May submit the next one, and may destroy this one and what it points to.
   using Done = void (*)(Io& io);
 
   Kind kind = Kind::read;  ///< what is asked
@@ -44,7 +44,8 @@ struct Io {
   void* context = nullptr;  ///< the caller's
 
   /// 0, or a positive errno: EIO (the device says so, or answers nonsense), ENOTSUP (the device does not do this),
-  /// ETIMEDOUT, ENODEV (the device has gone or is given up), ECANCELED (the driver was destroyed).
+  /// EINVAL (the device was reset meanwhile and takes less at once than before), ETIMEDOUT, ENODEV (the device has gone or
+  /// is given up), ECANCELED (the driver was destroyed).
   int error = 0;
 
   IoProgress progress{};  ///< the Queue's own

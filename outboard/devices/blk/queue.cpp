@@ -169,51 +169,72 @@ std::uint64_t Queue::plan(const Io& io, IoProgress::Place& end) const {
   return aligned / sector_size;
 }
 
-/// Hands as much of it to the device as there is room for. True: all of it.
+/// Hands as much of it to the device as there is room for. True: nothing of it waits any more. It may have ended then, and
+/// been destroyed by its `done`.
 bool Queue::issue(Io& io) {
   while (!io.progress.issued_) {
-    if (paused_ || free_ == nullptr || !issue_part(io)) return false;
+    if (paused_ || free_ == nullptr) return false;
+    IoProgress::Place end = io.progress.next_;
+    const std::uint64_t sectors = next_part(io, end);
+    // The limits have shrunk since submit().
+    if (io.progress.total_ != 0 && sectors == 0) {
+      give_up_rest(io);
+      return true;
+    }
+    if (!issue_part(io, sectors, end)) return false;
   }
   return true;
 }
 
-bool Queue::issue_part(Io& io) {
-  IoProgress::Place end = io.progress.next_;
-  std::uint64_t sectors = 0;
-  if (has_data(io.kind)) {
-    sectors = plan(io, end);
-  } else if (has_range(io.kind)) {
-    const std::uint32_t most =
-        io.kind == Io::Kind::discard ? limits_.max_discard_sectors : limits_.max_write_zeroes_sectors;
-    sectors = std::min<std::uint64_t>(io.progress.total_ - io.progress.next_.sectors, most);
-    end.sectors += sectors;
-  }
+/// How many sectors the next request can carry; `end` is where they end. 0: an operation without sectors, or none fits.
+std::uint64_t Queue::next_part(const Io& io, IoProgress::Place& end) const {
+  if (has_data(io.kind)) return plan(io, end);
+  if (!has_range(io.kind)) return 0;
+  const std::uint64_t sectors = std::min<std::uint64_t>(io.progress.total_ - end.sectors, most_sectors(io.kind));
+  end.sectors += sectors;
+  return sectors;
+}
+
+/// What one request for a range may cover.
+std::uint32_t Queue::most_sectors(Io::Kind kind) const {
+  return kind == Io::Kind::discard ? limits_.max_discard_sectors : limits_.max_write_zeroes_sectors;
+}
+
+/// What has not been sent of it cannot be. Ends it where nothing of it is with the device: `io` may be destroyed then.
+void Queue::give_up_rest(Io& io) {
+  io.error = EINVAL;
+  io.progress.issued_ = true;
+  if (io.progress.parts_ == 0) finish(io);
+}
+
+/// False: no room now.
+bool Queue::issue_part(Io& io, std::uint64_t sectors, const IoProgress::Place& end) {
   Slot& slot = *free_;
   slot.io = &io;
   slot.from = io.progress.next_;
   slot.sectors = sectors;
   slot.attempts = 1;
-  const bool impossible = io.progress.total_ != 0 && sectors == 0;  // the limits have shrunk since submit()
-  if (impossible) io.error = EINVAL;
-  if (!impossible && !send(slot)) {
+  if (!send(slot)) {
     slot.io = nullptr;
     return false;
   }
-  if (!impossible) {
-    free_ = slot.next_free;
-    ++io.progress.parts_;
-    io.progress.next_ = end;
-    io.progress.issued_ = io.progress.next_.sectors == io.progress.total_;
-    return true;
-  }
-  slot.io = nullptr;
-  io.progress.issued_ = true;
-  if (io.progress.parts_ == 0) finish(io);
+  free_ = slot.next_free;
+  ++io.progress.parts_;
+  io.progress.next_ = end;
+  io.progress.issued_ = end.sectors == io.progress.total_;
   return true;
 }
 
-/// The pieces of a slot's data, none longer than size_max.
-std::size_t Queue::gather(const Slot& slot, std::vector<virtio::Element>& elements) const {
+/// Whether the device takes the request as it is, now that its limits may be others than when it was first sent.
+bool Queue::fits(const Slot& slot) const {
+  const Io& io = *slot.io;
+  if (has_range(io.kind)) return slot.sectors <= most_sectors(io.kind);
+  return !has_data(io.kind) || count_pieces(slot) <= seg_max_;
+}
+
+/// Calls `each(element)` for the pieces of a slot's data, none longer than size_max, for as long as it returns true.
+template <typename Each>
+void Queue::each_piece(const Slot& slot, Each each) const {
   std::uint64_t left = slot.sectors * sector_size;
   std::size_t element = slot.from.element;
   std::uint32_t offset = slot.from.offset;
@@ -221,7 +242,7 @@ std::size_t Queue::gather(const Slot& slot, std::vector<virtio::Element>& elemen
     const virtio::Element& whole = slot.io->data[element];
     const auto size =
         static_cast<std::uint32_t>(std::min<std::uint64_t>({left, whole.length - offset, limits_.size_max}));
-    elements.push_back({whole.address + offset, size});
+    if (!each(virtio::Element{whole.address + offset, size})) return;
     left -= size;
     offset += size;
     if (offset == whole.length) {
@@ -229,7 +250,13 @@ std::size_t Queue::gather(const Slot& slot, std::vector<virtio::Element>& elemen
       offset = 0;
     }
   }
-  return elements.size();
+}
+
+/// No further than one more than the device takes.
+std::size_t Queue::count_pieces(const Slot& slot) const {
+  std::size_t count = 0;
+  each_piece(slot, [&](const virtio::Element&) { return ++count <= seg_max_; });
+  return count;
 }
 
 /// Makes the slot's request available. False: no room now.
@@ -241,7 +268,13 @@ bool Queue::send(Slot& slot) {
   readable_.clear();
   writable_.clear();
   readable_.push_back({slot.iova, sizeof(spec::RequestHeader)});
-  if (has_data(io.kind)) gather(slot, io.kind == Io::Kind::read ? writable_ : readable_);
+  if (has_data(io.kind)) {
+    auto& elements = io.kind == Io::Kind::read ? writable_ : readable_;
+    each_piece(slot, [&](const virtio::Element& piece) {
+      elements.push_back(piece);
+      return true;
+    });
+  }
   if (has_range(io.kind)) {
     const std::uint32_t flags = io.kind == Io::Kind::write_zeroes && io.unmap ? spec::RangeSegment::unmap : 0;
     const spec::RangeSegment segment{raw(io.sector) + slot.from.sectors, static_cast<std::uint32_t>(slot.sectors),
@@ -410,18 +443,31 @@ void Queue::pause() {
   more_.reset();
 }
 
+void Queue::stop() {
+  pause();
+  watch_.reset();
+  timer_.reset();
+  poller_.reset();
+}
+
 /// The device is there (again), with a new ring: what was in flight goes out again. Everything a disk does can be done
 /// twice. What has been sent too often ends with `reason`.
 void Queue::resume(int reason) {
   if (dead_ != 0) return;
   resend_.clear();
-  std::vector<Slot*> given_up;
+  std::vector<std::pair<Slot*, int>> given_up;
   for (Slot& slot : slots_) {
     if (slot.io == nullptr) continue;
     slot.since = now_;
-    (slot.io->error == 0 && ++slot.attempts <= most_attempts ? resend_ : given_up).push_back(&slot);
+    if (slot.io->error != 0 || ++slot.attempts > most_attempts) {
+      given_up.emplace_back(&slot, reason);
+    } else if (!fits(slot)) {
+      given_up.emplace_back(&slot, EINVAL);
+    } else {
+      resend_.push_back(&slot);
+    }
   }
-  for (Slot* slot : given_up) part_ended(*slot, reason);  // still paused: what its caller submits now waits
+  for (const auto& [slot, error] : given_up) part_ended(*slot, error);  // still paused: what its caller submits waits
   paused_ = false;
   if (!vector() && !core_.options().poll && !poller_.active()) poller_ = loop_.poll([this] { return poll() != 0; });
   issue_waiting();

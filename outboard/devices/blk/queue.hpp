@@ -53,6 +53,8 @@ class Queue {
   // DriverCore, while nothing else touches the queue.
   Status build(const virtio::Features& features, const Limits& limits, std::optional<unsigned> vector);
   void pause();
+  /// Ends what it has registered with its loop.
+  void stop();
   void resume(int reason);
   void give_up(int error);
   /// The device was never seen to stop: what it may still write to is never used for anything else.
@@ -67,9 +69,15 @@ class Queue {
 
   Status check(Io& io) const;
   bool issue(Io& io);
-  bool issue_part(Io& io);
+  std::uint64_t next_part(const Io& io, IoProgress::Place& end) const;
+  std::uint32_t most_sectors(Io::Kind kind) const;
+  void give_up_rest(Io& io);
+  bool issue_part(Io& io, std::uint64_t sectors, const IoProgress::Place& end);
+  bool fits(const Slot& slot) const;
   bool send(Slot& slot);
-  std::size_t gather(const Slot& slot, std::vector<virtio::Element>& elements) const;
+  template <typename Each>
+  void each_piece(const Slot& slot, Each each) const;
+  std::size_t count_pieces(const Slot& slot) const;
   std::uint64_t plan(const Io& io, IoProgress::Place& end) const;
   void issue_waiting();
   Io* pop_waiting();

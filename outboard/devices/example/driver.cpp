@@ -27,6 +27,11 @@ virtio::Features wanted(const Driver::Options& options) {
   return features;
 }
 
+template <typename Callback>
+std::shared_ptr<const Callback> shared(Callback callback) {
+  return callback ? std::make_shared<const Callback>(std::move(callback)) : nullptr;
+}
+
 }  // namespace
 
 /// What is behind a Driver, at a fixed place: registrations with the loop refer to it.
@@ -64,8 +69,9 @@ class Driver::Core {
   std::unique_ptr<Reactor> reactor_;  // where the loop is our own
   Loop* loop_ = nullptr;
   virtio::Features features_;
-  std::function<void(const Event&)> on_event_;
-  std::function<void(const Limit&)> on_limit_;
+  // Shared with the call that runs them: one that sets another lives until it returns.
+  std::shared_ptr<const std::function<void(const Event&)>> on_event_;
+  std::shared_ptr<const std::function<void(const Limit&)>> on_limit_;
   bool broken_ = true;
   std::uint16_t depth_ = 0;
   unsigned delivering_ = 0;  // callbacks on the stack
@@ -105,9 +111,12 @@ Status Driver::Core::prepare() {
     OUTBOARD_TRY(reactor_, Reactor::create());
     loop_ = reactor_.get();
   }
-  // Told on our loop, perhaps when we have gone ourselves. Nothing that is in flight ends otherwise.
-  transport_.on_gone([weak = std::weak_ptr(self_)] {
-    if (const auto self = weak.lock()) (*self)->config_changed();
+  // Perhaps when we have gone ourselves, or are in the middle of a call. Nothing that is in flight ends otherwise.
+  transport_.on_gone([loop = loop_, weak = std::weak_ptr(self_)] {
+    if (weak.expired()) return;
+    loop->post([weak] {
+      if (const auto self = weak.lock()) (*self)->config_changed();
+    });
   });
   return transport_.attach(*loop_);
 }
@@ -199,9 +208,10 @@ void Driver::Core::config_changed() {
   if (!status || *status == nothing_there || transport_.gone())
     return fail(Error(ENODEV, "the device has gone"), ENODEV);
   if ((*status & virtio::spec::status::needs_reset) != 0) return fail(Error(EIO, "the device asks for a reset"), EIO);
-  if (!on_limit_ || !limited()) return;
+  const auto told = on_limit_;
+  if (!told || !limited()) return;
   ++delivering_;
-  if (const auto now = limit()) on_limit_(*now);
+  if (const auto now = limit()) (*told)(*now);
   --delivering_;
   publish();
 }
@@ -254,9 +264,10 @@ void Driver::Core::take_events() {
     const auto next = events_->next();
     if (!next) return fail(next.error(), EIO);
     if (!*next) break;
-    if (!(*next)->event || !on_event_) continue;
+    const auto told = on_event_;
+    if (!(*next)->event || !told) continue;
     ++delivering_;
-    on_event_(*(*next)->event);
+    (*told)(*(*next)->event);
     --delivering_;
     if (broken_) return;
   }
@@ -366,8 +377,8 @@ const virtio::Features& Driver::features() const { return core_->features_; }
 bool Driver::has_limit() const { return core_->limited(); }
 Result<Limit> Driver::limit() const { return core_->limit(); }
 bool Driver::broken() const { return core_->broken_; }
-void Driver::on_event(std::function<void(const Event&)> callback) { core_->on_event_ = std::move(callback); }
-void Driver::on_limit(std::function<void(const Limit&)> callback) { core_->on_limit_ = std::move(callback); }
+void Driver::on_event(std::function<void(const Event&)> callback) { core_->on_event_ = shared(std::move(callback)); }
+void Driver::on_limit(std::function<void(const Limit&)> callback) { core_->on_limit_ = shared(std::move(callback)); }
 Status Driver::submit(Call& call) { return core_->submit(call); }
 void Driver::publish() { core_->publish(); }
 unsigned Driver::poll() { return core_->poll(); }

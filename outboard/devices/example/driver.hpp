@@ -36,7 +36,7 @@ struct Event {
 /// One request, as its caller sees it. The caller owns it and leaves it alone from Driver::submit() until `done`, which
 /// comes exactly once, on the driver's loop.
 struct Call {
-  /// May submit the next call, and this one again.
+  /// May submit the next call, and this one again; may destroy this one.
   using Done = void (*)(Call& call);
 
   std::uint32_t value = 0;  ///< the number to add one to
@@ -56,7 +56,8 @@ struct Call {
 /// The device may be another process: nothing it does ends the driver. One that asks for a reset, breaks a rule or does
 /// not answer in time is reset and left alone: calls fail with EIO until restart().
 ///
-/// One thread, that of its loop. Callbacks may submit, but must not destroy the driver, move it or restart it.
+/// One thread, that of its loop. Callbacks may submit and set other callbacks, but must not destroy the driver, move it or
+/// restart it.
 class Driver {
  public:
   /// What the caller chooses.
