@@ -5,15 +5,15 @@
 namespace outboard::virtio {
 
 void Chain::grow() {
-  const bool was_inline = spill_.empty();
-  spill_.resize(std::size_t{capacity_} * 4);
+  const bool was_inline = !is_long();
+  if (!was_inline || spill_.empty()) spill_.resize(std::size_t{capacity_} * 4);
   if (was_inline) std::ranges::copy(inline_, spill_.begin());
   capacity_ = static_cast<std::uint32_t>(spill_.size());
   elements_ = spill_.data();
 }
 
 void Chain::release() {
-  spill_ = {};
+  if (spill_.size() > keep) spill_ = {};
   capacity_ = inline_count;
   elements_ = inline_.data();
 }

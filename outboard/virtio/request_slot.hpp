@@ -87,9 +87,10 @@ class Chain {
   bool is_long() const { return capacity_ != inline_count; }
   /// Elements that do not fit inline: what a hostile driver could make us hold.
   std::uint32_t spilled() const { return is_long() ? sum_.count : 0; }
-  /// Gives back storage that only an unusually long chain needed.
+  /// For the next chain, which may be short: elements are inline again. Storage of its own is kept, but for what only an
+  /// unusually long chain needed.
   void trim() {
-    if (capacity_ > keep) release();
+    if (is_long()) release();
   }
 
  private:
@@ -150,14 +151,14 @@ struct RequestSlot {
   std::vector<iovec> readable_pieces;
   std::vector<iovec> writable_pieces;
   std::uint64_t pieces_left = 0;  ///< writable bytes handed out as pieces and not reported yet
-
-  /// What a ring finds out about a buffer.
   /// Of pieces handed out before those, and found on another map.
   struct EarlierPin {
     MemoryView::Epoch* epoch;
     memory::Access access;
   };
   std::vector<EarlierPin> earlier_pins;
+
+  /// What a ring finds out about a buffer.
   void set_buffer(std::uint16_t at, std::uint16_t buffer_id, std::uint16_t count) {
     head = at;
     id = buffer_id;
