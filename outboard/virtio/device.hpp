@@ -25,7 +25,8 @@ struct Identity {
   Features features{};
   std::vector<std::uint16_t> queue_sizes{};  ///< one maximum size for each queue; powers of two
   std::uint32_t config_size = 0;  ///< bytes of device configuration space; 0: none
-  /// Longest chain the device takes, in elements, where that is more than the queue size (0: the queue size).
+  /// Longest chain the device takes, in elements, where that is more than a queue's maximum size (0: that size). It holds
+  /// whatever size the driver chooses: an indirect table may have more entries than a small queue. More is a violation.
   std::uint32_t max_chain = 0;
 };
 

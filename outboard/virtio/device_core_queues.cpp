@@ -171,7 +171,7 @@ void DeviceCore::State::run_engine(unsigned index, const QueueState& state) {
                                  .event_idx = features.has(Feature::event_idx),
                                  .indirect = features.has(Feature::indirect_desc),
                                  .in_order = features.has(Feature::in_order),
-                                 .chain_limit = std::max<std::uint32_t>(state.size, core.identity().max_chain)};
+                                 .chain_limit = std::max<std::uint32_t>(queue.max_size, core.identity().max_chain)};
   on_loop(queue, [engine = queue.engine, state, rules, is_paused = paused] {
     engine->set_paused(is_paused);
     engine->start(state, rules);

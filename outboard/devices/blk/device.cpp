@@ -15,6 +15,10 @@ namespace {
 
 constexpr std::uint16_t smallest_queue = 4;  // a header, data, a status
 constexpr unsigned most_queues = 256;
+// Elements of a buffer: more than header, SEG_MAX and status. Drivers are known that exceed SEG_MAX by the element that data
+// need which begin in the middle of a page (viostor), or do not look at it (OVMF); QEMU takes 1024 whatever it says.
+constexpr std::uint32_t tolerated_chain = 1024;
+constexpr std::uint32_t spare_elements = 16;
 // Bounds of one range, in sectors: 2 GiB where the storage has a fast way, else what can be written in a moment.
 constexpr std::uint32_t fast_range = UINT32_C(1) << 22;
 constexpr std::uint32_t slow_range = UINT32_C(1) << 16;
@@ -98,7 +102,8 @@ virtio::Identity Device::identity() const {
   return {.device_id = device_id,
           .features = offered_features(backend_->geometry(), options_),
           .queue_sizes = std::vector<std::uint16_t>(options_.queues, options_.queue_size),
-          .config_size = spec::config_size};
+          .config_size = spec::config_size,
+          .max_chain = std::max(options_.seg_max + 2 + spare_elements, tolerated_chain)};
 }
 
 std::string Device::description() const {

@@ -1,0 +1,144 @@
+// The block device behind rings that a driver of another make has filled: chains that are longer, and requests that are
+// larger, than ours would send.
+
+#include <cstring>
+
+#include <gtest/gtest.h>
+
+#include <outboard/devices/blk/device.hpp>
+#include <outboard/testing/held_backend.hpp>
+#include <outboard/testing/manual_loop.hpp>
+#include <outboard/testing/ring_driver.hpp>
+#include <outboard/virtio/device_core.hpp>
+
+namespace outboard::blk {
+namespace {
+
+using testing::RingDriver;
+namespace status = virtio::spec::status;
+
+constexpr std::uint64_t disk_size = UINT64_C(1) << 20;
+constexpr std::uint64_t mebibyte = UINT64_C(1) << 20;
+
+/// A disk, and a driver that accepts VERSION_1 and the rings' features and no more: what firmware does.
+class Disk final : private virtio::TransportEvents {
+ public:
+  struct Setup {
+    bool packed = false;
+    std::uint16_t queue_size = 256;  ///< the device's
+    std::uint16_t ring_size = 256;  ///< the driver's
+  };
+
+  explicit Disk(const Setup& setup) : driver({.packed = setup.packed, .size = setup.ring_size}) {
+    auto backend = std::make_unique<testing::HeldBackend>(disk_size);
+    storage = backend.get();
+    device = Device::create(std::move(backend), {.queue_size = setup.queue_size}).value();
+    core = virtio::DeviceCore::create(
+               *device, map, loop, *this,
+               {.packed = setup.packed, .log = Log([this](Level, std::string_view line) { log.emplace_back(line); })})
+               .value();
+    EXPECT_TRUE(map.map(driver.mapping()));
+    core->write_status(status::acknowledge | status::driver);
+    virtio::Features accepted{virtio::Feature::version_1, virtio::Feature::indirect_desc, feature::seg_max};
+    if (setup.packed) accepted.set(virtio::Feature::ring_packed);
+    for (std::uint32_t word = 0; word < virtio::Features::words; ++word)
+      core->write_driver_features(word, accepted.word(word));
+    core->write_status(core->status() | status::features_ok);
+    core->set_queue_size(0, setup.ring_size);
+    for (unsigned area = 0; area < virtio::ring_parts; ++area) core->set_queue_address(0, area, driver.address(area));
+    core->enable_queue(0);
+    core->write_status(core->status() | status::driver_ok);
+    loop.run_until_idle();
+  }
+  ~Disk() override { core.reset(); }
+
+  std::uint32_t seg_max() {
+    le32 value;
+    core->read_config(offsetof(spec::Config, seg_max), as_writable_bytes_of(value));
+    return value;
+  }
+  bool broken() const { return (core->status() & status::needs_reset) != 0; }
+
+  /// A read from sector 0 into `elements` elements of `size` bytes, which are all the same memory, by an indirect table.
+  void read(unsigned elements, std::uint32_t size) {
+    const memory::Iova data = driver.allocate(size, 512);
+    const memory::Iova header = driver.allocate(sizeof(spec::RequestHeader));
+    status_at = driver.allocate(1);
+    *driver.at(status_at) = std::byte{0xff};
+    auto chain = driver.chain();
+    chain.indirect().readable_at(header, sizeof(spec::RequestHeader));
+    for (unsigned i = 0; i < elements; ++i) chain.writable_at(data, size);
+    chain.writable_at(status_at, 1).publish();
+    data_at = data;
+    core->kick(0);
+    loop.run_until_idle();
+  }
+  int answer() const { return std::to_integer<int>(*driver.at(status_at)); }
+
+  testing::ManualLoop loop;
+  memory::AddressMap map{loop};
+  RingDriver driver;
+  std::vector<std::string> log;
+  testing::HeldBackend* storage = nullptr;
+  std::unique_ptr<Device> device;
+  std::unique_ptr<virtio::DeviceCore> core;
+  memory::Iova status_at{}, data_at{};
+
+ private:
+  void notify_queue(unsigned) override {}
+  void notify_config() override {}
+};
+
+class BlkChains : public ::testing::TestWithParam<bool> {};
+INSTANTIATE_TEST_SUITE_P(, BlkChains, ::testing::Bool(),
+                         [](const auto& each) { return each.param ? "Packed" : "Split"; });
+
+TEST_P(BlkChains, MayHaveAnElementMoreThanSegMax) {
+  Disk disk({.packed = GetParam()});
+  const unsigned elements = disk.seg_max() + 1;
+  ASSERT_EQ(elements, 255U);
+  disk.read(elements, 512);
+  EXPECT_FALSE(disk.broken());
+  EXPECT_EQ(disk.answer(), spec::status::ok);
+  EXPECT_EQ(disk.driver.take_used().at(0).length, elements * 512 + 1);
+}
+
+TEST_P(BlkChains, MayHaveAnElementMoreThanSegMaxOfALargeQueueToo) {
+  Disk disk({.packed = GetParam(), .queue_size = 1024, .ring_size = 1024});
+  disk.read(disk.seg_max() + 1, 512);
+  EXPECT_FALSE(disk.broken());
+  EXPECT_EQ(disk.answer(), spec::status::ok);
+}
+
+TEST_P(BlkChains, MayBeLongerThanTheRingThatTheDriverHasChosen) {
+  for (const unsigned elements : {20U, 32U, 254U}) {
+    Disk disk({.packed = GetParam(), .ring_size = 16});
+    disk.read(elements, 512);
+    EXPECT_FALSE(disk.broken()) << elements;
+    EXPECT_EQ(disk.answer(), spec::status::ok);
+  }
+}
+
+TEST_P(BlkChains, HaveALimitAllTheSame) {
+  Disk disk({.packed = GetParam()});
+  disk.read(1022, 512);
+  EXPECT_FALSE(disk.broken());
+  disk.read(1023, 512);
+  EXPECT_TRUE(disk.broken());
+}
+
+TEST_P(BlkChains, OfMoreThan256MebibytesFailAndTheDeviceGoesOn) {
+  Disk disk({.packed = GetParam()});
+  disk.read(257, mebibyte);
+  EXPECT_FALSE(disk.broken());
+  EXPECT_EQ(disk.answer(), spec::status::ioerr);
+  EXPECT_TRUE(disk.storage->calls.empty());
+  EXPECT_EQ(disk.driver.take_used().at(0).length, 0U) << "nothing before the status has been written";
+  ASSERT_EQ(disk.log.size(), 1U);
+  EXPECT_NE(disk.log[0].find("256 MiB"), std::string::npos);
+  disk.read(1, 512);
+  EXPECT_EQ(disk.answer(), spec::status::ok);
+}
+
+}  // namespace
+}  // namespace outboard::blk
