@@ -675,19 +675,6 @@ TEST_P(BlkDevice, RequestsWithTheStorageAreFinishedBeforeAResetIsDone) {
   EXPECT_EQ(rig.transport->core().status(), 0);
 }
 
-TEST_P(BlkDevice, DataOfMoreThanTheMaximumBreakTheDevice) {
-  Rig rig(setup());
-  const virtio::Element header = rig.place(16, std::byte{0});
-  // The same memory again and again.
-  const auto buffer = rig.transport->dma().allocate(16 << 20).value();
-  const std::vector<virtio::Element> writable(17, {buffer.iova(), 16 << 20});
-  ASSERT_TRUE(rig.queues[0].add(std::span(&header, 1), writable, &rig));
-  rig.queues[0].publish();
-  rig.pump();
-  EXPECT_TRUE(rig.needs_reset());
-  EXPECT_TRUE(rig.disk->calls.empty());
-}
-
 // A queue with a loop of its own reaches the storage by a way of its own, and gives it back when it is stopped.
 
 TEST_P(BlkDevice, AQueueWithALoopOfItsOwnSharesTheStorageUntilItIsStopped) {

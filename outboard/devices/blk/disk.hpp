@@ -17,8 +17,8 @@ class Disk {
  public:
   /// Range segments that one DISCARD or WRITE_ZEROES may have.
   static constexpr std::uint32_t max_segments = 32;
-  /// Ours: data of one request, in bytes. No driver comes near it; without it a single request could keep a loop busy for
-  /// as long as clearing 4 GiB takes. More is a violation.
+  /// Ours: data of one request, in bytes. Without it a single request could keep a loop busy for as long as copying or
+  /// clearing 4 GiB takes. More is IOERR.
   static constexpr std::uint64_t max_data = UINT64_C(256) << 20;
 
   explicit Disk(storage::Backend& primary_backend) : primary(primary_backend), read_only(primary.geometry().read_only) {

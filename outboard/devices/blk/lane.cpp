@@ -41,12 +41,19 @@ void answer(virtio::Request request, std::uint8_t status) {
   request.complete();
 }
 
+void answer_only(virtio::Request request, std::uint8_t status) {
+  if (const auto written = request.write_last(status); !written) return request.violation(written.error());
+  request.complete();
+}
+
 void Lane::handle(virtio::Request request) {
   if (request.writable_size() == 0)
     return request.violation("5.2.6", "a block request has no writable byte for its status");
-  if (std::max(request.readable_size(), request.writable_size()) > Disk::max_data + sizeof(spec::RequestHeader) + 1)
-    return request.violation("outboard", "a block request has more data than this device takes");
   const auto header = request.read<spec::RequestHeader>();
+  if (std::max(request.readable_size(), request.writable_size()) > Disk::max_data + sizeof(spec::RequestHeader) + 1) {
+    disk_.failed("a request of more than 256 MiB", header ? std::uint64_t{header->sector} : 0, EMSGSIZE);
+    return answer_only(std::move(request), spec::status::ioerr);
+  }
   if (!header) return fail(std::move(request), header.error());
 
   // VIRTIO 1.4, 5.2.6.2: "A device MUST set the status byte to VIRTIO_BLK_S_IOERR for a write request if the

@@ -68,4 +68,8 @@ class Lane {
 /// the request fails alone, the status is IOERR. Needs a writable byte.
 void answer(virtio::Request request, std::uint8_t status);
 
+/// The same for a request that is too large to zero: what lies before the status stays as it was, and the used length
+/// claims none of it.
+void answer_only(virtio::Request request, std::uint8_t status);
+
 }  // namespace outboard::blk
