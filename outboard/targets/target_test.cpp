@@ -192,6 +192,19 @@ TEST(TransportWords, AreTakenOutAndUnderstood) {
   EXPECT_TRUE(words->has("image"));
 }
 
+TEST(TransportWords, AccessPlatformIsOfferedUnlessToldOtherwise) {
+  const auto taken = [](std::string_view text) {
+    auto words = OptionSet::parse(text);
+    return take_transport_words(*words).value().function.core.access_platform;
+  };
+  EXPECT_EQ(taken("packed"), virtio::AccessPlatform::on);
+  EXPECT_EQ(taken("iommu-platform=on"), virtio::AccessPlatform::on);
+  EXPECT_EQ(taken("iommu-platform=off"), virtio::AccessPlatform::off);
+  EXPECT_EQ(taken("iommu-platform=require"), virtio::AccessPlatform::require);
+  auto words = OptionSet::parse("iommu-platform=maybe");
+  EXPECT_EQ(take_transport_words(*words).error().code(), EINVAL);
+}
+
 TEST(TransportWords, AValueOutOfRangeIsRefused) {
   auto words = OptionSet::parse("vectors=1");
   ASSERT_TRUE(words);

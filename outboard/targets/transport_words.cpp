@@ -1,14 +1,18 @@
 #include <outboard/targets/transport_words.hpp>
 
 #include <array>
+#include <string_view>
 
 namespace outboard::targets {
 
 namespace {
 
-constexpr std::array<OptionHelp, 5> words_of_transport{{
+constexpr std::array<OptionHelp, 6> words_of_transport{{
     {"packed", "", "offer packed rings"},
     {"in-order", "", "offer to use buffers in order"},
+    {"iommu-platform", "WHICH",
+     "ACCESS_PLATFORM: on (offered), off (not offered), or require: refuse a driver that does not accept it (on; VDUSE: "
+     "require)"},
     {"vectors", "N", "entries of the MSI-X table (default: one for each queue and one more)"},
     {"poll", "", "never sleep: look at the rings all the time, with doorbells in shared memory"},
     {"spin", "USEC", "look for work for so long before sleeping (microseconds)"},
@@ -17,6 +21,15 @@ constexpr std::array<OptionHelp, 5> words_of_transport{{
 constexpr std::array<OptionHelp, 1> words_of_function{{words_of_transport.back()}};
 
 constexpr std::uint64_t max_spin_us = 1'000'000;
+
+Status take_iommu_platform(OptionSet& words, virtio::DeviceCore::Options& core) {
+  static constexpr std::array<std::string_view, 3> choices{"off", "on", "require"};
+  OUTBOARD_TRY(const auto chosen, words.choice("iommu-platform", choices, "on"));
+  core.access_platform = chosen == "off"  ? virtio::AccessPlatform::off
+                         : chosen == "on" ? virtio::AccessPlatform::on
+                                          : virtio::AccessPlatform::require;
+  return {};
+}
 
 Result<Duration> take_spin(OptionSet& words) {
   OUTBOARD_TRY(const auto microseconds, words.number("spin", 0, 0, max_spin_us));
@@ -41,8 +54,9 @@ Status take_core_words(OptionSet& words, virtio::DeviceCore::Options& core, Dura
   OUTBOARD_TRY(core.packed, words.flag("packed", false));
   OUTBOARD_TRY(core.in_order, words.flag("in-order", false));
   OUTBOARD_TRY(core.poll, words.flag("poll", false));
+  OUTBOARD_CHECK(take_iommu_platform(words, core));
   OUTBOARD_TRY(spin, take_spin(words));
-  for (const std::string_view word : {"packed", "in-order", "poll"}) words.take(word);
+  for (const std::string_view word : {"packed", "in-order", "poll", "iommu-platform"}) words.take(word);
   return {};
 }
 

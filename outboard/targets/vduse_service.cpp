@@ -84,7 +84,12 @@ Result<vduse::Server::Options> take_vduse_words(OptionSet& words, const std::str
   vduse::Server::Options options;
   options.name = name;
   options.log = log;
+  const bool names_platform = words.has("iommu-platform");
   OUTBOARD_CHECK(take_core_words(words, options.device.core, options.spin));
+  if (names_platform && options.device.core.access_platform != virtio::AccessPlatform::require)
+    return Error(EINVAL, "the kernel takes no VDUSE device without ACCESS_PLATFORM")
+        .on("iommu-platform")
+        .cure("leave it out, or say require");
   OUTBOARD_CHECK(take_api(words, options.device));
   OUTBOARD_CHECK(take_node(words, options));
   OUTBOARD_TRY(options.device.own_bounce, words.flag("own-bounce", false));

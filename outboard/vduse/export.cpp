@@ -76,7 +76,7 @@ Status Export::build() {
     log_.info("VDUSE cannot have feature bits {} of the device: they are left out", numbers(missed));
   auto& core = options_.core;
   core.without = core.without | without;
-  core.access_platform = true;
+  core.access_platform = virtio::AccessPlatform::require;
   core.notification_data = false;
   core.queue_memory = queue_memory_;
   core.answers_when_broken = core.contains_faults = true;

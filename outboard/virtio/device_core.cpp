@@ -39,7 +39,7 @@ Features offered_features(const Identity& identity, const DeviceCore::Options& o
       identity.features | Features{Feature::version_1, Feature::indirect_desc, Feature::event_idx, Feature::ring_reset};
   if (options.packed) offered.set(Feature::ring_packed);
   if (options.in_order) offered.set(Feature::in_order);
-  if (options.access_platform) offered.set(Feature::access_platform);
+  if (options.access_platform != AccessPlatform::off) offered.set(Feature::access_platform);
   if (options.notification_data) offered.set(Feature::notification_data);
   // VIRTIO 1.4, 6.2: "A device MUST offer VIRTIO_F_VERSION_1."
   return (offered - options.without).with(Feature::version_1);

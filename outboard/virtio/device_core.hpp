@@ -27,6 +27,13 @@ class TransportEvents {
   virtual void was_reset() {}
 };
 
+/// What a device says about ACCESS_PLATFORM: that the addresses it is given go through the platform's mapping (an IOMMU).
+enum class AccessPlatform : std::uint8_t {
+  off,  ///< not offered
+  on,  ///< offered; a driver that does not accept it is served too. Its addresses are looked up in the same map
+  require,  ///< offered; a driver that does not accept it is refused, as its addresses would mean nothing here
+};
+
 /// Runs one virtio::Device below any transport: the status state machine, feature negotiation, the queues and their
 /// life cycle, configuration generation, the broken latch. virtio_pci::Function and vduse::Export are its clients;
 /// neither knows a device, and no device knows them.
@@ -39,7 +46,7 @@ class DeviceCore final : private Host {
   struct Options {
     bool packed = false;  ///< offer RING_PACKED
     bool in_order = false;  ///< offer IN_ORDER
-    bool access_platform = true;  ///< offer ACCESS_PLATFORM (DMA goes through a mapping table)
+    AccessPlatform access_platform = AccessPlatform::on;
     bool notification_data = false;  ///< offer NOTIFICATION_DATA (the data are not needed here and not looked at)
     Features without{};  ///< features to leave out whatever the device offers
     std::vector<Loop*> queue_loops{};  ///< one for each queue; shorter: the control loop for the rest

@@ -393,7 +393,7 @@ INSTANTIATE_TEST_SUITE_P(Rings, CapturedWrong, ::testing::Combine(::testing::Boo
 
 TEST_P(CapturedWrong, Row68_IsRefusedAndNothingHasChanged) {
   const auto& [packed, wrong] = GetParam();
-  DeviceRig from({.packed = packed}), to({.packed = packed});
+  DeviceRig from({.packed = packed}), to({.packed = packed, .options = {.access_platform = AccessPlatform::require}});
   from.run();
   from.device.on_request = from.device.keep();
   for (int i = 0; i < 2; ++i) from.driver().chain().readable("abc").writable(8).publish();

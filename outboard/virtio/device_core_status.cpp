@@ -42,8 +42,9 @@ bool DeviceCore::State::acceptable() const {
   if (accepted_beyond || !offered.contains(accepted)) return false;
   // 6.1: "A driver MUST accept VIRTIO_F_VERSION_1 if it is offered." Without it this is not a driver for this device.
   if (!accepted.has(Feature::version_1)) return false;
-  // 6.1: "A driver MUST accept VIRTIO_F_ACCESS_PLATFORM if it is offered"; its addresses mean nothing here otherwise.
-  return !offered.has(Feature::access_platform) || accepted.has(Feature::access_platform);
+  // 6.1: "A driver MUST accept VIRTIO_F_ACCESS_PLATFORM if it is offered". Small drivers do not; 6.2: "A device MAY fail to
+  // operate further if VIRTIO_F_ACCESS_PLATFORM is not accepted", where its addresses mean nothing then.
+  return options.access_platform != AccessPlatform::require || accepted.has(Feature::access_platform);
 }
 
 void DeviceCore::State::add_driver_ok() {

@@ -216,7 +216,7 @@ struct Refusal {
 class FeatureSet : public ::testing::TestWithParam<Refusal> {};
 
 TEST_P(FeatureSet, Row44_IsRefusedAndCanBeMended) {
-  DeviceRig rig({});
+  DeviceRig rig({.options = {.access_platform = AccessPlatform::require}});
   rig.negotiate((rig.core->offered() | GetParam().with) - GetParam().without);
   EXPECT_EQ(rig.core->status(), s2);
   EXPECT_TRUE(rig.device.host->negotiated().empty());
@@ -252,12 +252,19 @@ TEST(DeviceFeatures, TheDeviceHasTheLastWord) {
   EXPECT_EQ(rig.core->status(), s3);
 }
 
-TEST(DeviceFeatures, EverySubsetWithoutTheTwoThatAreNeededWorks) {
-  const Feature optional[] = {Feature::indirect_desc, Feature::event_idx, Feature::ring_reset, Feature::ring_packed,
-                              Feature::in_order};
-  for (unsigned set = 0; set < 32; ++set) {
-    Features accepted{Feature::version_1, Feature::access_platform};
-    for (unsigned i = 0; i < 5; ++i) {
+TEST(DeviceFeatures, AccessPlatformIsNotOfferedToADriverThatMustNotSeeIt) {
+  DeviceRig rig({.options = {.access_platform = AccessPlatform::off}});
+  EXPECT_FALSE(rig.core->offered().has(Feature::access_platform));
+  rig.negotiate();
+  EXPECT_EQ(rig.core->status(), s3);
+}
+
+TEST(DeviceFeatures, EverySubsetWithVersion1Works) {
+  const Feature optional[] = {Feature::indirect_desc, Feature::event_idx, Feature::ring_reset,
+                              Feature::ring_packed,   Feature::in_order,  Feature::access_platform};
+  for (unsigned set = 0; set < 64; ++set) {
+    Features accepted{Feature::version_1};
+    for (unsigned i = 0; i < std::size(optional); ++i) {
       if ((set >> i & 1) != 0) accepted.set(optional[i]);
     }
     DeviceRig rig({.packed = accepted.has(Feature::ring_packed), .options = {.in_order = true}});
