@@ -11,6 +11,8 @@ namespace outboard::pci {
 
 namespace {
 
+bool is_notice(InterruptKind kind) { return kind == InterruptKind::error || kind == InterruptKind::request; }
+
 /// Each delivery would unmask the line and deliver again, for as long as the device holds it up.
 Error feeds_itself() { return Error(EINVAL, "one eventfd is to be both the signal of INTx and its unmask"); }
 
@@ -38,6 +40,11 @@ struct Interrupts::State {
   bool bus_master = false;
   std::optional<InterruptKind> bound;  ///< the one of INTx, MSI and MSI-X that the client has enabled
 
+  // What is told to the client and not to the driver. Nothing of it waits for an eventfd.
+  EventFd error, request;
+
+  EventFd& notice(InterruptKind kind) { return kind == InterruptKind::error ? error : request; }
+
   unsigned count(InterruptKind kind) const {
     switch (kind) {
       case InterruptKind::intx:
@@ -46,9 +53,11 @@ struct Interrupts::State {
         return msi.count();
       case InterruptKind::msix:
         return msix.count();
-      default:
-        return 0;
+      case InterruptKind::error:
+      case InterruptKind::request:
+        return 1;
     }
+    return 0;
   }
 
   bool msix_unmasked(unsigned vector) const {
@@ -67,6 +76,7 @@ struct Interrupts::State {
   }
 
   void unbind(InterruptKind kind) {
+    if (is_notice(kind)) notice(kind) = EventFd();
     if (kind == InterruptKind::intx) {
       intx.reset();
       resample_watch.reset();
@@ -101,6 +111,11 @@ Status Interrupts::bind(InterruptKind kind, std::uint32_t start, std::vector<Eve
   State& s = *state_;
   if (s.count(kind) == 0 || !range_within(start, eventfds.size(), s.count(kind))) {
     return Error(EINVAL, "binding more interrupt vectors than the function has");
+  }
+  if (is_notice(kind)) {
+    const bool usable = !eventfds.empty() && is_eventfd(eventfds[0]);
+    s.notice(kind) = usable ? std::move(eventfds[0]) : EventFd();
+    return {};
   }
   if (s.bound && *s.bound != kind) {
     return Error(EINVAL, "another kind of interrupt is enabled")
@@ -153,6 +168,7 @@ Status Interrupts::trigger(InterruptKind kind, std::uint32_t start, std::uint32_
   if (!range_within(start, count, s.count(kind)))
     return Error(EINVAL, "triggering more interrupt vectors than there are");
   for (std::uint32_t vector = start; vector < start + count; ++vector) {
+    if (is_notice(kind) && s.notice(kind).valid()) s.notice(kind).signal();
     if (kind == InterruptKind::intx && s.intx) s.intx->signal();
     if (kind == InterruptKind::msi) s.msi.trigger(vector);
     if (kind == InterruptKind::msix) s.msix.trigger(vector);
@@ -176,7 +192,9 @@ Status Interrupts::unmask(InterruptKind kind, std::uint32_t start, std::uint32_t
 }
 
 void Interrupts::release_client() {
-  for (const auto kind : {InterruptKind::intx, InterruptKind::msi, InterruptKind::msix}) state_->unbind(kind);
+  for (const auto kind :
+       {InterruptKind::intx, InterruptKind::msi, InterruptKind::msix, InterruptKind::error, InterruptKind::request})
+    state_->unbind(kind);
   state_->bound.reset();
   state_->table_rules = false;
   state_->refresh_msi();

@@ -23,6 +23,9 @@ namespace outboard::pci {
 /// master: from its first table write until a reset or the client's end, Enable, Function Mask and the entry's mask bit
 /// rule too. An MSI vector's mask bit always counts: it is forwarded by every client.
 ///
+/// ERR and REQ, one of each, are for the client and not for the driver: trigger() raises them. They may be bound beside any
+/// other kind, nothing masks them, and what nobody has bound is not kept.
+///
 /// A descriptor that is not an eventfd counts as none, since writing to it might block.
 class Interrupts {
  public:

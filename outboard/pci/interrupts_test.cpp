@@ -65,7 +65,7 @@ class InterruptsTest : public ::testing::Test {
 
   testing::ManualLoop loop;
   Interrupts interrupts{loop};
-  Line a, b;
+  Line a, b, c;
 };
 
 using IntxTest = InterruptsTest;
@@ -80,8 +80,11 @@ TEST_F(InterruptsTest, InfoTellsCountsAndIntxAlonesMasking) {
   EXPECT_EQ(interrupts.info(msix).count, vectors);
   EXPECT_FALSE(interrupts.info(msix).maskable);
   EXPECT_TRUE(interrupts.info(msix).resizable);
-  EXPECT_EQ(interrupts.info(error).count, 0u);
-  EXPECT_EQ(interrupts.info(request).count, 0u);
+  for (const auto kind : {error, request}) {
+    EXPECT_EQ(interrupts.info(kind).count, 1u);
+    EXPECT_FALSE(interrupts.info(kind).maskable);
+    EXPECT_FALSE(interrupts.info(kind).automasked);
+  }
 }
 
 TEST_F(InterruptsTest, OnlyOneKindCanBeBound) {
@@ -91,6 +94,39 @@ TEST_F(InterruptsTest, OnlyOneKindCanBeBound) {
   EXPECT_TRUE(interrupts.disable(intx));
   EXPECT_TRUE(interrupts.bind(msix, 0, list(b.give())));
   EXPECT_EQ(interrupts.bind(intx, 0, list(a.give())).error().code(), EINVAL);
+}
+
+TEST_F(InterruptsTest, ErrorAndRequestAreBoundBesideAnyOtherKind) {
+  bind(msix, 0, a.give());
+  bind(error, 0, b.give());
+  bind(request, 0, c.give());
+  EXPECT_TRUE(interrupts.trigger(error, 0, 1));
+  EXPECT_EQ(b.signals(), 1u);
+  EXPECT_EQ(c.signals(), 0u);
+  EXPECT_TRUE(interrupts.trigger(request, 0, 1));
+  EXPECT_EQ(c.signals(), 1u);
+  EXPECT_TRUE(interrupts.disable(msix));
+  EXPECT_TRUE(interrupts.bind(intx, 0, list(a.give()))) << "neither counts as the kind in use";
+  EXPECT_TRUE(interrupts.trigger(error, 0, 1));
+  EXPECT_EQ(b.signals(), 1u);
+}
+
+TEST_F(InterruptsTest, ErrorAndRequestEndWithTheirBinding) {
+  bind(error, 0, b.give());
+  bind(request, 0, c.give());
+  bind(error, 0, EventFd());
+  EXPECT_TRUE(interrupts.disable(request));
+  for (const auto kind : {error, request})
+    EXPECT_TRUE(interrupts.trigger(kind, 0, 1)) << "nobody listens, which is no error";
+  bind(error, 0, b.give());
+  bind(request, 0, c.give());
+  EXPECT_EQ(b.signals() + c.signals(), 0u) << "what nobody heard is not kept";
+  interrupts.reset();
+  EXPECT_TRUE(interrupts.trigger(error, 0, 1));
+  EXPECT_EQ(b.signals(), 1u) << "bindings stay through a reset";
+  interrupts.release_client();
+  for (const auto kind : {error, request}) EXPECT_TRUE(interrupts.trigger(kind, 0, 1));
+  EXPECT_EQ(b.signals() + c.signals(), 0u);
 }
 
 TEST_F(InterruptsTest, ARefusedBindChangesNothing) {

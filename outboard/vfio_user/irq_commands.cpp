@@ -106,10 +106,15 @@ Status act_where_set(pci::Function& function, const IrqRequest& request) {
 
 }  // namespace
 
-Status set_irqs(pci::Function& function, Bytes payload, std::vector<UniqueFd> fds) {
+Status set_irqs(pci::Function& function, Bytes payload, std::vector<UniqueFd> fds, IrqBindings& bindings) {
   OUTBOARD_TRY(const IrqRequest request, parse(function, payload, fds.size()));
-  if (request.disables()) return function.disable_interrupts(request.kind);
-  if (request.data == flag::data_eventfd) return bind(function, request, std::move(fds));
+  const bool binds = request.data == flag::data_eventfd;
+  if (request.disables() || binds) {
+    const bool bound = !fds.empty();
+    OUTBOARD_CHECK(binds ? bind(function, request, std::move(fds)) : function.disable_interrupts(request.kind));
+    if (request.kind == pci::InterruptKind::request) bindings.request = bound;
+    return {};
+  }
   if (request.data == flag::data_bool) return act_where_set(function, request);
   return act(function, request, request.start, request.count);
 }

@@ -43,6 +43,8 @@ struct Server::State {
   void ended();
   void listen_again();
   void pause_listening();
+  void ask_to_leave();
+  void run_while_served(Duration limit);
   int finish();
 
   Options options;
@@ -136,16 +138,33 @@ void Server::State::listen_again() {
   }
 }
 
-/// After stop(): the function gets a limited time to let go of the client.
-int Server::State::finish() {
-  watch.reset();
-  if (!session) return 0;
-  session->end(Error(ECANCELED, "the server ends"));
+/// After stop(), on the server's own loop: until the client has gone and the function has let go of it.
+void Server::State::run_while_served(Duration limit) {
   bool in_time = true;
-  const Registration limit = loop->after(options.slow_operation, [&in_time] { in_time = false; });
+  const Registration timer = loop->after(limit, [&in_time] { in_time = false; });
   while (session && in_time) {
     if (auto turned = own->run_once(Duration(-1)); !turned) break;
   }
+}
+
+void Server::State::ask_to_leave() {
+  if (options.unplug_wait == Duration::zero() || session->ending() || !session->hears_requests()) return;
+  options.log.info("{} is asked to let go of the device", client.describe());
+  if (const auto asked = function->trigger_interrupts(pci::InterruptKind::request, 0, 1); !asked) {
+    options.log.warning("{} cannot be asked to let go: {}", client.describe(), asked.error().message());
+    return;
+  }
+  run_while_served(options.unplug_wait);
+  if (session) options.log.warning("{} keeps the device: its connection is ended", client.describe());
+}
+
+/// After stop(): the function gets a limited time to let go of the client.
+int Server::State::finish() {
+  watch.reset();
+  if (session) ask_to_leave();
+  if (!session) return 0;
+  session->end(Error(ECANCELED, "the server ends"));
+  run_while_served(options.slow_operation);
   if (session) options.log.error("the device did not let go of its client in time");
   return 0;
 }

@@ -38,6 +38,9 @@ class Server {
     Duration slow_operation{std::chrono::seconds(2)};
     /// A DMA message that the client has not answered by then has failed.
     Duration dma_deadline{std::chrono::seconds(30)};
+    /// After stop(), run() asks a client that hears of such requests (one that has bound the function's REQ interrupt; QEMU
+    /// does not) to let go of the function, and waits so long for it to leave. 0: nobody is asked.
+    Duration unplug_wait{0};
   };
 
   /// Listens at `path`; a socket that a dead server left is replaced, and the path is removed at the end if it is still
@@ -51,7 +54,8 @@ class Server {
   Server(Server&&) noexcept;
   Server& operator=(Server&&) noexcept;
 
-  /// Serves until stop(), then lets go of the client, giving the function slow_operation for it. Returns an exit status
+  /// Serves until stop(), then lets go of the client (see Options::unplug_wait), giving the function slow_operation for
+  /// it. Returns an exit status
   /// for main: 0, or 1 (and a line in the log) when the loop could not run. Only with a reactor of the server's own.
   int run();
   /// Ends run(). Any thread, and from a signal handler. Nothing where Options::loop was given.

@@ -146,6 +146,10 @@ TEST_F(ServerInfo, InterruptsAreDescribedAsTheKernelDoes) {
   EXPECT_EQ(info(2).count, 4u);
   EXPECT_EQ(info(2).flags, abi::irq_flag::eventfd);
   EXPECT_EQ(info(2).index, 2u);
+  for (const std::uint32_t notice : {3u, 4u}) {  // ERR, which QEMU warns of where there is none, and REQ
+    EXPECT_EQ(info(notice).count, 1u);
+    EXPECT_EQ(info(notice).flags, abi::irq_flag::eventfd);
+  }
 }
 
 TEST_F(ServerInfo, DoorbellsAreSentInTheFormOfTheSpecification) {

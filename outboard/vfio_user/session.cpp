@@ -187,7 +187,7 @@ Status Session::dispatch_command(Message& message) {
     case Command::device_get_irq_info:
       return answer(header, get_irq_info(*function_, message.payload));
     case Command::device_set_irqs:
-      return answer(header, set_irqs(*function_, message.payload, std::move(message.fds)));
+      return answer(header, set_irqs(*function_, message.payload, std::move(message.fds), bindings_));
     case Command::device_reset:
       return reset(message);
     case Command::version:

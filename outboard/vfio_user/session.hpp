@@ -9,6 +9,7 @@
 #include <outboard/pci/function.hpp>
 #include <outboard/vfio_user/channel.hpp>
 #include <outboard/vfio_user/info_commands.hpp>
+#include <outboard/vfio_user/irq_commands.hpp>
 #include <outboard/vfio_user/message_dma.hpp>
 #include <outboard/vfio_user/negotiation.hpp>
 #include <outboard/vfio_user/region_commands.hpp>
@@ -43,6 +44,8 @@ class Session : public std::enable_shared_from_this<Session> {
   bool ending() const { return ended_; }
   /// The client has closed its end; what it sent before is still being worked through.
   bool peer_hung_up() const;
+  /// The client has bound the function's REQ interrupt: raising it asks for the function back.
+  bool hears_requests() const { return bindings_.request; }
   /// Forgets the function, which is about to be destroyed. Nothing is called any more, `ended` neither.
   void abandon();
 
@@ -99,6 +102,7 @@ class Session : public std::enable_shared_from_this<Session> {
   bool negotiated_ = false;
   bool write_multiple_ = false;
   unsigned client_max_fds_ = 0;
+  IrqBindings bindings_;
 
   struct Operation {
     spec::Header request{};

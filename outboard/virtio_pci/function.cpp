@@ -7,6 +7,7 @@
 #include <string>
 
 #include <outboard/base/run_on.hpp>
+#include <outboard/virtio/spec.hpp>
 
 namespace outboard::virtio_pci {
 
@@ -111,9 +112,7 @@ unsigned Function::vector_count() const {
   return options_.vectors != 0 ? options_.vectors : std::clamp(queue_count() + 1, 2U, default_vector_cap);
 }
 
-Loop& Function::queue_loop(unsigned queue) {
-  return options_.core.loop_of(queue, loop());
-}
+Loop& Function::queue_loop(unsigned queue) { return options_.core.loop_of(queue, loop()); }
 
 Status Function::build() {
   OUTBOARD_CHECK(build_bars(vector_count()));
@@ -350,9 +349,21 @@ void Function::notify_config() {
   raise_isr(spec::isr::config);
   const std::uint16_t vector = common_->config_vector();
   if (interrupts().msix_enabled() && vector != spec::no_vector) interrupts().signal_msix(vector);
+  tell_error();
+}
+
+/// The ERR interrupt, once, for a device that needs a reset.
+void Function::tell_error() {
+  const bool broken = (core_->status() & virtio::spec::status::needs_reset) != 0;
+  if (!options_.error_interrupt || !broken || std::exchange(told_error_, true)) return;
+  if (const auto told = interrupts().trigger(pci::InterruptKind::error, 0, 1); !told)
+    log().error("{}", told.error().message());
 }
 
 /// A line that stays up with nobody left who would read the ISR status keeps all others that share it from being heard.
-void Function::was_reset() { take_isr(); }
+void Function::was_reset() {
+  take_isr();
+  told_error_ = false;
+}
 
 }  // namespace outboard::virtio_pci

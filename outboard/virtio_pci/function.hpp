@@ -44,6 +44,9 @@ class Function final : public pci::EmulatedFunction, private virtio::TransportEv
     unsigned vectors = 0;
     /// The doorbells are plain memory that the client maps: nobody is woken by them. Only with core.poll.
     bool shared_doorbells = false;
+    /// A device that breaks (DEVICE_NEEDS_RESET while a driver runs) raises the ERR interrupt too. QEMU then stops the
+    /// virtual machine.
+    bool error_interrupt = false;
     std::uint16_t subsystem_vendor = spec::vendor_id;  ///< PCI subsystem vendor ID: informational
     std::optional<std::uint16_t> subsystem{};  ///< 0x40 or more; default: 0x40 + virtio device ID
   };
@@ -118,6 +121,7 @@ class Function final : public pci::EmulatedFunction, private virtio::TransportEv
 
   std::byte take_isr();
   void raise_isr(std::uint8_t bits);
+  void tell_error();
   void write_notify(std::uint64_t offset, Bytes from);
 
   // virtio::TransportEvents
@@ -131,6 +135,7 @@ class Function final : public pci::EmulatedFunction, private virtio::TransportEv
   std::unique_ptr<virtio::DeviceCore> core_;
   std::optional<CommonConfig> common_;
   std::atomic<std::uint8_t> isr_{0};
+  bool told_error_ = false;  ///< since the last reset
   pci::ConfigOffset window_{};
   std::vector<std::unique_ptr<Doorbell>> doorbells_;
   std::shared_ptr<Function*> self_;  ///< what a task posted to the control loop holds weakly
