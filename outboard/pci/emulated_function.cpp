@@ -130,6 +130,11 @@ void EmulatedFunction::add_express_capabilities(bool no_soft_reset) {
       config_.set_at(at, with(control, DeviceControl::initiate_function_level_reset, 0));
       start_reset();
     });
+    const ConfigOffset status_at = *express + DeviceStatus::in_capability;
+    config_.on_read(status_at, 2, [this, status_at] {
+      const auto status = config_.get_at<DeviceStatus>(status_at);
+      config_.set_at(status_at, with(status, DeviceStatus::transactions_pending, resetting_ ? 1 : 0));
+    });
   }
 }
 
@@ -278,6 +283,11 @@ Status EmulatedFunction::add_advanced_features() {
     if (now == 0) return;
     config_.set_at(at, AdvancedFeaturesControl());
     start_reset();
+  });
+  const ConfigOffset status_at = base + AdvancedFeaturesStatus::in_capability;
+  config_.on_read(status_at, 1, [this, status_at] {
+    const AdvancedFeaturesStatus idle;
+    config_.set_at(status_at, with(idle, AdvancedFeaturesStatus::transactions_pending, resetting_ ? 1 : 0));
   });
   return {};
 }

@@ -22,7 +22,9 @@ namespace outboard::pci {
 /// While Command.bus_master is off (or the function is not in D0) MSI and MSI-X are held back.
 ///
 /// The Power Management state (D3hot to D0) and Device Control (function level reset) start the same reset as reset().
-/// In a reset configuration space is at its power-on values at once, and everything else when the device is done.
+/// In a reset configuration space is at its power-on values at once, and everything else when the device is done. Until
+/// then the BARs are not decoded (a status register reads all-ones), nothing is sent, and Device Status (PCI Express) and
+/// the Advanced Features status say Transactions Pending.
 ///
 /// MSI-X has two masters. Where vectors are bound from outside (bind_interrupts: a VMM keeps the table to itself) a bound
 /// eventfd means unmasked, and an unbound vector stays pending and is delivered at the bind. Where the function is driven
@@ -98,7 +100,8 @@ class EmulatedFunction : public Function {
   /// `from` was written by call to a mapped area, and is in its memory already; through a mapping nobody is told.
   virtual void area_written(unsigned /*bar*/, std::uint64_t /*offset*/, Bytes /*from*/) {}
   /// Stops everything, returns to the power-on state, then calls done (on the loop; possibly from
-  /// inside the call). Not called again before that.
+  /// inside the call), and not before nothing touches memory any more: until then the function is in reset. Not called
+  /// again before that.
   virtual void reset_device(Loop::Task done) = 0;
   /// Bus mastering went off or on (Command register, power state, reset). While it is off the device does no DMA.
   virtual void bus_master_changed(bool /*on*/) {}

@@ -104,12 +104,13 @@ class Function {
   virtual Status mask_interrupts(InterruptKind kind, std::uint32_t start, std::uint32_t count) = 0;
   virtual Status unmask_interrupts(InterruptKind kind, std::uint32_t start, std::uint32_t count) = 0;
 
-  /// Returns the function to its power-on state. Mappings and interrupt bindings stay. When it completes, nothing from
-  /// before touches memory or signals.
+  /// Returns the function to its power-on state. Mappings and interrupt bindings stay. When it completes without an error,
+  /// nothing from before touches memory or signals. That may take as long as a back end takes. A caller that has to answer
+  /// earlier says that the reset has not ended (ETIMEDOUT), and starts no other call of this kind before it has.
   virtual void reset(Completion done) = 0;
 
   /// The client is gone: everything it brought (mappings, eventfds) is let go, and bus mastering is off; the rest of the
-  /// device's own state is kept.
+  /// device's own state is kept. Completes when nothing touches the client's memory any more, as late as that may be.
   virtual void release_client(Completion done) = 0;
 };
 

@@ -14,11 +14,10 @@ namespace outboard::pci {
 
 namespace {
 
-constexpr auto completion_limit = std::chrono::seconds(30);
-
 Error would_wait_for_itself() { return Error(EDEADLK, "the call comes from inside the function that it waits for"); }
 Error ended() { return Error(ENODEV, "the function has ended"); }
-Error too_late() { return Error(ETIMEDOUT, "the function did not complete the call within 30 seconds"); }
+Error too_late() { return Error(ETIMEDOUT, "the function did not complete the call in time"); }
+Error still_at_it() { return Error(EBUSY, "an earlier unmap or reset of the function is still in progress"); }
 
 /// The outcome of something that ends on another thread. Shared with it, since the waiter may have given up.
 class Outcome {
@@ -48,8 +47,22 @@ class Outcome {
   std::optional<Status> status_;
 };
 
+/// The call that await() has started last. Who has given up waiting for it must not start another one.
+class Awaited {
+ public:
+  /// EBUSY: it has not ended.
+  Result<std::shared_ptr<Outcome>> begin() {
+    if (last_ && !last_->peek()) return still_at_it();
+    return last_ = std::make_shared<Outcome>();
+  }
+
+ private:
+  std::shared_ptr<Outcome> last_;
+};
+
 class ThreadHost final : public FunctionHost {
  public:
+  explicit ThreadHost(Duration limit) : limit_(limit) {}
   ~ThreadHost() override { ThreadHost::end(); }
 
   Status begin(FunctionFactory factory, Log log, Duration spin) {
@@ -83,10 +96,14 @@ class ThreadHost final : public FunctionHost {
   }
 
   Status await(Start start) override {
-    const auto outcome = std::make_shared<Outcome>();
-    OUTBOARD_CHECK(run(
-        [&](Function& function) { start(function, [outcome](Status status) { outcome->set(std::move(status)); }); }));
-    const auto status = outcome->wait_for(completion_limit);
+    OUTBOARD_TRY(const auto outcome, awaited_.begin());
+    const Status started = run(
+        [&](Function& function) { start(function, [outcome](Status status) { outcome->set(std::move(status)); }); });
+    if (!started) {
+      outcome->set(started);
+      return started;
+    }
+    const auto status = outcome->wait_for(limit_);
     return status ? *status : Status(too_late());
   }
 
@@ -121,6 +138,8 @@ class ThreadHost final : public FunctionHost {
     done.wait();
   }
 
+  Duration limit_;
+  Awaited awaited_;
   std::thread thread_;
   std::unique_ptr<Reactor> reactor_;  ///< outlives the thread
   std::unique_ptr<Function> function_;  ///< touched on the thread only, but for whether it is there
@@ -128,8 +147,8 @@ class ThreadHost final : public FunctionHost {
 
 class PumpedHost final : public FunctionHost {
  public:
-  PumpedHost(std::unique_ptr<Function> function, Loop::Task pump)
-      : function_(std::move(function)), pump_(std::move(pump)) {}
+  PumpedHost(std::unique_ptr<Function> function, Loop::Task pump, Duration limit)
+      : limit_(limit), function_(std::move(function)), pump_(std::move(pump)) {}
   ~PumpedHost() override { PumpedHost::end(); }
 
   Status run(Call call) override {
@@ -141,9 +160,9 @@ class PumpedHost final : public FunctionHost {
   Status await(Start start) override {
     if (!function_) return ended();
     if (pumping_) return would_wait_for_itself();
-    const auto outcome = std::make_shared<Outcome>();
+    OUTBOARD_TRY(const auto outcome, awaited_.begin());
     start(*function_, [outcome](Status status) { outcome->set(std::move(status)); });
-    const auto give_up = std::chrono::steady_clock::now() + completion_limit;
+    const auto give_up = std::chrono::steady_clock::now() + limit_;
     while (true) {
       if (auto status = outcome->peek()) return *status;
       if (std::chrono::steady_clock::now() > give_up) return too_late();
@@ -158,6 +177,8 @@ class PumpedHost final : public FunctionHost {
   void end() override { function_.reset(); }
 
  private:
+  Duration limit_;
+  Awaited awaited_;
   std::unique_ptr<Function> function_;
   Loop::Task pump_;
   bool pumping_ = false;
@@ -165,14 +186,14 @@ class PumpedHost final : public FunctionHost {
 
 }  // namespace
 
-Result<std::unique_ptr<FunctionHost>> host_on_thread(FunctionFactory factory, Log log, Duration spin) {
-  auto host = std::make_unique<ThreadHost>();
+Result<std::unique_ptr<FunctionHost>> host_on_thread(FunctionFactory factory, Log log, Duration spin, Duration limit) {
+  auto host = std::make_unique<ThreadHost>(limit);
   OUTBOARD_CHECK(host->begin(std::move(factory), std::move(log), spin));
   return host;
 }
 
-std::unique_ptr<FunctionHost> host_pumped(std::unique_ptr<Function> function, Loop::Task pump) {
-  return std::make_unique<PumpedHost>(std::move(function), std::move(pump));
+std::unique_ptr<FunctionHost> host_pumped(std::unique_ptr<Function> function, Loop::Task pump, Duration limit) {
+  return std::make_unique<PumpedHost>(std::move(function), std::move(pump), limit);
 }
 
 }  // namespace outboard::pci

@@ -212,7 +212,8 @@ struct VpdAddress : Register<std::uint16_t> {
   static constexpr std::uint16_t capability_length = 8;
 
   static constexpr Field<0, 14> address{};  ///< of a dword; bits 0 and 1 are 0
-  static constexpr Field<15> flag{};  ///< written 0: read, becomes 1 when the data are there; written 1: the other way round
+  static constexpr Field<15>
+      flag{};  ///< written 0: read, becomes 1 when the data are there; written 1: the other way round
 };
 
 struct VpdData : Register<std::uint32_t> {
@@ -237,6 +238,13 @@ struct AdvancedFeaturesControl : Register<std::uint8_t> {
   static constexpr std::uint16_t in_capability = 0x04;
 
   static constexpr Field<0> initiate_function_level_reset{};  ///< reads as 0
+};
+
+struct AdvancedFeaturesStatus : Register<std::uint8_t> {
+  using Register::Register;
+  static constexpr std::uint16_t in_capability = 0x05;
+
+  static constexpr Field<0> transactions_pending{};
 };
 
 // MSI: PCI Local Bus 3.0, 6.8.1.

@@ -33,6 +33,8 @@ class HeldBackend final : public storage::Backend {
   std::vector<Call> calls;
   unsigned submits = 0;
   bool hold = false;
+  /// With `hold`: bytes move at release() and not when the operation begins, as when a medium that hangs answers late.
+  bool moves_late = false;
   /// 0, or what an operation ends with. A read that fails has filled half of its pieces.
   std::function<int(const Call&)> fails = [](const Call&) { return 0; };
 
@@ -42,7 +44,10 @@ class HeldBackend final : public storage::Backend {
   /// Completes what is held, oldest first; returns how many.
   std::size_t release() {
     auto now = std::exchange(held_, {});
-    for (auto& [done, error] : now) done(error);
+    for (auto& operation : now) {
+      if (operation.move) operation.move();
+      operation.done(operation.error);
+    }
     return now.size();
   }
   std::size_t held() const { return held_.size(); }
@@ -54,13 +59,13 @@ class HeldBackend final : public storage::Backend {
   void read(std::uint64_t offset, std::span<const iovec> pieces, Completion done) override {
     const Call call{'r', offset, length_of(pieces)};
     const int error = note(call);
-    copy(offset, pieces, error == 0 ? call.length : call.length / 2, false);
+    move(offset, pieces, error == 0 ? call.length : call.length / 2, false);
     end(error, std::move(done));
   }
   void write(std::uint64_t offset, std::span<const iovec> pieces, Completion done) override {
     const Call call{'w', offset, length_of(pieces)};
     const int error = note(call);
-    if (error == 0) copy(offset, pieces, call.length, true);
+    if (error == 0) move(offset, pieces, call.length, true);
     end(error, std::move(done));
   }
   void flush(Completion done) override { end(note({'f', 0, 0}), std::move(done)); }
@@ -121,16 +126,29 @@ class HeldBackend final : public storage::Backend {
       length -= size;
     }
   }
+  void move(std::uint64_t offset, std::span<const iovec> pieces, std::uint64_t length, bool to_disk) {
+    if (!hold || !moves_late) return copy(offset, pieces, length, to_disk);
+    late_ = [this, offset, kept = std::vector<iovec>(pieces.begin(), pieces.end()), length, to_disk] {
+      copy(offset, kept, length, to_disk);
+    };
+  }
   int note(const Call& call) {
     calls.push_back(call);
     return fails(call);
   }
   void end(int error, Completion done) {
     if (!hold) return done(error);
-    held_.emplace_back(std::move(done), error);
+    held_.push_back({std::move(done), error, std::exchange(late_, nullptr)});
   }
 
-  std::vector<std::pair<Completion, int>> held_;
+  struct Held {
+    Completion done;
+    int error = 0;
+    std::function<void()> move;  ///< the bytes; null: they have been moved
+  };
+
+  std::vector<Held> held_;
+  std::function<void()> late_;  ///< of the operation that is being begun
   std::shared_ptr<char> shares_ = std::make_shared<char>();
 };
 

@@ -56,6 +56,8 @@ struct Server::State {
   std::optional<Refusals> refusals;
   Registration watch;
   bool listening = true;
+  Registration patience;  ///< for the release of the client before, while the next one waits
+  bool release_is_late = false;
   std::shared_ptr<Session> session;
   Peer client;
 };
@@ -75,7 +77,7 @@ Status Server::State::start(pci::FunctionFactory factory) {
 void Server::State::on_connection() {
   for (int i = 0; i < accepts_per_turn; ++i) {
     // A client that has left may have been followed by the next one before we were told: that one waits its turn.
-    if (session && (session->ending() || session->peer_hung_up())) return pause_listening();
+    if (session && !release_is_late && (session->ending() || session->peer_hung_up())) return pause_listening();
     if (!accept_one()) return;
   }
 }
@@ -116,19 +118,33 @@ void Server::State::serve(UniqueFd connection) {
 
 void Server::State::refuse(UniqueFd connection) {
   const Peer other = peer_of(connection).value_or(Peer{});
-  options.log.warning("{} is refused: {} is being served", other.describe(), client.describe());
+  if (session->ending()) {
+    options.log.warning("{} is refused: the device still uses the memory of {}, which has gone", other.describe(),
+                        client.describe());
+  } else {
+    options.log.warning("{} is refused: {} is being served", other.describe(), client.describe());
+  }
   refusals->add(std::move(connection));
 }
 
 void Server::State::ended() {
   socket.note_client(std::nullopt);
   session.reset();
+  patience.reset();
+  release_is_late = false;
   listen_again();
 }
 
+/// The next client waits for the release of the last one, which is quick where no back end hangs. After that it is told that
+/// the device is busy, as everybody who comes before the release has ended.
 void Server::State::pause_listening() {
-  if (std::exchange(listening, false)) [[maybe_unused]]
-    const auto paused = loop->rewatch(watch, Ready::none);
+  if (!std::exchange(listening, false)) return;
+  [[maybe_unused]] const auto paused = loop->rewatch(watch, Ready::none);
+  patience = loop->after(options.slow_operation, [this] {
+    patience.reset();
+    release_is_late = session != nullptr;
+    listen_again();
+  });
 }
 
 void Server::State::listen_again() {

@@ -34,7 +34,8 @@ class Server {
     std::size_t max_data_transfer = std::size_t{1} << 20;
     /// A message that has begun must be complete, and what is sent be read, within this; else the connection ends.
     Duration stall_deadline{std::chrono::seconds(30)};
-    /// An unmap or a reset that the function has not ended by then is answered ETIMEDOUT.
+    /// An unmap or a reset that the function has not ended by then is answered ETIMEDOUT, and whoever wants to be the next
+    /// client while it has not let go of the last one EBUSY.
     Duration slow_operation{std::chrono::seconds(2)};
     /// A DMA message that the client has not answered by then has failed.
     Duration dma_deadline{std::chrono::seconds(30)};

@@ -379,6 +379,36 @@ TEST_F(ServerDma, Row41_AClientThatLeavesDuringAnUnmapIsFollowedByTheNextOnceItE
   function().memory().remove_user(user);
 }
 
+TEST_F(ServerDma, Row63_WhileTheLastClientIsNotLetGoOfTheNextIsToldThatTheDeviceIsBusy) {
+  Peer peer = client();
+  SlowUser user(loop_);
+  function().memory().add_user(user);
+  ASSERT_EQ(map(peer, map_request(base, 0x1000)), 0);
+  peer.close();
+  pump();
+  const auto version = [&](Peer& next) {
+    const auto reply = next.receive();
+    return reply ? reply->error() : -1;
+  };
+  Peer waiting = Peer::connect_to(path());
+  waiting.send_version(usual_json);
+  pump();
+  EXPECT_EQ(version(waiting), -1) << "a release is quick, as a rule";
+  loop_.advance(std::chrono::milliseconds(2001));
+  EXPECT_EQ(version(waiting), EBUSY);
+  Peer later = Peer::connect_to(path());
+  later.send_version(usual_json);
+  pump();
+  EXPECT_EQ(version(later), EBUSY) << "at once from then on";
+
+  user.let_go();
+  pump();
+  Peer next = client();
+  EXPECT_TRUE(alive(next));
+  EXPECT_EQ(windows(), 0U);
+  function().memory().remove_user(user);
+}
+
 TEST_F(ServerDma, Row61_ResetIgnoresAPayload) {
   Peer peer = client();
   EXPECT_EQ(error_of(peer, Command::device_reset, testing::pattern(100)), 0);

@@ -250,8 +250,7 @@ Status Session::dma_map(Message& message) {
 Status Session::dma_unmap(const Message& message) {
   const auto unmap = parse_unmap(message.payload);
   if (!unmap) return refuse(message.header, unmap.error());
-  if (operation_.running)
-    return refuse(message.header, Error(EBUSY, "the device still works on the last unmap or reset"));
+  if (operation_.running) return refuse(message.header, Error(EBUSY, "an earlier unmap or reset is still in progress"));
   auto done = begin_operation(message.header, as_bytes_of(unmap->echo));
   if (unmap->all) {
     function_->unmap_all(std::move(done));
@@ -270,8 +269,7 @@ Status Session::dma_unmap(const Message& message) {
 
 Status Session::reset(const Message& message) {
   if (!function_->resettable()) return refuse(message.header, Error(ENOTSUP, "this function cannot be reset"));
-  if (operation_.running)
-    return refuse(message.header, Error(EBUSY, "the device still works on the last unmap or reset"));
+  if (operation_.running) return refuse(message.header, Error(EBUSY, "an earlier unmap or reset is still in progress"));
   function_->reset(begin_operation(message.header, {}));
   messages_->cancel_all(Error(ECANCELED, "the device is being reset"));
   return operation_started();

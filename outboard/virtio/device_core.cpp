@@ -249,6 +249,11 @@ void DeviceCore::stop(StopMode mode, std::move_only_function<void(Status)> done)
 
 void DeviceCore::reset(std::move_only_function<void(Status)> done) { state_->start_reset(std::move(done)); }
 
+void DeviceCore::after_reset(std::move_only_function<void()> ended) {
+  if (!state_->resetting) return ended();
+  state_->reset_followers.push_back(std::move(ended));
+}
+
 void DeviceCore::stop_queue(unsigned queue, StopMode mode, std::move_only_function<void(Result<QueueState>)> done) {
   if (state_->queue(queue) == nullptr) return done(Error(EINVAL, "no such queue"));
   state_->stop_queue(queue, mode, std::move(done));

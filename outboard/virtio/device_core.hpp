@@ -135,8 +135,12 @@ class DeviceCore final : private Host {
   /// cannot be stopped within Options::stop_deadline leaves the device broken (and its memory mapped until the I/O has
   /// ended); `done` then says ETIMEDOUT.
   void stop(StopMode mode, std::move_only_function<void(Status)> done);
-  /// A device reset from outside the status field (PCI reset, FLR).
+  /// A device reset from outside the status field (PCI reset, FLR). `done` comes when it has ended, or says ETIMEDOUT when
+  /// that takes longer than Options::stop_deadline: I/O of before the reset may then still touch memory. The reset is not
+  /// given up: until it ends the status is not 0 and no queue starts, and after_reset() tells of the end.
   void reset(std::move_only_function<void(Status)> done);
+  /// Calls `ended` when no reset is under way: at once, or when the one that is has ended.
+  void after_reset(std::move_only_function<void()> ended);
 
   /// State of a queue that has been stopped, and the way back. For suspend and migration and recovery.
   void stop_queue(unsigned queue, StopMode mode, std::move_only_function<void(Result<QueueState>)> done);

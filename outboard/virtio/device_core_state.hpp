@@ -55,7 +55,8 @@ struct DeviceCore::State final : QueueOwner, std::enable_shared_from_this<Device
   std::atomic<bool> broken{false};
   bool paused = false;
   bool resetting = false;
-  std::vector<Done> reset_waiters;
+  std::vector<Done> reset_waiters;  ///< each is told in time, the end or that it is late
+  std::vector<std::move_only_function<void()>> reset_followers;  ///< told of the end only
   std::uint8_t generation = 0;
   bool config_has_changed = false;
 

@@ -117,6 +117,7 @@ void DeviceCore::State::finish_reset() {
   events.was_reset();
   resetting = false;
   for (Done& done : std::exchange(reset_waiters, {})) done({});
+  for (auto& ended : std::exchange(reset_followers, {})) ended();
 }
 
 // Broken.

@@ -541,6 +541,38 @@ TEST_P(Resetting, WhoeverWaitsForADeviceThatIsLateIsToldInTimeToo) {
   EXPECT_EQ(results.size(), 3U);
 }
 
+TEST_P(Resetting, TheEndOfAResetThatIsLateIsTold) {
+  unsigned ended = 0;
+  rig.core->after_reset([&] { ++ended; });
+  EXPECT_EQ(ended, 1U) << "none is under way";
+  rig.core->reset([](const Status&) {});
+  rig.core->after_reset([&] { ++ended; });
+  rig.loop.advance(std::chrono::seconds(10));
+  EXPECT_EQ(ended, 1U);
+  rig.negotiate();
+  rig.set_up_queue();
+  rig.driver_ok();
+  EXPECT_EQ(rig.core->status(), s4 | needs_reset) << "no driver starts anything meanwhile";
+  rig.device.kept[0].complete();
+  rig.settle();
+  EXPECT_EQ(ended, 2U);
+  EXPECT_EQ(rig.core->status(), 0);
+  EXPECT_EQ(rig.driver().used_count(), 0U);
+}
+
+TEST_P(Resetting, AQueueResetThatIsLateReadsOneUntilItEnds) {
+  rig.core->reset_queue(0);
+  rig.loop.advance(std::chrono::seconds(10));
+  EXPECT_TRUE(rig.core->queue_resetting(0));
+  EXPECT_TRUE(rig.core->queue_enabled(0));
+  EXPECT_TRUE(rig.needs_reset());
+  rig.device.kept[0].complete();
+  rig.settle();
+  EXPECT_FALSE(rig.core->queue_resetting(0));
+  EXPECT_FALSE(rig.core->queue_enabled(0));
+  EXPECT_EQ(rig.driver().used_count(), 0U);
+}
+
 TEST_P(Resetting, TheQueueAloneCanBeReset) {
   rig.core->reset_queue(0);
   rig.settle();

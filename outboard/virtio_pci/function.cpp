@@ -303,14 +303,23 @@ void Function::write_through_window() {
   write_bar(registers_bar, offset, as_bytes_of(data).first(length));
 }
 
+/// A reset that is late has not ended: until it has, the function is in reset, and says so.
 void Function::reset_device(Loop::Task done) {
   common_->reset();
-  core_->reset([this, done = std::move(done)](Status status) mutable {
-    if (!status) log().error("reset: {}", status.error().message());
-    take_isr();  // also when the device is late
-    core_->set_paused(!bus_master());
-    done();
+  core_->reset([this, done = std::move(done)](const Status& status) mutable {
+    if (status) return reset_ended(std::move(done));
+    log().error("reset: {}; the function stays in reset until they have", status.error().message());
+    core_->after_reset([this, done = std::move(done)]() mutable {
+      log().warning("reset: the requests that were late have ended");
+      reset_ended(std::move(done));
+    });
   });
+}
+
+void Function::reset_ended(Loop::Task done) {
+  take_isr();
+  core_->set_paused(!bus_master());
+  done();
 }
 
 void Function::bus_master_changed(bool on) {

@@ -114,6 +114,8 @@ class Function final : public pci::EmulatedFunction, private virtio::TransportEv
   Loop& queue_loop(unsigned queue);
   Area notify_area() const { return {notify_at, notify_multiplier * queue_count()}; }
 
+  void reset_ended(Loop::Task done);
+
   // The window of 4.1.4.9.
   bool window_range(std::uint32_t& offset, std::uint32_t& length);
   void read_through_window();

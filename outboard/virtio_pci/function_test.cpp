@@ -3,8 +3,11 @@
 #include <gtest/gtest.h>
 #include <unistd.h>
 
+#include <chrono>
 #include <cstddef>
+#include <optional>
 
+#include <outboard/pci/registers.hpp>
 #include <outboard/testing/virtio_function_rig.hpp>
 #include <outboard/virtio/spec.hpp>
 
@@ -398,6 +401,90 @@ TEST(Reset, AFunctionResetIsADeviceResetToo) {
   r.publish(0, 0, 1);
   r.kick(0);
   EXPECT_EQ(r.answer(0, 0), 2U) << "and the device works again";
+}
+
+/// A function with a request at a back end that hangs.
+class LateReset : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    r.device->keep = true;
+    r.device->hold_on_stop = true;
+    r.start();
+    r.publish(0, 0, 1);
+    r.kick(0);
+    ASSERT_EQ(r.device->kept.size(), 1U);
+  }
+  void hang() { r.loop.advance(std::chrono::seconds(10)); }
+  bool pending() {
+    const auto at = r.capability(0x10) + pci::DeviceStatus::in_capability;
+    return (r.config<std::uint16_t>(at) & pci::DeviceStatus::transactions_pending.mask) != 0;
+  }
+  /// In reset, whatever a driver tries.
+  void expect_in_reset() {
+    EXPECT_TRUE(pending());
+    r.set_command(6);
+    EXPECT_EQ(r.device_status(), 0xff);
+    r.set_status(0);
+    r.set_status(Rig::live);
+    r.loop.run_until_idle();
+    EXPECT_EQ(r.device_status(), 0xff) << "no driver takes it for reset";
+    EXPECT_EQ(r.used_index(0), 0);
+  }
+  void expect_reset_when_it_ends() {
+    r.device->release();
+    r.loop.run_until_idle();
+    EXPECT_FALSE(pending());
+    EXPECT_EQ(r.device_status(), 0);
+    EXPECT_EQ(r.used_index(0), 0) << "the answer is dropped";
+    EXPECT_EQ(r.bar<std::uint8_t>(Function::isr_at), 0);
+    r.device->keep = r.device->hold_on_stop = false;
+    r.available.clear();
+    r.start();
+    r.publish(0, 0, 1);
+    r.kick(0);
+    EXPECT_EQ(r.answer(0, 0), 2U) << "and the device works again";
+  }
+
+  Rig r;
+};
+
+TEST_F(LateReset, IsNotCalledDoneBeforeItsEnd) {
+  std::optional<Status> done;
+  r.function->reset([&](Status result) { done = std::move(result); });
+  hang();
+  EXPECT_FALSE(done);
+  expect_in_reset();
+  expect_reset_when_it_ends();
+  ASSERT_TRUE(done);
+  EXPECT_TRUE(*done);
+}
+
+TEST_F(LateReset, ByAFunctionLevelResetShowsThatTransactionsArePending) {
+  const auto control = r.capability(0x10) + pci::DeviceControl::in_capability;
+  EXPECT_FALSE(pending());
+  r.set_config<std::uint16_t>(control, 0x8000);
+  hang();
+  EXPECT_EQ(r.config<std::uint16_t>(control) & 0x8000, 0);
+  expect_in_reset();
+  expect_reset_when_it_ends();
+}
+
+TEST_F(LateReset, ByWakingItFromD3hotShowsThatTransactionsArePending) {
+  const auto power = r.capability(0x01) + pci::PowerManagementControl::in_capability;
+  r.set_config<std::uint16_t>(power, 3);
+  r.set_config<std::uint16_t>(power, 0);
+  hang();
+  expect_in_reset();
+  expect_reset_when_it_ends();
+}
+
+TEST_F(LateReset, ByStatusReadsWhatIsNotZero) {
+  r.set_status(0);
+  hang();
+  EXPECT_EQ(r.device_status(), live | status::needs_reset);
+  r.set_status(status::acknowledge);
+  EXPECT_EQ(r.device_status(), live | status::needs_reset);
+  expect_reset_when_it_ends();
 }
 
 TEST(QueueReset, ReadsOneUntilTheQueueHasDrained) {  // 7.2, row 50; D-VQR-1, 2; D-CC-9...13; D-VQE-1
