@@ -52,7 +52,7 @@ class DeviceCore final : private Host {
     std::vector<Loop*> queue_loops{};  ///< one for each queue; shorter: the control loop for the rest
     bool poll = false;  ///< look at the rings all the time instead of waiting for notifications
     Journal* journal = nullptr;  ///< told of what is popped and published; outlives the core. nullptr: none
-    Duration stop_deadline = std::chrono::seconds(2);  ///< see stop()
+    Duration stop_deadline = std::chrono::seconds(2);  ///< see stop(), stop_queue() and reset()
     /// Address spaces of their own, one for each queue (null, or shorter: the device's); they outlive the core.
     std::vector<memory::AddressMap*> queue_memory{};
     /// The transport cannot tell the driver that the device is broken (VDUSE): what is in flight then is still answered.
@@ -131,9 +131,9 @@ class DeviceCore final : private Host {
   /// On the queue's loop: the same without a detour. For eventfds that are watched there.
   void kick_now(unsigned queue);
 
-  /// Stops every queue, whatever status says; `done` comes when nothing of this device touches memory any more. What
-  /// cannot be stopped within Options::stop_deadline leaves the device broken (and its memory mapped until the I/O has
-  /// ended); `done` then says ETIMEDOUT.
+  /// Stops every queue, whatever status says; `done` comes when nothing of this device touches memory any more, or says
+  /// ETIMEDOUT when that takes longer than Options::stop_deadline. What was told to discard is broken then, and its memory
+  /// stays mapped until the I/O has ended. A queue that is late for a drain goes on: see stop_queue().
   void stop(StopMode mode, std::move_only_function<void(Status)> done);
   /// A device reset from outside the status field (PCI reset, FLR). `done` comes when it has ended, or says ETIMEDOUT when
   /// that takes longer than Options::stop_deadline: I/O of before the reset may then still touch memory. The reset is not
@@ -142,17 +142,25 @@ class DeviceCore final : private Host {
   /// Calls `ended` when no reset is under way: at once, or when the one that is has ended.
   void after_reset(std::move_only_function<void()> ended);
 
-  /// State of a queue that has been stopped, and the way back. For suspend and migration and recovery.
+  /// State of a queue that has been stopped, and the way back. For suspend and migration and recovery. ETIMEDOUT: the
+  /// queue did not come to rest within Options::stop_deadline. A drain is undone then: the queue finishes what runs, and
+  /// goes on from there, unless it is stopped again meanwhile. A discard breaks the device.
   void stop_queue(unsigned queue, StopMode mode, std::move_only_function<void(Result<QueueState>)> done);
   /// EINVAL: the state is not consistent (the message names the field).
   Status start_queue(unsigned queue, const QueueState& state);
 
   /// Brings every queue to rest (drain) and takes the whole device's state. The device stays at rest, and can be reset, or
-  /// destroyed when the state lives elsewhere. ETIMEDOUT: a queue did not come to rest; what Device::save_state says.
+  /// destroyed when the state lives elsewhere. With an error the device goes on as if nobody had asked, a queue that is
+  /// late once it has come to rest. ETIMEDOUT: a queue did not come to rest; what Device::save_state says.
   void capture(std::move_only_function<void(Result<DeviceState>)> done);
   /// Goes on where another device of this type was captured; requests that were in flight come first, as replays. The
-  /// memory must be mapped as it was. EBUSY: not in the state that follows a reset. EINVAL: not a state of such a device,
-  /// or not consistent; nothing has changed then. What Device::restore_state says.
+  /// memory must be mapped as it was. Whoever ran the device before may have been stopped between publishing and telling:
+  /// the driver gets a notification for each queue that runs, and one of a configuration change, from the loops and after
+  /// this call has returned.
+  ///
+  /// With an error nothing has changed, and another attempt may be made. EBUSY: not in the state that follows a reset.
+  /// EINVAL: not a state of such a device, or not consistent. EIO: a ring is in no memory, or the device did not start a
+  /// queue. What Device::restore_state says.
   Status restore(const DeviceState& state);
 
   /// The transport has found that the device cannot be trusted any more: as a violation of the driver's, NEEDS_RESET.

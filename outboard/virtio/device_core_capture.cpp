@@ -18,18 +18,27 @@ Error refused(std::string_view why) { return Error(EINVAL, fmt::format("the devi
 }  // namespace
 
 void DeviceCore::capture(std::move_only_function<void(Result<DeviceState>)> done) {
-  const auto queues = std::make_shared<std::vector<QueueState>>(queue_count());
-  const auto all = Together::of(queue_count() + std::size_t{1}, [weak = std::weak_ptr(state_), queues,
+  struct Taken {
+    std::vector<QueueState> queues;
+    std::vector<unsigned> stopped;  ///< those that ran
+  };
+  const auto taken = std::make_shared<Taken>(Taken{.queues = std::vector<QueueState>(queue_count()), .stopped = {}});
+  const auto all = Together::of(queue_count() + std::size_t{1}, [weak = std::weak_ptr(state_), taken,
                                                                  done = std::move(done)](const Status& rested) mutable {
     const auto state = weak.lock();
     if (state == nullptr) return done(Error(ECANCELED, "the device is gone"));
-    if (!rested) return done(rested.error());
-    done(state->captured(std::move(*queues)));
+    auto captured = rested ? state->captured(std::move(taken->queues)) : Result<DeviceState>(rested.error());
+    if (!captured) {
+      for (const unsigned index : taken->stopped) state->go_on(index);
+    }
+    done(std::move(captured));
   });
   for (unsigned index = 0; index < queue_count(); ++index) {
-    stop_queue(index, StopMode::drain, [queues, all, index](Result<QueueState> stopped) {
+    const State::Queue& queue = state_->queues[index];
+    if (queue.running && !queue.stopping) taken->stopped.push_back(index);
+    stop_queue(index, StopMode::drain, [taken, all, index](Result<QueueState> stopped) {
       if (!stopped) return all->one(stopped.error());
-      (*queues)[index] = std::move(*stopped);
+      taken->queues[index] = std::move(*stopped);
       all->one();
     });
   }
@@ -53,39 +62,62 @@ Result<DeviceState> DeviceCore::State::captured(std::vector<QueueState> at_rest)
 Status DeviceCore::restore(const DeviceState& from) { return state_->restore(from); }
 
 /// What can be wrong is looked at before anything is changed; but for what only the device itself can tell, which comes
-/// next.
+/// next, and is taken back when a later step fails.
 Status DeviceCore::State::restore(const DeviceState& from) {
   if (status != 0 || resetting || !quiet()) return Error(EBUSY, "the device is in use").cure("reset it first");
+  OUTBOARD_CHECK(check(from));
+  // The checks of a queue look at what was negotiated.
+  const Features before = std::exchange(accepted, from.accepted);
+  status = from.status;
+  if (const Status consistent = check_queues(from); !consistent) {
+    accepted = before;
+    status = 0;
+    return consistent;
+  }
+  own_state = device.save_state().value_or(std::vector<std::byte>());
+  Status done = tell_device(from);
+  if (done) done = take_over(from);
+  if (!done) {
+    undoing = true;
+    start_reset([](const Status&) {});
+    status = 0;  // at once, also where the device takes its time to stop what it had begun
+    return done;
+  }
+  own_state.clear();
+  generation = from.generation;
+  tell_driver();
+  return {};
+}
+
+Status DeviceCore::State::check(const DeviceState& from) const {
+  const bool agreed = (from.status & bit::features_ok) != 0;
   if (from.device_id != core.identity().device_id)
     return refused(fmt::format("it is of device ID {}, not {}", from.device_id, core.identity().device_id));
   if ((from.status & ~known_status) != 0) return refused("its status has bits that are not known");
-  const bool agreed = (from.status & bit::features_ok) != 0;
   if ((from.status & bit::driver_ok) != 0 && !agreed) return refused("DRIVER_OK without FEATURES_OK");
   if (agreed && (from.status & bit::driver) == 0) return refused("FEATURES_OK without DRIVER");
   if (from.queues.size() != queues.size())
     return refused(fmt::format("it has {} queues, not {}", from.queues.size(), queues.size()));
+  return {};
+}
 
-  // The checks of a queue look at what was negotiated.
-  accepted = from.accepted;
-  status = from.status;
-  Status whole;
-  if (agreed && !acceptable()) whole = refused("its driver has accepted what is not offered here, or not what it must");
-  for (unsigned index = 0; index < queues.size() && whole; ++index) {
+Status DeviceCore::State::check_queues(const DeviceState& from) const {
+  if (has(bit::features_ok) && !acceptable())
+    return refused("its driver has accepted what is not offered here, or not what it must");
+  for (unsigned index = 0; index < queues.size(); ++index) {
     const QueueState& queue = from.queues[index];
-    if (queue.enabled) whole = check(queues[index], queue);
-    if (whole && queue.size > queues[index].max_size) whole = refused(fmt::format("the size of queue {}", index));
-    if (whole && !queue.enabled && !queue.in_flight.empty())
-      whole = refused(fmt::format("queue {} is off and has buffers in flight", index));
+    if (queue.enabled) OUTBOARD_CHECK(check(queues[index], queue));
+    if (queue.size > queues[index].max_size) return refused(fmt::format("the size of queue {}", index));
+    if (!queue.enabled && !queue.in_flight.empty())
+      return refused(fmt::format("queue {} is off and has buffers in flight", index));
   }
-  if (whole && agreed && !device.accept_features(accepted)) whole = refused("the device does not take its features");
-  if (whole) whole = from.device ? device.restore_state(*from.device) : device.restore_nothing();
-  if (!whole) {
-    accepted = {};
-    status = 0;
-    return whole;
-  }
-  generation = from.generation;
-  return take_over(from);
+  return {};
+}
+
+Status DeviceCore::State::tell_device(const DeviceState& from) {
+  if (has(bit::features_ok) && !device.accept_features(accepted))
+    return refused("the device does not take its features");
+  return from.device ? device.restore_state(*from.device) : device.restore_nothing();
 }
 
 /// Puts the registers back and, where the driver was at DRIVER_OK, goes on.
@@ -112,14 +144,27 @@ Status DeviceCore::State::take_over(const DeviceState& from) {
   }
   if (!runs) return {};
   status = from.status & static_cast<std::uint8_t>(~bit::driver_ok);
-  if (!activate()) {
-    // The journal goes on saying how it was: a next attempt may find what was missing now.
-    Journal* const journal = std::exchange(options.journal, nullptr);
-    break_device(ring_rule::ring_unmapped.clause, "the device could not be started where another one stopped");
-    options.journal = journal;
-    return Error(EIO, "the device could not be started");
+  const Status started = activate();
+  return started ? Status() : Error(started.error()).while_doing("going on where another device stopped");
+}
+
+/// Whoever ran the device before may have been killed between publishing and telling, or have changed the configuration and
+/// not told. A notification for nothing hurts no driver. Later, when the transport has its own state back.
+void DeviceCore::State::tell_driver() {
+  if (!has(bit::driver_ok) || has(bit::failed)) return;
+  for (unsigned index = 0; index < queues.size(); ++index) {
+    if (!queues[index].running) continue;
+    Loop* const loop = queues[index].loop;
+    loop->post([weak = weak_from_this(), index, here = loop == &control] {
+      const auto state = weak.lock();
+      // A reset may have come first. On a loop of its own the queue has not been stopped before this has run.
+      if (state && (!here || state->queues[index].running)) state->events.notify_queue(index);
+    });
   }
-  return {};
+  control.post([weak = weak_from_this()] {
+    const auto state = weak.lock();
+    if (state && state->has(bit::driver_ok) && !state->resetting) state->events.notify_config();
+  });
 }
 
 }  // namespace outboard::virtio

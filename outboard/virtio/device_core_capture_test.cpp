@@ -212,28 +212,200 @@ TEST_P(Captured, WorkThatIsRunningEndsFirst) {
   EXPECT_EQ(rig.driver().used_count(), 1U) << "its answer is there";
 }
 
-TEST_P(Captured, WorkThatDoesNotEndInTimeIsAnErrorAndTheDeviceIsBroken) {
+TEST_P(Captured, WorkThatDoesNotEndInTimeIsAnErrorAndTheDeviceGoesOn) {
+  DeviceRig two({.packed = GetParam(), .queues = 2});
+  two.run();
+  two.device.on_request = two.device.keep();
+  two.device.gives_up_kept = false;
+  two.driver(0).chain().readable("stuck").writable(8).publish();
+  two.process(0);
+  std::optional<int> error;
+  two.core->capture([&](Result<DeviceState> captured) { error = captured ? 0 : captured.error().code(); });
+  two.settle();
+  EXPECT_FALSE(error);
+  two.device.on_request = ScriptedDevice::echo;
+  for (unsigned queue = 0; queue < 2; ++queue) two.driver(queue).chain().readable("more").writable(8).publish();
+  two.process(1);
+  EXPECT_EQ(two.driver(1).used_count(), 0U) << "it is at rest";
+  two.loop.advance(std::chrono::seconds(3));
+  EXPECT_EQ(error, ETIMEDOUT);
+  EXPECT_EQ(two.core->status(), live) << "nothing is wrong with the device";
+  EXPECT_EQ(two.driver(1).used_count(), 1U) << "a queue that was at rest goes on at once, and looks for itself";
+  two.device.kept[0].complete();
+  two.settle();
+  EXPECT_EQ(two.driver(0).used_count(), 2U) << "the late one when it is at rest";
+  two.device.kept.clear();
+
+  std::optional<DeviceState> state;
+  two.core->capture([&](Result<DeviceState> captured) { state = captured.value(); });
+  two.settle();
+  EXPECT_TRUE(state) << "and the next attempt succeeds";
+}
+
+TEST_P(Captured, RequestsThatWereGivenUpForACaptureThatIsLateComeAgain) {
   rig.device.on_request = rig.device.keep();
   rig.device.gives_up_kept = false;
-  rig.driver().chain().readable("stuck").writable(8).publish();
+  for (int i = 0; i < 2; ++i) rig.driver().chain().readable("abc").writable(8).publish();
   rig.process();
   std::optional<int> error;
   rig.core->capture([&](Result<DeviceState> captured) { error = captured ? 0 : captured.error().code(); });
-  rig.settle();
-  EXPECT_FALSE(error);
+  rig.device.kept.pop_back();  // the device gives up what it has not begun
   rig.loop.advance(std::chrono::seconds(3));
-  EXPECT_EQ(error, ETIMEDOUT);
-  EXPECT_TRUE(rig.needs_reset());
-  rig.device.kept.clear();
+  ASSERT_EQ(error, ETIMEDOUT);
+  std::vector<bool> replays;
+  rig.device.on_request = [&](Request request) {
+    replays.push_back(request.replayed());
+    ScriptedDevice::echo(std::move(request));
+  };
+  rig.device.kept[0].complete();
   rig.settle();
+  EXPECT_EQ(replays, (std::vector<bool>{true}));
+  EXPECT_EQ(rig.driver().used_count(), 2U);
+  EXPECT_EQ(rig.core->status(), live);
 }
 
-TEST_P(Captured, ADeviceThatCannotSaveItsOwnStateIsAnError) {
+TEST_P(Captured, ADeviceThatCannotSaveItsOwnStateIsAnErrorAndGoesOn) {
   rig.device.state_error = EIO;
   std::optional<int> error;
   rig.core->capture([&](Result<DeviceState> captured) { error = captured ? 0 : captured.error().code(); });
   rig.settle();
   EXPECT_EQ(error, EIO);
+  rig.driver().chain().readable("x").writable(1).publish();
+  rig.process();
+  EXPECT_EQ(rig.driver().used_count(), 1U);
+}
+
+TEST_P(Captured, AQueueThatWasAtRestBeforeStaysSoWhenACaptureFails) {
+  rig.core->stop_queue(0, StopMode::drain, [](const Result<QueueState>&) {});
+  rig.settle();
+  rig.device.state_error = EIO;
+  std::optional<int> error;
+  rig.core->capture([&](Result<DeviceState> captured) { error = captured ? 0 : captured.error().code(); });
+  rig.settle();
+  ASSERT_EQ(error, EIO);
+  rig.driver().chain().readable("x").writable(1).publish();
+  rig.process();
+  EXPECT_EQ(rig.driver().used_count(), 0U);
+}
+
+TEST_P(Captured, TheDriverIsToldOfWhatItMayHaveMissed) {
+  const DeviceState state = capture();
+  ASSERT_TRUE(other.map.map(rig.driver().mapping()));
+  ASSERT_TRUE(other.core->restore(state));
+  EXPECT_EQ(other.notified[0], 0U) << "the transport has its own state to put back first";
+  other.settle();
+  EXPECT_EQ(other.notified[0], 1U) << "a buffer may have been used and not told of";
+  EXPECT_EQ(other.config_notified, 1U) << "and so the configuration";
+}
+
+TEST_P(Captured, NobodyIsToldBeforeDriverOkOrAfterAReset) {
+  DeviceRig early({.packed = GetParam()});
+  early.negotiate();
+  early.set_up_queue();
+  std::optional<DeviceState> state;
+  early.core->capture([&](Result<DeviceState> captured) { state = captured.value(); });
+  early.settle();
+  ASSERT_TRUE(state);
+  ASSERT_TRUE(restore(*state));
+  EXPECT_EQ(other.notified[0] + other.config_notified, 0U);
+
+  DeviceRig reset({.packed = GetParam()});
+  ASSERT_TRUE(reset.map.map(rig.driver().mapping()));
+  ASSERT_TRUE(reset.core->restore(capture()));
+  reset.core->write_status(0);
+  reset.settle();
+  EXPECT_EQ(reset.notified[0] + reset.config_notified, 0U);
+}
+
+/// What keeps a state that is consistent from being taken, at each step in turn.
+struct Failure {
+  const char* name;
+  int code;
+  std::function<void(DeviceRig&)> cause;
+  std::function<void(DeviceRig&)> mend;
+};
+void PrintTo(const Failure& failure, std::ostream* out) { *out << failure.name; }
+
+const Failure failures[] = {
+    {"TheDeviceRefusesTheFeatures", EINVAL, [](DeviceRig& rig) { rig.device.accepts_features = false; },
+     [](DeviceRig& rig) { rig.device.accepts_features = true; }},
+    {"TheDeviceRefusesItsOwnState", EPROTO, [](DeviceRig& rig) { rig.device.state_error = EPROTO; },
+     [](DeviceRig& rig) { rig.device.state_error = 0; }},
+    {"ARingIsInNoMemory", EIO, [](DeviceRig& rig) { rig.unmap_driver(1); }, [](DeviceRig& rig) { rig.map_driver(1); }},
+    {"TheFirstQueueDoesNotStart", EIO,
+     [](DeviceRig& rig) {
+       rig.device.on_start = [](unsigned, const QueueState&) { return Status(Error(ENOMEM, "")); };
+     },
+     [](DeviceRig& rig) { rig.device.on_start = nullptr; }},
+    {"TheLastQueueDoesNotStart", EIO,
+     [](DeviceRig& rig) {
+       rig.device.on_start = [](unsigned queue, const QueueState&) {
+         return queue == 0 ? Status() : Status(Error(ENOMEM, "no room"));
+       };
+     },
+     [](DeviceRig& rig) { rig.device.on_start = nullptr; }},
+};
+
+class RestoreFails : public ::testing::TestWithParam<std::tuple<bool, Failure>> {};
+INSTANTIATE_TEST_SUITE_P(Rings, RestoreFails, ::testing::Combine(::testing::Bool(), ::testing::ValuesIn(failures)),
+                         [](const auto& each) {
+                           return std::string(std::get<0>(each.param) ? "Packed" : "Split") +
+                                  std::get<1>(each.param).name;
+                         });
+
+TEST_P(RestoreFails, NothingHasChangedAndAnotherAttemptSucceeds) {
+  const auto& [packed, failure] = GetParam();
+  DeviceRig from({.packed = packed, .queues = 2}), to({.packed = packed, .queues = 2});
+  from.run();
+  from.device.on_request = from.device.keep();
+  from.driver().chain().readable("abc").writable(8).publish();
+  from.process();
+  std::optional<DeviceState> state;
+  from.core->capture([&](Result<DeviceState> captured) { state = captured.value(); });
+  from.settle();
+  ASSERT_TRUE(state);
+  for (unsigned queue = 0; queue < 2; ++queue) {
+    // The same memory, in the place of this device's own driver.
+    to.drivers[queue] = std::move(from.drivers[queue]);
+    to.map_driver(queue);
+  }
+  to.device.own_state = {std::byte{9}};
+  state->device = {std::byte{1}};
+  int begun = 0;  // queues that the device has been told to start and not to stop
+  to.device.on_stop = [&](StopMode) { --begun; };
+  failure.cause(to);
+  const auto start = to.device.on_start;
+  to.device.on_start = [&](unsigned queue, const QueueState& ring) {
+    const Status started = start ? start(queue, ring) : Status();
+    if (started) ++begun;
+    return started;
+  };
+
+  const Status refused = to.core->restore(*state);
+  ASSERT_FALSE(refused);
+  EXPECT_EQ(refused.error().code(), failure.code) << refused.error().message();
+  to.settle();
+  EXPECT_EQ(begun, 0);
+  EXPECT_EQ(to.device.resets, 1U) << "what the device was told it has forgotten";
+  EXPECT_EQ(to.device.own_state, (std::vector<std::byte>{std::byte{9}}));
+  EXPECT_EQ(to.core->status(), 0);
+  EXPECT_FALSE(to.core->broken());
+  EXPECT_EQ(to.core->driver_features(0), 0U);
+  for (unsigned queue = 0; queue < 2; ++queue) {
+    EXPECT_FALSE(to.core->queue_enabled(queue));
+    EXPECT_EQ(to.core->queue_address(queue, 0), memory::Iova{});
+    EXPECT_EQ(to.notified[queue], 0U);
+  }
+  EXPECT_EQ(to.config_notified, 0U);
+  EXPECT_EQ(to.device.requests, 0U);
+
+  to.device.on_start = start;
+  failure.mend(to);
+  to.device.on_stop = nullptr;
+  ASSERT_TRUE(to.core->restore(*state));
+  to.settle();
+  EXPECT_EQ(to.core->status(), live);
+  EXPECT_EQ(to.driver().used_count(), 1U);
 }
 
 TEST_P(Captured, ABrokenDeviceIsBrokenElsewhereUntilItsDriverResetsIt) {
@@ -293,17 +465,6 @@ TEST_P(Captured, ADriverInTheMiddleOfItsInitialisationGoesOnElsewhere) {
     to.process();
     EXPECT_EQ(from.driver().used_count(), 1U);
   }
-}
-
-TEST_P(Captured, WhereTheMemoryIsMissingTheDeviceIsBrokenAndSaysSo) {
-  const Status restored = other.core->restore(capture());
-  ASSERT_FALSE(restored);
-  EXPECT_EQ(restored.error().code(), EIO);
-  EXPECT_TRUE(other.needs_reset());
-  EXPECT_EQ(other.device.requests, 0U);
-  other.core->write_status(0);
-  other.settle();
-  EXPECT_EQ(other.core->status(), 0);
 }
 
 TEST_P(Captured, ADeviceThatIsInUseIsLeftAsItIs) {

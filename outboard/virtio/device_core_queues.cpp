@@ -178,6 +178,15 @@ void DeviceCore::State::run_engine(unsigned index, const QueueState& state) {
   });
 }
 
+/// A queue that came to rest for nothing runs again.
+void DeviceCore::State::go_on(unsigned index) {
+  Queue& queue = queues[index];
+  if (!live() || resetting || queue.running || queue.stopping || !queue.enabled || !queue.saved) return;
+  const QueueState state = *std::exchange(queue.saved, {});
+  if (const Status started = launch(index, state); !started)
+    break_device("device", fmt::format("queue {}: {}", index, started.error().message()));
+}
+
 void DeviceCore::State::stop_queue(unsigned index, StopMode mode, StopDone done) {
   Queue& queue = queues[index];
   if (!queue.running && !queue.stopping) {
@@ -185,6 +194,7 @@ void DeviceCore::State::stop_queue(unsigned index, StopMode mode, StopDone done)
     state.enabled = queue.enabled;
     return done(std::move(state));
   }
+  queue.goes_on = false;
   queue.waiters.push_back(std::move(done));
   // Also for who comes when the first deadline has passed: each gets an answer.
   if (!queue.deadline.active())
@@ -244,16 +254,25 @@ void DeviceCore::State::stopped(unsigned index, QueueState state) {
   }
   state.enabled = queue.enabled;
   if (state.enabled) queue.saved = state;
+  const bool goes_on = std::exchange(queue.goes_on, false);
   for (StopDone& done : std::exchange(queue.waiters, {})) done(state);
-  if (resetting && quiet()) finish_reset();
+  if (resetting && quiet()) return finish_reset();
+  if (goes_on) go_on(index);
 }
 
-/// The back end does not come back. Whoever waits is told; the queue goes on coming to rest.
+/// The back end does not come back. Whoever waits is told; the queue goes on coming to rest. A drain is undone: nothing is
+/// wrong with the device, and its driver knows nothing of it. It is undone when the queue is at rest: only then may the
+/// device be told that it starts again.
 void DeviceCore::State::stop_is_late(unsigned index) {
   Queue& queue = queues[index];
   queue.deadline.reset();
   const Error late(ETIMEDOUT, fmt::format("queue {}: requests did not end in time", index));
-  break_device("outboard", late.message());
+  if (queue.stop_mode == StopMode::drain) {
+    log.warning("{}: the queue is not stopped, and goes on when they have", late.message());
+    queue.goes_on = true;
+  } else {
+    break_device("outboard", late.message());
+  }
   for (StopDone& done : std::exchange(queue.waiters, {})) done(late);
   if (!resetting) return;
   for (Done& done : std::exchange(reset_waiters, {})) done(late);

@@ -28,6 +28,7 @@ struct DeviceCore::State final : QueueOwner, std::enable_shared_from_this<Device
     bool running = false;  ///< the engine has been started, and has not come to rest since
     bool stopping = false;
     StopMode stop_mode = StopMode::drain;
+    bool goes_on = false;  ///< it is late for its drain, which has been given up: it goes on once it has come to rest
     std::shared_ptr<DeviceQueue> engine;
     memory::AddressMap* memory = nullptr;
     Loop* loop = nullptr;
@@ -55,6 +56,10 @@ struct DeviceCore::State final : QueueOwner, std::enable_shared_from_this<Device
   std::atomic<bool> broken{false};
   bool paused = false;
   bool resetting = false;
+  /// The reset takes back a restore() that failed: the journal hears nothing of it, and the device gets its own state of
+  /// before back, of which a reset need not clear all.
+  bool undoing = false;
+  std::vector<std::byte> own_state;  ///< of the device, before restore()
   std::vector<Done> reset_waiters;  ///< each is told in time, the end or that it is late
   std::vector<std::move_only_function<void()>> reset_followers;  ///< told of the end only
   std::uint8_t generation = 0;
@@ -72,7 +77,7 @@ struct DeviceCore::State final : QueueOwner, std::enable_shared_from_this<Device
   void add_features_ok();
   bool acceptable() const;
   void add_driver_ok();
-  bool activate();
+  Status activate();
   void add_failed();
   void start_reset(Done done);
   void finish_reset();
@@ -89,10 +94,12 @@ struct DeviceCore::State final : QueueOwner, std::enable_shared_from_this<Device
   void enable_queue(unsigned index);
   void reset_queue(unsigned index);
   void queue_was_reset(unsigned index);
+  Status start_queues(const std::vector<std::pair<unsigned, QueueState>>& starting);
   Status check(const Queue& queue, const QueueState& state) const;
   Status launch(unsigned index, const QueueState& state);
   void note_start(unsigned index, const QueueState& state);
   void run_engine(unsigned index, const QueueState& state);
+  void go_on(unsigned index);
   void stop_queue(unsigned index, StopMode mode, StopDone done);
   void stop_engine(unsigned index, StopMode mode);
   void stopped(unsigned index, QueueState state);
@@ -100,7 +107,11 @@ struct DeviceCore::State final : QueueOwner, std::enable_shared_from_this<Device
   bool quiet() const;
   Result<DeviceState> captured(std::vector<QueueState> at_rest);
   Status restore(const DeviceState& from);
+  Status check(const DeviceState& from) const;
+  Status check_queues(const DeviceState& from) const;
+  Status tell_device(const DeviceState& from);
   Status take_over(const DeviceState& from);
+  void tell_driver();
   void set_paused(bool value);
 
   /// Runs `task` on a queue's loop, at once where that is this one.

@@ -49,36 +49,44 @@ bool DeviceCore::State::acceptable() const {
 
 void DeviceCore::State::add_driver_ok() {
   if (!has(bit::features_ok) || stuck()) return;
-  if (!activate()) {
+  if (const Status started = activate(); !started) {
     // 2.1.2: DRIVER_OK is not set, so nobody is notified; reading the status back tells.
-    break_device(ring_rule::ring_unmapped.clause, "the device could not be started");
+    break_device(ring_rule::ring_unmapped.clause,
+                 fmt::format("the device could not be started: {}", started.error().message()));
   }
 }
 
 /// Starts every enabled queue. DRIVER_OK is set before the first request is delivered, and not at all if one cannot
 /// start.
-bool DeviceCore::State::activate() {
+Status DeviceCore::State::activate() {
   std::vector<std::pair<unsigned, QueueState>> starting;
   for (unsigned index = 0; index < queues.size(); ++index) {
     Queue& queue = queues[index];
     if (!queue.enabled) continue;
     QueueState ring = queue.saved ? *std::exchange(queue.saved, {}) : fresh(queue);
-    if (!ring_is_mapped(queue, ring)) {
-      log.warning("queue {}: its ring is in no memory that was given to the device", index);
-      return false;
-    }
+    if (!ring_is_mapped(queue, ring))
+      return Error(EIO, fmt::format("queue {}: its ring is in no memory that was given to the device", index));
     starting.emplace_back(index, std::move(ring));
   }
-  for (const auto& [index, ring] : starting) {
-    if (const Status started = device.start_queue(index, ring); !started) {
-      log.error("queue {}: {}", index, started.error().message());
-      return false;
-    }
-  }
+  OUTBOARD_CHECK(start_queues(starting));
   for (const auto& [index, ring] : starting) note_start(index, ring);
   set_status(status | bit::driver_ok);
   for (const auto& [index, ring] : starting) run_engine(index, ring);
-  return true;
+  return {};
+}
+
+/// Tells the device, all or nothing: what it has begun when one cannot start is stopped, which a reset waits for.
+Status DeviceCore::State::start_queues(const std::vector<std::pair<unsigned, QueueState>>& starting) {
+  for (auto next = starting.begin(); next != starting.end(); ++next) {
+    const Status started = device.start_queue(next->first, next->second);
+    if (started) continue;
+    for (auto begun = starting.begin(); begun != next; ++begun) {
+      queues[begun->first].running = true;
+      stop_queue(begun->first, StopMode::discard, [](const Result<QueueState>&) {});
+    }
+    return Error(EIO, fmt::format("queue {}: {}", next->first, started.error().message()));
+  }
+  return {};
 }
 
 void DeviceCore::State::add_failed() {
@@ -113,8 +121,15 @@ void DeviceCore::State::finish_reset() {
     queue.engine->clear_halt();
   }
   broken.store(false, std::memory_order_release);
-  set_status(0);  // first: a transport may answer from was_reset()
-  events.was_reset();
+  if (std::exchange(undoing, false)) {
+    status = 0;
+    // Where it could not save any there is none to give back.
+    if (!own_state.empty()) [[maybe_unused]]
+      const Status back = device.restore_state(std::exchange(own_state, {}));
+  } else {
+    set_status(0);  // first: a transport may answer from was_reset()
+    events.was_reset();
+  }
   resetting = false;
   for (Done& done : std::exchange(reset_waiters, {})) done({});
   for (auto& ended : std::exchange(reset_followers, {})) ended();

@@ -573,6 +573,46 @@ TEST_P(Resetting, AQueueResetThatIsLateReadsOneUntilItEnds) {
   EXPECT_EQ(rig.driver().used_count(), 0U);
 }
 
+TEST_P(Resetting, ADrainThatIsLateIsUndone) {
+  std::vector<int> results;
+  const auto note = [&](const Result<QueueState>& state) { results.push_back(state ? 0 : state.error().code()); };
+  rig.core->stop_queue(0, StopMode::drain, note);
+  rig.driver().chain().readable("next").writable(4).publish();
+  rig.process();
+  rig.loop.advance(std::chrono::milliseconds(2001));
+  EXPECT_EQ(results, (std::vector<int>{ETIMEDOUT}));
+  EXPECT_EQ(rig.core->status(), s4) << "the driver hears nothing of it";
+  rig.device.on_request = testing::ScriptedDevice::echo;
+  rig.device.kept[0].complete();
+  rig.settle();
+  EXPECT_EQ(rig.driver().used_count(), 2U) << "what was running, and what has come meanwhile, without a kick";
+  EXPECT_EQ(results.size(), 1U);
+}
+
+TEST_P(Resetting, ADrainThatIsLateAndWantedAgainIsNotUndone) {
+  const auto ignore = [](const Result<QueueState>&) {};
+  rig.core->stop_queue(0, StopMode::drain, ignore);
+  rig.loop.advance(std::chrono::milliseconds(2001));
+  std::optional<QueueState> state;
+  rig.core->stop_queue(0, StopMode::drain, [&](const Result<QueueState>& at_rest) { state = at_rest.value(); });
+  rig.device.kept[0].complete();
+  rig.settle();
+  ASSERT_TRUE(state);
+  rig.driver().chain().writable(4).publish();
+  rig.process();
+  EXPECT_EQ(rig.device.requests, 1U);
+}
+
+TEST_P(Resetting, ADrainThatIsLateIsUndoneNoMoreAfterAReset) {
+  rig.core->stop_queue(0, StopMode::drain, [](const Result<QueueState>&) {});
+  rig.loop.advance(std::chrono::milliseconds(2001));
+  rig.core->write_status(0);
+  rig.device.kept[0].complete();
+  rig.settle();
+  EXPECT_EQ(rig.core->status(), 0);
+  EXPECT_FALSE(rig.core->queue_enabled(0));
+}
+
 TEST_P(Resetting, TheQueueAloneCanBeReset) {
   rig.core->reset_queue(0);
   rig.settle();

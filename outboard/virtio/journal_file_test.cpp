@@ -529,6 +529,25 @@ TEST_P(Recovered, ADeviceWhoseOwnStateIsLostIsNotGuessedAt) {
   EXPECT_EQ(rig->core->status(), 0);
 }
 
+TEST_P(Recovered, WhereARestoreFailsTheLogIsAsItWas) {
+  run();
+  driver().chain().readable("x").writable(8).publish();
+  rig->process(0);
+  kill();
+  const auto state = journal->recover(rig->map);
+  ASSERT_TRUE(state) << state.error().message();
+  const auto before = read_file(path);
+  rig->device.on_start = [](unsigned queue, const QueueState&) {
+    return queue == 0 ? Status() : Status(Error(ENOMEM, "no room"));
+  };
+  EXPECT_EQ(rig->core->restore(*state).error().code(), EIO);
+  rig->settle();
+  EXPECT_EQ(rig->core->status(), 0);
+  EXPECT_EQ(read_file(path), before);
+  rig->device.on_start = nullptr;
+  EXPECT_TRUE(rig->core->restore(*state));
+}
+
 TEST_P(Recovered, ABrokenDeviceIsBrokenStill) {
   run();
   rig->device.host->violation("test", "a violation");
