@@ -116,9 +116,13 @@ Status Device::attach(virtio::Host& host) {
   return {};
 }
 
-bool Device::accept_features(const virtio::Features& accepted) {
+void Device::take_features(const virtio::Features& accepted) {
   disk_->discard = accepted.has(feature::discard);
   disk_->write_zeroes = accepted.has(feature::write_zeroes);
+}
+
+bool Device::accept_features(const virtio::Features& accepted) {
+  take_features(accepted);
   // VIRTIO 1.4, 5.2.5.2: "If VIRTIO_BLK_F_CONFIG_WCE is negotiated but VIRTIO_BLK_F_FLUSH is not, the device MUST
   // initialize writeback to 0." 5.2.6.2: a driver that accepted neither cannot flush, so every write is stable.
   disk_->writeback = accepted.has(feature::flush);
@@ -145,9 +149,7 @@ void Device::write_config(std::uint32_t offset, Bytes from) {
 
 Status Device::start_queue(unsigned /*queue*/, const virtio::QueueState& /*state*/) {
   // A device that goes on with another's state (recovery, migration) has not seen FEATURES_OK.
-  const virtio::Features accepted = host_->negotiated();
-  disk_->discard = accepted.has(feature::discard);
-  disk_->write_zeroes = accepted.has(feature::write_zeroes);
+  take_features(host_->negotiated());
   return {};
 }
 
@@ -168,6 +170,41 @@ void Device::handle(virtio::Request request) {
 }
 
 void Device::batch_end(unsigned queue) { lanes_[queue]->batch_end(); }
+
+namespace {
+
+constexpr std::byte state_version{1};
+constexpr std::size_t state_size = 2;
+
+}  // namespace
+
+Result<std::vector<std::byte>> Device::save_state() {
+  return std::vector{state_version, disk_->writeback ? std::byte{1} : std::byte{0}};
+}
+
+Status Device::restore_state(Bytes state) {
+  if (state.empty()) return restore_nothing();
+  if (state[0] != state_version)
+    return Error(EINVAL, fmt::format("the disk's state has version {}, and this device knows version {}",
+                                     std::to_integer<unsigned>(state[0]), std::to_integer<unsigned>(state_version)));
+  if (state.size() != state_size || state[1] > std::byte{1})
+    return Error(EINVAL, "the disk's state is not consistent: writeback");
+  const bool writeback = state[1] == std::byte{1};
+  // Before FEATURES_OK nothing is negotiated, and what follows from it is not decided.
+  const virtio::Features accepted = host_->negotiated();
+  const bool may_write_back = accepted.empty() || accepted.has(feature::flush) || accepted.has(feature::config_wce);
+  if (writeback && !may_write_back)
+    return Error(EINVAL, "the disk's state is not consistent: its cache writes back, and its driver cannot flush it");
+  disk_->writeback = writeback;
+  return {};
+}
+
+Status Device::restore_nothing() {
+  // accept_features() has been called. A driver that had chosen write-through counts on it: a flush too many costs time, one
+  // too few costs data.
+  if (host_->negotiated().has(feature::config_wce)) disk_->writeback = false;
+  return {};
+}
 
 void Device::reset() {
   disk_->discard = false;

@@ -50,10 +50,20 @@ class Device final : public virtio::Device {
   void stop_queue(unsigned queue, virtio::StopMode mode, Completion done) override;
   void handle(virtio::Request request) override;
   void batch_end(unsigned queue) override;
+  /// Version 1, 2 bytes: the version, and whether the cache writes back (0 or 1), as the driver sees it in `writeback`.
+  Result<std::vector<std::byte>> save_state() override;
+  /// Also takes no bytes at all, which is what versions of this device saved that did not know of the cache: as
+  /// restore_nothing(). EINVAL: another version, another length, or a cache that writes back though its driver can neither
+  /// flush it nor have asked for it.
+  Status restore_state(Bytes state) override;
+  /// What the driver has agreed to says it, but where it can choose (CONFIG_WCE): there writes go through until it says
+  /// otherwise.
+  Status restore_nothing() override;
   void reset() override;
 
  private:
   Device(std::unique_ptr<storage::Backend> backend, const Options& options);
+  void take_features(const virtio::Features& accepted);
 
   Options options_;
   std::unique_ptr<storage::Backend> backend_;
