@@ -165,7 +165,9 @@ void Export::shut_down(std::move_only_function<void(Status)> done) {
                   done(std::move(stopped));
                 };
                 if (rested) return forget_memory(std::move(close));
-                // What goes on keeps its memory, and may do so for ever.
+                // A queue that is late would go on once it has come to rest. What goes on keeps its memory, and may do so
+                // for ever.
+                core_->stop(virtio::StopMode::discard, [](const Status&) {});
                 forget_memory([] {});
                 close();
               });

@@ -80,14 +80,8 @@ Status Export::take_over(Living& living) {
   publish_config();
   if (live_) {
     for (unsigned queue = 0; queue < queue_count(); ++queue) {
-      if (!core_->queue_enabled(queue)) continue;
-      connect(queue);
-      // What was published and not told of before the end is told of now.
-      queue_loop(queue).post([this, weak = std::weak_ptr(self_), queue] {
-        if (!weak.expired()) interrupts_->raise(queue);
-      });
+      if (core_->queue_enabled(queue)) connect(queue);
     }
-    tell_config();
     look_for_late_queues();
   }
   control_.post([this, weak = std::weak_ptr(self_)] {

@@ -140,8 +140,9 @@ void Export::accept_features(std::uint8_t status) {
 }
 
 /// After the answer the driver frees its rings. What does not come to rest in time has its results dropped: nothing is
-/// written to a ring afterwards. New features are not taken before it has, so that no driver's memory is mixed up with
-/// another's.
+/// written to a ring afterwards, but a read that still runs may write to a buffer. So the answer is no. The kernel resets its
+/// side all the same; virtio-vdpa has its bounce buffers taken out of reach then and does not look at the answer, vhost-vdpa
+/// tells its VMM. New features are not taken before the reset has ended.
 void Export::reset(std::uint32_t id) {
   live_ = false;
   late_.reset();
@@ -149,15 +150,15 @@ void Export::reset(std::uint32_t id) {
   interrupts_->set_live(false);
   core_->reset([this, weak = std::weak_ptr(self_), id](const Status& stopped) {
     if (weak.expired()) return;
-    auto acknowledge = [this, weak, id] {
+    auto end = [this, weak, id](std::uint32_t result) {
       if (weak.expired()) return;
-      answer(id, spec::result::ok);
+      answer(id, result);
       if (events_.status) events_.status(0);
     };
-    if (stopped) return forget_memory(std::move(acknowledge));
-    log_.error("reset: {}; it is acknowledged, and the results are dropped", stopped.error().message());
+    if (stopped) return forget_memory([end] { end(spec::result::ok); });
+    log_.error("reset: {}; the kernel is told no, and the results are dropped", stopped.error().message());
     forget_memory([] {});
-    acknowledge();
+    end(spec::result::failed);
   });
 }
 

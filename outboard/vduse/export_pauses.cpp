@@ -82,14 +82,19 @@ bool Export::goes_on(unsigned queue, const spec::VqInfo& info) {
   return false;
 }
 
-/// Must never be refused: the kernel gives the device up for it. It stores its own side when it has the answer.
+/// Must never be refused: the kernel gives the device up for it. It stores its own side when it has the answer. A queue that
+/// does not come to rest in time is told to discard, lest it go on with a ring that is off: the device is broken then, when
+/// that takes too long as well.
 void Export::set_vq_ready(std::uint32_t id, const spec::VqReadyRequest& request) {
   if (request.index >= queue_count() || !live_) return answer(id, spec::result::ok);
   Line& line = *lines_[request.index];
   if (request.ready == 0) {
     if (!core_->queue_enabled(request.index)) return answer(id, spec::result::ok);
     line.off = true;
-    return rest(request.index, [this, id](const Result<QueueState>&) { answer(id, spec::result::ok); });
+    return rest(request.index, [this, id, queue = request.index](const Result<QueueState>& stopped) {
+      if (!stopped) core_->stop_queue(queue, virtio::StopMode::discard, [](const Result<QueueState>&) {});
+      answer(id, spec::result::ok);
+    });
   }
   answer(id, spec::result::ok);
   late_pause_ = Duration(0);
@@ -114,6 +119,11 @@ void Export::suspend(std::uint32_t id) {
         interrupts_->flush();
         suspended_ = rested.has_value();
         answer(id, rested ? spec::result::ok : spec::result::failed);
+        if (suspended_) return;
+        // A queue that was late goes on by itself; so do those that have come to rest for nothing.
+        for (unsigned queue = 0; queue < queue_count(); ++queue) {
+          if (lines_[queue]->rest && !lines_[queue]->off) resume(queue);
+        }
       });
   for (unsigned queue = 0; queue < queue_count(); ++queue) {
     rest(queue, [all](const Result<QueueState>& at) { all->one(at ? Status{} : Status(std::unexpected(at.error()))); });

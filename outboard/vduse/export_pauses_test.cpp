@@ -186,18 +186,64 @@ TEST_P(Pauses, ASuspensionThatNobodyWaitsForAnyMoreIsUndone) {
   EXPECT_TRUE(rig.works());
 }
 
-TEST_P(Pauses, ADeviceThatDoesNotComeToRestCannotBeSuspended) {
+TEST_P(Pauses, ADeviceThatDoesNotComeToRestCannotBeSuspendedAndGoesOn) {
+  VduseRig::Setup with = setup();
+  with.queues = 2;
+  VduseRig rig(with);
+  rig.run();
+  rig.device->gives_up_kept = false;
+  rig.device->on_request = rig.device->keep();
+  rig.driver().chain().readable("running").writable(4).publish();
+  rig.kick();
+  rig.device->on_request = outboard::testing::ScriptedDevice::echo;
+  const auto message = rig.kernel->suspend();
+  rig.settle();
+  rig.driver(1).chain().readable("meanwhile").writable(4).publish();
+  rig.loop.advance(std::chrono::seconds(6));
+  EXPECT_EQ(message.outcome(), Outcome::refused);
+  EXPECT_FALSE(rig.exported->core().broken());
+  EXPECT_EQ(rig.driver(1).used_count(), 1U) << "nobody notifies again";
+  rig.device->kept[0].complete();
+  rig.settle();
+  EXPECT_EQ(rig.driver(0).used_count(), 1U);
+  EXPECT_TRUE(rig.works(0));
+  EXPECT_TRUE(rig.works(1));
+}
+
+TEST_P(Pauses, AQueueWhoseStateIsNotKnownInTimeGoesOn) {
   VduseRig rig(setup());
   rig.run();
   rig.device->gives_up_kept = false;
   rig.device->on_request = rig.device->keep();
   rig.driver().chain().readable("running").writable(4).publish();
   rig.kick();
-  const auto message = rig.kernel->suspend();
+  const auto message = rig.kernel->get_vq_state(0);
   rig.settle();
   rig.loop.advance(std::chrono::seconds(6));
   EXPECT_EQ(message.outcome(), Outcome::refused);
-  rig.device->kept.clear();
+  EXPECT_FALSE(rig.exported->core().broken());
+  rig.device->on_request = outboard::testing::ScriptedDevice::echo;
+  rig.device->kept[0].complete();
+  rig.settle();
+  EXPECT_TRUE(rig.works());
+}
+
+TEST_P(Pauses, AQueueThatIsOffDoesNotGoOnWhenItWasLate) {
+  VduseRig rig(setup());
+  rig.run();
+  rig.device->gives_up_kept = false;
+  rig.device->on_request = rig.device->keep();
+  rig.driver().chain().readable("running").writable(4).publish();
+  rig.kick();
+  const auto message = rig.kernel->set_vq_ready(0, false);
+  rig.settle();
+  rig.loop.advance(std::chrono::seconds(3));
+  EXPECT_TRUE(message.ok()) << "never refused";
+  rig.driver().chain().readable("meanwhile").writable(4).publish();
+  rig.device->kept[0].complete();
+  rig.settle();
+  EXPECT_EQ(rig.device->requests, 1U);
+  EXPECT_EQ(rig.driver().used_count(), 0U) << "its ring is not touched after the answer";
 }
 
 TEST_P(Pauses, WithoutADriverThereIsNothingToSuspend) {
