@@ -21,6 +21,7 @@ Client::~Client() {
   state_->watch_.reset();
   // Destroyed by its handler, which must not wait: this must, for the server to let go of the memory.
   state_->in_handler_ = false;
+  state_->unmap_all();
   state_->dma_.reset();
 }
 
@@ -90,7 +91,7 @@ Status Client::post_write(unsigned region, std::uint64_t offset, Bytes from) {
   OUTBOARD_CHECK(state_->may_wait());
   if (from.empty()) return {};
   const spec::RegionAccess access{.offset = offset, .region = region, .count = static_cast<std::uint32_t>(from.size())};
-  if (auto posted = state_->requests_.post(Command::region_write, as_bytes_of(access), from); !posted) {
+  if (auto posted = state_->requests_.post_write(access, from); !posted) {
     return state_->named(posted.error());
   }
   return {};

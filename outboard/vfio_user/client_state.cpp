@@ -14,7 +14,7 @@ using spec::Command;
 
 constexpr std::uint32_t usual_doorbell_room = 4096, largest_doorbell_room = 65536;
 
-Capabilities our_capabilities() { return {.max_msg_fds = spec::kernel_max_fds}; }
+Capabilities our_capabilities() { return {.max_msg_fds = spec::kernel_max_fds, .write_multiple = true}; }
 
 Requests::Options request_options(const Client::Options& options) {
   return {
@@ -75,6 +75,7 @@ Client::State::State(UniqueFd socket, std::string given_name, Options given_opti
 
 Status Client::State::start() {
   OUTBOARD_TRY(description_.server, negotiate(requests_, our_capabilities()));
+  if (description_.server.write_multiple) requests_.merge_writes();
   served_.set_max_transfer(std::min(description_.server.max_data_xfer_size, spec::default_max_data_xfer_size));
   OUTBOARD_CHECK(discover(requests_, description_, options_.log));
   dma_.emplace(*this);
@@ -116,7 +117,21 @@ Status Client::State::map(memory::IovaRange range, MutableBytes memory, memory::
   return Error(mapped.error()).while_doing("mapping memory for DMA").on(name_);
 }
 
+void Client::State::unmap_all() {
+  if (served_.windows() < 2 || !may_wait()) return;
+  const spec::DmaUnmap message{
+      .argsz = sizeof(spec::DmaUnmap), .flags = abi::dma_unmap_flag::all, .address = 0, .size = 0};
+  const auto unmapped =
+      ask(requests_, {.command = Command::dma_unmap, .head = as_bytes_of(message), .max_reply = sizeof message});
+  all_unmapped_ = unmapped.has_value();
+  if (!unmapped) options_.log.debug("{}: memory goes piece by piece: {}", name_, unmapped.error().message());
+}
+
 Status Client::State::unmap(memory::IovaRange range) {
+  if (all_unmapped_) {
+    served_.remove(range);
+    return {};
+  }
   OUTBOARD_CHECK(may_wait());
   const spec::DmaUnmap message{
       .argsz = sizeof(spec::DmaUnmap), .flags = 0, .address = raw(range.start), .size = range.size};

@@ -30,6 +30,9 @@ class Client::State final : public memory::DmaMapper {
              std::uint64_t offset) override;
   Status unmap(memory::IovaRange range) override;
   memory::DmaSpace::Limits limits() const override;
+  /// The client ends: takes all memory back with one message, where that saves any. What a server does not take that way
+  /// goes window by window.
+  void unmap_all();
 
   Status check_access(unsigned region, std::uint64_t offset, std::uint64_t size) const;
   Status read(const spec::RegionAccess& access, MutableBytes into);
@@ -69,6 +72,7 @@ class Client::State final : public memory::DmaMapper {
   EventFd error_event_, request_event_;
   bool in_handler_ = false;
   bool told_gone_ = false;
+  bool all_unmapped_ = false;
   Registration watch_;
 
   std::optional<memory::DmaPool> dma_;  // last: it unmaps when it goes

@@ -12,6 +12,8 @@ constexpr std::uint32_t largest_errno = 4095;
 /// Posted writes beyond this wait for the server to read.
 constexpr std::size_t most_posted = std::size_t{256} << 10;
 constexpr std::size_t short_tail = 256;
+/// QEMU's number: what other servers have been tried with.
+constexpr std::size_t most_merged = 200;
 /// A wait this close to the usual one may use the timeout that the socket has anyway.
 constexpr Duration timeout_slack = std::chrono::milliseconds(10);
 
@@ -89,6 +91,7 @@ void Requests::start(const Request& request, Completion done) {
                       .reply_has_fds = request.reply_has_fds,
                       .deadline = now() + request.timeout.value_or(options_.timeout),
                       .done = std::move(done)});
+  if (auto sent = send_merged(); !sent) return fail(sent.error());
   if (auto sent = send(request.command, id, spec::flag::command, request.head, request.tail, request.fds); !sent) {
     fail(sent.error());
   }
@@ -96,7 +99,43 @@ void Requests::start(const Request& request, Completion done) {
 
 Status Requests::post(spec::Command command, Bytes head, Bytes tail) {
   if (error_) return *error_;
-  if (auto sent = send(command, next_id_++, spec::flag::no_reply, head, tail, {}); !sent) fail(sent.error());
+  auto sent = send_merged();
+  if (sent) sent = send(command, next_id_++, spec::flag::no_reply, head, tail, {});
+  if (!sent) fail(sent.error());
+  return bound_backlog();
+}
+
+Status Requests::post_write(const spec::RegionAccess& access, Bytes data) {
+  const bool waits = channel_.queued() != 0;
+  if (error_ || !merges_writes_ || !waits || data.size() > sizeof(spec::WriteMultiEntry::data))
+    return post(spec::Command::region_write, as_bytes_of(access), data);
+  spec::WriteMultiEntry entry{.offset = access.offset, .region = access.region, .count = access.count, .data = {}};
+  std::memcpy(&entry.data, data.data(), data.size());
+  merged_.push_back(entry);
+  if (merged_.size() == most_merged) {
+    if (auto sent = send_merged(); !sent) fail(sent.error());
+  }
+  return bound_backlog();
+}
+
+/// Gives the channel the writes that were held back, as one message.
+Status Requests::send_merged() {
+  if (merged_.empty()) return {};
+  const spec::WriteMulti head{.wr_cnt = merged_.size()};
+  auto sent = send(spec::Command::region_write_multi, next_id_++, spec::flag::no_reply, as_bytes_of(head),
+                   std::as_bytes(std::span(merged_)), {});
+  merged_.clear();
+  return sent;
+}
+
+/// Sends what waits, as far as the socket takes it.
+Status Requests::flush() {
+  OUTBOARD_CHECK(channel_.flush());
+  return channel_.queued() == 0 ? send_merged() : Status();
+}
+
+/// Waits while too much is posted that the server does not read.
+Status Requests::bound_backlog() {
   const TimePoint deadline = now() + options_.timeout;
   while (!error_ && channel_.queued() > most_posted) {
     const TimePoint moment = now();
@@ -209,7 +248,7 @@ void Requests::wait(const bool& done) {
 /// One recvmsg: a server that sends without end does not keep the caller, and what is left keeps the descriptor readable.
 void Requests::process() {
   if (error_) return;
-  if (auto flushed = channel_.flush(); !flushed) return fail(flushed.error());
+  if (auto flushed = flush(); !flushed) return fail(flushed.error());
   dispatch_all();
   if (!error_ && receive(Channel::Wait::no)) dispatch_all();
 }
@@ -255,7 +294,7 @@ void Requests::poll_socket(Duration limit) {
   const timespec timeout{.tv_sec = seconds.count(), .tv_nsec = (limit - seconds).count()};
   if (::ppoll(&state, 1, &timeout, nullptr) <= 0) return;
   if ((state.revents & POLLOUT) != 0) {
-    if (auto flushed = channel_.flush(); !flushed) return fail(flushed.error());
+    if (auto flushed = flush(); !flushed) return fail(flushed.error());
   }
   if ((state.revents & (POLLIN | POLLHUP | POLLERR)) != 0) receive(Channel::Wait::no);
 }

@@ -49,6 +49,11 @@ class Requests {
   void start(const Request& request, Completion done);
   /// A command that is not answered. What the socket does not take is kept; with too much of that, waits.
   Status post(spec::Command command, Bytes head, Bytes tail);
+  /// A REGION_WRITE that is not answered. While the socket is full, and after merge_writes(), several short ones become one
+  /// REGION_WRITE_MULTI; whatever is sent later comes after them.
+  Status post_write(const spec::RegionAccess& access, Bytes data);
+  /// The server takes REGION_WRITE_MULTI.
+  void merge_writes() { merges_writes_ = true; }
   /// Waits until a completion has set `done`; deadlines see to it that one does.
   void wait(const bool& done);
   /// Serves some of what has come, without waiting; with more to come, the descriptor stays readable.
@@ -75,6 +80,9 @@ class Requests {
     spec::Command command;
   };
 
+  Status bound_backlog();
+  Status send_merged();
+  Status flush();
   std::uint16_t new_id();
   Status send(spec::Command command, std::uint16_t id, std::uint32_t flags, Bytes head, Bytes tail,
               std::span<const int> fds);
@@ -103,6 +111,8 @@ class Requests {
   std::uint16_t next_id_ = 1;
   std::optional<std::uint64_t> stalled_at_;  // where a message had begun when a request came to its deadline
   std::vector<std::byte> scratch_;
+  bool merges_writes_ = false;
+  std::vector<spec::WriteMultiEntry> merged_;  // not in the channel yet, which has something to send before them
 };
 
 }  // namespace outboard::vfio_user

@@ -18,6 +18,7 @@ class ServedMemory {
   /// From now on the server may use this; `memory` stays the caller's, until remove(). Windows do not overlap.
   void add(const memory::IovaRange& range, std::byte* memory, memory::Access access);
   void remove(const memory::IovaRange& range);
+  std::size_t windows() const { return windows_.size(); }
 
   /// Does what the command asks and answers it. An error is the end of the connection.
   Status serve(const Message& command, Channel& channel);
