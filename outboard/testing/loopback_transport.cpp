@@ -22,6 +22,7 @@ LoopbackTransport::LoopbackTransport(virtio::Device& device, ManualLoop& device_
                                           {.packed = options.packed,
                                            .without = options.without,
                                            .queue_loops = {options.queue_loops.begin(), options.queue_loops.end()},
+                                           .poll = options.poll,
                                            .stop_deadline = options.stop_deadline,
                                            .log = options.log}));
   queue_vectors_.resize(core_->queue_count());

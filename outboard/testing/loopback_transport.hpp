@@ -19,6 +19,7 @@ class LoopbackTransport final : public virtio::Transport, private virtio::Transp
  public:
   struct Options {
     bool packed = false;
+    bool poll = false;  ///< the device polls its queues; it is pumped all the same
     unsigned vectors = 16;  ///< what the device has; 0: the driver must poll
     virtio::Features without{};
     Duration stop_deadline = std::chrono::seconds(2);

@@ -53,7 +53,7 @@ class Host {
 /// A virtio device, written once and served on every transport. The simplest one overrides identity() and handle() and
 /// nothing else.
 ///
-/// Threads: handle() and batch_end() come on the queue's loop; everything else on the control loop. The two are the same
+/// Threads: handle(), batch_end() and poll() come on the queue's loop; everything else on the control loop. The two are the same
 /// unless the device was set up with queue loops of their own; stop_queue is then the only handshake across.
 class Device {
  public:
@@ -96,8 +96,13 @@ class Device {
   /// The requests that were available have been handed over; a device that batches its back end's work starts it here.
   virtual void batch_end(unsigned /*queue*/) {}
 
+  /// Comes again and again while the queue polls, whether there were requests or not: a device whose back end can be asked for
+  /// what has ended asks it here. Returns whether there was something.
+  virtual bool poll(unsigned /*queue*/) { return false; }
+
   /// What stands behind the device may have changed (a file that has grown, a setting): look again, and tell the driver by
-  /// Host::config_changed. Whoever serves the device calls it when a person asks for it (SIGHUP).
+  /// Host::config_changed. Whoever serves the device calls it when a person asks for it (SIGHUP). What may take its time is
+  /// only begun here, and a failure of that is in the log.
   virtual Status reload() { return {}; }
 
   /// What of the device itself, beside its queues and its status, another device object needs to go on: bytes of a layout

@@ -49,7 +49,7 @@ void DeviceQueue::start(const QueueState& state, const Rules& rules) {
   stalled_ = false;
   phase_ = Phase::running;
   refresh_memory();
-  if (env_.poll) poller_ = env_.loop->poll([this] { return process(); });
+  if (env_.poll) poller_ = env_.loop->poll([this] { return poll(); });
   kick();  // VIRTIO 1.4, 2.1.2 lets buffers be there before DRIVER_OK; nobody will kick for them again
 }
 
@@ -75,6 +75,12 @@ void DeviceQueue::kick() {
     self->kicked_.exchange(false, std::memory_order_acq_rel);
     if (!self->abandoned_.load(std::memory_order_relaxed)) self->process();
   });
+}
+
+/// The back end first: what has ended is published by the pass.
+bool DeviceQueue::poll() {
+  const bool ended = env_.device->poll(env_.index);
+  return process() || ended;
 }
 
 bool DeviceQueue::process() {

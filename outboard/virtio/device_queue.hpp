@@ -172,6 +172,7 @@ class DeviceQueue final : public memory::MapUser, public std::enable_shared_from
   void update_plain_thread();
 
   // Passes: device_queue.cpp
+  bool poll();
   bool pass();
   template <typename Ring>
   bool run_ring(Ring& ring);
