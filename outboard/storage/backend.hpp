@@ -21,9 +21,9 @@ struct Geometry {
   std::uint32_t physical_block = 512;   ///< bytes; power of two
   std::uint32_t optimal_io = 0;         ///< bytes; 0: unknown
   bool read_only = false;
-  bool can_discard = false;             ///< discard gives space back; otherwise it does nothing and succeeds
-  bool can_write_zeroes = false;        ///< faster than writing zeros; write_zeroes works in any case
-  bool can_unmap_zeroes = false;        ///< write_zeroes may give space back
+  bool can_discard = false;       ///< discard gives space back; otherwise it does nothing and succeeds
+  bool can_write_zeroes = false;  ///< write_zeroes without may_unmap is faster than writing zeros; it works in any case
+  bool can_unmap_zeroes = false;  ///< write_zeroes with may_unmap gives space back, and is faster than writing zeros
 };
 
 /// What stands behind a block device. Operations are asynchronous: the completion is called exactly once, on the loop the
@@ -32,11 +32,13 @@ struct Geometry {
 /// Operations are not ordered among each other; flush covers what had completed before it was issued. A read fills all of
 /// `pieces` or fails; what it leaves after a failure is not defined.
 ///
-/// One back end, one thread: that of its loop; share() may come from any. Destroying it waits for operations that are
-/// running in the kernel (they write into the caller's memory); their completions are then destroyed without a call.
+/// No call waits for the storage, but for destroying: that waits for operations that are running in the kernel (they write
+/// into the caller's memory), whose completions are then destroyed without a call; and the last of those that share a storage
+/// closes it. One back end, one thread: that of its loop; share() may come from any.
 class Backend {
  public:
   using Completion = std::move_only_function<void(int error)>;
+  using Refreshed = std::move_only_function<void(const Status& status)>;
 
   virtual ~Backend() = default;
 
@@ -48,9 +50,10 @@ class Backend {
   virtual void flush(Completion done) = 0;
   virtual void discard(std::uint64_t offset, std::uint64_t length, Completion done) = 0;
   virtual void write_zeroes(std::uint64_t offset, std::uint64_t length, bool may_unmap, Completion done) = 0;
-  /// Looks whether the storage has another size by now; geometry().capacity has it then. What was shared does not notice.
-  /// EINVAL: a size that cannot be served; EIO and the like. With an error nothing has changed.
-  virtual Status refresh() { return {}; }
+  /// Looks whether the storage has another size by now; when `done` is called geometry().capacity has it. What was shared
+  /// does not notice. EINVAL: a size that cannot be served; EIO and the like. With an error nothing has changed. `done` is
+  /// called once, like a Completion.
+  virtual void refresh(Refreshed done) { done({}); }
   /// Another way to the same storage, with completions on `loop`: for a queue that has a loop of its own. Any thread, while
   /// this one exists; a lock on an image is kept until the last of them is gone.
   virtual Result<std::unique_ptr<Backend>> share(Loop& loop) const = 0;

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <new>
 #include <numeric>
 #include <optional>
 #include <random>
@@ -15,8 +16,11 @@
 
 #include <outboard/base/reactor.hpp>
 #include <outboard/storage/null.hpp>
+#include <outboard/storage/pool_engine.hpp>
 #include <outboard/storage/ram.hpp>
 #include <outboard/storage/raw_file.hpp>
+#include <outboard/storage/uring_engine.hpp>
+#include <outboard/testing/faulty_engine.hpp>
 #include <outboard/testing/temp_dir.hpp>
 
 namespace outboard::storage {
@@ -29,6 +33,40 @@ struct Kind {
   std::optional<Engine> engine{};  // a file
   bool direct = false;
   bool keeps = true;               // what is written can be read
+  bool difficult = false;          // the engine ends operations short, late, out of order, interrupted
+};
+
+/// Bytes that begin where O_DIRECT takes them.
+template <typename T>
+struct PageAligned {
+  using value_type = T;
+  static constexpr std::align_val_t alignment{4096};
+  T* allocate(std::size_t count) { return static_cast<T*>(::operator new(count * sizeof(T), alignment)); }
+  void deallocate(T* at, std::size_t) { ::operator delete(at, alignment); }
+  friend bool operator==(const PageAligned&, const PageAligned&) { return true; }
+};
+using AlignedBytes = std::vector<std::byte, PageAligned<std::byte>>;
+
+/// Passes operations on to the engine of the kind, and counts those that go by O_DIRECT and those that do not.
+class CountingEngine final : public FileEngine {
+ public:
+  struct Counts {
+    unsigned direct = 0;
+    unsigned cached = 0;
+  };
+  CountingEngine(std::unique_ptr<FileEngine> engine, Counts& counts) : engine_(std::move(engine)), counts_(counts) {}
+  std::string name() const override { return engine_->name(); }
+  void start(FileOp& op) override {
+    if (op.kind == FileOp::Kind::read || op.kind == FileOp::Kind::write)
+      ++(op.direct ? counts_.direct : counts_.cached);
+    engine_->start(op);
+  }
+  void submit() override { engine_->submit(); }
+  bool poll() override { return engine_->poll(); }
+
+ private:
+  std::unique_ptr<FileEngine> engine_;
+  Counts& counts_;
 };
 
 class EveryBackend : public ::testing::TestWithParam<Kind> {
@@ -38,8 +76,28 @@ class EveryBackend : public ::testing::TestWithParam<Kind> {
     ASSERT_TRUE(reactor);
     loop_ = std::move(*reactor);
     if (GetParam().engine) static_cast<void>(dir_.make_file("disk.raw", disk_size));
+    if (GetParam().direct) {
+      const UniqueFd file(::open(dir_.path("disk.raw").c_str(), O_RDWR | O_DIRECT | O_CLOEXEC));
+      if (!file)
+        GTEST_SKIP() << "the file system of " << dir_.path() << " does not do O_DIRECT (TMPDIR chooses another)";
+    }
+    storage_.be_difficult(1);
     disk_ = open(false);
     ASSERT_TRUE(disk_);
+  }
+
+  /// The engine of the kind.
+  EngineFactory make_engine() {
+    if (GetParam().difficult) return storage_.factory();
+    return [this](Loop& loop, FileEngine::Client& client, int fd, int direct) -> Result<std::unique_ptr<FileEngine>> {
+      std::unique_ptr<FileEngine> engine;
+      if (GetParam().engine == Engine::pool) {
+        OUTBOARD_TRY(engine, PoolEngine::create(loop, client, fd, direct, 4));
+      } else {
+        OUTBOARD_TRY(engine, UringEngine::create(loop, client, fd, direct, submission_for(fd)));
+      }
+      return std::make_unique<CountingEngine>(std::move(engine), counts_);
+    };
   }
 
   std::unique_ptr<Backend> open(bool read_only) {
@@ -52,7 +110,8 @@ class EveryBackend : public ::testing::TestWithParam<Kind> {
                                    {.path = dir_.path("disk.raw"),
                                     .read_only = read_only,
                                     .direct = GetParam().direct,
-                                    .engine = *GetParam().engine},
+                                    .engine = *GetParam().engine,
+                                    .make_engine = make_engine()},
                                    Log()));
     }
     if (GetParam().keeps) return checked(Ram::create(disk_size, read_only));
@@ -85,13 +144,13 @@ class EveryBackend : public ::testing::TestWithParam<Kind> {
   int write(std::uint64_t offset, std::span<const iovec> pieces) {
     return run([&](auto done) { disk_->write(offset, pieces, done); });
   }
-  std::vector<std::byte> read(std::uint64_t offset, std::size_t size) {
-    std::vector<std::byte> bytes(size, std::byte{0xee});
+  AlignedBytes read(std::uint64_t offset, std::size_t size) {
+    AlignedBytes bytes(size, std::byte{0xee});
     const iovec piece{bytes.data(), bytes.size()};
     EXPECT_EQ(read(offset, std::span(&piece, 1)), 0);
     return bytes;
   }
-  int write(std::uint64_t offset, std::vector<std::byte> bytes) {
+  int write(std::uint64_t offset, AlignedBytes bytes) {
     const iovec piece{bytes.data(), bytes.size()};
     return write(offset, std::span(&piece, 1));
   }
@@ -99,15 +158,17 @@ class EveryBackend : public ::testing::TestWithParam<Kind> {
     return run([&](auto done) { disk_->write_zeroes(offset, length, may_unmap, done); });
   }
 
-  static std::vector<std::byte> pattern(std::size_t size, unsigned seed = 1) {
-    std::vector<std::byte> bytes(size);
+  static AlignedBytes pattern(std::size_t size, unsigned seed = 1) {
+    AlignedBytes bytes(size);
     std::minstd_rand random(seed);
     std::ranges::generate(bytes, [&] { return static_cast<std::byte>(random()); });
     return bytes;
   }
-  static std::vector<std::byte> zeros(std::size_t size) { return std::vector<std::byte>(size); }
+  static AlignedBytes zeros(std::size_t size) { return AlignedBytes(size); }
 
   outboard::testing::TempDir dir_;
+  outboard::testing::FaultyStorage storage_;
+  CountingEngine::Counts counts_;
   std::unique_ptr<Reactor> loop_;
   std::unique_ptr<Backend> disk_;
 };
@@ -137,10 +198,10 @@ TEST_P(EveryBackend, TakesPiecesOfAnySizeAndAlignment) {
   const std::array pieces = {iovec{bytes.data(), 1}, iovec{bytes.data() + 1, 0}, iovec{bytes.data() + 1, 511},
                              iovec{bytes.data() + 512, 3584}};
   ASSERT_EQ(write(0, pieces), 0);
-  std::vector<std::byte> back(4097, std::byte{0xee});
+  AlignedBytes back(4097, std::byte{0xee});
   const std::array into = {iovec{back.data() + 1, 3000}, iovec{back.data() + 3001, 1096}};
   ASSERT_EQ(read(0, into), 0);
-  EXPECT_EQ(std::vector(back.begin() + 1, back.end()), keeps() ? bytes : zeros(4096));
+  EXPECT_EQ(AlignedBytes(back.begin() + 1, back.end()), keeps() ? bytes : zeros(4096));
   EXPECT_EQ(back[0], std::byte{0xee});
 }
 
@@ -182,8 +243,8 @@ TEST_P(EveryBackend, DiscardSucceedsAndLeavesItsNeighbours) {
   ASSERT_EQ(write(0, bytes), 0);
   ASSERT_EQ(run([&](auto done) { disk_->discard(8192, 16384, done); }), 0);
   if (!keeps()) return;
-  EXPECT_EQ(read(0, 8192), std::vector(bytes.begin(), bytes.begin() + 8192));
-  EXPECT_EQ(read(24576, 40960), std::vector(bytes.begin() + 24576, bytes.end()));
+  EXPECT_EQ(read(0, 8192), AlignedBytes(bytes.begin(), bytes.begin() + 8192));
+  EXPECT_EQ(read(24576, 40960), AlignedBytes(bytes.begin() + 24576, bytes.end()));
 }
 
 TEST_P(EveryBackend, ManyOperationsAtOnceAllComplete) {
@@ -204,7 +265,7 @@ TEST_P(EveryBackend, ManyOperationsAtOnceAllComplete) {
 }
 
 TEST_P(EveryBackend, ACompletionMayStartTheNextOperation) {
-  std::vector<std::byte> bytes = pattern(512);
+  AlignedBytes bytes = pattern(512);
   const iovec piece{bytes.data(), bytes.size()};
   int left = 50;
   std::function<void(int)> next = [&](int error) {
@@ -245,7 +306,7 @@ TEST_P(EveryBackend, ASharedOneReachesTheSameBytesOnAnotherLoop) {
 }
 
 TEST_P(EveryBackend, DestroyingItWaitsForWhatRunsAndCallsNobody) {
-  std::vector<std::byte> bytes(65536);
+  AlignedBytes bytes(65536);
   const iovec piece{bytes.data(), bytes.size()};
   unsigned called = 0;
   for (int i = 0; i < 8; ++i) disk_->read(0, std::span(&piece, 1), [&](int) { ++called; });
@@ -256,20 +317,48 @@ TEST_P(EveryBackend, DestroyingItWaitsForWhatRunsAndCallsNobody) {
 }
 
 TEST_P(EveryBackend, CompletionsCanBeFetchedWithoutTheLoop) {
-  const auto bytes = pattern(512);
+  const auto bytes = pattern(4096);
   const iovec piece{const_cast<std::byte*>(bytes.data()), bytes.size()};
-  bool done = false;
-  disk_->write(0, std::span(&piece, 1), [&](int) { done = true; });
-  disk_->submit();
-  while (!done) disk_->poll();
-  SUCCEED();
+  std::optional<int> result;
+  bool told_of = false;
+  disk_->write(4096, std::span(&piece, 1), [&](int error) { result = error; });
+  if (!result) {
+    disk_->submit();
+    told_of = result.has_value();
+    // Nobody runs the loop: only poll() can tell.
+    while (!result) told_of = disk_->poll();
+    EXPECT_TRUE(told_of) << "poll() says when there was something";
+  }
+  EXPECT_EQ(*result, 0);
+  EXPECT_FALSE(disk_->poll()) << "and when there was nothing";
+  EXPECT_EQ(read(4096, 4096), keeps() ? bytes : zeros(4096));
+}
+
+class EveryEngine : public EveryBackend {};
+
+TEST_P(EveryEngine, AlignedTransfersGoByODirectWhereItIsAskedForAndOthersThroughThePageCache) {
+  const auto bytes = pattern(16384);
+  ASSERT_EQ(write(4096, bytes), 0);
+  EXPECT_EQ(read(4096, 16384), bytes);
+  EXPECT_EQ(counts_.direct, GetParam().direct ? 2U : 0U);
+  EXPECT_EQ(counts_.cached, GetParam().direct ? 0U : 2U);
+  ASSERT_EQ(write(4096 + 1, pattern(511)), 0) << "no offset that O_DIRECT takes";
+  EXPECT_EQ(counts_.cached, GetParam().direct ? 1U : 3U);
 }
 
 INSTANTIATE_TEST_SUITE_P(Storage, EveryBackend,
                          ::testing::Values(Kind{"null", {}, false, false}, Kind{"ram"},
                                            Kind{"file_io_uring", Engine::io_uring}, Kind{"file_pool", Engine::pool},
                                            Kind{"file_io_uring_direct", Engine::io_uring, true},
-                                           Kind{"file_pool_direct", Engine::pool, true}),
+                                           Kind{"file_pool_direct", Engine::pool, true},
+                                           Kind{"file_difficult", Engine::automatic, false, true, true},
+                                           Kind{"file_difficult_direct", Engine::automatic, true, true, true}),
+                         [](const auto& kind) { return std::string(kind.param.name); });
+
+INSTANTIATE_TEST_SUITE_P(Storage, EveryEngine,
+                         ::testing::Values(Kind{"io_uring", Engine::io_uring}, Kind{"pool", Engine::pool},
+                                           Kind{"io_uring_direct", Engine::io_uring, true},
+                                           Kind{"pool_direct", Engine::pool, true}),
                          [](const auto& kind) { return std::string(kind.param.name); });
 
 TEST(Sizes, MustBeWholeSectors) {

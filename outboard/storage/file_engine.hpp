@@ -1,10 +1,15 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
+#include <memory>
 #include <string>
 
 #include <sys/types.h>
 #include <sys/uio.h>
+
+#include <outboard/base/loop.hpp>
+#include <outboard/base/result.hpp>
 
 namespace outboard::storage {
 
@@ -29,6 +34,9 @@ struct FileOp {
   ssize_t result = 0;  ///< bytes, or a negative errno
   FileOp* next = nullptr;  ///< the engine's lists
 };
+
+/// Does an operation on the calling thread, on `fd`; gives what belongs into FileOp::result.
+ssize_t perform(const FileOp& op, int fd);
 
 /// A first-in-first-out list of operations, through FileOp::next.
 class FileOpList {
@@ -57,10 +65,11 @@ class FileOpList {
   FileOp* last_ = nullptr;
 };
 
-/// A way of having the kernel do FileOps without waiting for them. On its loop's thread.
+/// A way of having the kernel do FileOps without waiting for them. On its loop's thread. No call but the destructor waits,
+/// neither for the storage nor for anything else.
 class FileEngine {
  public:
-  /// Told when an operation has ended, on the loop; `op.result` says how. May start others.
+  /// Told when an operation has ended, on the loop; `op.result` says how. May start others: those need no submit().
   class Client {
    public:
     virtual void ended(FileOp& op) = 0;
@@ -79,5 +88,9 @@ class FileEngine {
   /// Delivers what has ended; returns whether there was something.
   virtual bool poll() = 0;
 };
+
+/// Makes an engine over open descriptors, which outlive it; `direct` is the one with O_DIRECT, -1 where there is none.
+using EngineFactory =
+    std::function<Result<std::unique_ptr<FileEngine>>(Loop& loop, FileEngine::Client& client, int fd, int direct)>;
 
 }  // namespace outboard::storage

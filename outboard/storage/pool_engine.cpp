@@ -6,58 +6,12 @@
 #include <thread>
 #include <vector>
 
-#include <fcntl.h>
-#include <linux/fs.h>
-#include <signal.h>
-#include <sys/ioctl.h>
-#include <unistd.h>
-
 #include <fmt/format.h>
 
 #include <outboard/base/fd.hpp>
+#include <outboard/storage/signals_blocked.hpp>
 
 namespace outboard::storage {
-
-namespace {
-
-/// Keeps the process's signals away from threads that are made while it exists. Faults stay deliverable.
-class SignalsBlocked {
- public:
-  SignalsBlocked() {
-    sigset_t all;
-    sigfillset(&all);
-    for (const int fault : {SIGBUS, SIGSEGV, SIGFPE, SIGILL, SIGTRAP, SIGABRT, SIGSYS}) sigdelset(&all, fault);
-    pthread_sigmask(SIG_SETMASK, &all, &before_);
-  }
-  ~SignalsBlocked() { pthread_sigmask(SIG_SETMASK, &before_, nullptr); }
-  SignalsBlocked(const SignalsBlocked&) = delete;
-  SignalsBlocked& operator=(const SignalsBlocked&) = delete;
-
- private:
-  sigset_t before_{};
-};
-
-ssize_t perform(const FileOp& op, int fd) {
-  const auto offset = static_cast<off_t>(op.offset);
-  switch (op.kind) {
-    case FileOp::Kind::read:
-      return ::preadv(fd, op.pieces, static_cast<int>(op.piece_count), offset);
-    case FileOp::Kind::write:
-      return ::pwritev(fd, op.pieces, static_cast<int>(op.piece_count), offset);
-    case FileOp::Kind::sync:
-      return ::fdatasync(fd);
-    case FileOp::Kind::allocate:
-      return ::fallocate(fd, op.mode, offset, static_cast<off_t>(op.length));
-    case FileOp::Kind::discard: {
-      std::uint64_t range[2] = {op.offset, op.length};
-      return ::ioctl(fd, BLKDISCARD, range);
-    }
-  }
-  errno = ENOTSUP;
-  return -1;
-}
-
-}  // namespace
 
 struct PoolEngine::State {
   Client& client;
@@ -84,8 +38,7 @@ struct PoolEngine::State {
       FileOp* op = stopping ? nullptr : waiting.pop();
       if (op == nullptr) return;
       lock.unlock();
-      const ssize_t result = perform(*op, op->direct ? direct : fd);
-      op->result = result < 0 ? -errno : result;
+      op->result = perform(*op, op->direct ? direct : fd);
       lock.lock();
       const bool first = finished.empty();
       finished.push(*op);

@@ -1,104 +1,62 @@
 #include <outboard/storage/raw_file.hpp>
 
 #include <algorithm>
-#include <array>
 #include <filesystem>
-#include <vector>
+#include <system_error>
 
-#include <linux/falloc.h>
 #include <climits>
 
 #include <fmt/format.h>
 
-#include <outboard/storage/image.hpp>
 #include <outboard/storage/pieces.hpp>
 #include <outboard/storage/pool_engine.hpp>
+#include <outboard/storage/range_limits.hpp>
+#include <outboard/storage/raw_file_state.hpp>
+#include <outboard/storage/signals_blocked.hpp>
 #include <outboard/storage/uring_engine.hpp>
 
 namespace outboard::storage {
 
 namespace {
 
-constexpr std::size_t zeros_size = 65536;
-/// Source of zeros where the file system cannot make them. Aligned for O_DIRECT.
-alignas(4096) constexpr std::array<std::byte, zeros_size> zeros{};
-constexpr std::size_t zero_pieces = 16;
-
 /// Never more than this many times in a row without progress.
 constexpr unsigned max_retries = 1000;
 
-bool not_supported(ssize_t result) {
-  return result == -EOPNOTSUPP || result == -ENOSYS || result == -ENOTTY || result == -EINVAL;
-}
-
-/// One operation of the caller; may take several FileOps.
-struct Operation final : FileOp {
-  enum class Stage : std::uint8_t { transfer, sync, discard, punch, zero_range, write_zeros };
-  Stage stage = Stage::transfer;
-  std::uint64_t left = 0;        // bytes not transferred yet
-  unsigned retries = 0;
-  std::span<const iovec> whole;  // the caller's pieces, from the next byte on unless `rest` is in use
-  std::vector<iovec> rest;       // a copy of them, once a transfer has ended short
-  Backend::Completion done;
-  Operation* next_free = nullptr;
-};
-
 }  // namespace
 
-struct RawFile::State final : FileEngine::Client {
-  Image image;
-  Options options;
-  Log log;
-  std::unique_ptr<FileEngine> engine;
-  std::unique_ptr<FileEngine> ioctls;  // block devices under io_uring
-  bool discard_works = true;
-  bool punch_works = true;
-  bool zero_range_works = true;
-  std::vector<std::unique_ptr<Operation>> operations;
-  Operation* free = nullptr;
+RawFile::State::State(Loop& on, std::shared_ptr<const Image> of, const Geometry& shape, Options with, Log to)
+    : loop(on), image(std::move(of)), geometry(shape), options(std::move(with)), log(std::move(to)) {}
 
-  State(Image i, Options o, Log l) : image(std::move(i)), options(std::move(o)), log(std::move(l)) {}
-  ~State() {
-    // The engines first: they wait for what runs on the operations.
-    engine.reset();
-    ioctls.reset();
+RawFile::State::~State() {
+  // The engines first: they wait for what runs on the operations.
+  engine.reset();
+  ioctls.reset();
+  if (looker.joinable()) looker.join();
+}
+
+Status RawFile::State::open_engines(bool report) {
+  const int fd = image->fd.get();
+  const int direct = image->direct.get();
+  if (options.make_engine) {
+    OUTBOARD_TRY(engine, options.make_engine(loop, *this, fd, direct));
+    return {};
   }
-
-  Status open_engines(Loop& loop, bool report);
-  void start(Operation& op) { (op.kind == FileOp::Kind::discard && ioctls ? ioctls : engine)->start(op); }
-  Operation& take(Completion done);
-  void finish(Operation& op, int error);
-  void transfer(FileOp::Kind kind, std::uint64_t offset, std::span<const iovec> pieces, Completion done);
-  void start_transfer(Operation& op);
-  void advance(Operation& op, std::uint64_t bytes);
-  bool aligned(const FileOp& op) const;
-  void start_allocate(Operation& op, Operation::Stage stage);
-  void start_zeroes(Operation& op, Operation::Stage from);
-  void start_zero_writes(Operation& op);
-  void ended(FileOp& file_op) override;
-  void transferred(Operation& op);
-  void flushed(Operation& op);
-};
-
-Status RawFile::State::open_engines(Loop& loop, bool report) {
-  const int fd = image.fd.get();
-  const int direct = image.direct.get();
   if (options.engine != Engine::pool) {
-    auto uring = UringEngine::create(loop, *this, fd, direct);
+    auto uring = UringEngine::create(loop, *this, fd, direct, submission);
     if (uring) {
       engine = std::move(*uring);
-      if (!image.block_device) return {};
+      if (!image->block_device) return {};
       OUTBOARD_TRY(ioctls, PoolEngine::create(loop, *this, fd, direct, 1));
       return {};
     }
-    if (options.engine == Engine::io_uring) return Error(uring.error()).on(image.path);
+    if (options.engine == Engine::io_uring) return Error(uring.error()).on(image->path);
     if (report) log.warning("{}; using {} threads instead", uring.error().what(), options.threads);
   }
   OUTBOARD_TRY(engine, PoolEngine::create(loop, *this, fd, direct, std::clamp(options.threads, 1U, 64U)));
   return {};
 }
 
-Operation& RawFile::State::take(Completion done) {
+RawFileOperation& RawFile::State::take(Completion done) {
   if (free == nullptr) {
     operations.push_back(std::make_unique<Operation>());
     free = operations.back().get();
@@ -128,7 +86,7 @@ void RawFile::State::transfer(FileOp::Kind kind, std::uint64_t offset, std::span
   op.left = total_length(pieces);
   op.whole = pieces;
   if (op.left == 0) return finish(op, 0);
-  op.direct = image.direct.valid();
+  op.direct = image->direct.valid();
   start_transfer(op);
 }
 
@@ -143,7 +101,7 @@ bool RawFile::State::aligned(const FileOp& op) const {
   std::uint64_t bits = op.offset;
   for (const iovec& piece : std::span(op.pieces, op.piece_count))
     bits |= reinterpret_cast<std::uintptr_t>(piece.iov_base) | piece.iov_len;
-  return bits % image.alignment == 0;
+  return bits % image->alignment == 0;
 }
 
 /// The transfer did `bytes` of what it should: go on behind them.
@@ -175,63 +133,24 @@ void RawFile::State::transferred(Operation& op) {
   if (op.stage == Operation::Stage::write_zeros) {
     op.offset += bytes;
     op.left -= bytes;
-    return op.left == 0 ? finish(op, 0) : start_zero_writes(op);
+    return op.left == 0 ? write_next_by_hand(op) : start_zero_writes(op);
   }
   if (bytes == op.left) return finish(op, 0);
   advance(op, bytes);
   start_transfer(op);
 }
 
-void RawFile::State::start_allocate(Operation& op, Operation::Stage stage) {
-  op.stage = stage;
-  op.kind = FileOp::Kind::allocate;
-  op.mode = FALLOC_FL_KEEP_SIZE | (stage == Operation::Stage::zero_range ? FALLOC_FL_ZERO_RANGE : FALLOC_FL_PUNCH_HOLE);
-  start(op);
-}
-
-/// Zeroes by the first way that works, from `from` on: a hole, the file system's own way, writing.
-void RawFile::State::start_zeroes(Operation& op, Operation::Stage from) {
-  if (from == Operation::Stage::punch && punch_works) return start_allocate(op, Operation::Stage::punch);
-  if (from != Operation::Stage::write_zeros && zero_range_works)
-    return start_allocate(op, Operation::Stage::zero_range);
-  op.stage = Operation::Stage::write_zeros;
-  op.kind = FileOp::Kind::write;
-  op.left = op.length;
-  op.direct = image.direct.valid();
-  start_zero_writes(op);
-}
-
-void RawFile::State::start_zero_writes(Operation& op) {
-  op.rest.clear();
-  for (std::uint64_t left = op.left; left != 0 && op.rest.size() < zero_pieces;) {
-    const std::uint64_t size = std::min<std::uint64_t>(left, zeros_size);
-    op.rest.push_back({const_cast<std::byte*>(zeros.data()), size});
-    left -= size;
-  }
-  op.whole = op.rest;
-  start_transfer(op);
-}
-
 void RawFile::State::ended(FileOp& file_op) {
   auto& op = static_cast<Operation&>(file_op);
   if ((op.result == -EINTR || op.result == -EAGAIN) && ++op.retries < max_retries) return start(op);
-  const bool unsupported = not_supported(op.result);
   switch (op.stage) {
     case Operation::Stage::transfer:
     case Operation::Stage::write_zeros:
       return transferred(op);
     case Operation::Stage::discard:
-      // Advice that cannot be taken is not an error.
-      if (unsupported) discard_works = false;
-      return finish(op, unsupported ? 0 : static_cast<int>(-op.result));
     case Operation::Stage::punch:
-      if (!unsupported) return finish(op, static_cast<int>(-op.result));
-      punch_works = false;
-      return start_zeroes(op, Operation::Stage::zero_range);
     case Operation::Stage::zero_range:
-      if (!unsupported) return finish(op, static_cast<int>(-op.result));
-      zero_range_works = false;
-      return start_zeroes(op, Operation::Stage::write_zeros);
+      return allocated(op);
     case Operation::Stage::sync:
       return flushed(op);
   }
@@ -242,39 +161,77 @@ void RawFile::State::ended(FileOp& file_op) {
 void RawFile::State::flushed(Operation& op) {
   const int error = static_cast<int>(-op.result);
   int first = 0;
-  if (error != 0 && image.flush_error->compare_exchange_strong(first, error)) {
+  if (error != 0 && image->flush_error->compare_exchange_strong(first, error)) {
     log.error("{}: flushing it failed ({}): what was written since the last flush may be lost; no flush will succeed",
-              image.path, Error(error).what());
+              image->path, Error(error).what());
   }
-  finish(op, image.flush_error->load());
+  finish(op, image->flush_error->load());
+}
+
+void RawFile::State::refresh(Refreshed done) {
+  if (!looking.empty()) return looking_after.push_back(std::move(done));
+  looking.push_back(std::move(done));
+  start_looking();
+}
+
+/// Asks for the size with descriptors of its own, on a thread of its own.
+void RawFile::State::start_looking() {
+  if (looker.joinable()) looker.join();  // it has told, so it has ended or is about to
+  auto own = image->duplicate();
+  if (!own) return looked(own.error());
+  try {
+    const SignalsBlocked blocked;
+    looker = std::thread([this, &on = loop, there = std::weak_ptr<char>(alive), own = std::move(*own)]() mutable {
+      const Status measured = own.measure_again();
+      Result<std::uint64_t> capacity = own.geometry.capacity;
+      if (!measured) capacity = measured.error();
+      own = {};  // closing may wait too
+      on.post([this, there = std::move(there), capacity = std::move(capacity)] {
+        if (!there.expired()) looked(capacity);
+      });
+    });
+  } catch (const std::system_error& failure) {
+    looked(Error(failure.code().value(), "starting a thread to look at the image").on(image->path));
+  }
+}
+
+void RawFile::State::looked(const Result<std::uint64_t>& capacity) {
+  if (capacity) geometry.capacity = *capacity;
+  std::vector<Refreshed> told = std::exchange(looking, std::exchange(looking_after, {}));
+  if (!looking.empty()) start_looking();
+  const Status status = capacity ? Status() : Status(capacity.error());
+  for (Refreshed& done : told) done(status);
 }
 
 RawFile::RawFile(std::unique_ptr<State> state) : state_(std::move(state)) {}
 RawFile::~RawFile() = default;
 
 Result<std::unique_ptr<RawFile>> RawFile::open(Loop& loop, const Options& options, const Log& log) {
-  OUTBOARD_TRY(auto image, open_image(options.path, options.read_only, options.direct, log));
-  auto state = std::make_unique<State>(std::move(image), options, log);
-  OUTBOARD_CHECK(state->open_engines(loop, true));
+  OUTBOARD_TRY(auto opened, open_image(options.path, options.read_only, options.direct, log));
+  measure_ranges(opened);
+  const Geometry geometry = opened.geometry;
+  auto state = std::make_unique<State>(loop, std::make_shared<const Image>(std::move(opened)), geometry, options, log);
+  state->submission = submission_for(state->image->fd.get());
+  OUTBOARD_CHECK(state->open_engines(true));
   std::unique_ptr<RawFile> file(new RawFile(std::move(state)));
   log.info("{}: {} bytes", file->description(), file->geometry().capacity);
   return file;
 }
 
 Result<std::unique_ptr<Backend>> RawFile::share(Loop& loop) const {
-  OUTBOARD_TRY(auto image, state_->image.duplicate());
-  auto state = std::make_unique<State>(std::move(image), state_->options, state_->log);
-  OUTBOARD_CHECK(state->open_engines(loop, false));
+  auto state = std::make_unique<State>(loop, state_->image, state_->geometry, state_->options, state_->log);
+  state->submission = state_->submission;
+  OUTBOARD_CHECK(state->open_engines(false));
   return std::unique_ptr<Backend>(new RawFile(std::move(state)));
 }
 
-const Geometry& RawFile::geometry() const { return state_->image.geometry; }
-Status RawFile::refresh() { return state_->image.measure_again(); }
+const Geometry& RawFile::geometry() const { return state_->geometry; }
+void RawFile::refresh(Refreshed done) { state_->refresh(std::move(done)); }
 
 std::string RawFile::description() const {
-  return fmt::format("{} ({}{}{})", std::filesystem::path(state_->image.path).filename().string(),
-                     state_->engine->name(), state_->image.direct ? ", O_DIRECT" : "",
-                     state_->image.geometry.read_only ? ", read-only" : "");
+  return fmt::format("{} ({}{}{})", std::filesystem::path(state_->image->path).filename().string(),
+                     state_->engine->name(), state_->image->direct ? ", O_DIRECT" : "",
+                     state_->geometry.read_only ? ", read-only" : "");
 }
 
 void RawFile::read(std::uint64_t offset, std::span<const iovec> pieces, Completion done) {
@@ -288,33 +245,27 @@ void RawFile::write(std::uint64_t offset, std::span<const iovec> pieces, Complet
 
 void RawFile::flush(Completion done) {
   if (geometry().read_only) return done(0);
-  if (const int error = state_->image.flush_error->load(); error != 0) return done(error);
-  Operation& op = state_->take(std::move(done));
-  op.stage = Operation::Stage::sync;
+  if (const int error = state_->image->flush_error->load(); error != 0) return done(error);
+  RawFileOperation& op = state_->take(std::move(done));
+  op.stage = RawFileOperation::Stage::sync;
   op.kind = FileOp::Kind::sync;
   state_->start(op);
 }
 
 void RawFile::discard(std::uint64_t offset, std::uint64_t length, Completion done) {
   if (geometry().read_only) return done(EROFS);
-  if (length == 0 || !state_->discard_works || !geometry().can_discard) return done(0);
-  Operation& op = state_->take(std::move(done));
-  op.offset = offset;
-  op.length = length;
-  if (!state_->image.block_device) return state_->start_allocate(op, Operation::Stage::discard);
-  op.stage = Operation::Stage::discard;
-  op.kind = FileOp::Kind::discard;
-  FileEngine& engine = state_->ioctls ? *state_->ioctls : *state_->engine;
-  engine.start(op);
+  if (length == 0 || !geometry().can_discard) return done(0);
+  RawFileOperation& op = state_->take(std::move(done));
+  op.range = {offset, length};
+  state_->discard(op);
 }
 
 void RawFile::write_zeroes(std::uint64_t offset, std::uint64_t length, bool may_unmap, Completion done) {
   if (geometry().read_only) return done(EROFS);
   if (length == 0) return done(0);
-  Operation& op = state_->take(std::move(done));
-  op.offset = offset;
-  op.length = length;
-  state_->start_zeroes(op, may_unmap ? Operation::Stage::punch : Operation::Stage::zero_range);
+  RawFileOperation& op = state_->take(std::move(done));
+  op.range = {offset, length};
+  state_->zero(op, may_unmap);
 }
 
 void RawFile::submit() {

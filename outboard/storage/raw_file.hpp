@@ -1,6 +1,7 @@
 #pragma once
 
 #include <outboard/storage/backend.hpp>
+#include <outboard/storage/file_engine.hpp>
 
 namespace outboard::storage {
 
@@ -22,6 +23,8 @@ class RawFile final : public Backend {
     bool direct = false;
     Engine engine = Engine::automatic;
     unsigned threads = 4;  ///< 1...64, when they are used
+    /// Makes the engine, instead of `engine`: one of the caller's own. share() calls it too, on the thread it is called on.
+    EngineFactory make_engine{};
   };
 
   /// Errors as open_image; with Engine::io_uring also those of UringEngine::create.
@@ -35,7 +38,7 @@ class RawFile final : public Backend {
   void flush(Completion done) override;
   void discard(std::uint64_t offset, std::uint64_t length, Completion done) override;
   void write_zeroes(std::uint64_t offset, std::uint64_t length, bool may_unmap, Completion done) override;
-  Status refresh() override;
+  void refresh(Refreshed done) override;
   Result<std::unique_ptr<Backend>> share(Loop& loop) const override;
   void submit() override;
   bool poll() override;

@@ -6,6 +6,13 @@
 #include <memory>
 
 #include <liburing.h>
+#include <linux/magic.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/vfs.h>
+#include <unistd.h>
+
+#include <outboard/storage/pieces.hpp>
 
 namespace outboard::storage {
 
@@ -14,12 +21,43 @@ namespace {
 constexpr unsigned submission_entries = 256;
 constexpr unsigned completion_entries = 4096;
 
+/// Operations that may be with the storage and have been begun where they were submitted: fewer than any disk's queue has
+/// room for, since whatever more is begun may have to wait for room.
+constexpr unsigned max_begun_here = 48;
+/// Storage that has ended nothing for this long while it has something to do is not begun with here.
+constexpr Duration patience = std::chrono::milliseconds(10);
+/// A submission that took this long has waited for the storage; how long after it nothing is begun here.
+constexpr Duration slow_submission = std::chrono::milliseconds(2);
+constexpr Duration caution = std::chrono::seconds(1);
+
 Error ring_error(int code) {
   Error error(code, "io_uring is not available here: " + Error(code).what());
   if (code == EPERM || code == EACCES)
     return std::move(error).cure("allow it: sysctl kernel.io_uring_disabled=0, or the container's seccomp profile");
   if (code == ENOMEM) return std::move(error).cure("raise the limit on locked memory: ulimit -l");
   return error;
+}
+
+/// The kernel's struct cachestat_range and struct cachestat (6.5).
+struct CacheRange {
+  std::uint64_t offset;
+  std::uint64_t length;
+};
+struct CacheState {
+  std::uint64_t cached;
+  std::uint64_t others[4];
+};
+
+enum class Cached : std::uint8_t { all, not_all, unknown };
+
+/// Whether a part of a file is in the page cache. Unknown on kernels before 6.5, and where the process does not own the file.
+Cached in_page_cache(int fd, std::uint64_t offset, std::uint64_t length) {
+  constexpr long number = 451;  // SYS_cachestat, which older headers lack
+  static const auto page = static_cast<std::uint64_t>(::sysconf(_SC_PAGESIZE));
+  CacheRange range{offset, length};
+  CacheState state{};
+  if (::syscall(number, fd, &range, &state, 0U) != 0) return Cached::unknown;
+  return state.cached >= (offset + length - 1) / page - offset / page + 1 ? Cached::all : Cached::not_all;
 }
 
 class Ring {
@@ -86,18 +124,28 @@ struct UringEngine::State {
   Loop& loop;
   Client& client;
   std::array<int, 2> fds;
-  bool fixed = false;       // fds are registered: entries name them by index
+  bool fixed = false;  // fds are registered: entries name them by index
   Ring ring;
   Registration watch;
   Registration retry;
-  FileOpList waiting;       // for room in the ring
-  unsigned prepared = 0;    // in the ring, not yet told to the kernel
-  unsigned in_flight = 0;   // prepared or with the kernel
+  FileOpList waiting;  // for room in the ring
+  unsigned prepared = 0;  // in the ring, not yet told to the kernel
+  unsigned in_flight = 0;  // prepared or with the kernel
   bool delivering = false;
 
-  State(Loop& l, Client& c, int fd, int direct) : loop(l), client(c), fds{fd, direct} {}
+  const Submission submission;
+  bool cache_known = true;  // in_page_cache() has an answer here
+  TimePoint last_progress{};  // when something ended, or there was something to do again
+  TimePoint cautious_until{};
+  bool cautious = false;  // as of what is being prepared
+
+  State(Loop& l, Client& c, int fd, int direct, Submission where)
+      : loop(l), client(c), fds{fd, direct}, submission(where) {}
 
   bool prepare(FileOp& op);
+  bool begins_here(const FileOp& op);
+  bool room_here();
+  void look_at_clock();
   void prepare_waiting();
   bool enter();
   bool deliver();
@@ -107,8 +155,36 @@ struct UringEngine::State {
   bool run();
 };
 
+/// Whether an operation may begin in the call that submits it. What the kernel has threads for in any case is not asked.
+bool UringEngine::State::begins_here(const FileOp& op) {
+  if (submission == Submission::on_workers || (op.kind != FileOp::Kind::read && op.kind != FileOp::Kind::write))
+    return false;
+  if (op.kind == FileOp::Kind::read && !op.direct && cache_known) {
+    const auto cached = in_page_cache(fds[0], op.offset, total_length({op.pieces, op.piece_count}));
+    if (cached != Cached::unknown) return cached == Cached::all;
+    cache_known = false;
+  }
+  if (prepared == 0) look_at_clock();
+  return !cautious && room_here();
+}
+
+/// What has been prepared may end as soon as it is entered, and then leaves room.
+bool UringEngine::State::room_here() {
+  const auto with_storage = [this] { return in_flight - std::min(in_flight, io_uring_cq_ready(&ring.get())); };
+  if (with_storage() < max_begun_here) return true;
+  return prepared != 0 && enter() && with_storage() < max_begun_here;
+}
+
+/// Once for what is submitted together.
+void UringEngine::State::look_at_clock() {
+  const TimePoint now = loop.clock().now();
+  if (in_flight == 0) last_progress = now;
+  cautious = now < cautious_until || now - last_progress > patience;
+}
+
 bool UringEngine::State::prepare(FileOp& op) {
   if (in_flight >= completion_entries) return false;
+  const bool here = begins_here(op);
   io_uring_sqe* entry = io_uring_get_sqe(&ring.get());
   if (entry == nullptr) return false;
   const int fd = fixed ? static_cast<int>(op.direct) : fds[op.direct ? 1 : 0];
@@ -130,6 +206,7 @@ bool UringEngine::State::prepare(FileOp& op) {
       break;  // never given to this engine
   }
   if (fixed && op.kind != FileOp::Kind::discard) entry->flags |= IOSQE_FIXED_FILE;
+  if (!here) entry->flags |= IOSQE_ASYNC;
   io_uring_sqe_set_data(entry, &op);
   ++prepared;
   ++in_flight;
@@ -150,7 +227,10 @@ void UringEngine::State::prepare_waiting() {
 /// Tells the kernel what was prepared. False: it has to be tried again.
 bool UringEngine::State::enter() {
   while (prepared != 0) {
+    const TimePoint before = loop.clock().now();
     const int count = io_uring_submit(&ring.get());
+    const TimePoint after = loop.clock().now();
+    if (after - before > slow_submission) cautious_until = after + caution;
     if (count == -EINTR) continue;
     if (count <= 0) return false;  // EAGAIN, EBUSY: no memory, or completions have to be taken first
     prepared -= std::min(prepared, static_cast<unsigned>(count));
@@ -184,6 +264,7 @@ bool UringEngine::State::run() {
     prepare_waiting();
     const bool entered = enter();
     const bool delivered = deliver();
+    if (delivered && in_flight != 0) last_progress = loop.clock().now();
     any = any || delivered;
     if (prepared == 0 && waiting.empty()) break;
     if (!entered && !delivered) break;
@@ -195,8 +276,9 @@ bool UringEngine::State::run() {
 
 UringEngine::UringEngine(std::unique_ptr<State> state) : state_(std::move(state)) {}
 
-Result<std::unique_ptr<UringEngine>> UringEngine::create(Loop& loop, Client& client, int fd, int direct) {
-  std::unique_ptr<UringEngine> engine(new UringEngine(std::make_unique<State>(loop, client, fd, direct)));
+Result<std::unique_ptr<UringEngine>> UringEngine::create(Loop& loop, Client& client, int fd, int direct,
+                                                         Submission submission) {
+  std::unique_ptr<UringEngine> engine(new UringEngine(std::make_unique<State>(loop, client, fd, direct, submission)));
   State& state = *engine->state_;
   OUTBOARD_CHECK(state.ring.open(submission_entries, completion_entries));
   io_uring& ring = state.ring.get();
@@ -230,6 +312,24 @@ void UringEngine::start(FileOp& op) {
 void UringEngine::submit() { state_->run(); }
 
 bool UringEngine::poll() { return state_->run(); }
+
+Submission submission_for(int fd) {
+  struct stat info{};
+  struct statfs system{};
+  if (::fstat(fd, &info) != 0) return Submission::on_workers;
+  if (S_ISBLK(info.st_mode)) return Submission::here;
+  if (!S_ISREG(info.st_mode) || ::fstatfs(fd, &system) != 0) return Submission::on_workers;
+  switch (static_cast<unsigned long>(system.f_type)) {
+    case EXT4_SUPER_MAGIC:
+    case XFS_SUPER_MAGIC:
+    case BTRFS_SUPER_MAGIC:
+    case F2FS_SUPER_MAGIC:
+    case TMPFS_MAGIC:
+      return Submission::here;
+    default:
+      return Submission::on_workers;
+  }
+}
 
 Status probe_io_uring() { return Ring().open(1, 2); }
 

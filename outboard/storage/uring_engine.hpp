@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cstdint>
 #include <memory>
 
 #include <outboard/base/loop.hpp>
@@ -8,12 +9,26 @@
 
 namespace outboard::storage {
 
+/// Where the kernel may begin an operation.
+enum class Submission : std::uint8_t {
+  /// In the call that submits it, if it need not wait there: for storage that keeps to that (IOCB_NOWAIT). Not a read that is
+  /// not in the page cache, whose read-ahead may wait for room in the queue of the disk; and nothing while the storage is slow
+  /// to answer or has much to do already.
+  here,
+  on_workers,  ///< on threads of the kernel only
+};
+
+/// How to submit to the file behind `fd`: a block device, or a file on a file system of a disk or in memory, or anything else,
+/// which may be at the other end of a network or in another process. May wait for the storage.
+Submission submission_for(int fd);
+
 /// io_uring, its descriptor watched by the loop. Operations go to the kernel in batches, at submit().
 class UringEngine final : public FileEngine {
  public:
   /// `direct` is -1 where there is none; both descriptors outlive the engine. EPERM, ENOSYS and others when io_uring is
   /// not permitted here (containers often block it): the kernel is asked by making a ring and using it once.
-  static Result<std::unique_ptr<UringEngine>> create(Loop& loop, Client& client, int fd, int direct);
+  static Result<std::unique_ptr<UringEngine>> create(Loop& loop, Client& client, int fd, int direct,
+                                                     Submission submission);
   ~UringEngine() override;
 
   std::string name() const override { return "io_uring"; }

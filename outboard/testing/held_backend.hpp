@@ -25,7 +25,7 @@ class HeldBackend final : public storage::Backend {
 
   explicit HeldBackend(std::uint64_t size) : bytes(size) {
     shape.capacity = size;
-    shape.can_discard = shape.can_unmap_zeroes = true;
+    shape.can_discard = shape.can_write_zeroes = shape.can_unmap_zeroes = true;
   }
 
   storage::Geometry shape{};
@@ -35,6 +35,7 @@ class HeldBackend final : public storage::Backend {
   bool hold = false;
   /// With `hold`: bytes move at release() and not when the operation begins, as when a medium that hangs answers late.
   bool moves_late = false;
+  bool completes_on_poll = false;
   /// 0, or what an operation ends with. A read that fails has filled half of its pieces.
   std::function<int(const Call&)> fails = [](const Call&) { return 0; };
 
@@ -77,11 +78,20 @@ class HeldBackend final : public storage::Backend {
     if (error == 0) std::memset(bytes.data() + offset, 0, length);
     end(error, std::move(done));
   }
-  Status refresh() override { return on_refresh(); }
+  void refresh(Refreshed done) override { done(on_refresh()); }
   Result<std::unique_ptr<storage::Backend>> share(Loop&) const override {
     return std::make_unique<Shared>(const_cast<HeldBackend&>(*this));
   }
   void submit() override { ++submits; }
+  /// Whoever polls lets the oldest of what is held complete, if `completes_on_poll` is set.
+  bool poll() override {
+    if (!completes_on_poll || held_.empty()) return false;
+    Held first = std::move(held_.front());
+    held_.erase(held_.begin());
+    if (first.move) first.move();
+    first.done(first.error);
+    return true;
+  }
 
  private:
   class Shared final : public storage::Backend {

@@ -19,7 +19,7 @@ constexpr unsigned most_queues = 256;
 // need which begin in the middle of a page (viostor), or do not look at it (OVMF); QEMU takes 1024 whatever it says.
 constexpr std::uint32_t tolerated_chain = 1024;
 constexpr std::uint32_t spare_elements = 16;
-// Bounds of one range, in sectors: 2 GiB where the storage has a fast way, else what can be written in a moment.
+// Bounds of one range, in sectors: 2 GiB where the storage has a fast way, else what can be written in a moment (32 MiB).
 constexpr std::uint32_t fast_range = UINT32_C(1) << 22;
 constexpr std::uint32_t slow_range = UINT32_C(1) << 16;
 
@@ -74,7 +74,7 @@ spec::Config config_of(const storage::Geometry& geometry, const Device::Options&
   }
   if (offered.has(feature::write_zeroes)) {
     config.max_write_zeroes_sectors = disk.max_write_zeroes_sectors;
-    config.max_write_zeroes_seg = Disk::max_segments;
+    config.max_write_zeroes_seg = disk.max_write_zeroes_segments;
     config.write_zeroes_may_unmap = geometry.can_unmap_zeroes ? 1 : 0;
   }
   return config;
@@ -92,7 +92,9 @@ Device::Device(std::unique_ptr<storage::Backend> backend, const Options& options
   if (options_.seg_max == 0) options_.seg_max = options_.queue_size - 2U;
   std::ranges::copy(options_.id, disk_->id.begin());
   disk_->max_discard_sectors = fast_range;
-  disk_->max_write_zeroes_sectors = backend_->geometry().can_write_zeroes ? fast_range : slow_range;
+  const bool fast = backend_->geometry().can_write_zeroes;
+  disk_->max_write_zeroes_sectors = fast ? fast_range : slow_range;
+  disk_->max_write_zeroes_segments = fast ? Disk::max_segments : 1;
   for (unsigned queue = 0; queue < options_.queues; ++queue) lanes_.push_back(std::make_unique<Lane>(*disk_, queue));
 }
 
@@ -147,15 +149,18 @@ void Device::write_config(std::uint32_t offset, Bytes from) {
   if (value <= 1) disk_->writeback = value == 1;
 }
 
-Status Device::start_queue(unsigned /*queue*/, const virtio::QueueState& /*state*/) {
+Status Device::start_queue(unsigned queue, const virtio::QueueState& /*state*/) {
+  lanes_[queue]->begin();
   // A device that goes on with another's state (recovery, migration) has not seen FEATURES_OK.
   take_features(host_->negotiated());
   return {};
 }
 
-/// Nothing is kept: what was handed over is with the storage and ends for itself.
-void Device::stop_queue(unsigned queue, virtio::StopMode /*mode*/, Completion done) {
+/// Nothing is kept: what was handed over is with the storage and ends for itself, work of many steps after the next step
+/// when its answer is not wanted.
+void Device::stop_queue(unsigned queue, virtio::StopMode mode, Completion done) {
   Lane& lane = *lanes_[queue];
+  if (mode == virtio::StopMode::discard) lane.give_up_ranges();
   if (!lane.has_own_loop()) return done();
   Loop& control = host_->control_loop();
   host_->queue_loop(queue).post([&lane, &control, done = std::move(done)]() mutable {
@@ -170,6 +175,8 @@ void Device::handle(virtio::Request request) {
 }
 
 void Device::batch_end(unsigned queue) { lanes_[queue]->batch_end(); }
+
+bool Device::poll(unsigned queue) { return lanes_[queue]->poll(); }
 
 namespace {
 
@@ -205,7 +212,6 @@ Status Device::restore_nothing() {
   if (host_->negotiated().has(feature::config_wce)) disk_->writeback = false;
   return {};
 }
-
 void Device::reset() {
   disk_->discard = false;
   disk_->write_zeroes = false;
@@ -213,9 +219,11 @@ void Device::reset() {
 }
 
 Status Device::reload() {
-  const std::uint64_t before = backend_->geometry().capacity;
-  OUTBOARD_CHECK(backend_->refresh());
-  if (backend_->geometry().capacity != before) capacity_changed();
+  backend_->refresh([this](const Status& looked) {
+    if (!looked) return host_->log().error("{}; the disk stays as it was", looked.error().message());
+    if (backend_->geometry().capacity / sector_size != disk_->capacity.load(std::memory_order_relaxed))
+      capacity_changed();
+  });
   return {};
 }
 

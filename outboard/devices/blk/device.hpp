@@ -59,6 +59,7 @@ class Device final : public virtio::Device {
   /// What the driver has agreed to says it, but where it can choose (CONFIG_WCE): there writes go through until it says
   /// otherwise.
   Status restore_nothing() override;
+  bool poll(unsigned queue) override;
   void reset() override;
 
  private:

@@ -21,6 +21,11 @@ class Disk {
   /// clearing 4 GiB takes. More is IOERR.
   static constexpr std::uint64_t max_data = UINT64_C(256) << 20;
 
+  /// Bytes of a range that the storage is asked for at a time, so that a stop need not wait for all of them: where it has a
+  /// fast way, and where it has to write zeros.
+  static constexpr std::uint64_t fast_step = UINT64_C(64) << 20;
+  static constexpr std::uint64_t slow_step = UINT64_C(1) << 20;
+
   explicit Disk(storage::Backend& primary_backend) : primary(primary_backend), read_only(primary.geometry().read_only) {
     refresh();
   }
@@ -33,6 +38,7 @@ class Disk {
   std::array<char, spec::id_size> id{};
   std::uint32_t max_discard_sectors = 0;
   std::uint32_t max_write_zeroes_sectors = 0;
+  std::uint32_t max_write_zeroes_segments = max_segments;
 
   std::atomic<std::uint64_t> capacity{0};  ///< sectors
   std::atomic<bool> writeback{true};  ///< false: a write is on the medium when it is completed
@@ -42,6 +48,13 @@ class Disk {
 
   bool holds(std::uint64_t sector, std::uint64_t count) const {
     return range_within(sector, count, capacity.load(std::memory_order_relaxed));
+  }
+
+  /// Bytes to ask the storage for at a time; `unmap` as in a range segment.
+  std::uint64_t step(std::uint32_t type, bool unmap) const {
+    const storage::Geometry& shape = primary.geometry();
+    const bool fast = type == spec::type::discard || shape.can_write_zeroes || (unmap && shape.can_unmap_zeroes);
+    return fast ? fast_step : slow_step;
   }
 
   /// An I/O error of the storage. The log hears of the 1st, 2nd, 4th and so on.

@@ -1,7 +1,9 @@
 #include <outboard/devices/blk/lane.hpp>
 
 #include <algorithm>
+#include <cerrno>
 #include <span>
+#include <utility>
 
 namespace outboard::blk {
 
@@ -142,7 +144,7 @@ void Lane::ranges(virtio::Request request, std::uint32_t type) {
   Op& op = take(std::move(request), type);
   const std::uint8_t status = check_ranges(op.request, op);
   if (status != spec::status::ok) return answer(release(op), status);
-  next_range(op);
+  run_ranges(op);
 }
 
 /// Takes the segments and checks all of them, before any is touched.
@@ -150,13 +152,15 @@ std::uint8_t Lane::check_ranges(virtio::Request& request, Op& op) const {
   if (request.writable_left() != 1) return spec::status::ioerr;
   const std::uint64_t length = request.readable_left();
   const std::uint64_t count = length / sizeof(spec::RangeSegment);
+  const std::uint32_t most = op.type == spec::type::discard ? Disk::max_segments : disk_.max_write_zeroes_segments;
   op.segment = 0;
+  op.ranged = 0;
   op.segment_count = static_cast<std::size_t>(std::min<std::uint64_t>(count, Disk::max_segments));
   if (op.segment_count == 0) return spec::status::ioerr;
   const auto bytes = std::as_writable_bytes(std::span(op.segments).first(op.segment_count));
   if (!request.read_bytes(bytes)) return spec::status::ioerr;
   if (const std::uint8_t status = check_segments(op); status == spec::status::unsupp) return status;
-  if (length % sizeof(spec::RangeSegment) != 0 || count > Disk::max_segments) return spec::status::ioerr;
+  if (length % sizeof(spec::RangeSegment) != 0 || count > most) return spec::status::ioerr;
   return check_segments(op);
 }
 
@@ -177,23 +181,59 @@ std::uint8_t Lane::check_segments(const Op& op) const {
   return good ? spec::status::ok : spec::status::ioerr;
 }
 
-void Lane::next_range(Op& op) {
-  const spec::RangeSegment& segment = op.segments[op.segment];
-  op.sector = segment.sector;
-  const std::uint64_t offset = segment.sector * sector_size;
-  const std::uint64_t length = segment.num_sectors * sector_size;
-  auto done = [this, &op](int error) { range_done(op, error); };
-  if (op.type == spec::type::discard) return backend_->discard(offset, length, done);
-  backend_->write_zeroes(offset, length, (segment.flags & spec::RangeSegment::unmap) != 0, done);
+/// Goes through the ranges step by step, as long as the storage does them at once.
+void Lane::run_ranges(Op& op) {
+  while (true) {
+    StepCall call = StepCall::runs;
+    op.step_call = &call;
+    start_step(op);
+    if (call == StepCall::more) continue;
+    if (call == StepCall::runs) op.step_call = nullptr;  // else it is gone
+    return;
+  }
 }
 
-void Lane::range_done(Op& op, int error) {
-  if (error == 0 && ++op.segment < op.segment_count) {
+void Lane::start_step(Op& op) {
+  const spec::RangeSegment& segment = op.segments[op.segment];
+  const bool unmap = (segment.flags & spec::RangeSegment::unmap) != 0;
+  const std::uint64_t offset = segment.sector * sector_size + op.ranged;
+  const std::uint64_t length = std::min(segment.num_sectors * sector_size - op.ranged, disk_.step(op.type, unmap));
+  op.sector = offset / sector_size;
+  auto done = [this, &op, length](int error) { step_done(op, length, error); };
+  if (op.type == spec::type::discard) return backend_->discard(offset, length, done);
+  backend_->write_zeroes(offset, length, unmap, done);
+}
+
+void Lane::step_done(Op& op, std::uint64_t length, int error) {
+  StepCall* const call = std::exchange(op.step_call, nullptr);
+  const bool left = error == 0 && ranges_left(op, length);
+  if (left && ranges_given_up_.load(std::memory_order_relaxed)) {
+    error = ECANCELED;
+  } else if (left) {
+    if (call != nullptr) {
+      *call = StepCall::more;
+      return;
+    }
     // Kept, since the operation may end in there, and with it what backend_ names, and this lane.
     storage::Backend& storage = *backend_;
-    next_range(op);
+    run_ranges(op);
     return storage.submit();
   }
+  if (call != nullptr) *call = StepCall::over;
+  ranges_done(op, error);
+}
+
+/// Counts a step that is done; returns whether another one is to follow.
+bool Lane::ranges_left(Op& op, std::uint64_t length) const {
+  op.ranged += length;
+  if (op.ranged >= op.segments[op.segment].num_sectors * sector_size) {
+    ++op.segment;
+    op.ranged = 0;
+  }
+  return op.segment < op.segment_count;
+}
+
+void Lane::ranges_done(Op& op, int error) {
   if (op.type == spec::type::discard) return finish(op, error);
   write_done(op, error);
 }
@@ -203,7 +243,7 @@ void Lane::write_done(Op& op, int error) {
   // the write": those of a driver that cannot flush, and those with writeback 0 from submission to completion.
   const bool flush = error == 0 && op.write_through && !disk_.writeback.load(std::memory_order_relaxed);
   if (!flush) return finish(op, error);
-  storage::Backend& storage = *backend_;  // as in range_done
+  storage::Backend& storage = *backend_;  // as in step_done
   storage.flush([this, &op](int flush_error) { finish(op, flush_error); });
   storage.submit();
 }
@@ -211,7 +251,7 @@ void Lane::write_done(Op& op, int error) {
 void Lane::finish(Op& op, int error) {
   // What the storage has read may not have been the driver's, and what it has written may not have reached it.
   if (const auto kept = op.request.unpin(); !kept && error == 0) error = kept.error().code();
-  if (error != 0) disk_.failed(name_of(op.type), op.sector, error);
+  if (error != 0 && error != ECANCELED) disk_.failed(name_of(op.type), op.sector, error);
   if (op.type == spec::type::in) op.request.pieces_written(error == 0 ? op.data : 0);
   virtio::Request request = release(op);
   if (closing_ && running_ == 0) {

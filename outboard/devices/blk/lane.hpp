@@ -1,6 +1,7 @@
 #pragma once
 
 #include <array>
+#include <atomic>
 #include <memory>
 #include <vector>
 
@@ -16,12 +17,22 @@ class Lane {
 
   void handle(virtio::Request request);
   void batch_end();
+  /// Looks for what the storage has ended; returns whether there was something.
+  bool poll() { return backend_ != nullptr && backend_->poll(); }
+
+  /// The queue starts, and the answers of its ranges are wanted. Control loop.
+  void begin() { ranges_given_up_.store(false, std::memory_order_relaxed); }
+  /// The queue stops and no answer is wanted: a DISCARD or WRITE_ZEROES ends after the step that runs. Control loop.
+  void give_up_ranges() { ranges_given_up_.store(true, std::memory_order_relaxed); }
 
   /// Gives back storage of this queue's own loop, once nothing runs on it any more. On the queue's loop.
   void close();
   bool has_own_loop() const;
 
  private:
+  /// What has become of a step of a range inside the call that asked for it.
+  enum class StepCall : std::uint8_t { runs, more, over };
+
   /// A request that is with the storage.
   struct Op {
     virtio::Request request;
@@ -32,6 +43,8 @@ class Lane {
     std::array<spec::RangeSegment, Disk::max_segments> segments;
     std::size_t segment_count = 0;
     std::size_t segment = 0;
+    std::uint64_t ranged = 0;  ///< bytes of the segment that are done
+    StepCall* step_call = nullptr;  ///< while the storage is being asked for a step
     Op* next_free = nullptr;
   };
 
@@ -43,8 +56,11 @@ class Lane {
   std::uint8_t check_ranges(virtio::Request& request, Op& op) const;
   std::uint8_t check_segments(const Op& op) const;
 
-  void next_range(Op& op);
-  void range_done(Op& op, int error);
+  void run_ranges(Op& op);
+  void start_step(Op& op);
+  void step_done(Op& op, std::uint64_t length, int error);
+  bool ranges_left(Op& op, std::uint64_t length) const;
+  void ranges_done(Op& op, int error);
   void write_done(Op& op, int error);
   void finish(Op& op, int error);
   void fail(virtio::Request request, const Error& error);
@@ -58,6 +74,7 @@ class Lane {
   storage::Backend* backend_ = nullptr;
   std::unique_ptr<storage::Backend> own_;  // where the queue has a loop of its own
   bool closing_ = false;
+  std::atomic<bool> ranges_given_up_{false};
   std::size_t running_ = 0;
   std::vector<std::unique_ptr<Op>> ops_;
   Op* free_ = nullptr;

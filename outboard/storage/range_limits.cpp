@@ -1,0 +1,63 @@
+#include <outboard/storage/range_limits.hpp>
+
+#include <cstdint>
+#include <fstream>
+#include <optional>
+#include <string>
+#include <string_view>
+
+#include <linux/magic.h>
+#include <sys/stat.h>
+#include <sys/sysmacros.h>
+#include <sys/vfs.h>
+
+#include <fmt/format.h>
+
+namespace outboard::storage {
+
+namespace {
+
+/// A limit of the request queue of a block device; a partition has that of its disk.
+std::optional<std::uint64_t> queue_limit(dev_t device, std::string_view name) {
+  const std::string folder = fmt::format("/sys/dev/block/{}:{}", major(device), minor(device));
+  for (const char* where : {"", "/.."}) {
+    std::ifstream file(fmt::format("{}{}/queue/{}", folder, where, name));
+    if (std::uint64_t value = 0; file >> value) return value;
+  }
+  return std::nullopt;
+}
+
+void measure_block_device(Image& image) {
+  struct stat info{};
+  if (::fstat(image.fd.get(), &info) != 0) return;
+  Geometry& geometry = image.geometry;
+  // Unknown: trying a discard costs nothing; zeros may be the kernel's to write, which takes as long as it takes.
+  geometry.can_discard = geometry.can_discard && queue_limit(info.st_rdev, "discard_max_bytes").value_or(1) != 0;
+  const bool zeroes = !geometry.read_only && queue_limit(info.st_rdev, "write_zeroes_max_bytes").value_or(0) != 0;
+  geometry.can_write_zeroes = geometry.can_unmap_zeroes = zeroes;
+}
+
+/// Whether the file system makes zeros without writing them, by its kind: asking it would take space, which not every file
+/// system gives back where nothing lies yet.
+bool makes_zeros(const Image& image) {
+  struct statfs system{};
+  if (::fstatfs(image.fd.get(), &system) != 0) return false;
+  switch (static_cast<unsigned long>(system.f_type)) {
+    case EXT4_SUPER_MAGIC:
+    case XFS_SUPER_MAGIC:
+    case BTRFS_SUPER_MAGIC:
+    case F2FS_SUPER_MAGIC:
+      return true;
+    default:
+      return false;
+  }
+}
+
+}  // namespace
+
+void measure_ranges(Image& image) {
+  if (image.block_device) return measure_block_device(image);
+  image.geometry.can_write_zeroes = image.geometry.can_discard && makes_zeros(image);
+}
+
+}  // namespace outboard::storage

@@ -1,0 +1,11 @@
+#pragma once
+
+#include <outboard/storage/image.hpp>
+
+namespace outboard::storage {
+
+/// Finds out which of discarding and zeroing the storage can do at once, and notes it in `image.geometry`: for a block
+/// device by the limits of its queue in sysfs, for a file by its file system. May wait for the storage.
+void measure_ranges(Image& image);
+
+}  // namespace outboard::storage
