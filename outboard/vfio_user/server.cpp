@@ -177,6 +177,8 @@ void Server::State::ask_to_leave() {
 /// After stop(): the function gets a limited time to let go of the client.
 int Server::State::finish() {
   watch.reset();
+  patience.reset();
+  listening = true;  // nobody is admitted any more, and nothing is left to be taken up again
   if (session) ask_to_leave();
   if (!session) return 0;
   session->end(Error(ECANCELED, "the server ends"));
