@@ -7,6 +7,8 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include <algorithm>
+#include <chrono>
 #include <string_view>
 #include <thread>
 
@@ -28,6 +30,25 @@ std::string holder_in(int fd) {
   // Whoever may serve the device may write here.
   const bool number = !pid.empty() && pid.find_first_not_of("0123456789") == std::string_view::npos;
   return !number ? "another process" : fmt::format("process {}", pid);
+}
+
+bool is_readable_by(int fd, TimePoint end) {
+  constexpr std::int64_t longest_ms = 60'000;
+  while (true) {
+    const auto left = std::chrono::ceil<std::chrono::milliseconds>(end - Clock::system().now()).count();
+    pollfd state{fd, POLLIN, 0};
+    if (::poll(&state, 1, static_cast<int>(std::clamp<std::int64_t>(left, 0, longest_ms))) == 1) return true;
+    if (left <= 0) return false;
+  }
+}
+
+/// Where the kernel has no descriptors of processes, or a seccomp filter denies them.
+bool has_ended_by(int pid, std::uint64_t start_time, TimePoint end) {
+  while (!process_has_ended(pid, start_time)) {
+    if (Clock::system().now() >= end) return false;
+    std::this_thread::sleep_for(pause);
+  }
+  return true;
 }
 
 std::string run_folder(const std::string& run) { return run + "/vduse"; }
@@ -73,15 +94,11 @@ Result<UniqueFd> lock_name(const std::string& path, Duration patience) {
 Status wait_for_end_of(int pid, std::uint64_t start_time, Duration patience) {
   if (pid <= 0 || pid == ::getpid()) return {};
   const UniqueFd process(static_cast<int>(::syscall(SYS_pidfd_open, pid, 0)));
-  if (!process) {
-    if (errno == ESRCH) return {};
-    return Error::from_errno(fmt::format("waiting for process {}", pid));
-  }
+  if (!process && errno == ESRCH) return {};
   // Looked at once the descriptor holds on to whoever has the number.
   if (start_time_of(pid) != start_time) return {};
-  pollfd gone{process.get(), POLLIN, 0};
-  const auto limit = std::chrono::ceil<std::chrono::milliseconds>(patience).count();
-  if (::poll(&gone, 1, static_cast<int>(limit)) == 1) return {};
+  const TimePoint end = Clock::system().now() + patience;
+  if (process ? is_readable_by(process.get(), end) : has_ended_by(pid, start_time, end)) return {};
   return Error(ETIMEDOUT, fmt::format("process {}, which served this device, has not ended yet", pid))
       .cure("wait until it has; a process that was killed ends when its disk accesses have");
 }

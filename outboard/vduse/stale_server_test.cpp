@@ -1,6 +1,9 @@
 #include <outboard/vduse/stale_server.hpp>
 
+#include <fcntl.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <fstream>
@@ -8,6 +11,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <outboard/base/process.hpp>
+#include <outboard/testing/denied_calls.hpp>
 #include <outboard/testing/temp_dir.hpp>
 
 namespace outboard::vduse {
@@ -59,6 +64,52 @@ TEST(StaleServer, ALockThatIsALinkIsNotFollowed) {
 TEST(StaleServer, AProcessThatHasGoneIsNotWaitedFor) {
   EXPECT_TRUE(wait_for_end_of(0, 0, Duration(0)));
   EXPECT_TRUE(wait_for_end_of(::getppid(), 1, Duration(0))) << "another one of that number";
+}
+
+/// A process that waits to be told to end, and then to be reaped.
+class Child {
+ public:
+  Child() {
+    int ends[2];
+    EXPECT_EQ(::pipe2(ends, O_CLOEXEC), 0);
+    leash_.reset(ends[1]);
+    pid_ = ::fork();
+    if (pid_ == 0) {
+      char byte = 0;
+      ::close(ends[1]);
+      ::_exit(static_cast<int>(::read(ends[0], &byte, 1)));
+    }
+    ::close(ends[0]);
+  }
+  ~Child() {
+    end();
+    ::waitpid(pid_, nullptr, 0);
+  }
+  Child(const Child&) = delete;
+  Child& operator=(const Child&) = delete;
+
+  void end() { leash_.reset(); }
+  int pid() const { return pid_; }
+  std::uint64_t start_time() const { return start_time_of(pid_); }
+
+ private:
+  UniqueFd leash_;
+  int pid_ = 0;
+};
+
+void check_that_an_end_is_waited_for() {
+  Child child;
+  const std::uint64_t start_time = child.start_time();
+  EXPECT_EQ(wait_for_end_of(child.pid(), start_time, std::chrono::milliseconds(1)).error().code(), ETIMEDOUT);
+  child.end();
+  EXPECT_TRUE(wait_for_end_of(child.pid(), start_time, std::chrono::seconds(30))) << "it has ended, and is not reaped";
+}
+
+TEST(StaleServer, TheEndOfAProcessIsWaitedFor) { check_that_an_end_is_waited_for(); }
+
+TEST(StaleServer, TheEndOfAProcessIsWaitedForWithoutPidfdOpen) {
+  for (const int error : {ENOSYS, EPERM})
+    outboard::testing::with_calls_denied({SYS_pidfd_open}, error, check_that_an_end_is_waited_for);
 }
 
 }  // namespace
