@@ -1,9 +1,15 @@
 #include <outboard/base/disk_users.hpp>
 
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <sys/sysmacros.h>
+#include <unistd.h>
+
 #include <algorithm>
 #include <charconv>
 #include <filesystem>
 #include <fstream>
+#include <optional>
 #include <set>
 #include <sstream>
 
@@ -14,28 +20,19 @@ namespace {
 
 namespace fs = std::filesystem;
 
-/// A block device, or a partition of one.
-struct Part {
-  std::string name;    ///< "vda1"
-  std::string number;  ///< "254:1"
-};
-
-std::string first_line(const std::string& path) {
+std::string first_line(const fs::path& path) {
   std::ifstream file(path);
   std::string line;
   std::getline(file, line);
   return line;
 }
 
-std::vector<Part> parts_of(const std::string& sysfs, std::string_view disk) {
-  const std::string folder = fmt::format("{}/class/block/{}", sysfs, disk);
-  std::vector<Part> parts{{std::string(disk), first_line(folder + "/dev")}};
+std::vector<std::string> names_in(const fs::path& folder) {
+  std::vector<std::string> names;
   std::error_code hidden;
-  for (const auto& entry : fs::directory_iterator(folder, hidden)) {
-    if (!fs::exists(entry.path() / "partition", hidden)) continue;
-    parts.push_back({entry.path().filename().string(), first_line((entry.path() / "dev").string())});
-  }
-  return parts;
+  for (const auto& entry : fs::directory_iterator(folder, hidden)) names.push_back(entry.path().filename().string());
+  std::ranges::sort(names);
+  return names;
 }
 
 /// mountinfo and swaps write a space, a tab, a newline and a backslash as \ooo.
@@ -52,13 +49,14 @@ std::string unescaped(const std::string& text) {
   return result;
 }
 
-/// Some filesystems have a device number of their own, and say only by name what they are on.
-bool is_on(const Part& part, const std::string& number, const std::string& source) {
-  return (!part.number.empty() && part.number == number) || source == "/dev/" + part.name;
-}
+struct Mount {
+  std::string number;  ///< of the file system; some have one of their own
+  std::string point;
+  std::string source;
+};
 
 /// proc(5), /proc/PID/mountinfo: ID, parent, major:minor, root, mount point, options, ... - type, source, options.
-void add_mounts(const fs::path& mountinfo, const std::vector<Part>& parts, std::set<std::string>& users) {
+void read_mounts(const fs::path& mountinfo, std::vector<Mount>& mounts) {
   std::ifstream file(mountinfo);
   for (std::string line; std::getline(file, line);) {
     std::istringstream fields(line);
@@ -67,52 +65,202 @@ void add_mounts(const fs::path& mountinfo, const std::vector<Part>& parts, std::
     while (fields >> word && word != "-") {
     }
     fields >> word >> source;
-    const auto mounted = [&](const Part& part) { return is_on(part, number, unescaped(source)); };
-    if (std::ranges::any_of(parts, mounted)) users.insert(unescaped(point));
+    mounts.push_back({number, unescaped(point), unescaped(source)});
   }
 }
+
+std::vector<Mount> mounts_of_self(const fs::path& proc) {
+  std::vector<Mount> mounts;
+  read_mounts(proc / "self" / "mountinfo", mounts);
+  return mounts;
+}
+
+bool is_number(const std::string& name) { return name.find_first_not_of("0123456789") == std::string::npos; }
 
 /// Other processes may have a view of mounts of their own: containers do.
-void add_mounts_of_all(const fs::path& proc, const std::vector<Part>& parts, std::set<std::string>& users) {
+std::vector<Mount> mounts_of_all(const fs::path& proc) {
+  std::vector<Mount> mounts = mounts_of_self(proc);
   std::set<std::string> seen;
   std::error_code hidden;
-  const auto look = [&](const fs::path& process) {
-    const auto space = fs::read_symlink(process / "ns" / "mnt", hidden).string();
-    if (hidden || !seen.insert(space).second) return;
-    add_mounts(process / "mountinfo", parts, users);
-  };
-  add_mounts(proc / "self" / "mountinfo", parts, users);
-  for (const auto& entry : fs::directory_iterator(proc, hidden)) {
-    const auto name = entry.path().filename().string();
-    if (name.find_first_not_of("0123456789") == std::string::npos) look(entry.path());
+  for (const std::string& name : names_in(proc)) {
+    if (!is_number(name)) continue;
+    const auto space = fs::read_symlink(proc / name / "ns" / "mnt", hidden).string();
+    if (!hidden && seen.insert(space).second) read_mounts(proc / name / "mountinfo", mounts);
   }
+  return mounts;
 }
 
-void add_swap(const fs::path& swaps, const std::vector<Part>& parts, std::set<std::string>& users) {
-  std::ifstream file(swaps);
-  for (std::string line; std::getline(file, line);) {
-    const std::string path = unescaped(line.substr(0, line.find_first_of(" \t")));
-    if (std::ranges::any_of(parts, [&](const Part& part) { return path == "/dev/" + part.name; })) users.insert("swap");
-  }
+/// Whether `path` is `folder` or below it.
+bool is_below(const std::string& path, const std::string& folder) {
+  if (folder == "/") return path.starts_with('/');
+  return path.starts_with(folder) && (path.size() == folder.size() || path[folder.size()] == '/');
 }
 
-void add_holders(const std::string& sysfs, const std::vector<Part>& parts, std::set<std::string>& users) {
-  std::error_code hidden;
-  for (const Part& part : parts) {
-    for (const auto& entry : fs::directory_iterator(fmt::format("{}/class/block/{}/holders", sysfs, part.name), hidden))
-      users.insert(entry.path().filename().string());
+/// The mount that a path leads to: the innermost, and of those at one point the last. Null: none.
+const Mount* mount_of(const std::string& path, const std::vector<Mount>& mounts) {
+  const Mount* found = nullptr;
+  for (const Mount& mount : mounts) {
+    if (is_below(path, mount.point) && (found == nullptr || mount.point.size() >= found->point.size())) found = &mount;
   }
+  return found;
+}
+
+/// What stands on one disk.
+class Stack {
+ public:
+  Stack(std::string_view disk, const std::string& sysfs, const std::string& proc)
+      : blocks_(fs::path(sysfs) / "class" / "block"), proc_(proc), own_(mounts_of_self(proc)) {
+    add(std::string(disk));
+    // Each turn may find what stands on what the one before has found.
+    for (std::size_t before = 0; before != devices_.size();) {
+      before = devices_.size();
+      add_loops();
+    }
+  }
+
+  const std::vector<DeviceNode>& devices() const { return devices_; }
+  const std::set<std::string>& above() const { return above_; }
+
+  /// Some filesystems have a device number of their own, and say only by name what they are on.
+  bool carries(const Mount& mount) const {
+    return std::ranges::any_of(devices_, [&](const DeviceNode& device) {
+      return (!device.number.empty() && device.number == mount.number) || is_node(device, mount.source);
+    });
+  }
+  bool carries(const std::string& path) const {
+    return std::ranges::any_of(devices_, [&](const DeviceNode& device) { return is_node(device, path); });
+  }
+  bool carries_path(const std::string& path) const {
+    const Mount* mount = mount_of(path, own_);
+    return mount != nullptr && carries(*mount);
+  }
+
+ private:
+  static bool is_node(const DeviceNode& device, const std::string& path) { return path == "/dev/" + device.name; }
+
+  bool has(const std::string& name) const {
+    return std::ranges::any_of(devices_, [&](const DeviceNode& device) { return device.name == name; });
+  }
+
+  /// A device with its partitions and, in turn, their holders.
+  void add(const std::string& name) { add(name, blocks_ / name); }
+  void add(const std::string& name, const fs::path& folder) {
+    if (has(name)) return;
+    devices_.push_back({name, first_line(folder / "dev")});
+    std::error_code hidden;
+    for (const std::string& entry : names_in(folder)) {
+      if (fs::exists(folder / entry / "partition", hidden)) add(entry, folder / entry);
+    }
+    for (const std::string& holder : names_in(folder / "holders")) {
+      above_.insert(holder);
+      add(holder);
+    }
+  }
+
+  /// A loop device is nobody's holder.
+  void add_loops() {
+    for (const std::string& name : names_in(blocks_)) {
+      if (!name.starts_with("loop") || has(name)) continue;
+      const std::string file = first_line(blocks_ / name / "loop" / "backing_file");
+      if (file.empty() || !(carries(file) || carries_path(file))) continue;
+      above_.insert(name);
+      add(name);
+    }
+  }
+
+  fs::path blocks_;
+  fs::path proc_;
+  std::vector<Mount> own_;
+  std::vector<DeviceNode> devices_;
+  std::set<std::string> above_;
+};
+
+/// Which of the devices an open file is; null: none.
+const DeviceNode* find(const struct statx& open_one, const std::vector<DeviceNode>& devices,
+                       const std::vector<std::optional<struct stat>>& nodes) {
+  const bool block = S_ISBLK(open_one.stx_mode), character = S_ISCHR(open_one.stx_mode);
+  const std::string number = fmt::format("{}:{}", open_one.stx_rdev_major, open_one.stx_rdev_minor);
+  for (std::size_t i = 0; i < devices.size(); ++i) {
+    const bool same_kind = devices[i].kind == DeviceNode::Kind::block ? block : character;
+    if (same_kind && number == devices[i].number) return &devices[i];
+    // A node that is no device: on a machine that is played.
+    if (block || character || !nodes[i]) continue;
+    if (nodes[i]->st_ino == open_one.stx_ino &&
+        nodes[i]->st_dev == makedev(open_one.stx_dev_major, open_one.stx_dev_minor))
+      return &devices[i];
+  }
+  return nullptr;
+}
+
+/// Without asking whoever has the file system: a server of one in user space, or of another machine, may be dead.
+bool look_at(const fs::path& descriptor, struct statx& found) {
+  return ::statx(AT_FDCWD, descriptor.c_str(), AT_STATX_DONT_SYNC | AT_NO_AUTOMOUNT, STATX_TYPE | STATX_INO, &found) ==
+         0;
 }
 
 }  // namespace
 
+std::vector<DeviceNode> devices_on_disk(std::string_view disk, const std::string& sysfs, const std::string& proc) {
+  return Stack(disk, sysfs, proc).devices();
+}
+
 std::vector<std::string> users_of_disk(std::string_view disk, const std::string& sysfs, const std::string& proc) {
-  const auto parts = parts_of(sysfs, disk);
-  std::set<std::string> users;
-  add_mounts_of_all(proc, parts, users);
-  add_swap(proc + "/swaps", parts, users);
-  add_holders(sysfs, parts, users);
+  const Stack stack(disk, sysfs, proc);
+  std::set<std::string> users = stack.above();
+  for (const Mount& mount : mounts_of_all(proc)) {
+    if (stack.carries(mount)) users.insert(mount.point);
+  }
+  std::ifstream swaps(proc + "/swaps");
+  for (std::string line; std::getline(swaps, line);) {
+    if (stack.carries(unescaped(line.substr(0, line.find_first_of(" \t"))))) users.insert("swap");
+  }
   return {users.begin(), users.end()};
+}
+
+bool is_on_disk(dev_t number, std::string_view disk, const std::string& sysfs, const std::string& proc) {
+  const std::string text = fmt::format("{}:{}", major(number), minor(number));
+  const Stack stack(disk, sysfs, proc);
+  const auto is_it = [&](const auto& one) { return one.number == text; };
+  if (std::ranges::any_of(stack.devices(), is_it)) return true;
+  return std::ranges::any_of(mounts_of_all(proc),
+                             [&](const Mount& mount) { return is_it(mount) && stack.carries(mount); });
+}
+
+bool path_is_on_disk(const std::string& path, std::string_view disk, const std::string& sysfs,
+                     const std::string& proc) {
+  return Stack(disk, sysfs, proc).carries_path(path);
+}
+
+std::vector<DeviceOpener> openers_of(const std::vector<DeviceNode>& devices, const std::string& proc,
+                                     const std::string& dev) {
+  std::vector<std::optional<struct stat>> nodes(devices.size());
+  for (std::size_t i = 0; i < devices.size(); ++i) {
+    struct stat found{};
+    if (::stat(fmt::format("{}/{}", dev, devices[i].name).c_str(), &found) == 0) nodes[i] = found;
+  }
+  std::vector<DeviceOpener> openers;
+  for (const std::string& name : names_in(proc)) {
+    if (!is_number(name) || name == std::to_string(::getpid())) continue;
+    const fs::path process = fs::path(proc) / name;
+    for (const std::string& descriptor : names_in(process / "fd")) {
+      struct statx open_one{};
+      if (!look_at(process / "fd" / descriptor, open_one)) continue;
+      const DeviceNode* device = find(open_one, devices, nodes);
+      if (device == nullptr) continue;
+      int pid = 0;
+      std::from_chars(name.data(), name.data() + name.size(), pid);
+      openers.push_back({{pid, first_line(process / "comm")}, device->name});
+      break;
+    }
+  }
+  return openers;
+}
+
+Result<UniqueFd> claim_disk(std::string_view disk, const std::string& dev) {
+  const std::string node = fmt::format("{}/{}", dev, disk);
+  UniqueFd fd(::open(node.c_str(), O_RDONLY | O_EXCL | O_NONBLOCK | O_CLOEXEC));
+  if (!fd) return Error::from_errno("claiming the disk").on(node);
+  return fd;
 }
 
 }  // namespace outboard

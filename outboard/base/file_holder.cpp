@@ -1,6 +1,8 @@
 #include <outboard/base/file_holder.hpp>
 
+#include <fcntl.h>
 #include <sys/stat.h>
+#include <sys/sysmacros.h>
 #include <unistd.h>
 
 #include <charconv>
@@ -20,11 +22,23 @@ std::optional<int> as_pid(std::string_view text) {
   return pid;
 }
 
+/// Without asking whoever has the file system: a server of one in user space, or of another machine, may be dead.
+bool look_at(const fs::path& descriptor, struct stat& found) {
+  struct statx info{};
+  if (::statx(AT_FDCWD, descriptor.c_str(), AT_STATX_DONT_SYNC | AT_NO_AUTOMOUNT, STATX_TYPE | STATX_INO, &info) != 0)
+    return false;
+  found.st_mode = info.stx_mode;
+  found.st_ino = info.stx_ino;
+  found.st_dev = makedev(info.stx_dev_major, info.stx_dev_minor);
+  found.st_rdev = makedev(info.stx_rdev_major, info.stx_rdev_minor);
+  return true;
+}
+
 bool has_open(const fs::path& process, const struct stat& wanted) {
   std::error_code hidden;
   for (const auto& entry : fs::directory_iterator(process / "fd", hidden)) {
     struct stat open_one{};
-    if (::stat(entry.path().c_str(), &open_one) == 0 && is_same_file(open_one, wanted)) return true;
+    if (look_at(entry.path(), open_one) && is_same_file(open_one, wanted)) return true;
   }
   return false;
 }
