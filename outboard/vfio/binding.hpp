@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include <outboard/base/fd.hpp>
 #include <outboard/base/log.hpp>
 #include <outboard/base/loop.hpp>
 #include <outboard/base/result.hpp>
@@ -58,6 +59,12 @@ class Binding {
   /// The lines that a person (as root) would type to do the same as bind() or unbind().
   Result<std::vector<std::string>> commands(const Request& request) const;
   Result<std::vector<std::string>> commands_to_unbind(pci::Address address) const;
+
+  /// Keeps other processes from binding and unbinding until the descriptor is closed: asking whether a disk is in use is itself
+  /// a use of it, and what one remembers of a function another one may take away. To be held from the first call that looks to
+  /// the last that acts. Waits while another one has it, `patience` at most, and says so in the log. EBUSY: still not free.
+  /// Nothing where this user cannot make the folder: who may not act disturbs nobody.
+  Result<UniqueFd> lock(Duration patience) const;
 
   /// Hands the functions over; one that has its driver already is left as it is. Where one fails those before it stay
   /// handed over, and the error says which failed. The first obstacle is the error where there is one. EACCES: not root;

@@ -40,9 +40,9 @@ Result<UniqueFd> open_folder(const fs::path& folder) {
   return fd;
 }
 
-Result<UniqueFd> open_file(const fs::path& folder, const std::string& name, int flags) {
+Result<UniqueFd> open_file(const fs::path& folder, const std::string& name, int flags, mode_t mode = 0644) {
   OUTBOARD_TRY(const UniqueFd inside, open_folder(folder));
-  UniqueFd fd(::openat(inside.get(), name.c_str(), flags | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC, 0644));
+  UniqueFd fd(::openat(inside.get(), name.c_str(), flags | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC, mode));
   if (!fd) return Error::from_errno("opening what is remembered").on((folder / name).string());
   OUTBOARD_CHECK(check_trusted(fd.get(), folder / name));
   return fd;
@@ -107,6 +107,12 @@ Status write_memory(const fs::path& folder, const FunctionFacts& facts, const Bi
       ::write(file.get(), text.data(), text.size()) != static_cast<ssize_t>(text.size()))
     return Error::from_errno("remembering the driver").on((folder / name).string());
   return {};
+}
+
+/// Nobody else may open it: whoever can, can keep the lock.
+Result<UniqueFd> open_lock(const fs::path& folder) {
+  OUTBOARD_CHECK(make_folders(folder));
+  return open_file(folder, "lock", O_RDWR | O_CREAT, 0600);
 }
 
 void drop_memory(const fs::path& folder, pci::Address address) { ::unlink((folder / address.text()).c_str()); }

@@ -6,6 +6,7 @@
 #include <optional>
 #include <string>
 
+#include <outboard/base/fd.hpp>
 #include <outboard/base/result.hpp>
 #include <outboard/vfio/sysfs.hpp>
 
@@ -31,6 +32,9 @@ std::optional<BindingMemory> read_memory(const std::filesystem::path& folder, co
 
 /// Makes the folder where it is missing. EPERM: it (or the file) is somebody else's, or writable for everybody.
 Status write_memory(const std::filesystem::path& folder, const FunctionFacts& facts, const BindingMemory& memory);
+
+/// The file that those who bind and unbind lock, in the same folder. As write_memory() says.
+Result<UniqueFd> open_lock(const std::filesystem::path& folder);
 
 void drop_memory(const std::filesystem::path& folder, pci::Address address);
 

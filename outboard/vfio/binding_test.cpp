@@ -379,6 +379,40 @@ TEST_F(BindingTest, APartitionThatAProcessHasOpenStandsInTheWay) {
   EXPECT_THAT(what_is_in_the_way(), ElementsAre("the disk nvme0n1p1 is open in process 4711 (qemu)"));
 }
 
+TEST_F(BindingTest, ALoopDeviceOnTheDiskStandsInTheWay) {
+  make_disk("nvme0n1");
+  tree.write("class/block/loop0/dev", "7:0\n");
+  tree.write("class/block/loop0/loop/backing_file", "/dev/nvme0n1\n");
+  outside("proc/self/mountinfo", "40 1 7:0 / /mnt rw - ext4 /dev/loop0 rw\n");
+  EXPECT_THAT(what_is_in_the_way(), ElementsAre("the disk nvme0n1 is in use: /mnt, loop0"));
+  outside("proc/self/mountinfo", "");
+  EXPECT_THAT(what_is_in_the_way(), ElementsAre("the disk nvme0n1 is in use: loop0"));
+  EXPECT_EQ(cure(), "losetup -d /dev/loop0");
+}
+
+TEST_F(BindingTest, AControllerThatAProcessHasOpenStandsInTheWay) {
+  const std::string controller = SysfsTree::folder(disk_text) + "/nvme/nvme0";
+  tree.write(controller + "/dev", "1:3\n");  // that of /dev/null, which is there to be opened
+  fs::create_symlink("../../../../class/nvme", tree.path(controller + "/subsystem"));
+  EXPECT_THAT(what_is_in_the_way(), IsEmpty());
+  outside("proc/4711/comm", "nvme\n");
+  const fs::path root = fs::path(tree.root()).parent_path();
+  fs::create_directories(root / "proc/4711/fd");
+  fs::create_symlink("/dev/null", root / "proc/4711/fd/3");
+  EXPECT_THAT(what_is_in_the_way(), ElementsAre("the device nvme0 is open in process 4711 (nvme)"));
+}
+
+TEST_F(BindingTest, OneAtATimeBinds) {
+  auto first = binding().lock(Duration(0));
+  ASSERT_TRUE(first) << first.error().message();
+  const auto second = binding().lock(Duration(0));
+  ASSERT_FALSE(second);
+  EXPECT_EQ(second.error().code(), EBUSY);
+  EXPECT_THAT(second.error().message(), HasSubstr("another process is binding"));
+  *first = UniqueFd();
+  EXPECT_TRUE(binding().lock(Duration(0)));
+}
+
 TEST_F(BindingTest, ADeviceMapperThatHoldsTheDiskStandsInTheWay) {
   make_disk("nvme0n1");
   fs::create_directories(tree.path(SysfsTree::folder(disk_text) + "/nvme/nvme0/nvme0n1/holders/dm-0"));

@@ -1,6 +1,5 @@
 #include <outboard/vfio/usage.hpp>
 
-#include <fcntl.h>
 #include <linux/if.h>
 
 #include <algorithm>
@@ -12,8 +11,6 @@
 #include <fmt/ranges.h>
 
 #include <outboard/base/disk_users.hpp>
-#include <outboard/base/fd.hpp>
-#include <outboard/base/file_holder.hpp>
 
 namespace outboard::vfio {
 namespace {
@@ -43,39 +40,37 @@ std::string disk_of_path(const std::string& name) {
 }
 
 /// What holds a disk without a name in sysfs (ZFS, a driver of somebody else) has it open exclusively.
-bool is_claimed(const fs::path& node) {
-  const UniqueFd fd(::open(node.c_str(), O_RDONLY | O_EXCL | O_NONBLOCK | O_CLOEXEC));
-  return !fd && errno == EBUSY;
+bool is_claimed(const std::string& disk, const fs::path& dev) {
+  const auto claim = claim_disk(disk, dev.string());
+  return !claim && claim.error().code() == EBUSY;
 }
 
-/// A disk and its partitions, as their nodes are called.
-std::vector<std::string> nodes_of(const std::string& disk, const Sysfs& sysfs) {
-  std::vector<std::string> names{disk};
+/// The nodes of a function's devices other than disks: that of an NVMe controller, of a serial port, of a graphics card. What
+/// VFIO itself makes is looked at by whoever gives the function back.
+std::vector<DeviceNode> other_nodes_below(const fs::path& device, const fs::path& blocks) {
+  std::vector<DeviceNode> nodes;
   std::error_code code;
-  for (fs::directory_iterator at(sysfs.root() / "class" / "block" / disk, code), end; !code && at != end;
-       at.increment(code)) {
+  for (fs::recursive_directory_iterator at(device, code), end; !code && at != end; at.increment(code)) {
+    if (at->path().filename() != "dev") continue;
+    const fs::path folder = at->path().parent_path();
     std::error_code hidden;
-    if (fs::exists(at->path() / "partition", hidden)) names.push_back(at->path().filename().string());
+    if (fs::exists(blocks / folder.filename(), hidden) || link_name(folder / "subsystem") == "vfio-dev") continue;
+    if (const auto number = read_attribute(at->path()))
+      nodes.push_back({folder.filename().string(), *number, DeviceNode::Kind::character});
   }
-  std::ranges::sort(names);
-  return names;
+  return nodes;
 }
 
-/// A virtual machine, a database or dd has a disk open without a claim on it: it is nobody's but by its descriptors.
-std::optional<Usage> usage_by_process(const std::string& disk, const Sysfs& sysfs, const fs::path& proc,
-                                      const fs::path& dev) {
-  for (const std::string& name : nodes_of(disk, sysfs)) {
-    if (const auto holder = holder_of((dev / name).string(), proc.string()))
-      return Usage{fmt::format("the disk {}", name),
-                   fmt::format("open in process {} ({})", holder->pid, holder->command), "end that process first"};
-  }
-  return std::nullopt;
+Usage usage_by_process(const DeviceOpener& opener, std::string_view kind) {
+  return {fmt::format("the {} {}", kind, opener.device),
+          fmt::format("open in process {} ({})", opener.process.pid, opener.process.command), "end that process first"};
 }
 
 std::string cure_of(const std::vector<std::string>& users, const std::string& disk) {
   const std::string& first = users.front();
   if (first.starts_with('/')) return fmt::format("umount {}", first);
   if (first == "swap") return fmt::format("swapoff /dev/{}", disk);
+  if (first.starts_with("loop")) return fmt::format("losetup -d /dev/{}", first);
   return fmt::format("close {} first: dmsetup remove, vgchange -an, mdadm --stop, whatever made it", first);
 }
 
@@ -86,8 +81,10 @@ std::optional<Usage> usage_of_disk(const std::string& disk, const Sysfs& sysfs, 
     return Usage{fmt::format("the disk {}", disk), fmt::format("in use: {}", fmt::join(users, ", ")),
                  cure_of(users, disk)};
   if (dev.empty()) return std::nullopt;
-  if (auto usage = usage_by_process(disk, sysfs, proc, dev)) return usage;
-  if (is_claimed(dev / disk))
+  // A virtual machine, a database or dd has a disk open without a claim on it: it is nobody's but by its descriptors.
+  const auto openers = openers_of(devices_on_disk(disk, sysfs.root(), proc), proc, dev);
+  if (!openers.empty()) return usage_by_process(openers.front(), "disk");
+  if (is_claimed(disk, dev))
     return Usage{fmt::format("the disk {}", disk), "open exclusively by something",
                  fmt::format("close what uses it: fuser -v /dev/{}; zpool export", disk)};
   return std::nullopt;
@@ -116,6 +113,10 @@ std::vector<Usage> usages_of(const Sysfs& sysfs, pci::Address address, const fs:
   for (const std::string& name : members_below(blocks, device)) {
     if (fs::exists(blocks / name / "partition", code)) continue;  // its disk has been asked
     if (auto usage = usage_of_disk(disk_of_path(name), sysfs, proc, dev)) usages.push_back(std::move(*usage));
+  }
+  if (!dev.empty()) {
+    const auto openers = openers_of(other_nodes_below(device, blocks), proc, dev);
+    if (!openers.empty()) usages.push_back(usage_by_process(openers.front(), "device"));
   }
   for (const std::string& name : members_below(interfaces, device)) {
     if (auto usage = usage_of_interface(name, interfaces / name)) usages.push_back(std::move(*usage));

@@ -84,6 +84,41 @@ mounted_disk_is_refused() {
   disk own
 }
 
+# Neither a mount nor a holder of the disk.
+used_without_a_mount_is_refused() {
+  local disk node=
+  wait_for 10 ls $functions/$NVME/nvme/nvme*/nvme*n1
+  disk=$(basename $functions/$NVME/nvme/nvme*/nvme*n1)
+  modprobe loop
+  losetup /dev/loop0 "/dev/$disk"
+  refuses 'is in use: loop0' outboard pci bind $NVME --yes
+  mkfs.ext4 -q -F /dev/loop0
+  mount -t ext4 /dev/loop0 /mnt
+  refuses 'is in use: /mnt, loop0' outboard pci bind $NVME --yes
+  umount /mnt
+  losetup -d /dev/loop0
+  node=/dev/$(basename $functions/$NVME/nvme/nvme*)
+  sleep 1000 <"$node" &
+  refuses "the device ${node#/dev/} is open in process $! (sleep)" outboard pci bind $NVME --yes
+  kill $!
+  wait $! || :
+}
+
+bound_by_two_at_once() {
+  local round=0 first second
+  while [ $round -lt 4 ]; do
+    wait_for 10 ls $functions/$NVME/nvme/nvme*/nvme*n1
+    outboard pci bind $NVME --yes >/tmp/first 2>&1 &
+    first=$!
+    outboard pci bind $NVME --yes >/tmp/second 2>&1 &
+    second=$!
+    wait $first || fail "$(cat /tmp/first)"
+    wait $second || fail "$(cat /tmp/second)"
+    outboard pci unbind $NVME --yes | grep -q 'back to nvme'
+    round=$((round + 1))
+  done
+}
+
 interface_that_is_up_is_refused() {
   local name
   name=$(ls $functions/$NET/virtio*/net)
@@ -140,6 +175,8 @@ case_run edu_is_handed_over_and_back
 case_run nvme_comes_back_with_its_disk
 case_run printed_commands_work
 case_run mounted_disk_is_refused
+case_run used_without_a_mount_is_refused
+case_run bound_by_two_at_once
 case_run interface_that_is_up_is_refused
 case_run bridge_is_refused
 case_run shared_group_is_handed_over_whole

@@ -18,7 +18,7 @@ import shutil
 
 import harness
 
-MODULES = ['vfio_iommu_type1', 'vfio-pci', 'virtio_blk', 'virtio_net']
+MODULES = ['vfio_iommu_type1', 'vfio-pci', 'virtio_blk', 'virtio_net', 'loop']
 PROGRAMS = ['setpriv', 'mkfs.ext4', 'prlimit']
 
 # caching-mode: without it QEMU gives up where a device of its own is behind vfio-user or vfio.

@@ -45,6 +45,9 @@ Status load_module(std::string module) {
   return Error(ENOENT, "modprobe could not load the module").on(words[1]);
 }
 
+/// Longer than the kernel is given for one write.
+constexpr Duration lock_patience = std::chrono::seconds(90);
+
 bool is_missing_module(const vfio::Obstacle& obstacle) { return obstacle.code == ENOENT; }
 
 /// All that stands in the way, with the cure for the first of it. A module that is not loaded is one of the commands.
@@ -64,6 +67,7 @@ Result<Exit> bind(const BindArguments& arguments, Context& context) {
   OUTBOARD_TRY(const auto addresses, addresses_of(arguments.addresses));
   const vfio::Binding binding = binding_of(arguments, context);
   const vfio::Binding::Request request{addresses, arguments.driver, arguments.no_iommu};
+  OUTBOARD_TRY(const UniqueFd lock, binding.lock(lock_patience));
   OUTBOARD_CHECK(check_free(binding, request));
   if (!arguments.yes) {
     OUTBOARD_TRY(const auto lines, binding.commands(request));
@@ -83,6 +87,7 @@ Result<Exit> unbind(const BindArguments& arguments, Context& context) {
   OUTBOARD_TRY(const auto addresses, addresses_of(arguments.addresses));
   const vfio::Binding binding = binding_of(arguments, context);
   if (arguments.yes) {
+    OUTBOARD_TRY(const UniqueFd lock, binding.lock(lock_patience));
     OUTBOARD_CHECK(give_back(binding, addresses, [](const std::string& line) { return print(line); }));
     return Exit::done;
   }
