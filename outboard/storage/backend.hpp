@@ -11,6 +11,7 @@
 #include <outboard/base/log.hpp>
 #include <outboard/base/loop.hpp>
 #include <outboard/base/result.hpp>
+#include <outboard/base/storage_identity.hpp>
 
 namespace outboard::storage {
 
@@ -44,6 +45,9 @@ class Backend {
 
   virtual const Geometry& geometry() const = 0;
   virtual std::string description() const = 0;  ///< for people: "disk.raw (io_uring, O_DIRECT)"
+  /// Which storage this is, for whoever goes on with it after a crash: see StorageIdentity. A back end that keeps data says
+  /// so; without, nobody notices that another one has taken its place.
+  virtual StorageIdentity identity() const { return {}; }
 
   virtual void read(std::uint64_t offset, std::span<const iovec> pieces, Completion done) = 0;
   virtual void write(std::uint64_t offset, std::span<const iovec> pieces, Completion done) = 0;

@@ -12,6 +12,9 @@ class Null final : public Backend {
   static Result<std::unique_ptr<Null>> create(std::uint64_t size, bool read_only = false);
 
   const Geometry& geometry() const override { return geometry_; }
+  StorageIdentity identity() const override {
+    return {.contents = StorageIdentity::Contents::zeros, .size = geometry_.capacity};
+  }
   std::string description() const override { return "null"; }
   void read(std::uint64_t offset, std::span<const iovec> pieces, Completion done) override;
   void write(std::uint64_t offset, std::span<const iovec> pieces, Completion done) override;

@@ -12,6 +12,9 @@ class Ram final : public Backend {
   static Result<std::unique_ptr<Ram>> create(std::uint64_t size, bool read_only = false);
 
   const Geometry& geometry() const override { return geometry_; }
+  StorageIdentity identity() const override {
+    return {.contents = StorageIdentity::Contents::memory, .size = geometry_.capacity};
+  }
   std::string description() const override { return "ram"; }
   void read(std::uint64_t offset, std::span<const iovec> pieces, Completion done) override;
   void write(std::uint64_t offset, std::span<const iovec> pieces, Completion done) override;

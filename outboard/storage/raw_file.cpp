@@ -8,6 +8,7 @@
 
 #include <fmt/format.h>
 
+#include <outboard/storage/image_identity.hpp>
 #include <outboard/storage/pieces.hpp>
 #include <outboard/storage/pool_engine.hpp>
 #include <outboard/storage/range_limits.hpp>
@@ -211,6 +212,7 @@ Result<std::unique_ptr<RawFile>> RawFile::open(Loop& loop, const Options& option
   measure_ranges(opened);
   const Geometry geometry = opened.geometry;
   auto state = std::make_unique<State>(loop, std::make_shared<const Image>(std::move(opened)), geometry, options, log);
+  OUTBOARD_TRY(state->identity, identity_of_image(*state->image));
   state->submission = submission_for(state->image->fd.get());
   OUTBOARD_CHECK(state->open_engines(true));
   std::unique_ptr<RawFile> file(new RawFile(std::move(state)));
@@ -220,6 +222,7 @@ Result<std::unique_ptr<RawFile>> RawFile::open(Loop& loop, const Options& option
 
 Result<std::unique_ptr<Backend>> RawFile::share(Loop& loop) const {
   auto state = std::make_unique<State>(loop, state_->image, state_->geometry, state_->options, state_->log);
+  state->identity = state_->identity;
   state->submission = state_->submission;
   OUTBOARD_CHECK(state->open_engines(false));
   return std::unique_ptr<Backend>(new RawFile(std::move(state)));
@@ -227,6 +230,12 @@ Result<std::unique_ptr<Backend>> RawFile::share(Loop& loop) const {
 
 const Geometry& RawFile::geometry() const { return state_->geometry; }
 void RawFile::refresh(Refreshed done) { state_->refresh(std::move(done)); }
+
+StorageIdentity RawFile::identity() const {
+  StorageIdentity identity = state_->identity;
+  identity.size = geometry().capacity;
+  return identity;
+}
 
 std::string RawFile::description() const {
   return fmt::format("{} ({}{}{})", std::filesystem::path(state_->image->path).filename().string(),

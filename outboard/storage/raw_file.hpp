@@ -33,6 +33,7 @@ class RawFile final : public Backend {
 
   const Geometry& geometry() const override;
   std::string description() const override;
+  StorageIdentity identity() const override;
   void read(std::uint64_t offset, std::span<const iovec> pieces, Completion done) override;
   void write(std::uint64_t offset, std::span<const iovec> pieces, Completion done) override;
   void flush(Completion done) override;

@@ -46,6 +46,7 @@ struct RawFile::State final : FileEngine::Client {
   Options options;
   Submission submission = Submission::on_workers;
   Log log;
+  StorageIdentity identity{};  ///< but for the size, which may become another one
   std::unique_ptr<FileEngine> engine;
   std::unique_ptr<FileEngine> ioctls;  // block devices under io_uring
   std::vector<std::unique_ptr<Operation>> operations;

@@ -189,6 +189,50 @@ TEST_F(AnImage, OfASizeThatCannotBeServedStaysAsItWas) {
   }
 }
 
+TEST_F(AnImage, IsKnownByWhichFileItIsAndNotByItsName) {
+  const auto identity = [&](const char* name) {
+    auto disk = open(dir_.path(name));
+    EXPECT_TRUE(disk) << disk.error().message();
+    return disk ? (*disk)->identity() : StorageIdentity{};
+  };
+  {
+    const UniqueFd file = dir_.make_file("disk.raw", 8192);
+  }
+  const auto first = identity("disk.raw");
+  EXPECT_EQ(first.contents, StorageIdentity::Contents::kept);
+  EXPECT_EQ(first.size, 8192U);
+  EXPECT_EQ(first.name, dir_.path("disk.raw"));
+  EXPECT_TRUE(first.page_cache);
+  EXPECT_NE(first.device, 0U);
+  EXPECT_TRUE(check_same_storage(first, identity("disk.raw")));
+  ASSERT_EQ(::rename(dir_.path("disk.raw").c_str(), dir_.path("moved.raw").c_str()), 0);
+  EXPECT_TRUE(check_same_storage(first, identity("moved.raw")));
+  {
+    const UniqueFd file = dir_.make_file("disk.raw", 8192);
+  }
+  EXPECT_EQ(check_same_storage(first, identity("disk.raw")).error().code(), ESTALE);
+  // Its inode number may be given to the next file at once.
+  ASSERT_EQ(::unlink(dir_.path("moved.raw").c_str()), 0);
+  {
+    const UniqueFd file = dir_.make_file("moved.raw", 8192);
+  }
+  EXPECT_EQ(check_same_storage(first, identity("moved.raw")).error().code(), ESTALE);
+}
+
+TEST_F(AnImage, ThatHasGrownIsTheSameAndSoIsWhatSharesIt) {
+  const UniqueFd file = dir_.make_file("disk.raw", 8192);
+  auto disk = open(dir_.path("disk.raw"));
+  ASSERT_TRUE(disk);
+  const auto before = (*disk)->identity();
+  ASSERT_EQ(::ftruncate(file.get(), 16384), 0);
+  ASSERT_TRUE(refresh(**disk));
+  EXPECT_EQ((*disk)->identity().size, 16384U);
+  EXPECT_TRUE(check_same_storage(before, (*disk)->identity()));
+  const auto shared = (*disk)->share(*loop_);
+  ASSERT_TRUE(shared);
+  EXPECT_EQ((*shared)->identity().id, before.id);
+}
+
 TEST_F(AnImage, ThatShrinksFailsReadsBeyondItsEndAndLeaksNothing) {
   const UniqueFd file = dir_.make_file("disk.raw", 8192);
   auto disk = open(dir_.path("disk.raw"));

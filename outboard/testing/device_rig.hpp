@@ -26,6 +26,7 @@ class ScriptedDevice final : public virtio::Device {
   std::function<Status(unsigned, const virtio::QueueState&)> on_start;
   bool accepts_features = true;
   std::vector<std::byte> config;
+  StorageIdentity stored_on;
   std::vector<std::byte> own_state;  ///< what save_state() gives and restore_state() takes
   int state_error = 0;  ///< what both fail with, if not 0
   std::vector<virtio::Request> kept;
@@ -39,6 +40,7 @@ class ScriptedDevice final : public virtio::Device {
   }
 
   virtio::Identity identity() const override { return identity_; }
+  StorageIdentity storage() const override { return stored_on; }
   Status attach(virtio::Host& with) override {
     host = &with;
     return {};

@@ -11,6 +11,7 @@
 #include <outboard/base/bytes.hpp>
 #include <outboard/base/log.hpp>
 #include <outboard/base/loop.hpp>
+#include <outboard/base/storage_identity.hpp>
 #include <outboard/virtio/features.hpp>
 #include <outboard/virtio/queue_state.hpp>
 #include <outboard/virtio/request.hpp>
@@ -67,6 +68,10 @@ class Device {
 
   /// For people: what stands behind the device ("disk.raw, 64 MiB, io_uring"). May be empty.
   virtual std::string description() const { return {}; }
+
+  /// What keeps the device's data, for whoever takes it over after a crash while its driver goes on: with other storage it is
+  /// refused. Control loop; asked again after each change of the configuration. By default there is none.
+  virtual StorageIdentity storage() const { return {}; }
 
   /// Once, before anything else. `host` outlives the device's use. An error keeps the device from being served.
   virtual Status attach(Host& /*host*/) { return {}; }

@@ -66,18 +66,19 @@ Status check_shape(const JournalFile::Shape& shape) {
   return {};
 }
 
-Places places_of(const JournalFile::Shape& shape) {
-  return places(shape.queue_sizes, shape.config_size, shape.offered.has(Feature::ring_packed));
+Places places_of(const JournalFile::Shape& shape, std::uint32_t of_version = version) {
+  return places(shape.queue_sizes, shape.config_size, shape.offered.has(Feature::ring_packed), of_version);
 }
 
 /// The immutable part of the file, as it is when the file is whole.
-std::vector<std::byte> header_of(const JournalFile::Shape& shape, const std::array<std::uint8_t, 16>& boot) {
+std::vector<std::byte> header_of(const JournalFile::Shape& shape, const std::array<std::uint8_t, 16>& boot,
+                                 std::uint32_t of_version = version) {
   const std::vector<le16> sizes(shape.queue_sizes.begin(), shape.queue_sizes.end());
   Header header{};
   header.magic = magic;
-  header.version = version;
+  header.version = of_version;
   header.size = static_cast<std::uint32_t>(sizeof(Header) + sizes.size() * sizeof(le16));
-  header.file_size = places_of(shape).file_size;
+  header.file_size = places_of(shape, of_version).file_size;
   header.boot_id = boot;
   header.device_id = shape.device_id;
   header.queue_count = static_cast<std::uint32_t>(sizes.size());
@@ -113,9 +114,10 @@ Result<std::vector<std::byte>> read_header(int fd, std::uint64_t file_size) {
     const bool empty = std::ranges::all_of(header.magic, [](std::uint8_t byte) { return byte == 0; });
     return damaged(empty ? "it was never finished" : "it is no in-flight log");
   }
-  if (header.version != version)
-    return Error(ENOTSUP, fmt::format("the in-flight log has format version {}, and this program knows version {}",
-                                      std::uint32_t{header.version}, version));
+  if (header.version < first_version || header.version > version)
+    return Error(ENOTSUP,
+                 fmt::format("the in-flight log has format version {}, and this program knows versions {} to {}",
+                             std::uint32_t{header.version}, first_version, version));
   // Before anything is allocated: so many queues a log can have.
   const std::uint64_t size = sizeof header + std::uint64_t{header.queue_count} * sizeof(le16);
   if (header.queue_count > 65535 || header.size != size || size > file_size) return damaged("the size of its header");
@@ -129,6 +131,12 @@ Result<std::vector<std::byte>> read_header(int fd, std::uint64_t file_size) {
   if (header.file_size != file_size)
     return damaged(fmt::format("it has {} bytes instead of {}", file_size, std::uint64_t{header.file_size}));
   return bytes;
+}
+
+std::uint32_t version_of(Bytes header_bytes) {
+  Header header{};
+  std::memcpy(&header, header_bytes.data(), sizeof header);
+  return header.version;
 }
 
 /// Whether a log with header `found` is the one of header `wanted`.
@@ -191,14 +199,16 @@ void write_header(std::byte* to, Bytes header) {
 
 // State.
 
-JournalFile::State::State(UniqueFd locked, std::shared_ptr<memory::HostMemory> mapping, const Shape& shape)
+JournalFile::State::State(UniqueFd locked, std::shared_ptr<memory::HostMemory> mapping, const Shape& shape,
+                          std::uint32_t of_version)
     : fd(std::move(locked)),
       memory(std::move(mapping)),
       control(memory->data() + places_of(shape).control),
       device_id(shape.device_id),
       transport(memory->data() + places_of(shape).transport, transport_size),
       config(memory->data() + places_of(shape).config, shape.config_size) {
-  const Places at = places_of(shape);
+  const Places at = places_of(shape, of_version);
+  if (at.storage != 0) storage.emplace(memory->data() + at.storage, storage_size);
   for (std::size_t i = 0; i < at.queues.size(); ++i)
     queues.emplace_back(memory->data() + at.queues[i], shape.queue_sizes[i]);
 }
@@ -279,7 +289,7 @@ Result<std::unique_ptr<JournalFile>> JournalFile::create(const std::string& path
   }
   const auto mapping = map(fd, at.file_size);
   if (!mapping) return give_up(mapping.error());
-  auto state = std::make_unique<State>(std::move(fd), *mapping, shape);
+  auto state = std::make_unique<State>(std::move(fd), *mapping, shape, version);
   state->store_life({.epoch = 1, .status = 0});
   state->store_accepted({});
   state->store_owner(this_process());
@@ -305,10 +315,12 @@ Result<std::unique_ptr<JournalFile>> JournalFile::open(const std::string& path, 
   if (::fstat(fd.get(), &info) < 0) return failed(path, "opening the in-flight log");
   const auto header = read_header(fd.get(), static_cast<std::uint64_t>(info.st_size));
   if (!header) return Error(header.error()).on(path);
-  if (const Status same = compare(*header, header_of(expected, boot)); !same) return Error(same.error()).on(path);
-  const auto mapping = map(fd, at.file_size);
+  const std::uint32_t its_version = version_of(*header);
+  if (const Status same = compare(*header, header_of(expected, boot, its_version)); !same)
+    return Error(same.error()).on(path);
+  const auto mapping = map(fd, places_of(expected, its_version).file_size);
   if (!mapping) return Error(mapping.error()).on(path);
-  auto state = std::make_unique<State>(std::move(fd), *mapping, expected);
+  auto state = std::make_unique<State>(std::move(fd), *mapping, expected, its_version);
   const auto life = state->life();
   if (!life) return Error(life.error()).on(path);
   state->now = *life;
@@ -330,7 +342,8 @@ bool never_finished(const struct stat& info, Bytes start) {
   const auto zero = [](std::byte byte) { return byte == std::byte{0}; };
   le32 begun{};
   if (start.size() >= sizeof(Header)) std::memcpy(&begun, start.data() + offsetof(Header, version), sizeof begun);
-  return std::ranges::all_of(start, zero) || (begun == version && std::ranges::all_of(start.first(sizeof magic), zero));
+  return std::ranges::all_of(start, zero) ||
+         (begun >= first_version && begun <= version && std::ranges::all_of(start.first(sizeof magic), zero));
 }
 
 }  // namespace
@@ -371,6 +384,10 @@ Result<std::uint8_t> JournalFile::status() const {
 
 Status JournalFile::set_transport(Bytes bytes) { return state_->transport.write(bytes); }
 Result<std::vector<std::byte>> JournalFile::transport() const { return state_->transport.read(); }
+Status JournalFile::set_storage(Bytes bytes) { return state_->storage ? state_->storage->write(bytes) : Status(); }
+Result<std::vector<std::byte>> JournalFile::storage() const {
+  return state_->storage ? state_->storage->read() : std::vector<std::byte>();
+}
 Status JournalFile::set_config(Bytes bytes) { return state_->config.write(bytes); }
 Result<std::vector<std::byte>> JournalFile::config() const { return state_->config.read(); }
 

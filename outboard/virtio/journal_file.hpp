@@ -40,6 +40,7 @@ class JournalFile final : public Journal {
   };
   static constexpr std::size_t max_instance = 256;  ///< bytes
   static constexpr std::size_t max_transport = 1024;  ///< bytes
+  static constexpr std::size_t max_storage = 1024;  ///< bytes
   static constexpr std::size_t max_config = 65536;  ///< bytes
 
   /// A process, named so that another one with the same number is not taken for it.
@@ -54,10 +55,11 @@ class JournalFile final : public Journal {
   /// Nothing is left behind with an error.
   static Result<std::unique_ptr<JournalFile>> create(const std::string& path, const Shape& shape);
 
-  /// Opens the file of a device that may be running. Nothing but the owner's name is changed in it.
+  /// Opens the file of a device that may be running, of this version of the format or an earlier one. Nothing but the owner's
+  /// name is changed in it.
   ///
   /// ENOENT: there is no such file. EBUSY: another process has it open, and which. EBADMSG: it is damaged (too short, too
-  /// long, no such file at all, never finished, checksum). ENOTSUP: of another version of the format. ESTALE: from before
+  /// long, no such file at all, never finished, checksum). ENOTSUP: of a later version of the format. ESTALE: from before
   /// this machine was started, or of another device (`instance`). EINVAL: of this device, but with another device ID, other
   /// features, queues or another size of the configuration space. Each says what it found and what it wanted.
   static Result<std::unique_ptr<JournalFile>> open(const std::string& path, const Shape& expected);
@@ -108,6 +110,11 @@ class JournalFile final : public Journal {
   /// EINVAL: more than Shape::config_size.
   Status set_config(Bytes bytes);
   Result<std::vector<std::byte>> config() const;  ///< as transport()
+
+  /// Likewise which storage stands behind the device (StorageIdentity::encode()): the driver's data are nowhere else. EINVAL:
+  /// more than max_storage. A file of a version without room for it stays without.
+  Status set_storage(Bytes bytes);
+  Result<std::vector<std::byte>> storage() const;  ///< as transport(); empty, too, where there is no room for it
 
   /// Removes the file, when the device is no more. ENOENT: somebody has done so; what else the file system says.
   Status remove();

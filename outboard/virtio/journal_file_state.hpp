@@ -3,6 +3,7 @@
 #include <atomic>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <vector>
 
 #include <outboard/base/fd.hpp>
@@ -22,7 +23,7 @@ struct JournalFile::State {
     std::uint8_t status = 0;
   };
 
-  State(UniqueFd locked, std::shared_ptr<memory::HostMemory> mapping, const Shape& shape);
+  State(UniqueFd locked, std::shared_ptr<memory::HostMemory> mapping, const Shape& shape, std::uint32_t version);
 
   UniqueFd fd;
   std::shared_ptr<memory::HostMemory> memory;
@@ -30,6 +31,7 @@ struct JournalFile::State {
   std::uint32_t device_id;
   JournalArea transport;
   JournalArea config;
+  std::optional<JournalArea> storage;  ///< nothing: the file is of a version without
   std::vector<JournalQueue> queues;
   Life now{};  ///< as it was stored last; control loop
   std::atomic<std::uint32_t> epoch{0};  ///< of `now`, for queues

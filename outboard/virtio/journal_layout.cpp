@@ -24,7 +24,8 @@ std::uint32_t crc32c(Bytes bytes, std::uint32_t so_far) {
   return ~crc;
 }
 
-Places places(std::span<const std::uint16_t> queue_sizes, std::uint32_t config_size, bool may_be_packed) {
+Places places(std::span<const std::uint16_t> queue_sizes, std::uint32_t config_size, bool may_be_packed,
+              std::uint32_t of_version) {
   Places at;
   at.control = round_up(sizeof(Header) + queue_sizes.size() * sizeof(le16), page);
   at.transport = at.control + sizeof(Control);
@@ -34,6 +35,10 @@ Places places(std::span<const std::uint16_t> queue_sizes, std::uint32_t config_s
   for (const std::uint16_t size : queue_sizes) {
     at.queues.push_back(end);
     end = round_up(end + queue_entries(size) + size * entry, line);
+  }
+  if (of_version > first_version) {
+    at.storage = end;
+    end += area_size(storage_size);
   }
   at.file_size = round_up(end, page);
   return at;

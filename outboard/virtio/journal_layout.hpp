@@ -9,7 +9,7 @@
 #include <outboard/base/bytes.hpp>
 #include <outboard/base/endian.hpp>
 
-/// Layout only: the file of a JournalFile, version 1. docs/journal.md has it in words. All fields are little-endian and
+/// Layout only: the file of a JournalFile, versions 1 and 2 (which has one area more). docs/journal.md has it in words. All fields are little-endian and
 /// naturally aligned; each is read and written with one access of its width.
 ///
 /// What is written once carries a CRC-32C. What is written while the device runs cannot: a kill between two stores would
@@ -17,9 +17,11 @@
 namespace outboard::virtio::journal_layout {
 
 constexpr std::array<std::uint8_t, 8> magic{'O', 'B', 'I', 'N', 'F', 'L', 'T', '\n'};
-constexpr std::uint32_t version = 1;
+constexpr std::uint32_t version = 2;
+constexpr std::uint32_t first_version = 1;  ///< without the area of the storage; read, and no longer made
 constexpr std::size_t instance_size = 256;
 constexpr std::size_t transport_size = 1024;
+constexpr std::size_t storage_size = 1024;
 
 /// At 0. What the file is for; `queue_count` le16 follow, the maximum size of each queue. Does not change; `magic` is stored
 /// last, when all else of a new file is there.
@@ -157,10 +159,12 @@ struct Places {
   std::size_t transport = 0;  ///< Area
   std::size_t config = 0;  ///< Area
   std::vector<std::size_t> queues;  ///< Queue
+  std::size_t storage = 0;  ///< Area; 0: the version has none
   std::size_t file_size = 0;
 };
-/// Of a file for queues of these sizes. `may_be_packed`: RING_PACKED is offered.
-Places places(std::span<const std::uint16_t> queue_sizes, std::uint32_t config_size, bool may_be_packed);
+/// Of a file for queues of these sizes. `may_be_packed`: RING_PACKED is offered. `of_version`: first_version ... version.
+Places places(std::span<const std::uint16_t> queue_sizes, std::uint32_t config_size, bool may_be_packed,
+              std::uint32_t of_version = version);
 
 constexpr std::size_t page = 4096;
 constexpr std::size_t line = 64;

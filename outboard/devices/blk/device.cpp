@@ -220,10 +220,23 @@ void Device::reset() {
 
 Status Device::reload() {
   backend_->refresh([this](const Status& looked) {
-    if (!looked) return host_->log().error("{}; the disk stays as it was", looked.error().message());
-    if (backend_->geometry().capacity / sector_size != disk_->capacity.load(std::memory_order_relaxed))
-      capacity_changed();
+    const Status done = looked ? resize() : looked;
+    if (!done) host_->log().error("{}; the disk stays as it was", done.error().message());
   });
+  return {};
+}
+
+Status Device::resize() {
+  const std::uint64_t before = disk_->capacity.load(std::memory_order_relaxed) * sector_size;
+  const std::uint64_t now = backend_->geometry().capacity;
+  // Nobody else knows what a driver has beyond the new end.
+  if (host_ != nullptr && !host_->negotiated().empty() && now < before)
+    return Error(EBUSY,
+                 fmt::format("it has become smaller under its driver, {} bytes instead of {}; to mend it: truncate "
+                             "-s {}, or end its use first",
+                             now, before, before))
+        .on(backend_->description());
+  if (now / sector_size != before / sector_size) capacity_changed();
   return {};
 }
 

@@ -40,11 +40,13 @@ class Device final : public virtio::Device {
 
   virtio::Identity identity() const override;
   std::string description() const override;
+  StorageIdentity storage() const override { return backend_->identity(); }
   Status attach(virtio::Host& host) override;
   bool accept_features(const virtio::Features& accepted) override;
   void read_config(std::uint32_t offset, MutableBytes into) override;
   void write_config(std::uint32_t offset, Bytes from) override;
-  /// Looks at the size of what stands behind the disk, and tells the driver when it is another one.
+  /// Looks at the size of what stands behind the disk, and tells the driver when it is another one. Where it has become
+  /// smaller while a driver runs, which may have data there, the disk stays as large as it was, with a line in the log.
   Status reload() override;
   Status start_queue(unsigned queue, const virtio::QueueState& state) override;
   void stop_queue(unsigned queue, virtio::StopMode mode, Completion done) override;
@@ -65,6 +67,7 @@ class Device final : public virtio::Device {
  private:
   Device(std::unique_ptr<storage::Backend> backend, const Options& options);
   void take_features(const virtio::Features& accepted);
+  Status resize();
 
   Options options_;
   std::unique_ptr<storage::Backend> backend_;

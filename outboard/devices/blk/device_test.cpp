@@ -623,6 +623,23 @@ TEST_P(BlkDevice, D_BO_2_ReloadTellsTheDriverOnlyOfASizeThatIsAnother) {
   EXPECT_EQ(rig.config<le64>(0), 2 * disk_sectors);
 }
 
+TEST_P(BlkDevice, ReloadDoesNotMakeADiskSmallerUnderItsDriver) {
+  Rig rig(setup());
+  rig.disk->on_refresh = [&rig] {
+    rig.disk->shape.capacity = disk_size / 2;
+    return Status();
+  };
+  for (unsigned i = 1; i <= 2; ++i) {
+    ASSERT_TRUE(rig.device->reload());
+    ASSERT_EQ(rig.lines.size(), i);
+    EXPECT_THAT(rig.lines.back(), HasSubstr("smaller under its driver"));
+    EXPECT_EQ(rig.config<le64>(0), disk_sectors);
+  }
+  ASSERT_TRUE(rig.transport->reset());
+  EXPECT_TRUE(rig.device->reload()) << "no driver has anything there";
+  EXPECT_EQ(rig.config<le64>(0), disk_sectors / 2);
+}
+
 TEST_P(BlkDevice, OneFlushCoversEveryQueueAndEachQueueWorks) {
   Rig::Setup with = setup();
   with.device.queues = 2;
