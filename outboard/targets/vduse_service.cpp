@@ -12,7 +12,7 @@ namespace outboard::targets {
 
 namespace {
 
-constexpr std::array<OptionHelp, 10> words_of_vduse{{
+constexpr std::array<OptionHelp, 11> words_of_vduse{{
     {"threads", "N", "threads for the queues (0: they share one with everything else)"},
     {"no-attach", "", "leave putting it on the bus to others (vdpa dev add name NAME mgmtdev vduse)"},
     {"node-fd", "N", "the device's node, opened and handed over by somebody who may: descriptor N"},
@@ -20,6 +20,7 @@ constexpr std::array<OptionHelp, 10> words_of_vduse{{
     {"journal", "FILE", "where requests in flight are noted (/run/outboard/vduse/NAME.journal)"},
     {"no-journal", "", "note nothing: a server that is killed leaves a device that nobody can take over"},
     {"replace", "", "remove what a dead server has left, instead of taking it over"},
+    {"accept-other-storage", "", "take a disk over although its image is another than before (one that was moved)"},
     {"api", "VERSION", "VDUSE's interface: 0, or 1 with groups of queues (0)"},
     {"group-each-queue", "", "API 1: a group, which can have an address space of its own, for each queue"},
     {"own-bounce", "", "give the kernel memory for its bounce buffer (needs the right to lock that much)"},
@@ -102,6 +103,7 @@ Result<vduse::Server::Options> take_vduse_words(OptionSet& words, const std::str
   OUTBOARD_TRY(options.journal, words.text("journal", ""));
   OUTBOARD_TRY(options.no_journal, words.flag("no-journal", false));
   OUTBOARD_TRY(options.replace, words.flag("replace", false));
+  OUTBOARD_TRY(options.accept_other_storage, words.flag("accept-other-storage", false));
   if (options.no_journal && !options.journal.empty())
     return Error(EINVAL, "there is one, or there is none").on("journal, no-journal");
   for (const auto& word : words_of_vduse) words.take(word.name);

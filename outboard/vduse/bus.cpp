@@ -6,6 +6,7 @@
 #include <sstream>
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <outboard/base/attribute_file.hpp>
 #include <outboard/base/file_holder.hpp>
@@ -178,6 +179,24 @@ std::vector<std::string> Bus::devices() const {
   auto names = names_in(options_.sysfs + "/class/vduse");
   std::erase(names, "control");
   return names;
+}
+
+std::vector<std::string> Bus::users_of(std::string_view disk) const {
+  auto users = users_of_disk(disk, options_.sysfs, options_.proc);
+  const auto devices = devices_on_disk(disk, options_.sysfs, options_.proc);
+  for (const auto& opener : openers_of(devices, options_.proc, options_.dev))
+    users.push_back(fmt::format("process {} ({})", opener.process.pid, opener.process.command));
+  return users;
+}
+
+Result<UniqueFd> Bus::claim_unused(std::string_view made) const {
+  // A network interface is in no such folder.
+  if (!exists(fmt::format("{}/class/block/{}", options_.sysfs, made))) return UniqueFd();
+  if (const auto users = users_of(made); !users.empty()) return Error(EBUSY, fmt::format("{}", fmt::join(users, ", ")));
+  auto claim = claim_disk(made, options_.dev);
+  if (!claim && claim.error().code() == EBUSY)
+    return Error(EBUSY, fmt::format("something that has claimed it: fuser -v /dev/{0}, lsblk /dev/{0}", made));
+  return claim ? std::move(*claim) : UniqueFd();
 }
 
 unsigned Bus::in_flight(std::string_view disk) const {

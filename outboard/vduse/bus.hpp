@@ -75,9 +75,18 @@ class Bus {
   bool undriven(std::string_view name) const;
   /// Nothing: no driver has taken it.
   std::optional<BusChild> child(std::string_view name) const;
-  /// Where the block device `disk` ("vda") is used: see users_of_disk().
-  std::vector<std::string> users_of(std::string_view disk) const {
-    return users_of_disk(disk, options_.sysfs, options_.proc);
+  /// Who uses the block device `disk` ("vda"): see users_of_disk(); and each process that has it, or what stands on it, open:
+  /// "process 12 (dd)".
+  std::vector<std::string> users_of(std::string_view disk) const;
+  /// Keeps a disk that nobody uses from being used while it is taken away: claims it. EBUSY: somebody uses it, and who. Nothing
+  /// where it cannot be claimed by this process, or `made` is no disk.
+  Result<UniqueFd> claim_unused(std::string_view made) const;
+  /// See outboard::is_on_disk() and path_is_on_disk().
+  bool is_on(dev_t number, std::string_view disk) const {
+    return is_on_disk(number, disk, options_.sysfs, options_.proc);
+  }
+  bool path_is_on(const std::string& path, std::string_view disk) const {
+    return path_is_on_disk(path, disk, options_.sysfs, options_.proc);
   }
   /// Requests that the kernel has given to the driver of the block device `disk` and that have not come back.
   unsigned in_flight(std::string_view disk) const;

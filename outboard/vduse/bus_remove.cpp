@@ -7,7 +7,6 @@
 #include <thread>
 
 #include <fmt/format.h>
-#include <fmt/ranges.h>
 
 #include <outboard/vduse/node_caretaker.hpp>
 #include <outboard/virtio/journal_file.hpp>
@@ -72,7 +71,7 @@ Status Removal::remove(const std::string& name) {
     options_.log.info("{}; it is removed without answering its messages", node.error().message());
   }
   if (bus_.attached(name)) {
-    OUTBOARD_CHECK(check_unused(name));
+    OUTBOARD_TRY(const UniqueFd claim, claim_unused(name));
     OUTBOARD_CHECK(take_off(name, node ? std::move(*node) : nullptr));
   }
   node = std::unique_ptr<Node>();  // the last reference
@@ -83,13 +82,18 @@ Status Removal::remove(const std::string& name) {
   return {};
 }
 
-Status Removal::check_unused(const std::string& name) const {
+/// Whoever looks at a new disk for a moment (udev) is waited for.
+Result<UniqueFd> Removal::claim_unused(const std::string& name) {
   const auto child = bus_.child(name);
-  if (!child || child->made.empty()) return {};
-  if (const auto users = bus_.users_of(child->made); !users.empty()) {
-    return Error(EBUSY, fmt::format("the disk {} is in use: {}", child->made, fmt::join(users, ", ")))
+  if (!child || child->made.empty()) return UniqueFd();
+  auto claim = bus_.claim_unused(child->made);
+  for (unsigned tries = 0; !claim && tries < retries / 2 && options_.pause(retry_pause); ++tries)
+    claim = bus_.claim_unused(child->made);
+  if (!claim) {
+    return Error(EBUSY, fmt::format("the disk {} is in use: {}", child->made, claim.error().what()))
         .on(name)
-        .cure("unmount it first; where that hangs, start its server again: it takes the disk over");
+        .cure(
+            "unmount it, or end what has it open, first; where that hangs, start its server again: it takes the disk over");
   }
   if (const unsigned requests = bus_.in_flight(child->made); requests != 0) {
     return Error(EBUSY, fmt::format("{} requests of the disk {} are in flight, and only its server can finish them",
@@ -97,7 +101,7 @@ Status Removal::check_unused(const std::string& name) const {
         .on(name)
         .cure("start its server again, with the words and the journal it had, and end it with SIGTERM");
   }
-  return {};
+  return claim;
 }
 
 Status Removal::take_off(const std::string& name, std::unique_ptr<Node> node) {

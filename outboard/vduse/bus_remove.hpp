@@ -4,6 +4,7 @@
 #include <memory>
 #include <string>
 
+#include <outboard/base/fd.hpp>
 #include <outboard/base/log.hpp>
 #include <outboard/base/loop.hpp>
 #include <outboard/base/result.hpp>
@@ -17,7 +18,7 @@ namespace outboard::vduse {
 /// of it, and answers the kernel's messages meanwhile.
 ///
 /// Nothing is changed, and the error says what is to be done first, where somebody would lose something: EBUSY: a process
-/// serves it; it is in use (a mounted file system, swap, a holder); or requests are in flight, which only its server can
+/// serves it; it is in use (a mounted file system, swap, a device that stands on it, a process that has it open); or requests are in flight, which only its server can
 /// finish. ENOENT: there is no such device; EACCES, EPERM.
 class Removal {
  public:
@@ -35,7 +36,7 @@ class Removal {
   Status remove(const std::string& name);
 
  private:
-  Status check_unused(const std::string& name) const;
+  Result<UniqueFd> claim_unused(const std::string& name);
   Status take_off(const std::string& name, std::unique_ptr<Node> node);
   Status destroy(const std::string& name);
 

@@ -372,7 +372,7 @@ TEST_F(Users, SwapCounts) {
 }
 
 TEST_F(Users, HoldersCount) {
-  fs::create_directories(path("sys/class/block/vda1/holders/dm-0"));
+  fs::create_directories(path("sys/class/block/vda/vda1/holders/dm-0"));
   EXPECT_THAT(bus().users_of("vda"), ElementsAre("dm-0"));
 }
 

@@ -19,6 +19,9 @@ namespace outboard::vduse {
 ///
 /// The device's loop is a reactor of the server's own, which run() runs; with Options::threads the queues have reactors on
 /// threads of their own. Attaching and detaching happen on a thread that serves nothing. Installs no signal handlers.
+///
+/// Where a driver of this kernel is to have the device the thread that creates and runs the server, and all that it starts,
+/// is an IoFlusher for as long: the kernel waits for its writes. Without the right to that, a warning.
 class Server {
  public:
   struct Options {
@@ -29,6 +32,9 @@ class Server {
     BusDriver driver = BusDriver::virtio;
     /// What a dead server left under this name goes away, instead of being taken over.
     bool replace = false;
+    /// Take over a device although other storage stands behind it than its driver has seen: whoever sets it knows that the
+    /// contents are the same (an image that was moved or copied while no server ran).
+    bool accept_other_storage = false;
     /// Where the requests in flight are noted, for the server after this one; empty: RUN/vduse/NAME.journal.
     std::string journal{};
     /// Without: if the server is killed, the device cannot be taken over, and what is in flight waits for ever.
@@ -59,6 +65,9 @@ class Server {
 
   /// Everything up to answering the kernel's messages. EBUSY: a live server has the name. EEXIST: a device of this name
   /// that is not this one's (another type, other features, a journal of something else), and nothing has been done to it.
+  /// ESTALE: a driver uses the device that a dead server left, with other storage behind it than this one has, or with more of
+  /// it, or with storage that ended with that server (StorageIdentity). EDEADLK: the storage, or the journal, is on the disk that
+  /// is to be served.
   /// Otherwise what the device, Control, open_node or the journal say. With an error nothing is left behind that was not
   /// there before.
   static Result<Server> create(DeviceFactory factory, Options options);

@@ -97,6 +97,7 @@ Status Server::State::prepare(DeviceFactory& factory) {
         .on("vduse:" + options.name)
         .cure(fmt::format("outboard vduse create TYPE {} ...", options.name));
   OUTBOARD_TRY(stop_event, EventFd::create());
+  become_io_flusher();
   if (options.replace && exists()) OUTBOARD_CHECK(clear_away(factory));
   OUTBOARD_CHECK(make_device(factory));
   const Status begun = !exists() ? begin_fresh() : bus.attached(options.name) ? take_over() : begin_again();
@@ -117,8 +118,11 @@ Status Server::State::make_device(DeviceFactory& factory) {
                         .config =
                             [this](Bytes now) {
                               config.assign(now.begin(), now.end());
-                              if (journal) [[maybe_unused]]
-                                const auto noted = journal->set_config(config);
+                              if (!journal) return;
+                              [[maybe_unused]] const auto noted = journal->set_config(config);
+                              // A disk that has grown must not become smaller for the next server.
+                              if (!config.empty()) [[maybe_unused]]
+                                const auto stored = note_storage();
                             },
                         .groups =
                             [this](const auto& now) {
@@ -163,13 +167,15 @@ Status Server::State::begin_again() {
 }
 
 Status Server::State::take_over() {
+  OUTBOARD_CHECK(check_not_on_itself());
   OUTBOARD_TRY(auto node, open_patiently());
   OUTBOARD_TRY(auto living, read_journal());
+  OUTBOARD_CHECK(check_storage());
   const bool known = static_cast<bool>(living.recover);
   if (const Status adopted = exported->adopt(std::move(node), std::move(living)); !adopted)
     return Error(adopted.error()).while_doing("taking over the device that a dead server has left");
   log.info("took over the device that another server has left{}", known ? "" : "; its driver was not running");
-  if (known) return {};
+  if (known) return note_storage();
   // Nothing can be in flight, and none of the messages that wait has been looked at yet.
   return make_journal();
 }
@@ -189,15 +195,22 @@ Status Server::State::clear_away(DeviceFactory& factory) {
   log.info("what another server has left as vduse:{} is removed", options.name);
   if (bus.attached(options.name)) {
     OUTBOARD_CHECK(make_device(factory));
-    if (const Status taken = take_over()) {
+    replacing = true;
+    const Status taken = take_over();
+    replacing = false;
+    if (taken) {
       OUTBOARD_CHECK(end_at_once());
     } else {
       log.warning("{}", taken.error().message());
-      if (const unsigned requests = in_flight(); requests != 0)
+      if (const unsigned requests = in_flight(); requests != 0) {
+        const bool answerable = taken.error().code() == ESTALE || taken.error().code() == EDEADLK;
         return Error(taken.error())
-            .cure(fmt::format(
-                "{} requests are in flight that nobody can answer: only a restart of this machine ends them",
-                requests));
+            .cure(fmt::format("{} requests are in flight that {}", requests,
+                              answerable
+                                  ? "only a server with the storage that the device had can carry out: start that one, "
+                                    "and end it with SIGTERM"
+                                  : "nobody can answer: only a restart of this machine ends them"));
+      }
     }
     forget_device();
   }
@@ -296,6 +309,7 @@ Status Server::State::make_journal() {
       virtio::JournalFile::discard(options.journal, [this](Bytes instance) { return is_another(instance); }));
   OUTBOARD_TRY(journal, virtio::JournalFile::create(options.journal, shape));
   OUTBOARD_CHECK(journal->set_transport(transport_area({})));
+  OUTBOARD_CHECK(note_storage());
   use_journal();
   return {};
 }
@@ -321,6 +335,7 @@ void Server::State::renew_journal() {
     if (const Status removed = lost->remove(); !removed && removed.error().code() != ENOENT) return removed;
     OUTBOARD_TRY(journal, virtio::JournalFile::create(options.journal, shape));
     OUTBOARD_CHECK(journal->set_transport(transport_area(spaces)));
+    OUTBOARD_CHECK(note_storage());
     return journal->set_config(config);
   };
   if (const Status made = make(); !made) {

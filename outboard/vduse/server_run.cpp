@@ -5,7 +5,6 @@
 #include <utility>
 
 #include <fmt/format.h>
-#include <fmt/ranges.h>
 
 #include <outboard/vduse/server_state.hpp>
 #include <outboard/virtio/spec.hpp>
@@ -93,6 +92,7 @@ void Server::State::let_background_go() {
 }
 
 Status Server::State::run(std::function<Status()> ready_) {
+  become_io_flusher();
   ready = std::move(ready_);
   OUTBOARD_TRY(stop_watch, own->watch(stop_event.get(), Ready::readable, [this](Ready) {
     stop_watch.reset();
@@ -154,22 +154,28 @@ void Server::State::end(std::optional<Error> why) {
 void Server::State::end_when_unused() {
   timer.reset();
   if (!bus.attached(options.name)) return close(true);
-  const auto child = bus.child(options.name);
-  const auto users = child && child->driver == BusDriver::virtio && !child->made.empty() ? bus.users_of(child->made)
-                                                                                         : std::vector<std::string>();
-  if (users.empty()) return detach();
-  const std::string text = fmt::format("{}", fmt::join(users, ", "));
-  if (std::exchange(told_users, text) != text)
-    log.warning(
-        "{} is still used by {}: waiting for that to end; a second signal ends the server at once, and leaves the "
-        "device to its next one",
-        child->made, text);
-  timer = own->after(look_again, [this] { end_when_unused(); });
+  // Looking at every process's descriptors takes its time, and what opening the disk asks of it this server has to answer.
+  const auto users = std::make_shared<std::string>();
+  in_background(
+      [name = options.name, users](Bus& its_bus) -> Status {
+        const auto child = its_bus.child(name);
+        Result<UniqueFd> claim;
+        if (child && child->driver == BusDriver::virtio && !child->made.empty()) {
+          claim = its_bus.claim_unused(child->made);
+          if (!claim) *users = fmt::format("{} is still used by {}", child->made, claim.error().what());
+          if (!claim) return {};
+        }
+        return its_bus.detach(name);
+      },
+      [this, users](const Status& done) { users->empty() ? detached(done) : wait_for_users(*users); });
 }
 
-void Server::State::detach() {
-  in_background([name = options.name](Bus& its_bus) { return its_bus.detach(name); },
-                [this](const Status& done) { detached(done); });
+void Server::State::wait_for_users(const std::string& users) {
+  if (std::exchange(told_users, users) != users)
+    log.warning(
+        "{}: waiting for that to end; a second signal ends the server at once, and leaves the device to its next one",
+        users);
+  timer = own->after(look_again, [this] { end_when_unused(); });
 }
 
 void Server::State::detached(const Status& done) {

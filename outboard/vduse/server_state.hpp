@@ -8,6 +8,7 @@
 #include <string>
 #include <thread>
 
+#include <outboard/base/io_flusher.hpp>
 #include <outboard/base/reactor.hpp>
 #include <outboard/base/reactor_pool.hpp>
 #include <outboard/vduse/server.hpp>
@@ -43,6 +44,12 @@ struct Server::State {
   std::vector<std::byte> transport_area(const std::vector<std::uint32_t>& spaces) const;
   bool exists() const;
 
+  // Which storage stands behind it: server_storage.cpp.
+  void become_io_flusher();
+  Status check_not_on_itself() const;
+  Status check_storage() const;
+  Status note_storage();
+
   // How it goes on and ends: server_run.cpp.
   Status run(std::function<Status()> ready_);
   void attach();
@@ -50,7 +57,7 @@ struct Server::State {
   void be_ready();
   void end(std::optional<Error> why);
   void end_when_unused();
-  void detach();
+  void wait_for_users(const std::string& users);
   void detached(const Status& done);
   void close(bool remove);
   void given_up(const Error& why);
@@ -63,6 +70,7 @@ struct Server::State {
   Options options;
   Log log;
   Bus bus;
+  std::optional<IoFlusher> flusher;  ///< outlives every thread below
   EventFd stop_event;
   UniqueFd lock;
   std::unique_ptr<Reactor> own;
@@ -83,6 +91,7 @@ struct Server::State {
   std::shared_ptr<Reach> reach;
   std::thread background;
   bool working = false;  ///< on the background thread
+  bool replacing = false;  ///< what is taken over is to be removed
   bool ending = false;
   bool finished = false;
   /// Bits of all that the driver has written since it was attached.

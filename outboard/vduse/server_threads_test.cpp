@@ -3,6 +3,8 @@
 
 #include <outboard/vduse/server.hpp>
 
+#include <sys/sysmacros.h>
+
 #include <cstring>
 #include <filesystem>
 #include <fstream>
@@ -13,9 +15,11 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <outboard/base/reactor.hpp>
 #include <outboard/testing/device_rig.hpp>
 #include <outboard/testing/fake_vduse.hpp>
 #include <outboard/testing/temp_dir.hpp>
+#include <outboard/virtio/journal_layout.hpp>
 
 namespace outboard::vduse {
 namespace {
@@ -154,9 +158,11 @@ class ServerTest : public ::testing::Test {
   }
   Result<Server> server(Server::Options with, std::vector<std::uint16_t> queues = {16}) {
     return Server::create(
-        [queues](Loop&, const Log&) -> Result<std::unique_ptr<virtio::Device>> {
-          return std::make_unique<ScriptedDevice>(
+        [this, queues](Loop&, const Log&) -> Result<std::unique_ptr<virtio::Device>> {
+          auto device = std::make_unique<ScriptedDevice>(
               virtio::Identity{.device_id = 2, .queue_sizes = queues, .config_size = 16});
+          device->stored_on = storage;
+          return device;
         },
         std::move(with));
   }
@@ -179,6 +185,29 @@ class ServerTest : public ::testing::Test {
     put_on_bus();
     ASSERT_TRUE(there() && has_journal());
   }
+  /// What a server leaves that is killed while a driver uses its device.
+  void leave_one_driven() {
+    {
+      auto dead = server();
+      ASSERT_TRUE(dead) << dead.error().message();
+      ASSERT_TRUE(kernel->attach());
+      put_on_bus();
+      fs::create_directories(path("sys/bus/vdpa/devices/blk0/virtio0/block/vda"));
+      auto& loop = dynamic_cast<Reactor&>(dead->loop());
+      const auto pump = [&] { loop.run_once(Duration(0)); };
+      ASSERT_TRUE(kernel->negotiate(std::uint64_t{1} << 32 | std::uint64_t{1} << 33, pump));
+      ASSERT_TRUE(kernel->advance(0x0f, pump));
+      kernel->kill_server();
+    }
+    ASSERT_TRUE(there() && has_journal());
+  }
+  /// What is said of a server that finds other storage than the one before it.
+  Error refused(Server::Options with) {
+    auto one = server(std::move(with));
+    EXPECT_FALSE(one) << "it is taken over";
+    EXPECT_TRUE(there() && has_journal() && kernel->attached()) << "nothing has been done to it";
+    return one ? Error(EIO) : one.error();
+  }
   std::string said() const {
     const std::lock_guard lock(log_gate->mutex);
     return log_gate->lines;
@@ -193,6 +222,8 @@ class ServerTest : public ::testing::Test {
   outboard::testing::TempDir machine;
   std::string journal = machine.path("run/vduse/blk0.journal");
   std::unique_ptr<FakeVduse> kernel;
+  StorageIdentity storage{
+      .contents = StorageIdentity::Contents::kept, .size = 8192, .id = "file 12", .name = "disk.raw"};
   std::shared_ptr<std::promise<void>> netlink_gone;  ///< nobody has the last one any more
   std::string child = "virtio0/driver";  ///< what comes of the device on the bus
   std::function<void()> while_adding, after_adding;
@@ -419,6 +450,143 @@ TEST_F(ServerTest, KilledBeforeTheJournalWasRemovedItIsBegunAnew) {
   ASSERT_TRUE(one) << one.error().message();
   EXPECT_TRUE(run(*one));
   EXPECT_FALSE(has_journal());
+}
+
+// Which storage stands behind it.
+
+TEST_F(ServerTest, TheSameStorageIsTakenOverUnderItsDriver) {
+  leave_one_driven();
+  auto one = server();
+  ASSERT_TRUE(one) << one.error().message();
+  EXPECT_THAT(said(), HasSubstr("took over"));
+  EXPECT_TRUE(run(*one));
+  EXPECT_FALSE(there());
+}
+
+TEST_F(ServerTest, OtherStorageIsNotPutUnderADriverUnasked) {
+  leave_one_driven();
+  storage.id = "file 13";
+  const Error error = refused(options());
+  EXPECT_EQ(error.code(), ESTALE);
+  EXPECT_THAT(error.message(), HasSubstr("disk.raw"));
+  EXPECT_THAT(error.cure(), HasSubstr("--accept-other-storage"));
+  EXPECT_THAT(error.cure(), HasSubstr("--replace"));
+  auto with = options();
+  with.accept_other_storage = true;
+  {
+    auto one = server(std::move(with));
+    ASSERT_TRUE(one) << one.error().message();
+    EXPECT_THAT(said(), HasSubstr("accepted"));
+    kernel->kill_server();
+  }
+  auto next = server();
+  EXPECT_TRUE(next) << "what was accepted is what it is from then on: " << next.error().message();
+}
+
+TEST_F(ServerTest, SmallerStorageIsNotPutUnderADriverAndLargerIs) {
+  leave_one_driven();
+  storage.size = 4096;
+  EXPECT_THAT(refused(options()).message(), HasSubstr("smaller"));
+  storage.size = 16384;
+  auto one = server();
+  EXPECT_TRUE(one) << one.error().message();
+}
+
+TEST_F(ServerTest, StorageThatEndedWithItsServerIsNotTakenForTheSame) {
+  storage = {.contents = StorageIdentity::Contents::memory, .size = 8192};
+  leave_one_driven();
+  EXPECT_THAT(refused(options()).message(), HasSubstr("ended with that process"));
+}
+
+TEST_F(ServerTest, WhereNoDriverRunsOtherStorageDoesNoHarm) {
+  leave_one_attached();
+  storage.id = "file 13";
+  auto one = server();
+  EXPECT_TRUE(one) << one.error().message();
+}
+
+TEST_F(ServerTest, AJournalThatDoesNotNameTheStorageIsTakenAndItSaysSo) {
+  leave_one_driven();
+  {
+    namespace layout = virtio::journal_layout;
+    layout::Header header{};
+    std::fstream file(journal, std::ios::in | std::ios::out | std::ios::binary);
+    file.read(reinterpret_cast<char*>(&header), sizeof header);
+    std::vector<char> table(header.queue_count * sizeof(le16));
+    file.read(table.data(), static_cast<std::streamsize>(table.size()));
+    const std::uint16_t sizes[] = {16};
+    const bool packed = (header.offered[1] >> 2 & 1) != 0;
+    header.version = layout::first_version;
+    header.file_size = layout::places(sizes, header.config_size, packed, layout::first_version).file_size;
+    header.checksum = 0;
+    header.checksum = layout::crc32c(std::as_bytes(std::span(table)), layout::crc32c(as_bytes_of(header)));
+    file.seekp(0);
+    file.write(reinterpret_cast<const char*>(&header), sizeof header);
+    file.close();
+    fs::resize_file(journal, header.file_size);
+  }
+  storage.id = "file 13";
+  auto one = server();
+  ASSERT_TRUE(one) << one.error().message();
+  EXPECT_THAT(said(), HasSubstr("whether it is the same cannot be told"));
+}
+
+TEST_F(ServerTest, ReplacingNeverCarriesOutRequestsOnOtherStorage) {
+  leave_one_driven();
+  storage.id = "file 13";
+  write("sys/class/block/vda/inflight", "0 3");
+  auto with = options();
+  with.replace = true;
+  const Error error = refused(std::move(with));
+  EXPECT_THAT(error.cure(), HasSubstr("3 requests are in flight"));
+  EXPECT_THAT(error.cure(), HasSubstr("only a server with the storage that the device had"));
+}
+
+TEST_F(ServerTest, ReplacedADeviceWithOtherStorageThatNobodyUsesIsRemoved) {
+  leave_one_driven();
+  storage.id = "file 13";
+  auto with = options();
+  with.replace = true;
+  auto one = server(std::move(with));
+  ASSERT_TRUE(one) << one.error().message();
+  EXPECT_FALSE(kernel->attached()) << "it is another one";
+}
+
+TEST_F(ServerTest, ADiskIsNotServedFromItself) {
+  leave_one_driven();
+  storage.device = makedev(254, 0);
+  auto error = refused(options());
+  EXPECT_EQ(error.code(), EDEADLK);
+  EXPECT_THAT(error.message(), HasSubstr("disk.raw is on vda"));
+  write("sys/class/block/loop0/dev", "7:0");
+  write("sys/class/block/loop0/loop/backing_file", "/dev/vda");
+  storage.device = makedev(7, 0);
+  EXPECT_EQ(refused(options()).code(), EDEADLK) << "by a loop device";
+  storage.device = makedev(8, 1);
+  write("proc/self/mountinfo", "40 1 254:0 / " + path("run") + " rw - ext4 /dev/vda rw");
+  error = refused(options());
+  EXPECT_EQ(error.code(), EDEADLK);
+  EXPECT_THAT(error.message(), HasSubstr("the journal is on vda"));
+}
+
+TEST_F(ServerTest, ADiskThatAProcessHasOpenIsWaitedFor) {
+  after_adding = [this] {
+    fs::create_directories(path("sys/bus/vdpa/devices/blk0/virtio0/block/vda"));
+    write("dev/vda", "");
+    write("proc/4711/comm", "dd");
+    fs::create_directories(path("proc/4711/fd"));
+    fs::create_symlink(path("dev/vda"), path("proc/4711/fd/1"));
+  };
+  auto one = server();
+  ASSERT_TRUE(one);
+  std::thread user([this] {
+    while (said().find("still used by process 4711 (dd)") == std::string::npos) std::this_thread::yield();
+    EXPECT_TRUE(kernel->attached());
+    fs::remove(path("proc/4711/fd/1"));
+  });
+  EXPECT_TRUE(run(*one));
+  user.join();
+  EXPECT_FALSE(there());
 }
 
 // Journals that are somebody else's.

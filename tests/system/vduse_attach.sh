@@ -8,13 +8,14 @@ modprobe -a vduse virtio_vdpa virtio_blk
 # The server, which attaches, is killed while it does, at several moments; the next one gets the disk.
 killed_while_attaching() {
   local round=0
+  truncate -s 16M "$image"
   while [ $round -lt 20 ]; do
-    serve disk --ram --size 16M
+    serve disk --image "$image"
     [ $((round % 2)) = 0 ] || wait_for 20 test -e /sys/bus/vdpa/devices/disk
     usleep $((round * 7000))
     kill -9 "$server" # the probe, and whoever waits for it, may outlive it until the next one serves the disk
     netlink_answers
-    start_disk disk --ram --size 16M
+    start_disk disk --image "$image"
     dd "if=/dev/$(disk_of disk)" of=/dev/null bs=4k count=8 iflag=direct
     stop_disk disk
     round=$((round + 1))

@@ -9,30 +9,30 @@ modprobe -a vduse virtio_vdpa virtio_blk
 works() { # LAYOUT QUEUES [WORDS...]
   local layout=$1 queues=$2
   shift 2
-  truncate -s 48M /tmp/image
-  start_disk disk --image /tmp/image --queues "$queues" $(ring_words "$layout") "$@"
+  truncate -s 48M "$image"
+  start_disk disk --image $image --queues "$queues" $(ring_words "$layout") "$@"
   queues_are "$queues" disk
   filesystem_keeps_its_files disk
   fio_verifies_at_depth disk
   stop_disk disk
-  rm /tmp/image
+  rm $image
 }
 
 # What the disk was given is in the image, and the other way round.
 image_and_disk_are_the_same() {
-  dd if=/dev/urandom of=/tmp/image bs=64k count=256
-  start_disk disk --image /tmp/image --packed
-  cmp "/dev/$(disk_of disk)" /tmp/image
+  dd if=/dev/urandom of=$image bs=64k count=256
+  start_disk disk --image $image --packed
+  cmp "/dev/$(disk_of disk)" $image
   dd if=/dev/urandom of=/tmp/pattern bs=64k count=16
   dd if=/tmp/pattern "of=/dev/$(disk_of disk)" bs=64k seek=5 oflag=direct conv=fsync
-  dd if=/tmp/image bs=64k skip=5 count=16 | cmp - /tmp/pattern
+  dd if=$image bs=64k skip=5 count=16 | cmp - /tmp/pattern
   discard_and_write_zeroes disk
   stop_disk disk
 }
 
 read_only() {
-  truncate -s 16M /tmp/image
-  start_disk disk --image /tmp/image --read-only
+  truncate -s 16M $image
+  start_disk disk --image $image --read-only
   disk_is_read_only disk
   stop_disk disk
 }
@@ -50,28 +50,31 @@ comes_and_goes() {
 }
 
 grows_on_sighup() {
-  truncate -s 16M /tmp/image
-  start_disk disk --image /tmp/image
+  truncate -s 16M $image
+  start_disk disk --image $image
   expect_equal "$(cat "/sys/block/$(disk_of disk)/size")" 32768 sectors
-  truncate -s 24M /tmp/image
+  truncate -s 24M $image
   kill -HUP "$server"
-  has_grown() { [ "$(cat "/sys/block/$(disk_of disk)/size")" = 49152 ]; }
-  wait_for 10 has_grown
+  size_is() { [ "$(cat "/sys/block/$(disk_of disk)/size")" = "$1" ]; }
+  wait_for 10 size_is 49152
   dd if=/dev/urandom of=/tmp/pattern bs=4k count=4
   dd if=/tmp/pattern "of=/dev/$(disk_of disk)" bs=4k seek=6000 oflag=direct
-  dd if=/tmp/image bs=4k skip=6000 count=4 | cmp - /tmp/pattern
+  dd if=$image bs=4k skip=6000 count=4 | cmp - /tmp/pattern
   # What was learnt must not be forgotten by a crash.
   kill_server
-  start_disk disk --image /tmp/image
+  truncate -s 32M $image # and what has come since is told to the driver
+  start_disk disk --image $image
+  wait_for 10 size_is 65536
   dd "if=/dev/$(disk_of disk)" bs=4k skip=6000 count=4 iflag=direct | cmp - /tmp/pattern
   stop_disk disk
 }
 
 api_version() { # 0|1
-  start_disk disk --ram --size 16M --api "$1"
+  truncate -s 16M $image
+  start_disk disk --image $image --api "$1"
   fio_verifies_at_depth disk
   kill_server
-  start_disk disk --ram --size 16M --api "$1"
+  start_disk disk --image $image --api "$1"
   stop_disk disk
 }
 

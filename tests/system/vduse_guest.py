@@ -2,7 +2,7 @@
 
 import harness
 
-MODULES = ['vduse', 'virtio_vdpa', 'virtio_blk', 'vhost_vdpa', 'null_blk']
+MODULES = ['vduse', 'virtio_vdpa', 'virtio_blk', 'vhost_vdpa', 'null_blk', 'loop']
 PROGRAMS = ['mkfs.ext4', 'e2fsck', 'fio', 'blkdiscard', 'vdpa', 'setpriv']
 
 

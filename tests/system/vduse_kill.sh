@@ -48,9 +48,9 @@ stop_last_server() {
 }
 
 killed_again_and_again() { # LAYOUT QUEUES ENGINE [WORDS]
-  local words="--image /tmp/image --engine $3 --queues $2 $(ring_words "$1") ${4:-}"
-  rm -f /tmp/image /tmp/record
-  truncate -s 24M /tmp/image
+  local words="--image $image --engine $3 --queues $2 $(ring_words "$1") ${4:-}"
+  rm -f $image /tmp/record
+  truncate -s 24M $image
   start_disk disk $words
   queues_are "$2" disk
   name=$(disk_of disk)
@@ -63,7 +63,7 @@ killed_again_and_again() { # LAYOUT QUEUES ENGINE [WORDS]
   stop_witness
   stop_fio
   stop_last_server
-  disk_witness check /tmp/image /tmp/record
+  disk_witness check $image /tmp/record
   ! dmesg | grep 'is not a head'
 }
 

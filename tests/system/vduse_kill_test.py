@@ -14,7 +14,7 @@ from vduse_guest import run_guest
 def test_killed_again_and_again(test):
     kills = int(os.environ.get('OUTBOARD_KILLS', '34'))
     seed = int(os.environ.get('OUTBOARD_SEED', '1'))
-    run_guest(test, 'vduse_kill.sh', f'kills={kills}\nseed={seed}\n', timeout=300 + 9 * kills,
+    run_guest(test, 'vduse_kill.sh', f'kills={kills}\nseed={seed}\nimages=throttled\n', timeout=300 + 9 * kills,
               own_programs=['disk_witness', 'kill_loop'])
 
 

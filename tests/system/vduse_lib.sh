@@ -1,6 +1,42 @@
 # Sourced by the guest scripts of the VDUSE tests, after cases.sh and blk.sh. One server at a time has its process ID in
 # $server; its output is in /tmp/NAME.out, what it complains of in /tmp/NAME.err.
 
+# Where images lie: on a tmpfs, or where the tests ask for it (images=throttled in /parameters) in a file system whose writers
+# the kernel makes wait as soon as little is dirty, as on a machine whose memory is short.
+image=/tmp/image
+throttled_images() {
+  image=/images/image
+  ! [ -e /images ] || return 0
+  modprobe loop
+  truncate -s 400M /tmp/images.ext4
+  mkfs.ext4 -q -F /tmp/images.ext4
+  losetup /dev/loop6 /tmp/images.ext4
+  mkdir -p /images
+  mount -t ext4 /dev/loop6 /images
+  echo 8388608 >/proc/sys/vm/dirty_bytes
+}
+if grep -q images=throttled /parameters; then throttled_images; fi
+
+# More is written to a file system on the disk than may be dirty: the kernel waits for the server, and must not have the
+# server wait for itself.
+written_back_while_memory_is_short() { # WORDS...
+  local name writer
+  throttled_images
+  truncate -s 160M "$image"
+  start_disk disk --image "$image" "$@"
+  name=$(disk_of disk)
+  mkfs.ext4 -q -F "/dev/$name"
+  mount -t ext4 "/dev/$name" /mnt
+  dd if=/dev/zero of=/mnt/data bs=1M count=64 conv=fsync &
+  writer=$!
+  wait_for 60 eval '! running $writer'
+  wait $writer
+  umount /mnt
+  stop_disk disk
+  e2fsck -fn "$image"
+  rm "$image"
+}
+
 # serve NAME ARGUMENTS...: starts a server of a disk; does not wait for it.
 serve() {
   local name=$1

@@ -9,8 +9,8 @@ says() { grep -qi "$1" "/tmp/$2.err"; }
 
 # SIGTERM with a file system mounted: it says so and waits; unmounting lets it end.
 stopped_while_mounted() {
-  truncate -s 32M /tmp/image
-  start_disk disk --image /tmp/image
+  truncate -s 32M $image
+  start_disk disk --image $image
   mkfs.ext4 -q -F "/dev/$(disk_of disk)"
   mount -t ext4 "/dev/$(disk_of disk)" /mnt
   kill "$server"
@@ -21,13 +21,13 @@ stopped_while_mounted() {
   wait_end
   expect_equal $status 0 "the server's exit status"
   nothing_left disk
-  e2fsck -fn /tmp/image
+  e2fsck -fn $image
 }
 
 # A second signal leaves it adoptable; the next server goes on.
 stopped_twice_while_mounted() {
-  truncate -s 32M /tmp/image
-  start_disk disk --image /tmp/image
+  truncate -s 32M $image
+  start_disk disk --image $image
   mkfs.ext4 -q -F "/dev/$(disk_of disk)"
   mount -t ext4 "/dev/$(disk_of disk)" /mnt
   dd if=/dev/urandom of=/mnt/data bs=64k count=16 conv=fsync
@@ -37,19 +37,133 @@ stopped_twice_while_mounted() {
   kill "$server"
   wait_end
   [ -e /dev/vduse/disk ] || fail 'the device has gone with a file system on it'
-  start_disk disk --image /tmp/image
+  start_disk disk --image $image
   echo 3 >/proc/sys/vm/drop_caches
   expect_equal "$(sha256sum </mnt/data)" "$sum" hash
   dd if=/dev/urandom of=/mnt/more bs=64k count=16 conv=fsync
   umount /mnt
   stop_disk disk
-  e2fsck -fn /tmp/image
+  e2fsck -fn $image
+}
+
+# A loop device, and a process, that use the disk: it is not taken from them.
+used_by_a_loop_device() {
+  truncate -s 32M $image
+  start_disk disk --image $image
+  name=$(disk_of disk)
+  mkfs.ext4 -q -F "/dev/$name"
+  losetup /dev/loop3 "/dev/$name"
+  mount -t ext4 /dev/loop3 /mnt
+  kill "$server"
+  wait_for 10 says "still used by /mnt, loop3" disk
+  dd if=/dev/urandom of=/mnt/data bs=64k count=16 conv=fsync
+  kill "$server"
+  wait_end
+  refuses_to_remove '/mnt, loop3'
+  start_disk disk --image $image
+  umount /mnt
+  kill "$server"
+  wait_for 10 says "still used by loop3" disk
+  losetup -d /dev/loop3
+  wait_end
+  expect_equal $status 0 "the server's exit status"
+  nothing_left disk
+  e2fsck -fn $image
+}
+
+refuses_to_remove() { # TEXT
+  ! bounded outboard vduse remove disk 2>/tmp/remove.err
+  cat /tmp/remove.err
+  grep -q "is in use: $1" /tmp/remove.err
+}
+
+used_by_a_process() {
+  truncate -s 16M $image
+  start_disk disk --image $image
+  sleep 1000 <"/dev/$(disk_of disk)" &
+  sleeper=$!
+  kill "$server"
+  wait_for 10 says "still used by process $sleeper (sleep)" disk
+  kill -9 "$server"
+  wait_end
+  wait_gone
+  refuses_to_remove "process $sleeper (sleep)"
+  kill $sleeper
+  wait $sleeper || :
+  bounded outboard vduse remove disk
+  nothing_left disk
+}
+
+# refuses_storage TEXT WORDS...: a server with these words does not take the disk over.
+refuses_storage() {
+  local text=$1
+  shift
+  serve disk "$@"
+  wait_end
+  cat /tmp/disk.err
+  expect_equal $status 1 "the exit status with $*"
+  says "$text" disk || fail "it does not say '$text': $(cat /tmp/disk.err)"
+  [ -e /dev/vduse/disk ] || fail "the device was removed by $*"
+}
+
+# The wrong storage under a file system that is mounted.
+other_storage_is_refused() {
+  truncate -s 32M $image
+  start_disk disk --image $image
+  name=$(disk_of disk)
+  mkfs.ext4 -q -F "/dev/$name"
+  mount -t ext4 "/dev/$name" /mnt
+  dd if=/dev/urandom of=/mnt/data bs=64k count=16 conv=fsync
+  sum=$(sha256sum </mnt/data)
+  kill_server
+  truncate -s 32M $image.other
+  refuses_storage 'other storage' --image $image.other
+  refuses_storage 'other storage' --null --size 32M
+  refuses_storage 'other storage' --ram --size 32M
+  refuses_storage "in use" --image "/dev/$name"
+  cp $image $image.moved
+  truncate -s 16M $image
+  refuses_storage 'smaller' --image $image
+  rm $image
+  truncate -s 32M $image
+  refuses_storage 'other storage' --image $image
+  start_disk disk --image $image.moved --accept-other-storage
+  echo 3 >/proc/sys/vm/drop_caches
+  expect_equal "$(sha256sum </mnt/data)" "$sum" hash
+  kill_server
+  start_disk disk --image $image.moved
+  umount /mnt
+  e2fsck -fn "/dev/$name"
+  kill_server
+  refuses_storage "the very disk" --image "/dev/$name"
+  start_disk disk --image $image.moved
+  stop_disk disk
+  rm $image.moved $image.other
+}
+
+memory_is_gone_with_its_server() {
+  start_disk disk --ram --size 16M
+  kill_server
+  refuses_storage 'ended with that process' --ram --size 16M
+  start_disk disk --ram --size 16M --accept-other-storage
+  stop_disk disk
+}
+
+is_not_made_smaller_under_its_driver() {
+  truncate -s 32M $image
+  start_disk disk --image $image
+  truncate -s 16M $image
+  kill -HUP "$server"
+  wait_for 10 says smaller disk
+  expect_equal "$(cat "/sys/block/$(disk_of disk)/size")" 65536 sectors
+  truncate -s 32M $image
+  stop_disk disk
 }
 
 # DEV_DEL while nobody serves waits for whoever does next.
 removed_while_dead() {
-  truncate -s 32M /tmp/image
-  start_disk disk --image /tmp/image
+  truncate -s 32M $image
+  start_disk disk --image $image
   name=$(disk_of disk)
   kill_server
   dd if=/dev/zero "of=/dev/$name" bs=4k count=4 oflag=direct &
@@ -58,7 +172,7 @@ removed_while_dead() {
   remover=$!
   sleep 2
   running $remover || fail 'DEV_DEL did not wait'
-  serve disk --image /tmp/image --no-attach
+  serve disk --image $image --no-attach
   wait $remover || fail 'DEV_DEL failed'
   wait $writer || :
   netlink_answers
@@ -83,8 +197,8 @@ two_at_once() {
 # a_journal_that_is WHAT COMMAND: with it no server goes on; nor is anything removed.
 refuses_journal() { # deleted|truncated|altered|foreign
   journal=/tmp/journal
-  truncate -s 16M /tmp/image
-  start_disk disk --image /tmp/image --journal $journal
+  truncate -s 16M $image
+  start_disk disk --image $image --journal $journal
   name=$(disk_of disk)
   kill_server
   cp $journal /tmp/journal.kept
@@ -97,7 +211,7 @@ refuses_journal() { # deleted|truncated|altered|foreign
       cp /tmp/journal.other $journal
       stop_disk_at other /tmp/journal.other ;;
   esac
-  serve disk --image /tmp/image --journal $journal
+  serve disk --image $image --journal $journal
   wait_end
   expect_equal $status 1 "the server's exit status"
   cat /tmp/disk.err
@@ -105,7 +219,7 @@ refuses_journal() { # deleted|truncated|altered|foreign
   [ -e /dev/vduse/disk ] || fail 'the device was removed'
   [ "$1" != deleted ] || [ ! -e $journal ] || fail 'a journal was made up'
   cp /tmp/journal.kept $journal # the real one is still good
-  start_disk disk --image /tmp/image --journal $journal
+  start_disk disk --image $image --journal $journal
   dd "if=/dev/$name" of=/dev/null bs=4k count=8 iflag=direct
   stop_disk_at disk $journal
 }
@@ -119,8 +233,8 @@ stop_disk_at() { # NAME JOURNAL
 
 # Somebody truncates the journal of a server that runs: it makes another one, which is good when it is killed.
 survives_a_truncated_journal() { # LAYOUT
-  local words="--image /tmp/image --journal /tmp/journal $(ring_words "$1")"
-  truncate -s 16M /tmp/image
+  local words="--image $image --journal /tmp/journal $(ring_words "$1")"
+  truncate -s 16M $image
   start_disk disk $words
   name=$(disk_of disk)
   truncate -s 0 /tmp/journal
@@ -160,7 +274,7 @@ refuses_to_remove_a_served_one() {
 }
 
 serve_as_user() {
-  /bin/setpriv --reuid 1000 --regid 1000 --clear-groups outboard serve blk --ram --size 16M --serial disk \
+  /bin/setpriv --reuid 1000 --regid 1000 --clear-groups outboard serve blk --image /tmp/user/image --serial disk \
     --listen vduse:disk --no-attach --journal /tmp/user/journal >/tmp/disk.out 2>/tmp/disk.err &
   server=$!
 }
@@ -170,8 +284,9 @@ unprivileged() {
   echo 'user:x:1000:1000::/tmp:/bin/sh' >>/etc/passwd
   echo 'user:x:1000:' >>/etc/group
   mkdir -p /tmp/user
-  chown 1000:1000 /tmp/user
-  outboard vduse create blk disk --ram --size 16M --owner user
+  truncate -s 16M /tmp/user/image
+  chown 1000:1000 /tmp/user /tmp/user/image
+  outboard vduse create blk disk --image /tmp/user/image --owner user
   expect_equal "$(stat -c %u /dev/vduse/disk)" 1000 owner
   serve_as_user
   wait_serving disk
@@ -202,6 +317,11 @@ not_allowed_id() {
 
 case_run stopped_while_mounted
 case_run stopped_twice_while_mounted
+case_run used_by_a_loop_device
+case_run used_by_a_process
+case_run other_storage_is_refused
+case_run memory_is_gone_with_its_server
+case_run is_not_made_smaller_under_its_driver
 case_run removed_while_dead
 case_run two_at_once
 for what in deleted truncated altered foreign; do
@@ -238,4 +358,6 @@ handed_over() {
 case_run handed_over
 case_run doctor_says_so
 case_run not_allowed_id
+case_run written_back_while_memory_is_short --engine io_uring
+case_run written_back_while_memory_is_short --engine pool
 case_end

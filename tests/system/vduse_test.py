@@ -10,7 +10,7 @@ def test_disks(test):
 
 
 def test_lives(test):
-    run_guest(test, 'vduse_life.sh')
+    run_guest(test, 'vduse_life.sh', 'images=throttled\n')
 
 
 def test_trouble(test):
@@ -22,7 +22,7 @@ def test_vhost_vdpa(test):
 
 
 def test_lts_kernel(test):
-    run_guest(test, 'vduse_lts.sh', kernel='lts', smp=2)
+    run_guest(test, 'vduse_lts.sh', 'images=throttled\n', kernel='lts', smp=2)
 
 
 harness.main(globals())

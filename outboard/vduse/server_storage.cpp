@@ -1,0 +1,82 @@
+#include <filesystem>
+#include <utility>
+
+#include <fmt/format.h>
+
+#include <outboard/base/storage_identity.hpp>
+#include <outboard/vduse/server_state.hpp>
+#include <outboard/virtio/spec.hpp>
+
+/// What stands behind a server's device, and what the kernel needs of whoever writes to it.
+namespace outboard::vduse {
+
+namespace {
+
+using Contents = StorageIdentity::Contents;
+
+}  // namespace
+
+/// Writing back the pages of our disk is what memory is waiting for, and our own writes make dirty pages again: the kernel
+/// would have us wait for them to be written, that is, for ourselves.
+void Server::State::become_io_flusher() {
+  if ((flusher && flusher->is_of_this_thread()) || options.driver == BusDriver::vhost) return;
+  auto begun = IoFlusher::begin();
+  if (begun) {
+    flusher.emplace(std::move(*begun));
+  } else if (exported && exported->device().storage().page_cache) {
+    log.warning(
+        "{}: when memory is short the kernel may let this server wait for writes that are its own, and then the disk "
+        "hangs; give it CAP_SYS_RESOURCE, or serve the image with --direct",
+        begun.error().message());
+  }
+}
+
+/// Its own disk cannot answer while this server waits for it.
+Status Server::State::check_not_on_itself() const {
+  const auto child = bus.child(options.name);
+  if (!child || child->driver != BusDriver::virtio || child->made.empty()) return {};
+  const StorageIdentity storage = exported->device().storage();
+  if (storage.device != 0 && bus.is_on(storage.device, child->made))
+    return Error(EDEADLK, fmt::format("{} is on {}, the very disk that is to be served", storage.name, child->made))
+        .cure("name the image that stood behind the disk");
+  const std::string path = std::filesystem::absolute(options.journal).string();
+  if (!options.no_journal && bus.path_is_on(path, child->made))
+    return Error(EDEADLK, fmt::format("the journal is on {}, the very disk that is to be served", child->made))
+        .on(path)
+        .cure("keep it on a tmpfs: /run");
+  return {};
+}
+
+/// A driver that runs has file systems in its caches that it goes on to write.
+Status Server::State::check_storage() const {
+  if (!journal) return {};
+  OUTBOARD_TRY(const auto status, journal->status());
+  if ((status & virtio::spec::status::driver_ok) == 0) return {};
+  const StorageIdentity now = exported->device().storage();
+  // What is about to be removed does no harm to storage that keeps nothing.
+  if (replacing && now.contents != Contents::kept) return {};
+  OUTBOARD_TRY(const auto noted, journal->storage());
+  if (noted.empty()) {
+    if (now.contents != Contents::none)
+      log.warning("the journal is of a version that does not name the storage: whether it is the same cannot be told");
+    return {};
+  }
+  const auto before = StorageIdentity::decode(noted);
+  const Status same = before ? check_same_storage(*before, now) : Status(std::unexpected(before.error()));
+  if (same) return {};
+  if (options.accept_other_storage) {
+    log.warning("{}; accepted, as this server was told to", same.error().message());
+    return {};
+  }
+  return Error(ESTALE, same.error().message())
+      .cure(
+          "start the server with the storage that the device had; --accept-other-storage if its contents are the same (an "
+          "image that was moved); --replace removes the device once nobody uses it");
+}
+
+Status Server::State::note_storage() {
+  if (!journal) return {};
+  return journal->set_storage(exported->device().storage().encode());
+}
+
+}  // namespace outboard::vduse
