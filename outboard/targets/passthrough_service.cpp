@@ -113,6 +113,7 @@ Result<std::unique_ptr<Service>> serve_passthrough(std::unique_ptr<pci::Handle> 
   auto factory = pci::Passthrough::factory(std::move(handle), std::move(taken.passthrough));
   vfio_user::Server::Options server_options;
   server_options.log = options.log;
+  server_options.unplug_wait = options.unplug_wait;
   server_options.spin = taken.spin;
   const std::string where =
       path.empty() ? fmt::format("vfio-user on file descriptor {}", options.socket.get()) : std::string(listener);

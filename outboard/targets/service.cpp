@@ -46,6 +46,7 @@ class VfioUserService final : public Service {
 Result<std::unique_ptr<Service>> serve_on_vfio_user(FunctionPlan plan, const std::string& path, ServeOptions options) {
   vfio_user::Server::Options server_options;
   server_options.log = options.log;
+  server_options.unplug_wait = options.unplug_wait;
   server_options.spin = plan.spin;
   std::string where =
       path.empty() ? fmt::format("vfio-user on file descriptor {}", options.socket.get()) : "vfio-user:" + path;

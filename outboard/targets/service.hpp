@@ -44,6 +44,8 @@ struct ServeOptions {
   Log log{};
   /// A socket that listens already (socket activation); then there is no listener. Owned from here on.
   UniqueFd socket{};
+  /// On vfio-user: see vfio_user::Server::Options::unplug_wait.
+  Duration unplug_wait{0};
 };
 
 /// The schemes of listeners, for help.

@@ -7,13 +7,14 @@ namespace outboard::targets {
 
 namespace {
 
-constexpr std::array<OptionHelp, 6> words_of_transport{{
+constexpr std::array<OptionHelp, 7> words_of_transport{{
     {"packed", "", "offer packed rings"},
     {"in-order", "", "offer to use buffers in order"},
     {"iommu-platform", "WHICH",
      "ACCESS_PLATFORM: on (offered), off (not offered), or require: refuse a driver that does not accept it (on; VDUSE: "
      "require)"},
     {"vectors", "N", "entries of the MSI-X table (default: one for each queue and one more)"},
+    {"error-interrupt", "", "raise ERR when the device breaks and needs a reset: QEMU stops the virtual machine then"},
     {"poll", "", "never sleep: look at the rings all the time, with doorbells in shared memory"},
     {"spin", "USEC", "look for work for so long before sleeping (microseconds)"},
 }};
@@ -66,7 +67,8 @@ Result<TransportOptions> take_transport_words(OptionSet& words) {
   OUTBOARD_TRY(const auto vectors, words.number("vectors", 0, 2, virtio_pci::spec::max_vectors));
   options.function.vectors = static_cast<unsigned>(vectors);
   options.function.shared_doorbells = options.function.core.poll;
-  words.take("vectors");
+  OUTBOARD_TRY(options.function.error_interrupt, words.flag("error-interrupt", false));
+  for (const std::string_view word : {"vectors", "error-interrupt"}) words.take(word);
   return options;
 }
 

@@ -40,6 +40,7 @@ TEST(ErrorInterrupt, TellsOnceThatTheDeviceNeedsAReset) {
   break_device(rig);
   EXPECT_EQ(error.drain(), 1U);
   rig.function->core().break_device("and again");
+  rig.device->change_config(0, std::byte{0x55});
   rig.loop.run_until_idle();
   EXPECT_EQ(error.drain(), 0U);
 

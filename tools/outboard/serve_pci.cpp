@@ -22,7 +22,7 @@ Result<Exit> serve_pci(const PciArguments& arguments, Context& context) {
   OUTBOARD_TRY(auto handle, arguments.device.open(context));
   OUTBOARD_TRY(const auto service,
                targets::serve_passthrough(std::move(handle), arguments.words, arguments.place.listener,
-                                          targets::ServeOptions{context.log, std::move(socket)}));
+                                          arguments.place.options(context, std::move(socket))));
   return arguments.place.run(*service, "pci", context);
 }
 

@@ -51,15 +51,25 @@ void look_again(targets::Service& service, const Log& log) {
 }  // namespace
 
 void ServePlace::add_to(CLI::App& verb, const std::string& what) {
-  auto* listen = verb.add_option("--listen", listener, what)->type_name("LISTENER");
-  auto* socket_option = verb.add_option("--fd", fd, "serve it, as vfio-user, on this socket, which listens already")
-                            ->type_name("N")
-                            ->check(CLI::Range(0, 1 << 20));
-  socket_option->excludes(listen);
-  verb.add_option("--ready-fd", ready_fd, "write a line to this descriptor when clients can connect")
-      ->type_name("N")
-      ->check(CLI::Range(0, 1 << 20));
-  for (const char* option : {"--listen", "--fd", "--ready-fd"}) verb.get_option(option)->group("Where");
+  add_others_to(verb, verb.add_option("--listen", listener, what)->type_name("LISTENER"));
+}
+
+void ServePlace::add_convention_to(CLI::App& app) {
+  const auto listen = [this](const std::string& path) { listener = "vfio-user:" + path; };
+  add_others_to(app, app.add_option_function<std::string>("--socket-path", listen, "the UNIX socket to serve it on")
+                         ->type_name("PATH"));
+}
+
+void ServePlace::add_others_to(CLI::App& verb, CLI::Option* listen) {
+  const auto is_fd = CLI::Range(0, 1 << 20);
+  auto* socket = verb.add_option("--fd", fd, "serve it, as vfio-user, on this socket, which listens already");
+  socket->type_name("N")->check(is_fd)->excludes(listen);
+  auto* ready = verb.add_option("--ready-fd", ready_fd, "write a line to this descriptor when clients can connect");
+  ready->type_name("N")->check(is_fd);
+  auto* wait = add_seconds(
+      verb, "--unplug-wait", unplug_wait_seconds, 0,
+      "on SIGTERM ask a vfio-user client that hears it (QEMU does not) to let go, and wait for so long (0)");
+  for (CLI::Option* option : {listen, socket, ready, wait}) option->group("Where");
 }
 
 Result<UniqueFd> ServePlace::socket(const std::string& example) const {
@@ -74,7 +84,14 @@ Result<UniqueFd> ServePlace::socket(const std::string& example) const {
   }
   const auto address = targets::parse_address(listener, "listener", targets::listener_schemes());
   if (!address) return as_usage_error(address.error());
+  if (address->scheme != "vfio-user" && unplug_wait_seconds != 0)
+    return usage_error(fmt::format("--unplug-wait is for vfio-user:PATH, and this is {}", listener));
   return UniqueFd();
+}
+
+targets::ServeOptions ServePlace::options(const Context& context, UniqueFd socket) const {
+  const std::chrono::duration<double> wait(unplug_wait_seconds);
+  return {.log = context.log, .socket = std::move(socket), .unplug_wait = std::chrono::duration_cast<Duration>(wait)};
 }
 
 Result<Exit> ServePlace::run(targets::Service& service, std::string_view name, Context& context) const {
