@@ -30,6 +30,26 @@ function(_outboard_embed_templates result)
   set(${result} "${output}" PARENT_SCOPE)
 endfunction()
 
+# The command under the name by which management software starts a device (tools/outboard/backend_program.hpp), and the
+# description by which it finds it: back-end program conventions of the vfio-user specification. TYPE as in QEMU's
+# docs/interop/vhost-user.json. The path in the description is known when it is installed.
+function(_outboard_add_backend_program device type description)
+  set(name "outboard-vfio-user-${device}")
+  add_custom_command(TARGET outboard_command POST_BUILD
+    COMMAND "${CMAKE_COMMAND}" -E create_symlink "$<TARGET_FILE_NAME:outboard_command>" "${name}"
+    WORKING_DIRECTORY "${PROJECT_BINARY_DIR}/bin" VERBATIM)
+  install(FILES "${PROJECT_BINARY_DIR}/bin/${name}" DESTINATION "${CMAKE_INSTALL_BINDIR}")
+  install(CODE "
+    set(OUTBOARD_BACKEND_DESCRIPTION [[${description}]])
+    set(OUTBOARD_BACKEND_TYPE [[${type}]])
+    get_filename_component(folder [[${CMAKE_INSTALL_BINDIR}]] ABSOLUTE BASE_DIR \"\${CMAKE_INSTALL_PREFIX}\")
+    set(OUTBOARD_BACKEND_BINARY \"\${folder}/${name}\")
+    set(file [[${PROJECT_BINARY_DIR}/50-${name}.json]])
+    configure_file([[${PROJECT_SOURCE_DIR}/cmake/backend_program.json.in]] \"\${file}\" @ONLY)
+    get_filename_component(data [[${CMAKE_INSTALL_DATADIR}]] ABSOLUTE BASE_DIR \"\${CMAKE_INSTALL_PREFIX}\")
+    file(INSTALL \"\${file}\" DESTINATION \"\${data}/vfio-user\")")
+endfunction()
+
 # The `outboard` command, from tools/outboard/*.cpp.
 function(outboard_add_command)
   file(GLOB sources CONFIGURE_DEPENDS "${PROJECT_SOURCE_DIR}/tools/outboard/*.cpp")
@@ -59,6 +79,7 @@ function(outboard_add_command)
   set_target_properties(outboard_command PROPERTIES
     OUTPUT_NAME outboard RUNTIME_OUTPUT_DIRECTORY "${PROJECT_BINARY_DIR}/bin")
   install(TARGETS outboard_command RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR})
+  _outboard_add_backend_program(blk block "Outboard disk: image file, block device or memory")
   if(tests AND OUTBOARD_TESTS)
     _outboard_add_test_program(command_test unit outboard_command_parts "${tests}" outboard::testing)
   endif()

@@ -12,6 +12,7 @@
 #include <fmt/ranges.h>
 
 #include <outboard/memory/fault_guard.hpp>
+#include <tools/outboard/backend_program.hpp>
 #include <tools/outboard/command.hpp>
 #include <tools/outboard/line_writer.hpp>
 
@@ -75,7 +76,6 @@ Result<Exit> run(const Plan& plan) {
 void describe(CLI::App& app, Plan& plan) {
   app.name("outboard");
   app.require_subcommand(0, 1);
-  app.set_version_flag("--version", "outboard " OUTBOARD_VERSION, "print the version");
   app.set_help_flag("-h,--help", "print this help; after a verb, its own");
   app.footer(
       "A TARGET is what is driven: vfio:0000:00:04.0 (a PCI function of this machine), vfio-user:PATH, or\n"
@@ -152,7 +152,9 @@ int main(int argc, char** argv) {
   std::signal(SIGPIPE, SIG_IGN);
   CLI::App app("PCI and virtio devices, and their drivers, outside the kernel and outside the VMM");
   Plan plan;
-  describe(app, plan);
+  app.set_version_flag("--version", "outboard " OUTBOARD_VERSION, "print the version");
+  const auto program = argc > 0 ? backend_program(argv[0]) : std::nullopt;
+  program ? describe_backend_program(app, plan, *program) : describe(app, plan);
   try {
     app.parse(words_of(argc, argv));
   } catch (const CLI::Success& wanted) {  // --help, --version
@@ -160,7 +162,7 @@ int main(int argc, char** argv) {
   } catch (const CLI::ParseError& error) {
     return fail(wrong_words(app, error));
   }
-  if (app.got_subcommand("help")) {
+  if (!program && app.got_subcommand("help")) {
     const auto printed = print(app.help());
     return printed ? 0 : fail(printed.error());
   }
