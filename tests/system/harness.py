@@ -430,13 +430,13 @@ class Test:
         """A program that runs beside the test."""
         return self._keep(Process(command, self.folder / f'{self._name(name)}.log', **options))
 
-    def serve(self, *arguments, socket_path=None, wait=True, listen=True, **options):
-        """`outboard serve ARGUMENTS --listen vfio-user:SOCKET`, ready for clients."""
+    def serve(self, *arguments, socket_path=None, wait=True, listen=True, under=(), **options):
+        """`outboard serve ARGUMENTS --listen vfio-user:SOCKET`, ready for clients; behind the words of `under`."""
         self._need_command()
         name = self._name('server')
         path = socket_path or self.sockets / f'{name}.sock'
         words = ['--listen', f'vfio-user:{path}'] if listen else []
-        command = [self.command, 'serve', *arguments, *words]
+        command = [*under, self.command, 'serve', *arguments, *words]
         server = Server(command, path, self.folder / f'{name}.log', wait=False, **options)
         self._keep(server)
         if wait:

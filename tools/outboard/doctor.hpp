@@ -24,6 +24,12 @@ struct Finding {
 std::vector<Finding> examine(const std::string& root = {},
                              const std::shared_ptr<vduse::Netlink>& netlink = vduse::Netlink::of_kernel());
 
+/// System calls that a kernel may lack or a container deny, and that there is a substitute for.
+Finding system_calls();
+
+/// How many mappings a process may have (vm.max_map_count).
+Finding mappings(const std::string& root);
+
 /// What VDUSE needs: modules, the control node, the management device, the right to attach.
 std::vector<Finding> examine_vduse(const std::string& root, vduse::Netlink& netlink);
 

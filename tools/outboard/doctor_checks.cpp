@@ -122,6 +122,7 @@ std::vector<Finding> examine(const std::string& root, const std::shared_ptr<vdus
   std::vector<Finding> findings{
       shared_memory(),
       io_uring(),
+      system_calls(),
       device_node(root, "KVM", "guests at full speed", "/dev/kvm",
                   "switch virtualisation on in the firmware, then: modprobe kvm_intel (or kvm_amd)"),
       hugepages(root),
@@ -129,6 +130,7 @@ std::vector<Finding> examine(const std::string& root, const std::shared_ptr<vdus
             "ulimit -l unlimited; for good: a memlock line in /etc/security/limits.conf"),
       limit("open files", "one for each queue, vector and memory region", RLIMIT_NOFILE, comfortable_files, false,
             "ulimit -n 65536"),
+      mappings(root),
   };
   std::ranges::move(examine_vfio(root), std::back_inserter(findings));
   std::ranges::move(examine_vduse(root, *netlink), std::back_inserter(findings));

@@ -2,10 +2,13 @@
 
 #include <gtest/gtest.h>
 
+#include <sys/syscall.h>
+
 #include <algorithm>
 #include <filesystem>
 #include <fstream>
 
+#include <outboard/testing/denied_calls.hpp>
 #include <outboard/testing/temp_dir.hpp>
 
 namespace outboard::command {
@@ -45,6 +48,26 @@ TEST(Doctor, WhatIsThereIsFound) {
   EXPECT_EQ(finding(root.path(), "VFIO").state, Finding::State::ok);
   EXPECT_EQ(finding(root.path(), "IOMMU").detail, "1 group");
   EXPECT_EQ(finding(root.path(), "hugepages").detail, "5 of 8 free, 2 MiB each");
+}
+
+TEST(Doctor, FewMappingsAreLow) {
+  const outboard::testing::TempDir root;
+  std::filesystem::create_directories(root.path("proc/sys/vm"));
+  std::ofstream(root.path("proc/sys/vm/max_map_count")) << "1000\n";
+  EXPECT_EQ(finding(root.path(), "mappings").state, Finding::State::low);
+  std::ofstream(root.path("proc/sys/vm/max_map_count")) << "262144\n";
+  EXPECT_EQ(finding(root.path(), "mappings").state, Finding::State::ok);
+  EXPECT_EQ(finding(root.path(), "mappings").detail, "262144 in one process");
+}
+
+TEST(Doctor, SystemCallsThatAreNotThereAreNamed) {
+  EXPECT_EQ(system_calls().state, Finding::State::ok);
+  for (const int error : {ENOSYS, EPERM}) {
+    outboard::testing::with_calls_denied({SYS_epoll_pwait2, SYS_statx}, error, [] {
+      EXPECT_EQ(system_calls().state, Finding::State::denied);
+      EXPECT_EQ(system_calls().detail, "without epoll_pwait2, statx: older calls are used in their place");
+    });
+  }
 }
 
 }  // namespace

@@ -46,7 +46,8 @@ Status write_file(const fs::path& path, const std::string& text) {
 /// Moves, but never over something else.
 Status move_to_free(const fs::path& from, const fs::path& to) {
   if (renameat2(AT_FDCWD, from.c_str(), AT_FDCWD, to.c_str(), RENAME_NOREPLACE) == 0) return {};
-  const bool supported = errno != EINVAL && errno != ENOSYS;  // some file systems cannot do it
+  // Some file systems cannot do it, and some seccomp filters do not know it; rename() says what else EPERM may mean.
+  const bool supported = errno != EINVAL && errno != ENOSYS && errno != EPERM;
   if (supported) return failure(errno, "moving it to its place", to);
   if (is_there(to)) return failure(EEXIST, "moving it to its place", to);
   if (rename(from.c_str(), to.c_str()) != 0) return failure(errno, "moving it to its place", to);

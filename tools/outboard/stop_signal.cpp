@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <array>
+#include <chrono>
 #include <csignal>
 
 namespace outboard::command {
@@ -55,10 +56,14 @@ void StopSignal::watch() {
 }
 
 bool StopSignal::pause(Duration time) const {
-  const auto milliseconds = std::chrono::ceil<std::chrono::milliseconds>(time).count();
-  pollfd fd{wake_.get(), POLLIN, 0};
-  poll(&fd, 1, static_cast<int>(std::clamp<std::int64_t>(milliseconds, 0, std::int64_t{3600} * 1000)));
-  return !requested();
+  static constexpr std::int64_t longest_ms = std::int64_t{3600} * 1000;
+  const TimePoint end = Clock::system().now() + std::min<Duration>(time, std::chrono::milliseconds(longest_ms));
+  while (true) {
+    const auto left = std::chrono::ceil<std::chrono::milliseconds>(end - Clock::system().now()).count();
+    pollfd fd{wake_.get(), POLLIN, 0};
+    const int came = poll(&fd, 1, static_cast<int>(std::clamp<std::int64_t>(left, 0, longest_ms)));
+    if (came != -1 || left <= 0) return !requested();
+  }
 }
 
 Error StopSignal::interrupted() { return Error(ECANCELED, "interrupted"); }
