@@ -2,8 +2,9 @@
 """Runs clang-tidy on the files whose inputs changed since it last passed on them.
 
 The inputs of a file: itself, our headers that it includes (directly or not), its compile command, .clang-tidy, and the
-version of clang-tidy. Their hash is kept in build/tidy when the file passes. Read are the sources of the library, the
-command, the examples; and each header that no source of the same name brings along.
+version of clang-tidy. When the file passes, a stamp of that name is left in ${XDG_CACHE_HOME:-~/.cache}/outboard/tidy, which
+trees and clones share as they share ccache. Read are the sources of the library, the command, the examples; and each header
+that no source of the same name brings along.
 """
 
 import argparse
@@ -11,14 +12,18 @@ import concurrent.futures
 import functools
 import hashlib
 import json
+import os
+import pathlib
 import subprocess
 import sys
+import time
 
 import rooms
 
 TIDY = 'clang-tidy-19'
 TREE = rooms.SOURCE / 'build' / 'asan-ubsan'
-STAMPS = rooms.SOURCE / 'build' / 'tidy'
+STAMPS = pathlib.Path(os.environ.get('XDG_CACHE_HOME') or pathlib.Path.home() / '.cache') / 'outboard' / 'tidy'
+STAMP_DAYS = 30  # a stamp that nobody has asked for since goes
 
 
 @functools.cache
@@ -41,9 +46,10 @@ def settings():
 
 
 def inputs_hash(entry, path):
-    digest = hashlib.sha256(settings() + entry['command'].encode())
+    # Paths relative to the source tree: another clone of the same sources gives the same hash.
+    digest = hashlib.sha256(settings() + entry['command'].replace(str(rooms.SOURCE), '.').encode())
     for file in closure(path):
-        digest.update(str(file).encode() + b'\0' + file.read_bytes())
+        digest.update(str(file.relative_to(rooms.SOURCE)).encode() + b'\0' + file.read_bytes())
     return digest.hexdigest()
 
 
@@ -63,12 +69,26 @@ def wanted(entries):
 
 
 def run(job):
-    path, source, entry, stamp, key = job
+    path, source, entry, stamp = job
     done = subprocess.run([TIDY, '--quiet', '-p', str(TREE), str(path)], capture_output=True, text=True, check=False)
     if done.returncode == 0:
-        stamp.write_text(key)
+        stamp.touch()
         return source, ''
     return source, done.stdout + '\n'.join(line for line in done.stderr.splitlines() if 'error' in line)
+
+
+def passed_before(stamp):
+    """Whether there is a stamp, which is thereby kept for longer."""
+    if not stamp.exists():
+        return False
+    stamp.touch()
+    return True
+
+
+def drop_old_stamps():
+    for stamp in STAMPS.iterdir():
+        if time.time() - stamp.stat().st_mtime > STAMP_DAYS * 86400:
+            stamp.unlink(missing_ok=True)
 
 
 def main():
@@ -78,15 +98,16 @@ def main():
     parser.add_argument('files', nargs='*', help='only files whose path contains one of these')
     options = parser.parse_args()
     STAMPS.mkdir(parents=True, exist_ok=True)
+    drop_old_stamps()
     entries = {entry['file']: entry for entry in json.loads((TREE / 'compile_commands.json').read_text())}
     jobs = []
     for path, source, entry in wanted(entries):
         name = str(source.relative_to(rooms.SOURCE))
         if options.files and not any(part in name for part in options.files):
             continue
-        stamp, key = STAMPS / name.replace('/', '__'), inputs_hash(entry, source)
-        if options.all or not stamp.exists() or stamp.read_text() != key:
-            jobs.append((path, source, entry, stamp, key))
+        stamp = STAMPS / inputs_hash(entry, source)
+        if options.all or not passed_before(stamp):
+            jobs.append((path, source, entry, stamp))
     failed = 0
     with concurrent.futures.ThreadPoolExecutor(options.j) as pool:
         for source, complaints in pool.map(run, jobs):
