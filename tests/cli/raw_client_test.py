@@ -1,0 +1,160 @@
+"""A vfio-user client of a few lines, with a driver that accepts VERSION_1 and nothing else, reads and writes a disk."""
+
+import array
+import fcntl
+import json
+import mmap
+import os
+import socket
+import struct
+
+from command import harness
+
+VERSION, DMA_MAP, REGION_READ, REGION_WRITE = 1, 2, 9, 10
+CONFIG_REGION = 7
+VERSION_1, ACCESS_PLATFORM = 1 << 32, 1 << 33
+ACKNOWLEDGE, DRIVER, DRIVER_OK, FEATURES_OK, NEEDS_RESET = 1, 2, 4, 8, 64
+COMMON, NOTIFY = 1, 2
+MEMORY_AT, MEMORY_SIZE = 0x10000, 1 << 20
+
+
+class Function:
+    """A PCI function behind a socket, as a client sees it."""
+
+    def __init__(self, path):
+        self.socket = socket.socket(socket.AF_UNIX)
+        self.socket.settimeout(20 * harness.TIME_SCALE)
+        self.socket.connect(str(path))
+        self.id = 0
+        self.call(VERSION, struct.pack('<HH', 0, 1) + json.dumps({'capabilities': {}}).encode() + b'\0')
+
+    def _receive(self, size):
+        data = b''
+        while len(data) < size:
+            part = self.socket.recv(size - len(data))
+            if not part:
+                raise harness.Failure('the server has closed the connection')
+            data += part
+        return data
+
+    def call(self, command, payload, descriptor=None):
+        self.id += 1
+        message = struct.pack('<HHIII', self.id, command, 16 + len(payload), 0, 0) + payload
+        rights = [] if descriptor is None else [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array('i', [descriptor]))]
+        self.socket.sendmsg([message], rights)
+        number, _, size, _, error = struct.unpack('<HHIII', self._receive(16))
+        answer = self._receive(size - 16)
+        if number != self.id or error:
+            raise harness.Failure(f'command {command}: error {error}')
+        return answer
+
+    def read(self, region, offset, size):
+        return self.call(REGION_READ, struct.pack('<QII', offset, region, size))[16:]
+
+    def write(self, region, offset, data):
+        self.call(REGION_WRITE, struct.pack('<QII', offset, region, len(data)) + data)
+
+    def structures(self):
+        """{type: (bar, offset)} of the virtio structures."""
+        found = {}
+        at = self.read(CONFIG_REGION, 0x34, 1)[0]
+        while at:
+            kind, following, _, which, bar, offset = struct.unpack('<BBBBB3xI', self.read(CONFIG_REGION, at, 12))
+            if kind == 9 and which not in found:
+                found[which] = (bar, offset)
+            at = following
+        return found
+
+
+class Disk:
+    """Sets up one split queue of 16 entries."""
+
+    SIZE = 16
+
+    def __init__(self, function, features):
+        self.function = function
+        fd = os.memfd_create('client', os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        os.ftruncate(fd, MEMORY_SIZE)
+        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK)
+        self.memory = mmap.mmap(fd, MEMORY_SIZE)
+        function.call(DMA_MAP, struct.pack('<IIQQQ', 32, 3, 0, MEMORY_AT, MEMORY_SIZE), fd)
+        os.close(fd)
+        function.write(CONFIG_REGION, 4, struct.pack('<H', 6))  # memory and bus master
+        structures = function.structures()
+        self.common, self.notify = structures[COMMON], structures[NOTIFY]
+        self.set(0x14, '<B', 0)
+        self.set(0x14, '<B', ACKNOWLEDGE | DRIVER)
+        self.offered = 0
+        for word in range(2):
+            self.set(0x00, '<I', word)
+            self.offered |= self.get(0x04, '<I') << 32 * word
+        for word in range(2):
+            self.set(0x08, '<I', word)
+            self.set(0x0c, '<I', features >> 32 * word & 0xffffffff)
+        self.set(0x14, '<B', ACKNOWLEDGE | DRIVER | FEATURES_OK)
+
+    def get(self, offset, form):
+        return struct.unpack(form, self.function.read(self.common[0], self.common[1] + offset, struct.calcsize(form)))[0]
+
+    def set(self, offset, form, value):
+        self.function.write(self.common[0], self.common[1] + offset, struct.pack(form, value))
+
+    @property
+    def status(self):
+        return self.get(0x14, '<B')
+
+    def start(self):
+        self.set(0x16, '<H', 0)
+        self.set(0x18, '<H', self.SIZE)
+        for offset, at in ((0x20, 0), (0x28, 0x1000), (0x30, 0x2000)):
+            self.set(offset, '<I', MEMORY_AT + at)
+            self.set(offset + 4, '<I', 0)
+        self.set(0x1c, '<H', 1)
+        self.set(0x14, '<B', ACKNOWLEDGE | DRIVER | FEATURES_OK | DRIVER_OK)
+
+    def request(self, kind, sector, data=b'', length=0):
+        """One request by three descriptors; what was read."""
+        header, buffer, status = 0x3000, 0x4000, 0x3100
+        self.memory[header:header + 16] = struct.pack('<IIQ', kind, 0, sector)
+        self.memory[buffer:buffer + len(data)] = data
+        self.memory[status] = 0xff
+        size = len(data) or length
+        for index, (at, count, flags) in enumerate(((header, 16, 1), (buffer, size, 1 if data else 3), (status, 1, 2))):
+            self.memory[16 * index:16 * index + 16] = struct.pack('<QIHH', MEMORY_AT + at, count, flags, index + 1)
+        before = struct.unpack_from('<H', self.memory, 0x2002)[0]
+        slot = struct.unpack_from('<H', self.memory, 0x1002)[0]
+        struct.pack_into('<H', self.memory, 0x1004 + 2 * (slot % self.SIZE), 0)
+        struct.pack_into('<H', self.memory, 0x1002, slot + 1)
+        self.function.write(self.notify[0], self.notify[1], struct.pack('<H', 0))
+        harness.wait_until(lambda: struct.unpack_from('<H', self.memory, 0x2002)[0] != before, 20, 'the request to be used')
+        if self.memory[status] != 0:
+            raise harness.Failure(f'the request ended with status {self.memory[status]}')
+        return self.memory[buffer:buffer + length]
+
+
+def test_a_driver_that_declines_access_platform_is_served(test):
+    image = test.image(size=1 << 20, data=b'first sector'.ljust(512))
+    server = test.serve('blk', '--image', image)
+    disk = Disk(Function(server.socket), VERSION_1)
+    test.true(disk.offered & ACCESS_PLATFORM, 'ACCESS_PLATFORM is not offered')
+    test.true(disk.status & FEATURES_OK, 'the features were refused')
+    disk.start()
+    test.equal(disk.request(0, 0, length=512), b'first sector'.ljust(512), 'what was read')
+    disk.request(1, 3, data=b'x' * 4096)
+    test.equal(image.read_bytes()[3 * 512:3 * 512 + 4096], b'x' * 4096, 'what was written')
+    test.equal(disk.status & NEEDS_RESET, 0, 'NEEDS_RESET')
+    disk.function.socket.close()
+    test.equal(server.stop(), 0, "the server's exit status")
+
+
+def test_access_platform_is_required_or_hidden_where_one_says_so(test):
+    for word, offered, accepted in (('require', True, False), ('off', False, True)):
+        server = test.serve('blk', '--ram', '--size', '1M', '--iommu-platform', word)
+        disk = Disk(Function(server.socket), VERSION_1)
+        test.equal(bool(disk.offered & ACCESS_PLATFORM), offered, f'{word}: offered')
+        test.equal(bool(disk.status & FEATURES_OK), accepted, f'{word}: FEATURES_OK')
+        disk.function.socket.close()
+        test.equal(server.stop(), 0, "the server's exit status")
+
+
+harness.main(globals())
