@@ -46,7 +46,7 @@ class DeviceCore final : private Host {
   struct Options {
     bool packed = false;  ///< offer RING_PACKED
     bool in_order = false;  ///< offer IN_ORDER
-    AccessPlatform access_platform = AccessPlatform::on;
+    AccessPlatform access_platform = AccessPlatform::on;  ///< what is offered, and insisted on
     bool notification_data = false;  ///< offer NOTIFICATION_DATA (the data are not needed here and not looked at)
     Features without{};  ///< features to leave out whatever the device offers
     std::vector<Loop*> queue_loops{};  ///< one for each queue; shorter: the control loop for the rest
