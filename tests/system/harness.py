@@ -201,6 +201,11 @@ def root_command(program, *arguments):
             str(GUEST_SCRIPTS / 'lib.sh'), program, *map(str, arguments)]
 
 
+def root_file(name):
+    """The path of a file of the guest root."""
+    return pathlib.Path(_guest_shell('guest_need_root; echo "$GUEST_ROOT"')) / name
+
+
 def _cpio_newc(files):
     """An archive {name: (mode, bytes)} that the kernel unpacks after the one before it."""
     archive = bytearray()
