@@ -12,8 +12,8 @@ namespace outboard::storage {
 /// Where the kernel may begin an operation.
 enum class Submission : std::uint8_t {
   /// In the call that submits it, if it need not wait there: for storage that keeps to that (IOCB_NOWAIT). Not a read that is
-  /// not in the page cache, whose read-ahead may wait for room in the queue of the disk; and nothing while the storage is slow
-  /// to answer or has much to do already.
+  /// not in the page cache, whose read-ahead may wait for room in the queue of the disk (it is asked, but for reads that follow
+  /// hundreds of others which all were there); and nothing while the storage is slow to answer or has much to do already.
   here,
   on_workers,  ///< on threads of the kernel only
 };
