@@ -36,7 +36,8 @@ class Driver {
     Duration deadline = std::chrono::seconds(10);
     const Clock* clock = &Clock::system();
     /// Waits until one of the descriptors is readable or the time has passed; may return early. false: give up (ECANCELED).
-    /// By default poll(2); who pumps the device by hand does it here.
+    /// By default poll(2); who pumps the device by hand does it here. It may revoke the handle, as the handle's own handlers
+    /// may, but destroy neither that nor the driver.
     std::function<bool(std::span<const int> fds, Duration time)> wait{};
   };
 

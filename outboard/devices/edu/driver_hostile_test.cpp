@@ -7,6 +7,7 @@
 #include <functional>
 #include <map>
 #include <optional>
+#include <utility>
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -93,6 +94,7 @@ class WrongEdu : public ::testing::Test {
                                    .deadline = deadline,
                                    .clock = &loop.clock(),
                                    .wait = [this](std::span<const int>, Duration time) {
+                                     if (while_waiting) std::exchange(while_waiting, nullptr)();
                                      // What is signalled all the time is not waited for.
                                      loop.advance(storm ? std::chrono::microseconds(1) : time);
                                      return true;
@@ -117,6 +119,7 @@ class WrongEdu : public ::testing::Test {
 
   ManualLoop loop;
   bool storm = false;
+  std::function<void()> while_waiting;  ///< called once
   WrongDevice* device = nullptr;
   std::unique_ptr<pci::LocalHandle> handle;
   std::array<std::byte, 64> bytes{};
@@ -337,6 +340,27 @@ TEST_F(WrongEdu, ABackEndThatIsGoneIsItsError) {
   EXPECT_EQ(code(driver.factorial(5)), ENODEV);
   EXPECT_EQ(code(driver.write(0, bytes)), ENODEV);
   EXPECT_EQ(code(driver.check_alive()), ENODEV);
+}
+
+// An owner that is asked for the function revokes it, in whatever call of the driver that is served.
+TEST_F(WrongEdu, ABackEndThatIsRevokedWhileTheDriverWaitsIsItsError) {
+  for (const auto interrupts : {Interrupts::none, Interrupts::intx, Interrupts::msi}) {
+    const auto busy = [](std::uint64_t offset) {
+      return offset == ComputationStatus::offset || offset == DmaCommand::offset ? std::optional(UINT64_C(1))
+                                                                                 : std::nullopt;
+    };
+    const std::function<int(Driver&)> calls[] = {[](Driver& driver) { return code(driver.factorial(5)); },
+                                                 [this](Driver& driver) { return code(driver.write(0, bytes)); },
+                                                 [this](Driver& driver) { return code(driver.read(0, bytes)); }};
+    for (const auto& call : calls) {
+      make({});
+      auto driver = start(interrupts).value();
+      device->on_read = busy;
+      while_waiting = [this] { handle->revoke(); };
+      EXPECT_EQ(call(driver), ENODEV);
+      EXPECT_NE(call(driver), 0);
+    }
+  }
 }
 
 TEST_F(WrongEdu, APathThatCutsEightBytesInTwoIsEnoughForAddressesOfFour) {
