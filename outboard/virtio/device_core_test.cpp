@@ -340,15 +340,19 @@ TEST_P(QueueRegisters, Row37_EnablingWithAMisalignedRingBreaksTheDevice) {
   rig.set_up_queue();
   EXPECT_FALSE(rig.core->broken());
   for (unsigned area = 0; area < 3; ++area) {
-    rig.core->write_status(0);
-    rig.negotiate();
-    for (unsigned part = 0; part < 3; ++part) {
-      rig.core->set_queue_address(0, part, rig.driver().address(part) + (part == area ? 1U : 0U));
+    const std::size_t alignment = ring_part(GetParam(), RingPart{static_cast<std::uint8_t>(area)}, 16).alignment;
+    for (std::size_t askew = 1; askew < alignment; askew *= 2) {
+      rig.core->write_status(0);
+      rig.negotiate();
+      ASSERT_FALSE(rig.needs_reset()) << "of before";
+      for (unsigned part = 0; part < 3; ++part) {
+        rig.core->set_queue_address(0, part, rig.driver().address(part) + (part == area ? askew : 0));
+      }
+      rig.core->enable_queue(0);
+      EXPECT_TRUE(rig.needs_reset()) << area << " by " << askew;
+      EXPECT_FALSE(rig.core->queue_enabled(0));
+      EXPECT_EQ(rig.config_notified, 0U);  // DRIVER_OK is not set
     }
-    rig.core->enable_queue(0);
-    EXPECT_TRUE(rig.needs_reset()) << area;
-    EXPECT_FALSE(rig.core->queue_enabled(0));
-    EXPECT_EQ(rig.config_notified, 0U);  // DRIVER_OK is not set
   }
 }
 

@@ -698,6 +698,21 @@ TEST_P(EitherDeviceRing, Row66_TheUsedLengthIsWhatWasWrittenFromTheFirstByteOn) 
   EXPECT_EQ(rig.driver().take_used(), (Used{{0, 6}}));
 }
 
+TEST_P(EitherDeviceRing, Row66_BytesBehindAGapDoNotCountAsWritten) {
+  auto& rig = running();
+  rig.device.on_request = [](Request request) {
+    EXPECT_TRUE(request.write(std::uint8_t{1}));
+    EXPECT_TRUE(request.writable_pieces(4));
+    request.pieces_written(2);
+    EXPECT_TRUE(request.write_last(std::uint8_t{7}));
+    request.complete();
+  };
+  auto chain = rig.driver().chain();
+  chain.writable(3).writable(7).publish();
+  rig.process();
+  EXPECT_EQ(rig.driver().take_used(), (Used{{0, 3}}));
+}
+
 TEST_P(EitherDeviceRing, AfterAViolationNothingIsPublishedAndOnlyOneIsTold) {
   auto& rig = running();
   rig.device.on_request = rig.device.keep();
