@@ -10,6 +10,8 @@
 #include <fstream>
 #include <string_view>
 
+#include <outboard/base/printable.hpp>
+
 namespace outboard {
 namespace {
 
@@ -60,7 +62,9 @@ std::optional<Holder> holder_of(const std::string& path, const std::string& proc
     if (!pid || *pid == ::getpid() || !has_open(entry.path(), wanted)) continue;
     Holder holder{*pid, {}};
     std::ifstream comm(entry.path() / "comm");
-    std::getline(comm, holder.command);
+    holder.command.assign(std::istreambuf_iterator<char>(comm), {});
+    if (holder.command.ends_with('\n')) holder.command.pop_back();
+    holder.command = printable(holder.command);
     return holder;
   }
   return std::nullopt;

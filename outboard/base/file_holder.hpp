@@ -10,7 +10,7 @@ namespace outboard {
 /// A process that has a file open.
 struct Holder {
   int pid = 0;
-  std::string command;  ///< as /proc/PID/comm has it
+  std::string command;  ///< as /proc/PID/comm has it, printable()
 };
 
 /// Whether both are one file. A device has a node of its own in each container: there, its number counts.

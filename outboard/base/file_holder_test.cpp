@@ -2,7 +2,12 @@
 
 #include <sys/sysmacros.h>
 
+#include <filesystem>
+#include <fstream>
+
 #include <gtest/gtest.h>
+
+#include <outboard/testing/temp_dir.hpp>
 
 namespace outboard {
 namespace {
@@ -31,6 +36,18 @@ TEST(FileHolder, ABlockDeviceIsNoCharacterDeviceOfTheSameNumber) {
 TEST(FileHolder, AnyOtherFileIsTheSameByItsInode) {
   EXPECT_TRUE(is_same_file(file(S_IFREG, 10, 0), file(S_IFREG, 10, 0)));
   EXPECT_FALSE(is_same_file(file(S_IFREG, 10, 0), file(S_IFREG, 20, 0)));
+}
+
+TEST(FileHolder, TheNameThatAProcessChoseIsPrintable) {
+  const testing::TempDir dir;
+  dir.make_file("disk", 1);
+  const std::string process = dir.path("proc/1234567");
+  std::filesystem::create_directories(process + "/fd");
+  std::filesystem::create_symlink(dir.path("disk"), process + "/fd/3");
+  std::ofstream(process + "/comm") << "x\x1b[2J\n";
+  const auto holder = holder_of(dir.path("disk"), dir.path("proc"));
+  ASSERT_TRUE(holder);
+  EXPECT_EQ(holder->command, R"(x\x1b[2J)");
 }
 
 }  // namespace

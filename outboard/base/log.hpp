@@ -22,10 +22,12 @@ class Log {
   explicit Log(Sink sink, Level threshold = Level::info)
       : shared_(std::make_shared<const Shared>(Shared{std::move(sink), threshold})) {}
 
+  /// Lines on stderr, with the level in front.
+  static Log to_stderr(Level threshold);
+
   bool enabled(Level level) const { return shared_ && level >= shared_->threshold; }
-  void write(Level level, std::string_view line) const {
-    if (enabled(level)) shared_->sink(level, prefix_.empty() ? std::string(line) : prefix_ + ": " + std::string(line));
-  }
+  /// The sink gets one line, printable() whatever peers have put into it.
+  void write(Level level, std::string_view line) const;
 
   /// The same sink with `name` in front of each line.
   Log named(std::string_view name) const {

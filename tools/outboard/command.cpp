@@ -4,10 +4,12 @@
 #include <unistd.h>
 
 #include <charconv>
+#include <ranges>
 
 #include <fmt/format.h>
 
 #include <outboard/base/options.hpp>
+#include <outboard/base/printable.hpp>
 #include <outboard/targets/target.hpp>
 
 namespace outboard::command {
@@ -54,7 +56,11 @@ Result<Exit> TargetArguments::name_in(Result<Exit> result) const {
 void print_error(const Error& error) {
   std::string text = "outboard: " + error.message() + "\n";
   if (!error.cure().empty()) text += "  " + error.cure() + "\n";
-  std::fputs(text.c_str(), stderr);
+  // What a peer has said may be part of it. Our own messages may have several lines.
+  std::string shown;
+  for (const auto line : std::views::split(text, '\n')) shown += printable(std::string_view(line)) + "\n";
+  shown.pop_back();
+  std::fputs(shown.c_str(), stderr);
 }
 
 Status print(std::string_view text) {

@@ -1,0 +1,26 @@
+#include <outboard/base/log.hpp>
+
+#include <unistd.h>
+
+#include <array>
+
+#include <outboard/base/printable.hpp>
+
+namespace outboard {
+
+void Log::write(Level level, std::string_view line) const {
+  if (!enabled(level)) return;
+  shared_->sink(level, printable(prefix_.empty() ? std::string(line) : prefix_ + ": " + std::string(line)));
+}
+
+Log Log::to_stderr(Level threshold) {
+  static constexpr std::array names{"debug", "info", "warning", "error"};
+  return Log(
+      [](Level level, std::string_view line) {
+        const std::string text = fmt::format("outboard: {}: {}\n", names[static_cast<std::size_t>(level)], line);
+        [[maybe_unused]] const auto written = ::write(STDERR_FILENO, text.data(), text.size());
+      },
+      threshold);
+}
+
+}  // namespace outboard
