@@ -9,7 +9,9 @@
 namespace outboard::vfio_user {
 namespace {
 
-constexpr std::size_t initial_buffer = 16384;
+constexpr std::size_t initial_buffer = 8192;
+/// How much is read ahead: some thirty register accesses.
+constexpr std::size_t read_ahead = 1024;
 constexpr std::size_t header_size = sizeof(spec::Header);
 // What a client sent before us may need is 4,824 bytes (WRITE_MULTI from QEMU), whatever limit the user asked for.
 constexpr std::size_t least_max_message = 8192;
@@ -17,6 +19,8 @@ constexpr std::size_t least_max_message = 8192;
 using ControlBuffer = std::array<std::byte, CMSG_SPACE(sizeof(int) * spec::kernel_max_fds)>;
 
 bool would_block(int error) { return error == EAGAIN || error == EWOULDBLOCK; }
+
+int flags_of(Channel::Wait wait) { return wait == Channel::Wait::no ? MSG_DONTWAIT : 0; }
 
 /// Takes ownership of every descriptor that came with a recvmsg.
 std::vector<UniqueFd> take_fds(msghdr& message) {
@@ -62,39 +66,79 @@ Channel::Channel(UniqueFd socket, Limits limits)
   limits_.max_fds = std::min(limits_.max_fds, spec::kernel_max_fds);
 }
 
-/// Makes room behind what has arrived: for all of the message that is on its way, once its size is known.
+/// Makes room behind what has arrived: for all of the message that is on its way, once its size is known. What a long one
+/// took is not kept: one is rare, and there may be many connections.
 void Channel::make_room() {
   if (begin_ == end_) begin_ = end_ = 0;
-  const std::size_t wanted = have_header_ ? header_.msg_size : header_size;
-  if (begin_ + wanted <= buffer_.size() && end_ < buffer_.size()) return;
+  if (end_ == 0 && !have_header_ && buffer_.size() > initial_buffer) {
+    buffer_.resize(initial_buffer);
+    buffer_.shrink_to_fit();
+  }
+  const std::size_t wanted = have_header_ ? header_.msg_size : read_ahead;
+  if (begin_ + wanted <= buffer_.size()) return;
   std::memmove(buffer_.data(), buffer_.data() + begin_, end_ - begin_);
   end_ -= begin_;
   begin_ = 0;
   if (wanted > buffer_.size()) buffer_.resize(wanted);
 }
 
-Result<Channel::Received> Channel::receive(Wait wait) {
-  make_room();
-  iovec piece{buffer_.data() + end_, buffer_.size() - end_};
-  alignas(cmsghdr) ControlBuffer control;
+/// How many bytes the next recvmsg may take: descriptors among them would be those of the first message. The kernel does not
+/// tell with which of the bytes of one recvmsg descriptors came. So they are looked for first: bytes without are received at
+/// once, others message by message. 0: the peer has closed; -1: errno says why.
+ssize_t Channel::receivable(Wait wait) {
+  const std::size_t arrived = end_ - begin_;
+  if (have_header_) return static_cast<ssize_t>(header_.msg_size - arrived);
+  iovec piece{buffer_.data() + end_, read_ahead - arrived};
   msghdr message{};
   message.msg_iov = &piece;
   message.msg_iovlen = 1;
-  message.msg_control = control.data();
-  // Room for one descriptor more than allowed costs nothing and leaves fewer of them to the kernel to drop.
-  message.msg_controllen = CMSG_SPACE(sizeof(int) * limits_.max_fds);
-  const ssize_t got = ::recvmsg(socket_.get(), &message, MSG_CMSG_CLOEXEC | (wait == Wait::no ? MSG_DONTWAIT : 0));
+  const ssize_t got = ::recvmsg(socket_.get(), &message, MSG_PEEK | flags_of(wait));
+  const bool descriptors = (message.msg_flags & MSG_CTRUNC) != 0;  // there was no room for them, and they stay
+  return got > 0 && descriptors ? static_cast<ssize_t>(header_size - arrived) : got;
+}
+
+/// Takes the descriptors that came with bytes of the message that is not complete yet.
+Status Channel::keep_fds(msghdr& message) {
+  auto fds = take_fds(message);
+  const bool lost = (message.msg_flags & MSG_CTRUNC) != 0 || fds.size() > limits_.max_fds;
+  if (fds.empty() && !lost) return {};
+  // A header may come in pieces, and its descriptors with any of them; the body brings none.
+  if (end_ - begin_ >= header_size) return Error(EPROTO, "file descriptors came with the middle of a message");
+  front_fds_lost_ |= lost || !front_fds_.empty();
+  front_fds_ = front_fds_lost_ ? std::vector<UniqueFd>{} : std::move(fds);
+  return {};
+}
+
+Result<Channel::Received> Channel::receive(Wait wait) {
+  OUTBOARD_TRY(const Received received, receive_some(wait));
+  const bool only_header = received == Received::data && !have_header_ && end_ - begin_ == header_size;
+  if (!only_header) return received;
+  // The header of a message with descriptors: its body follows, and comes along if it is there.
+  OUTBOARD_TRY(const bool complete, ready());
+  if (!complete) OUTBOARD_CHECK(receive_some(Wait::no));
+  return Received::data;
+}
+
+Result<Channel::Received> Channel::receive_some(Wait wait) {
+  make_room();
+  alignas(cmsghdr) ControlBuffer control;
+  ssize_t got = receivable(wait);
+  if (got > 0) {
+    iovec piece{buffer_.data() + end_, static_cast<std::size_t>(got)};
+    msghdr message{};
+    message.msg_iov = &piece;
+    message.msg_iovlen = 1;
+    message.msg_control = control.data();
+    // Room for one descriptor more than allowed costs nothing and leaves fewer of them to the kernel to drop.
+    message.msg_controllen = CMSG_SPACE(sizeof(int) * limits_.max_fds);
+    got = ::recvmsg(socket_.get(), &message, MSG_CMSG_CLOEXEC | flags_of(wait));
+    const bool came = got > 0 && (message.msg_controllen != 0 || (message.msg_flags & MSG_CTRUNC) != 0);
+    if (came) OUTBOARD_CHECK(keep_fds(message));
+  }
   if (got < 0) {
     // A signal: not tried again here, where the socket's timeout would begin anew.
     if (would_block(errno) || errno == EINTR) return Received::nothing;
     return Error::from_errno("reading from the socket");
-  }
-  if (message.msg_controllen != 0 || (message.msg_flags & MSG_CTRUNC) != 0) [[unlikely]] {
-    const std::uint64_t start = consumed_ + (end_ - begin_);
-    Arrival arrival{start, start + static_cast<std::uint64_t>(got), take_fds(message), false};
-    arrival.lost = (message.msg_flags & MSG_CTRUNC) != 0 || arrival.fds.size() > limits_.max_fds;
-    if (arrival.lost) arrival.fds.clear();
-    if (got > 0 && (arrival.lost || !arrival.fds.empty())) arrivals_.push_back(std::move(arrival));
   }
   if (got == 0) {
     if (partial()) return Error(ECONNRESET, "the other side closed the connection in the middle of a message");
@@ -102,25 +146,6 @@ Result<Channel::Received> Channel::receive(Wait wait) {
   }
   end_ += static_cast<std::size_t>(got);
   return Received::data;
-}
-
-/// Finds out whose descriptors have come. recvmsg returns nothing that lies behind the segment that carried some, so
-/// they belong to the last message that begins in what it returned; when none begins there, they came with a body.
-Status Channel::claim_fds() {
-  const std::uint64_t start = consumed_;
-  const std::uint64_t end = start + header_.msg_size;
-  while (!arrivals_.empty()) {
-    Arrival& arrival = arrivals_.front();
-    if (end < arrival.end) break;  // another message begins there
-    if (start < arrival.begin) {
-      if (end <= arrival.begin) break;
-      return Error(EPROTO, "file descriptors came with the middle of a message");
-    }
-    front_fds_ = std::move(arrival.fds);
-    front_fds_lost_ = arrival.lost;
-    arrivals_.erase(arrivals_.begin());
-  }
-  return {};
 }
 
 Result<bool> Channel::ready() {
@@ -131,8 +156,6 @@ Result<bool> Channel::ready() {
     OUTBOARD_CHECK(check_header(header_, limits_.max_message));
     have_header_ = true;
   }
-  if (!arrivals_.empty()) [[unlikely]]
-    OUTBOARD_CHECK(claim_fds());
   return arrived >= header_.msg_size;
 }
 
@@ -237,7 +260,6 @@ void Channel::shut_down() {
 }
 
 void Channel::drop_waiting() {
-  arrivals_.clear();
   front_fds_.clear();
   queue_.clear();
   queued_ = queued_fds_ = 0;

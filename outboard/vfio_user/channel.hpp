@@ -1,5 +1,6 @@
 #pragma once
 
+#include <sys/socket.h>
 #include <sys/types.h>
 
 #include <cstdint>
@@ -25,15 +26,16 @@ struct Message {
   bool wants_reply() const { return (header.flags & spec::flag::no_reply) == 0; }
 };
 
-/// Framing and descriptors over a connected UNIX stream socket, for either end. Reads ahead: one recvmsg for a small
-/// message, or for many; one sendmsg for a message. Nothing is allocated in the steady state. One thread.
+/// Framing and descriptors over a connected UNIX stream socket, for either end. Reads ahead, by about a thousand bytes and
+/// never across descriptors: those that come belong to the message with whose first bytes they came. One sendmsg for a message.
+/// Nothing is allocated in the steady state; what a long message took is given back after it. One thread.
 ///
 /// An Error from any call is the end of the connection: what follows in the stream can no longer be trusted.
 class Channel {
  public:
   struct Limits {
     std::size_t max_message = 16 + 16 + spec::default_max_data_xfer_size;  ///< of a received one, header included
-    unsigned max_fds = 16;                                                 ///< of a received one, at most 253
+    unsigned max_fds = 16;  ///< of a received one, at most 253
     std::size_t max_queued = std::size_t{8} << 20;  ///< bytes that wait because the peer does not read
   };
   enum class Wait : std::uint8_t { no, socket_timeout };  ///< socket_timeout: as long as SO_RCVTIMEO says
@@ -43,17 +45,20 @@ class Channel {
 
   int fd() const { return socket_.get(); }
 
-  /// One recvmsg. Only when ready() has said no. `end`: the peer has closed, between two messages.
-  /// `nothing`: nothing came in time, or a signal ended the wait. ECONNRESET: it closed in the middle of one. What the
-  /// system call says otherwise.
+  /// Receives the rest of a message that has begun, else the next ones: no more than a thousand bytes of them, so that a
+  /// caller who does this once for each turn of its loop is fair to others. Only when ready() has said no. `end`: the peer
+  /// has closed, between two messages. `nothing`: nothing came in time, or a signal ended the wait. ECONNRESET: it closed in
+  /// the middle of a message. EPROTO: descriptors came with bytes from the middle of one. What the system call says otherwise.
   Result<Received> receive(Wait wait);
 
-  /// Whether a whole message has arrived; take() then yields it. EPROTO: the header is none (size, type), or
-  /// descriptors came with bytes from the middle of a message.
+  /// Whether a whole message has arrived; take() then yields it. EPROTO: the header is none (size, type).
   Result<bool> ready();
   /// Of the message that is ready.
   const spec::Header& front() const { return header_; }
   Message take();
+
+  /// Bytes of memory that are kept for what comes.
+  std::size_t buffer_size() const { return buffer_.capacity(); }
 
   /// Bytes of an incomplete message are here.
   bool partial() const { return begin_ != end_; }
@@ -77,11 +82,6 @@ class Channel {
   void shut_down();
 
  private:
-  struct Arrival {
-    std::uint64_t begin, end;  // stream offsets of the recvmsg that brought them
-    std::vector<UniqueFd> fds;
-    bool lost;
-  };
   struct Outgoing {
     std::vector<std::byte> bytes;
     std::size_t sent = 0;
@@ -89,7 +89,9 @@ class Channel {
   };
 
   void make_room();
-  Status claim_fds();
+  Result<Received> receive_some(Wait wait);
+  ssize_t receivable(Wait wait);
+  Status keep_fds(msghdr& message);
   ssize_t write_pieces(Bytes head, Bytes tail, std::span<const int> fds) const;
   Result<std::size_t> write_some(Bytes head, Bytes tail, std::span<const int> fds);
   void drop_waiting();
@@ -100,11 +102,10 @@ class Channel {
 
   std::vector<std::byte> buffer_;
   std::size_t begin_ = 0, end_ = 0;  // what has arrived and is not taken
-  std::uint64_t consumed_ = 0;  // stream offset of begin_
+  std::uint64_t consumed_ = 0;
   bool have_header_ = false;
   spec::Header header_{};
-  std::vector<Arrival> arrivals_;
-  std::vector<UniqueFd> front_fds_;
+  std::vector<UniqueFd> front_fds_;  // of the message that is not taken yet
   bool front_fds_lost_ = false;
 
   std::deque<Outgoing> queue_;
