@@ -5,6 +5,7 @@
 #include <optional>
 #include <vector>
 
+#include <outboard/testing/dead_port.hpp>
 #include <outboard/testing/manual_loop.hpp>
 
 namespace outboard::memory {
@@ -250,7 +251,7 @@ TEST_F(AddressMapTest, ClearRemovesEverythingAndWaitsToo) {
 }
 
 TEST_F(AddressMapTest, ClearOfAllAddressesTellsARangeThatIsOne) {
-  const auto port = std::make_shared<FilePort>(UniqueFd(), Iova{0}, 0);
+  const auto port = std::make_shared<testing::DeadPort>();
   ASSERT_TRUE(map_->map({.range = {Iova{0}, UINT64_C(1) << 63}, .port = port}).has_value());
   ASSERT_TRUE(map_->map({.range = {Iova{UINT64_C(1) << 63}, UINT64_C(1) << 63}, .port = port}).has_value());
   map_->add_user(user_);

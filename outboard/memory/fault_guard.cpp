@@ -17,6 +17,58 @@ namespace {
 std::atomic<FaultRegistry*> registry{nullptr};  ///< set before the handler is, so that it makes nothing itself
 struct sigaction previous{};                   ///< written before the handler is installed, then only read
 
+/// Mappings that the handler can give up: putting memory over part of a mapping splits it, and the process may have
+/// vm.max_map_count of them, not one more.
+class SpareMappings {
+ public:
+  static constexpr std::size_t count = 64;
+
+  /// Once, before the handler is installed.
+  Status reserve() {
+    page_ = static_cast<std::size_t>(::sysconf(_SC_PAGESIZE));
+    void* const pages =
+        ::mmap(nullptr, 2 * count * page_, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (pages == MAP_FAILED) return Error::from_errno("keeping mappings for the fault guard");
+    auto* const first = static_cast<std::byte*>(pages);
+    // Neighbours with the same protection would be one mapping.
+    for (std::size_t i = 0; i < count; ++i) {
+      if (::mprotect(first + 2 * i * page_, page_, PROT_READ) == 0) continue;
+      const Error error = Error::from_errno("keeping mappings for the fault guard");
+      ::munmap(pages, 2 * count * page_);
+      return error;
+    }
+    pages_ = first;
+    return {};
+  }
+  std::size_t left() const { return 2 * count - given_up_.load(std::memory_order_relaxed); }
+  /// False when there are no more than `keep` left. Async-signal-safe.
+  bool give_up_one(std::size_t keep) {
+    std::size_t next = given_up_.load(std::memory_order_relaxed);
+    do {
+      if (next + keep >= 2 * count) return false;
+    } while (!given_up_.compare_exchange_weak(next, next + 1, std::memory_order_relaxed));
+    return ::syscall(SYS_munmap, pages_ + next * page_, page_) == 0;
+  }
+
+ private:
+  std::byte* pages_ = nullptr;  ///< written before the handler is installed, then only read
+  std::size_t page_ = 0;
+  std::atomic<std::size_t> given_up_{0};
+};
+SpareMappings spare_mappings;
+
+/// The system call itself: the sanitizers' mmap() does more than a signal handler may.
+bool put_over(std::byte* at, std::uint64_t length, int protection, int flags, int file) {
+  return ::syscall(SYS_mmap, at, length, protection, MAP_FIXED | MAP_PRIVATE | flags, file, 0) != -1;
+}
+
+bool put_over_with_spares(std::byte* at, std::uint64_t length, int protection, int flags, int file, std::size_t keep) {
+  do {
+    if (put_over(at, length, protection, flags, file)) return true;
+  } while (errno == ENOMEM && spare_mappings.give_up_one(keep));
+  return false;
+}
+
 /// Puts zeroed memory where the file's pages are gone: from the page that was hit to the end of the mapping, because a
 /// file is truncated from its end. Registers that are gone read as all-ones, by the page. Async-signal-safe.
 bool repair(std::uintptr_t address) {
@@ -27,13 +79,19 @@ bool repair(std::uintptr_t address) {
   const std::uint64_t skip = (address - begin) / range.page_size * range.page_size;
   // First the mark, then the zeroes: whoever reads them finds the mark when it looks after its copy.
   slot->poison(range.begin + skip);
-  // The system call itself: the sanitizers' mmap() does more than a signal handler may.
   if (range.ones >= 0) {
-    return ::syscall(SYS_mmap, range.begin + skip, range.page_size, range.protection, MAP_FIXED | MAP_PRIVATE,
-                     range.ones, 0) != -1;
+    return put_over_with_spares(range.begin + skip, range.page_size, range.protection, 0, range.ones, 0);
   }
-  return ::syscall(SYS_mmap, range.begin + skip, range.length - skip, range.protection,
-                   MAP_FIXED | MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0) != -1;
+  // The last ones are kept for the way out: putting zeroes over all of it splits nothing, but the kernel refuses that too to
+  // a process that is one beyond the limit, as each split would leave it.
+  constexpr int zeroes = MAP_ANONYMOUS | MAP_NORESERVE;
+  constexpr std::size_t last_ones = 8;
+  if (spare_mappings.left() > last_ones &&
+      put_over_with_spares(range.begin + skip, range.length - skip, range.protection, zeroes, -1, last_ones)) {
+    return true;
+  }
+  slot->poison(range.begin);
+  return put_over_with_spares(range.begin, range.length, range.protection, zeroes, -1, 0);
 }
 
 /// What would have happened without us.
@@ -65,6 +123,7 @@ Status install_fault_guard() {
   static std::mutex mutex;
   const std::lock_guard lock(mutex);
   if (installed.load(std::memory_order_relaxed)) return {};
+  OUTBOARD_CHECK(spare_mappings.reserve());
   registry.store(&FaultRegistry::instance(), std::memory_order_release);  // row M7
   if (::sigaction(SIGBUS, nullptr, &previous) < 0) return Error::from_errno("reading the SIGBUS handler");
   struct sigaction action{};

@@ -8,7 +8,7 @@ namespace outboard::memory {
 /// mapping: the page range of the HostMemory that was hit is replaced by zeroed memory and the object is poisoned. A
 /// fault that is not in a HostMemory goes on to the handler that was there before. Not installed by any constructor: it
 /// is for the command, and for an application that wants it. Any thread; later calls do nothing. The handler cannot be
-/// taken out.
+/// taken out. It keeps some mappings in hand, so that it works in a process that has no further one left (vm.max_map_count).
 Status install_fault_guard();
 
 /// Whether install_fault_guard() has succeeded in this process.

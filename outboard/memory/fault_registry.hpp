@@ -49,7 +49,7 @@ class FaultSlot {
 };
 
 /// The mapped files of this process, for the signal handler: it has no other way to them. This, and whether the handler
-/// is installed, is the library's only process-wide state.
+/// is installed, are the library's process-wide state, with the budget (base/budget.hpp) of what a process has once.
 class FaultRegistry {
  public:
   static FaultRegistry& instance();

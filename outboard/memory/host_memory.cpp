@@ -80,6 +80,13 @@ Result<std::shared_ptr<HostMemory>> HostMemory::map_file(const UniqueFd& fd, std
   return map_pages(fd.get(), file, offset, size, access);
 }
 
+Status HostMemory::check_file(const UniqueFd& fd, std::uint64_t offset, std::uint64_t size, Access access) {
+  OUTBOARD_TRY(const FileFacts file, examine<FileFacts>(fd.get()));
+  OUTBOARD_CHECK(check_range(file.size, offset, size));
+  OUTBOARD_CHECK(check_access(fd.get(), access));
+  return check_pages(file);
+}
+
 Result<std::shared_ptr<HostMemory>> HostMemory::map_driver_file(const UniqueFd& fd, std::uint64_t offset,
                                                                 std::uint64_t size, Access access) {
   constexpr auto largest = static_cast<std::uint64_t>(std::numeric_limits<off_t>::max());
@@ -98,17 +105,21 @@ Result<std::shared_ptr<HostMemory>> HostMemory::map_own_file(const UniqueFd& fd,
   return map_pages(fd.get(), file, offset, size, access);
 }
 
+Status HostMemory::check_pages(const FileFacts& file) {
+  if (file.pages_stay || fault_guard_installed()) return {};
+  return Error(ENOTSUP, "the memory file could be truncated while it is mapped, and no fault guard is installed")
+      .cure("call memory::install_fault_guard() in the program that serves, or seal the file with F_SEAL_SHRINK");
+}
+
 Result<std::shared_ptr<HostMemory>> HostMemory::map_pages(int fd, const FileFacts& file, std::uint64_t offset,
                                                           std::uint64_t size, Access access) {
-  if (!file.pages_stay && !fault_guard_installed()) {
-    return Error(ENOTSUP, "the memory file could be truncated while it is mapped, and no fault guard is installed")
-        .cure("seal the file with F_SEAL_SHRINK, or call memory::install_fault_guard()");
-  }
+  OUTBOARD_CHECK(check_pages(file));
   // Pages are mapped whole. An offset inside a huge page is usual: a VMM has a hole at 640 KiB.
   const std::uint64_t begin = round_down(offset, file.page_size);
   const std::uint64_t length = round_up(offset + size, file.page_size) - begin;
   const int protection = allows(access, Access::write) ? PROT_READ | PROT_WRITE : PROT_READ;
-  void* mapped = ::mmap(nullptr, length, protection, MAP_SHARED, fd, static_cast<off_t>(begin));
+  // Without MAP_NORESERVE, huge pages would be set aside for all of the range, also where the client has none.
+  void* mapped = ::mmap(nullptr, length, protection, MAP_SHARED | MAP_NORESERVE, fd, static_cast<off_t>(begin));
   if (mapped == MAP_FAILED) return Error::from_errno("mapping a memory file");
   auto* base = static_cast<std::byte*>(mapped);
   ::madvise(mapped, length, MADV_DONTDUMP);  // a guest's memory has no place in our core file

@@ -21,10 +21,11 @@ class HostMemory {
   /// EINVAL: not a regular file or memory file; size 0; offset not page-aligned; offset + size wraps or goes beyond the
   /// file as it is now (never is more mapped than the file has). EACCES: the descriptor is read-only and writing was
   /// asked for, or write-only. ENOTSUP: pages could vanish under us (the file carries no F_SEAL_SHRINK, or is made of
-  /// huge pages, which may run out) and no fault guard is installed; the caller then falls back to reading and writing
-  /// it by system call (FilePort). Else what the system said.
+  /// huge pages, which may run out) and no fault guard is installed. Else what the system said.
   static Result<std::shared_ptr<HostMemory>> map_file(const UniqueFd& fd, std::uint64_t offset, std::uint64_t size,
                                                       Access access);
+  /// Whether map_file() could map this, by what the file and its descriptor are now; its errors but those of the system.
+  static Status check_file(const UniqueFd& fd, std::uint64_t offset, std::uint64_t size, Access access);
   /// The same for a file of a kernel's driver, which has no size of its own (VDUSE's bounce buffer): the caller knows that
   /// the range is there. EINVAL: size 0, or it wraps; offset not page-aligned; ENOTSUP: no fault guard is installed; EACCES.
   static Result<std::shared_ptr<HostMemory>> map_driver_file(const UniqueFd& fd, std::uint64_t offset,
@@ -58,6 +59,7 @@ class HostMemory {
 
  private:
   struct FileFacts;
+  static Status check_pages(const FileFacts& file);
   static Result<std::shared_ptr<HostMemory>> map_pages(int fd, const FileFacts& file, std::uint64_t offset,
                                                        std::uint64_t size, Access access);
   HostMemory(std::byte* data, std::uint64_t size) : data_(data), size_(size) {}

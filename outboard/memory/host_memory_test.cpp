@@ -228,18 +228,59 @@ TEST_F(FaultGuardTest, FaultIsFoundAmongManyMappings) {
   EXPECT_TRUE(memory->poisoned());
 }
 
+/// Children of the tests below die on purpose; nobody wants their core files.
+void die_quietly() {
+  const rlimit none{0, 0};
+  ::setrlimit(RLIMIT_CORE, &none);
+}
+
+/// Takes every mapping that this process may still have.
+void use_up_mappings() {
+  for (bool odd = false;; odd = !odd) {  // neighbours with the same protection would be one mapping
+    void* const one = ::mmap(nullptr, page, odd ? PROT_READ : PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (one == MAP_FAILED) return;
+  }
+}
+
+/// More files than the guard has mappings to give up lose their second page; 0 when each loses nothing else, or is poisoned
+/// as a whole.
+int truncate_many_with_no_mapping_left() {
+  constexpr std::size_t many = 200;
+  std::vector<UniqueFd> files;
+  std::vector<std::shared_ptr<HostMemory>> mapped;
+  for (std::size_t i = 0; i < many; ++i) {
+    files.push_back(testing::make_memfd(2 * page));
+    mapped.push_back(*HostMemory::map_file(files.back(), 0, 2 * page, Access::read_write));
+    mapped.back()->data()[0] = std::byte{0x33};
+  }
+  use_up_mappings();
+  for (std::size_t i = 0; i < many; ++i) {
+    if (::ftruncate(files[i].get(), page) != 0) return 3;
+    if (touch(mapped[i]->data() + page) != std::byte{0} || !mapped[i]->poisoned(mapped[i]->data() + page, 1)) return 4;
+    const bool first_page_is_there = touch(mapped[i]->data()) == std::byte{0x33};
+    if (first_page_is_there == mapped[i]->poisoned(mapped[i]->data(), 1)) return 5;
+    if (i == 0 && !first_page_is_there) return 6;
+  }
+  return 0;
+}
+
+TEST(FaultGuardDeathTest, Row35_ATruncatedFileIsContainedWithNoMappingLeft) {
+  GTEST_FLAG_SET(death_test_style, "threadsafe");
+  EXPECT_EXIT(
+      {
+        die_quietly();
+        if (!install_fault_guard()) std::exit(2);
+        ::_exit(truncate_many_with_no_mapping_left());
+      },
+      ::testing::ExitedWithCode(0), "");
+}
+
 /// Touches a file mapping that the library knows nothing of, after the file has gone.
 void touch_foreign_memory() {
   const UniqueFd fd = testing::make_memfd(page);
   auto* memory = static_cast<volatile char*>(::mmap(nullptr, page, PROT_READ, MAP_SHARED, fd.get(), 0));
   if (::ftruncate(fd.get(), 0) != 0) std::exit(3);
   [[maybe_unused]] const char seen = *memory;
-}
-
-/// Children of the tests below die on purpose; nobody wants their core files.
-void die_quietly() {
-  const rlimit none{0, 0};
-  ::setrlimit(RLIMIT_CORE, &none);
 }
 
 TEST(FaultGuardDeathTest, ForeignFaultStillEndsTheProcess) {

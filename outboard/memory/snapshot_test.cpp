@@ -5,6 +5,7 @@
 #include <vector>
 
 #include <outboard/memory/address_map.hpp>
+#include <outboard/testing/dead_port.hpp>
 #include <outboard/testing/manual_loop.hpp>
 
 namespace outboard::memory {
@@ -19,7 +20,7 @@ class SnapshotTest : public ::testing::Test {
     return done ? 0 : done.error().code();
   }
   int map_port(std::uint64_t start, std::uint64_t size) {
-    auto port = std::make_shared<FilePort>(UniqueFd(), Iova{start}, 0);
+    auto port = std::make_shared<testing::DeadPort>();
     const auto done = map_.map({.range = {Iova{start}, size}, .port = std::move(port)});
     return done ? 0 : done.error().code();
   }

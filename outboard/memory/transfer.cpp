@@ -105,7 +105,8 @@ Status copy_mapped(const Snapshot& snapshot, IovaRange range, typename Direction
     const std::uint64_t size = std::min(range.size - moved - 1, raw(mapping.range.last()) - raw(at)) + 1;
     if (mapping.memory) {
       Direction::copy(ours.subspan(moved, size), mapping.host(at));
-      if (mapping.memory->poisoned()) return Error(EFAULT, "the file behind this memory was truncated");
+      if (mapping.memory->poisoned(mapping.host(at), size))
+        return Error(EFAULT, "the file behind this memory was truncated");
     }
     moved += size;
     at = at + size;

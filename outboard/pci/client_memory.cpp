@@ -49,9 +49,6 @@ Status ClientMemory::check(const memory::Mapping& mapping, const memory::DmaSpac
   const IovaRange& range = mapping.range;
   if (!range.well_formed()) return Error(EINVAL, "the range is empty or goes beyond the last address");
   if (!mapping.memory) {
-    if (dynamic_cast<const memory::FilePort*>(mapping.port.get()) != nullptr)
-      return Error(EINVAL, "the file that came with " + text(range) + " could be truncated, and is not mapped")
-          .cure("seal it against shrinking, or install memory's fault guard in this process");
     return Error(EINVAL, "no memory file came with " + text(range) + ": a real device cannot do DMA by messages")
         .cure(shared_memory);
   }

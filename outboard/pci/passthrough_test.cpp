@@ -241,14 +241,6 @@ TEST_F(PassthroughTest, Row41_AFileThatIsNotSharedMemoryIsRefused) {
   EXPECT_TRUE(function->map(with_file));
 }
 
-TEST_F(PassthroughTest, Row41_AFileThatIsNotMappedIsToldFromNoFile) {
-  make();
-  memory::Mapping unmapped{.range = {Iova{0x100000}, 0x1000}, .memory = nullptr, .port = nullptr};
-  EXPECT_NE(function->map(unmapped).error().message().find("no memory file came"), std::string::npos);
-  unmapped.port = std::make_shared<memory::FilePort>(testing::make_memfd(0x1000), Iova{0x100000}, 0);
-  EXPECT_NE(function->map(unmapped).error().message().find("could be truncated"), std::string::npos);
-}
-
 TEST_F(PassthroughTest, Row41_MemoryThatCannotBeMappedIsRefusedAndNothingChanges) {
   make();
   ASSERT_TRUE(map(0x100000, 0x2000));

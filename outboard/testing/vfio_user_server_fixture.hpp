@@ -121,7 +121,7 @@ class VfioUserServerTest : public ::testing::Test {
 
   TempDir dir_;
   ManualLoop loop_;
-  vfio_user::Server::Options server_options_;
+  vfio_user::Server::Options server_options_{.loop = nullptr, .log = {}};
   PlainFunction* function_ = nullptr;
   std::optional<vfio_user::Server> server_;
 };

@@ -20,7 +20,7 @@ Result<spec::DmaMap> parse_map(Bytes payload) {
 
 }  // namespace
 
-Result<memory::Mapping> mapping_for(Bytes payload, std::vector<UniqueFd> fds,
+Result<memory::Mapping> mapping_for(Bytes payload, std::vector<UniqueFd> fds, memory::SharedFiles& files,
                                     std::shared_ptr<memory::MemoryPort> messages) {
   OUTBOARD_TRY(const auto map, parse_map(payload));
   if (fds.size() > 1) return invalid("DMA_MAP: more than one file descriptor");
@@ -32,16 +32,12 @@ Result<memory::Mapping> mapping_for(Bytes payload, std::vector<UniqueFd> fds,
     mapping.port = std::move(messages);
     return mapping;
   }
-  auto mapped = memory::HostMemory::map_file(fds.front(), map.offset, map.size, mapping.access);
-  if (mapped) {
-    mapping.memory = std::move(*mapped);
-    mapping.file = std::make_shared<const UniqueFd>(std::move(fds.front()));
-    mapping.file_offset = map.offset;
-    return mapping;
-  }
-  if (mapped.error().code() != ENOTSUP) return std::move(mapped).error().while_doing("DMA_MAP");
-  // The file could be truncated under us, and a touch would then end the process.
-  mapping.port = std::make_shared<memory::FilePort>(std::move(fds.front()), mapping.range.start, map.offset);
+  auto window = files.map(fds.front(), map.offset, map.size, mapping.access);
+  if (!window) return std::move(window).error().while_doing("DMA_MAP");
+  mapping.memory = std::move(window->memory);
+  mapping.offset = window->offset;
+  mapping.file = std::make_shared<const UniqueFd>(std::move(fds.front()));
+  mapping.file_offset = map.offset;
   return mapping;
 }
 

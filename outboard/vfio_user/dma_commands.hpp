@@ -4,14 +4,15 @@
 #include <vector>
 
 #include <outboard/memory/address_map.hpp>
+#include <outboard/memory/shared_files.hpp>
 #include <outboard/vfio_user/protocol.hpp>
 
 namespace outboard::vfio_user {
 
-/// Makes the mapping that a DMA_MAP asks for: the client's file where one came and it is safe to map, the same file by
-/// system calls where it might shrink, `messages` where none came. Takes the descriptors over. EINVAL: malformed, more
-/// than one descriptor, or a file that is too short or none; EACCES: a file that does not allow what is asked.
-Result<memory::Mapping> mapping_for(Bytes request, std::vector<UniqueFd> fds,
+/// Makes the mapping that a DMA_MAP asks for: the client's file, of `files`, where one came, `messages` where none did. Takes
+/// the descriptors over. EINVAL: malformed, more than one descriptor, or a file that is too short or none; EACCES: a file that
+/// does not allow what is asked; ENOTSUP: the file might shrink, and no fault guard is installed; ENOSPC: too many files.
+Result<memory::Mapping> mapping_for(Bytes request, std::vector<UniqueFd> fds, memory::SharedFiles& files,
                                     std::shared_ptr<memory::MemoryPort> messages);
 
 /// What a DMA_UNMAP takes away.

@@ -4,6 +4,7 @@ namespace outboard::vfio_user {
 namespace {
 
 constexpr std::size_t most_waiting = 8;
+constexpr std::size_t longest_message = std::size_t{128} << 10;  // VERSION with the longest JSON that is taken
 
 /// Answers whatever has come first. What cannot be sent is not tried again: the connection is closed next anyway.
 void tell_busy(Channel& channel) {
@@ -19,26 +20,44 @@ void tell_busy(Channel& channel) {
 
 }  // namespace
 
+/// Whether this client is done with: it has been told, or has left.
+bool Refusals::answer(Waiting& waiting) {
+  while (true) {
+    const auto ready = waiting.channel.ready();
+    if (!ready) return true;
+    if (*ready) {
+      tell_busy(waiting.channel);
+      return true;
+    }
+    const auto received = waiting.channel.receive(Channel::Wait::no);
+    if (!received || *received == Channel::Received::end) return true;
+    if (*received == Channel::Received::nothing) return false;
+  }
+}
+
 void Refusals::add(UniqueFd socket) {
-  if (waiting_.size() >= most_waiting) return;  // closed without a word
-  auto waiting = std::make_unique<Waiting>(std::move(socket), Channel::Limits{.max_message = 131072});
-  Waiting& here = *waiting;
-  auto watch = loop_.watch(here.channel.fd(), Ready::readable, [this, &here](Ready) { on_ready(here); });
+  const auto waiting = std::make_shared<Waiting>(std::move(socket), Channel::Limits{.max_message = longest_message});
+  if (answer(*waiting)) return;
+  auto watch = loop_.watch(waiting->channel.fd(), Ready::readable, [this, weak = std::weak_ptr(waiting)](Ready) {
+    if (const auto here = weak.lock()) on_ready(here);
+  });
   if (!watch) return;
-  here.watch = std::move(*watch);
-  here.timer = loop_.after(deadline_, [this, &here] { remove(here); });
-  waiting_.push_back(std::move(waiting));
+  waiting->watch = std::move(*watch);
+  waiting->timer = loop_.after(deadline_, [this, weak = std::weak_ptr(waiting)] {
+    if (const auto here = weak.lock()) remove(*here);
+  });
+  if (waiting_.size() == most_waiting) {
+    answer(*waiting_.front());  // it may have spoken since the loop last looked
+    waiting_.pop_front();
+  }
+  waiting_.push_back(waiting);
 }
 
-void Refusals::on_ready(Waiting& waiting) {
-  const auto received = waiting.channel.receive(Channel::Wait::no);
-  if (!received || *received == Channel::Received::end) return remove(waiting);
-  const auto ready = waiting.channel.ready();
-  if (ready && !*ready) return;
-  if (ready) tell_busy(waiting.channel);
-  remove(waiting);
+void Refusals::on_ready(const std::shared_ptr<Waiting>& waiting) {
+  if (answer(*waiting)) remove(*waiting);
 }
 
+/// In a callback of its own: the one that waits is kept by who called.
 void Refusals::remove(const Waiting& waiting) {
   std::erase_if(waiting_, [&waiting](const auto& one) { return one.get() == &waiting; });
 }

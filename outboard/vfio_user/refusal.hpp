@@ -1,19 +1,20 @@
 #pragma once
 
+#include <deque>
 #include <memory>
-#include <vector>
 
 #include <outboard/base/loop.hpp>
 #include <outboard/vfio_user/channel.hpp>
 
 namespace outboard::vfio_user {
 
-/// Clients that come while another one is served: each is told so as soon as it has sent VERSION. On one loop.
+/// Clients that come while another one is served: each is told so as soon as it has sent VERSION. A few that say nothing are
+/// waited for; when more come, the one that has waited longest is let go. On one loop.
 class Refusals {
  public:
   Refusals(Loop& loop, Duration deadline) : loop_(loop), deadline_(deadline) {}
 
-  /// Takes the socket over; answers VERSION with EBUSY and closes.
+  /// Takes the socket over; answers VERSION with EBUSY and closes. Who has sent it already is answered at once.
   void add(UniqueFd socket);
 
  private:
@@ -23,12 +24,13 @@ class Refusals {
     Registration watch;
     Registration timer;
   };
-  void on_ready(Waiting& waiting);
+  static bool answer(Waiting& waiting);
+  void on_ready(const std::shared_ptr<Waiting>& waiting);
   void remove(const Waiting& waiting);
 
   Loop& loop_;
   Duration deadline_;
-  std::vector<std::unique_ptr<Waiting>> waiting_;
+  std::deque<std::shared_ptr<Waiting>> waiting_;  // in the order they came
 };
 
 }  // namespace outboard::vfio_user

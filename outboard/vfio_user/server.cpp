@@ -5,7 +5,10 @@
 
 #include <algorithm>
 
+#include <outboard/base/budget.hpp>
+#include <outboard/base/log_limit.hpp>
 #include <outboard/base/reactor.hpp>
+#include <outboard/memory/fault_guard.hpp>
 #include <outboard/vfio_user/refusal.hpp>
 #include <outboard/vfio_user/session.hpp>
 
@@ -16,12 +19,23 @@ constexpr std::size_t least_transfer = 4096;  // all of configuration space in o
 constexpr std::size_t largest_transfer = std::size_t{64} << 20;
 constexpr int accepts_per_turn = 8;
 
-Session::Limits session_limits(const Server::Options& options) {
+/// The most descriptors that a client can make this process hold: its connection, those of a message that is on its way, those
+/// of replies that it does not read, and an eventfd for each interrupt.
+std::uint64_t descriptors_of_a_client(const pci::Function& function) {
+  std::uint64_t count = 1 + (Session::Limits{}.max_fds + 1) + Session::max_queued_fds;
+  for (unsigned kind = 0; kind < pci::interrupt_kind_count; ++kind) {
+    count += function.interrupts(static_cast<pci::InterruptKind>(kind)).count;
+  }
+  return count + 1;  // INTx has one to unmask it, too
+}
+
+Session::Limits session_limits(const Server::Options& options, std::shared_ptr<Budget::Share> share) {
   return {.max_data_transfer = std::clamp(options.max_data_transfer, least_transfer, largest_transfer),
           .max_queued = std::max(std::size_t{8} << 20, 2 * options.max_data_transfer),
           .stall_deadline = options.stall_deadline,
           .slow_operation = options.slow_operation,
-          .dma_deadline = options.dma_deadline};
+          .dma_deadline = options.dma_deadline,
+          .share = std::move(share)};
 }
 
 UniqueFd spare_descriptor() { return UniqueFd(::open("/dev/null", O_RDONLY | O_CLOEXEC)); }
@@ -30,12 +44,13 @@ UniqueFd spare_descriptor() { return UniqueFd(::open("/dev/null", O_RDONLY | O_C
 
 // In the order of construction: what is destroyed first depends on what is destroyed last.
 struct Server::State {
-  State(ListeningSocket bound, Options chosen) : options(std::move(chosen)), socket(std::move(bound)) {}
+  State(ListeningSocket reserved, Options chosen) : options(std::move(chosen)), socket(std::move(reserved)) {}
   ~State() {
     if (session) session->abandon();
   }
 
-  Status start(pci::FunctionFactory factory);
+  Status prepare(pci::FunctionFactory factory);
+  Status watch_socket();
   void on_connection();
   bool accept_one();
   void serve(UniqueFd connection);
@@ -48,11 +63,13 @@ struct Server::State {
   int finish();
 
   Options options;
+  Log client_log;  // for what clients bring about
   ListeningSocket socket;
   std::unique_ptr<Reactor> own;
   Loop* loop = nullptr;
   UniqueFd spare = spare_descriptor();  // to have one left to refuse a client with
   std::unique_ptr<pci::Function> function;
+  std::shared_ptr<Budget::Share> share;
   std::optional<Refusals> refusals;
   Registration watch;
   bool listening = true;
@@ -62,14 +79,21 @@ struct Server::State {
   Peer client;
 };
 
-Status Server::State::start(pci::FunctionFactory factory) {
+/// Everything but the socket: what fails does so before a client finds anything.
+Status Server::State::prepare(pci::FunctionFactory factory) {
   loop = options.loop;
   if (loop == nullptr) {
     OUTBOARD_TRY(own, Reactor::create({.clock = nullptr, .spin = options.spin}));
     loop = own.get();
   }
+  client_log = limited(options.log, loop->clock());
   OUTBOARD_TRY(function, factory(*loop, options.log));
+  OUTBOARD_TRY(share, process_budget()->join(descriptors_of_a_client(*function)));
   refusals.emplace(*loop, options.stall_deadline);
+  return {};
+}
+
+Status Server::State::watch_socket() {
   OUTBOARD_TRY(watch, loop->watch(socket.fd(), Ready::readable, [this](Ready) { on_connection(); }));
   return {};
 }
@@ -87,7 +111,7 @@ bool Server::State::accept_one() {
   if (!connection) {
     if (errno != EMFILE && errno != ENFILE) return false;
     // Without this the connection would stay, and wake us again and again.
-    options.log.error("out of file descriptors: a client is turned away");
+    client_log.error("out of file descriptors: a client is turned away");
     spare.reset();
     connection.reset(::accept4(socket.fd(), nullptr, nullptr, SOCK_CLOEXEC));
     const bool turned_away = connection.valid();
@@ -105,24 +129,25 @@ bool Server::State::accept_one() {
 
 void Server::State::serve(UniqueFd connection) {
   client = peer_of(connection).value_or(Peer{});
-  session = std::make_shared<Session>(std::move(connection), *loop, *function, options.log, session_limits(options));
+  session =
+      std::make_shared<Session>(std::move(connection), *loop, *function, client_log, session_limits(options, share));
   if (auto started = session->start([this] { ended(); }); !started) {
-    options.log.error("a client cannot be served: {}", started.error().message());
+    client_log.error("a client cannot be served: {}", started.error().message());
     session->abandon();
     session.reset();
     return;
   }
-  options.log.info("serving {}", client.describe());
+  client_log.info("serving {}", client.describe());
   socket.note_client(client);
 }
 
 void Server::State::refuse(UniqueFd connection) {
   const Peer other = peer_of(connection).value_or(Peer{});
   if (session->ending()) {
-    options.log.warning("{} is refused: the device still uses the memory of {}, which has gone", other.describe(),
-                        client.describe());
+    client_log.warning("{} is refused: the device still uses the memory of {}, which has gone", other.describe(),
+                       client.describe());
   } else {
-    options.log.warning("{} is refused: {} is being served", other.describe(), client.describe());
+    client_log.warning("{} is refused: {} is being served", other.describe(), client.describe());
   }
   refusals->add(std::move(connection));
 }
@@ -194,12 +219,14 @@ Server& Server::operator=(Server&&) noexcept = default;
 
 Result<Server> Server::make(ListeningSocket socket, pci::FunctionFactory factory, Options options) {
   auto state = std::make_unique<State>(std::move(socket), std::move(options));
-  OUTBOARD_CHECK(state->start(std::move(factory)));
+  OUTBOARD_CHECK(state->prepare(std::move(factory)));
+  if (!state->socket.listens()) OUTBOARD_CHECK(state->socket.open(state->options.socket_mode));
+  OUTBOARD_CHECK(state->watch_socket());
   return Server(std::move(state));
 }
 
 Result<Server> Server::listen(const std::string& path, pci::FunctionFactory factory, Options options) {
-  OUTBOARD_TRY(auto socket, ListeningSocket::bind(path, options.socket_mode));
+  OUTBOARD_TRY(auto socket, ListeningSocket::reserve(path));
   return make(std::move(socket), std::move(factory), std::move(options));
 }
 
@@ -216,6 +243,12 @@ int Server::run() {
   if (!state_->own) {
     state_->options.log.error("the server runs on a loop of someone else's: run that one");
     return 1;
+  }
+  if (state_->options.fault_guard == FaultGuard::install) {
+    if (auto guarded = memory::install_fault_guard(); !guarded) {
+      state_->options.log.error("{}", guarded.error().message());
+      return 1;
+    }
   }
   if (auto done = state_->own->run(); !done) {
     state_->options.log.error("the event loop cannot run: {}", done.error().message());

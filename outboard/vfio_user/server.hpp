@@ -2,6 +2,7 @@
 
 #include <sys/types.h>
 
+#include <cstdint>
 #include <memory>
 #include <optional>
 #include <string>
@@ -18,14 +19,22 @@ namespace outboard::vfio_user {
 ///
 /// Everything happens on one thread, that of the loop: either Options::loop, or a reactor of the server's own, which
 /// run() runs, or fd() and process() put into another event loop. Who may connect is decided by the permissions of the
-/// socket and its directory. Installs no signal handlers and logs only where it is told to.
+/// socket and its directory. Errors go to stderr unless Options::log says otherwise. No signal handler is installed, but for
+/// memory's fault guard by run() (Options::fault_guard).
 ///
-/// What a client sends is never trusted: it can break its own connection and confuse its own device, no more.
+/// What a client sends is never trusted: it can break its own connection and confuse its own device, no more. The mappings
+/// and descriptors that it may take are a share of the process's (base/budget.hpp), so that other servers have theirs.
 class Server {
  public:
+  /// What run() does. `leave`: it is the program's to install it, or not.
+  enum class FaultGuard : std::uint8_t { install, leave };
+
   struct Options {
     Loop* loop = nullptr;  ///< null: a reactor of its own
-    Log log;
+    Log log = Log::to_stderr(Level::error);
+    /// Memory that its client could truncate (QEMU's usual memory-backend-memfd, files, huge pages) is mapped only where
+    /// memory::install_fault_guard() has been called; else DMA_MAP is refused, with a line in the log. run() calls it.
+    FaultGuard fault_guard = FaultGuard::install;
     /// How long the server's own reactor looks for work before it sleeps.
     Duration spin{0};
     /// Permissions of the socket: who may write may connect. By default what the umask leaves (0755: only its owner).
@@ -45,7 +54,9 @@ class Server {
   };
 
   /// Listens at `path`; a socket that a dead server left is replaced, and the path is removed at the end if it is still
-  /// the server's. EADDRINUSE: a live server has it, or it is no socket. What making the function said otherwise.
+  /// the server's. The path appears last, when a client that finds it can connect. EADDRINUSE: a live server has it, or it is
+  /// no socket. EMFILE: the process's limit of descriptors does not allow for what the function's interrupts and a client can
+  /// take. What making the function said otherwise.
   static Result<Server> listen(const std::string& path, pci::FunctionFactory factory, Options options);
   static Result<Server> listen(const std::string& path, pci::FunctionFactory factory);
   /// Serves on a socket that listens already (socket activation); it is closed, not removed, at the end.
@@ -56,8 +67,8 @@ class Server {
   Server& operator=(Server&&) noexcept;
 
   /// Serves until stop(), then lets go of the client (see Options::unplug_wait), giving the function slow_operation for
-  /// it. Returns an exit status
-  /// for main: 0, or 1 (and a line in the log) when the loop could not run. Only with a reactor of the server's own.
+  /// it. Returns an exit status for main: 0, or 1 (and a line in the log) when the loop or the fault guard could not be had.
+  /// Only with a reactor of the server's own.
   int run();
   /// Ends run(). Any thread, and from a signal handler. Nothing where Options::loop was given.
   void stop();

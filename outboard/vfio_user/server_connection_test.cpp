@@ -1,8 +1,10 @@
 #include <sys/eventfd.h>
+#include <sys/prctl.h>
 #include <sys/resource.h>
 #include <unistd.h>
 
 #include <outboard/testing/vfio_user_server_fixture.hpp>
+#include <outboard/vfio_user/negotiation.hpp>
 #include <outboard/vfio_user/session.hpp>
 
 // Rows of the checklist in the vfio-user notes, section 7.3, that concern the connection as a whole.
@@ -413,7 +415,7 @@ TEST_F(ServerConnection, Row64_DescriptorsOfRepliesThatNobodyReadsAreFew) {
   }
   ASSERT_TRUE(peer.send_bytes(bytes));
   pump();
-  EXPECT_LE(open_fds(), before + 64);
+  EXPECT_LE(open_fds(), before + Session::max_queued_fds + 1);
 
   for (std::uint16_t id = 0; id < count; ++id) {
     auto reply = peer.receive();
@@ -484,6 +486,65 @@ TEST_F(ServerConnection, Row66_AFloodDoesNotKeepOtherDevicesWaiting) {
   EXPECT_EQ(function().doorbell_count(), count);
 }
 
+TEST_F(ServerConnection, Row66_ATurnOfTheLoopAnswersFewCommands) {
+  Peer peer = client();
+  constexpr int count = 1000;
+  std::vector<std::byte> bytes;
+  for (int i = 0; i < count; ++i) {
+    const auto one = peer.message(9, read_id(), {});
+    bytes.insert(bytes.end(), one.begin(), one.end());
+  }
+  ASSERT_TRUE(peer.send_bytes(bytes));
+  loop_.run_once();
+  int answered = 0;
+  while (peer.receive()) ++answered;
+  EXPECT_GT(answered, 0);
+  EXPECT_LE(answered, 32);
+  for (int before = 0; answered != before;) {
+    before = answered;
+    pump();
+    while (peer.receive()) ++answered;
+  }
+  EXPECT_EQ(answered, count);
+}
+
+TEST_F(ServerConnection, Row65_SilentClientsDoNotKeepTheNextOneFromItsAnswer) {
+  Peer peer = client();
+  std::vector<Peer> silent;
+  for (int i = 0; i < 20; ++i) silent.push_back(connect());
+  Peer next = connect();
+  next.send_version(usual_json);
+  pump();
+  const auto reply = next.receive();
+  ASSERT_TRUE(reply);
+  EXPECT_EQ(reply->error(), EBUSY);
+  EXPECT_TRUE(silent.front().closed());
+  EXPECT_FALSE(silent.back().closed());
+  silent.back().send_version(usual_json);
+  pump();
+  EXPECT_TRUE(silent.back().receive());
+  EXPECT_TRUE(alive(peer));
+}
+
+TEST_F(ServerConnection, Row65_RefusalsAreLoggedAtABoundedRateAndPrintable) {
+  std::vector<std::string> lines;
+  server_options_.log = Log([&](Level, std::string_view line) { lines.emplace_back(line); });
+  std::array<char, 16> name{};
+  ::prctl(PR_GET_NAME, name.data());
+  ::prctl(PR_SET_NAME, "a\x1b[31mb\nc");
+  Peer peer = client();
+  for (int i = 0; i < 1000; ++i) {
+    Peer other = connect();
+    other.send_version(usual_json);
+    pump();
+    ASSERT_TRUE(other.receive());
+  }
+  ::prctl(PR_SET_NAME, name.data());
+  EXPECT_LE(lines.size(), 20u);
+  EXPECT_NE(lines.at(0).find(R"((a\x1b[31mb\x0ac))"), std::string::npos) << lines.at(0);
+  EXPECT_TRUE(alive(peer));
+}
+
 TEST_F(ServerConnection, Row65_ASecondClientIsRefusedAtOnceAndTheFirstUndisturbed) {
   Peer peer = client();
   Peer second = connect();
@@ -529,8 +590,11 @@ TEST_F(ServerConnection, VersionReplyFitsTheBufferOfQemu) {
   ASSERT_TRUE(reply);
   EXPECT_EQ(reply->error(), 0);
   EXPECT_LE(reply->header.msg_size, spec::longest_version_reply);
+  const auto maps = parse_version(reply->payload).value().capabilities.max_dma_maps;
   EXPECT_EQ(std::string(reinterpret_cast<const char*>(reply->payload.data()) + 4),
-            R"({"capabilities":{"max_msg_fds":16,"max_data_xfer_size":1048576,"write_multiple":true}})");
+            fmt::format(R"({{"capabilities":{{"max_msg_fds":16,"max_data_xfer_size":1048576,"max_dma_maps":{},)"
+                        R"("write_multiple":true}}}})",
+                        maps));
 }
 
 TEST_F(ServerConnection, PipelinedCommandsInOneSegmentAreAnsweredInOrder) {

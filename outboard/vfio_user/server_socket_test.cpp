@@ -1,8 +1,13 @@
 #include <fcntl.h>
+#include <sys/file.h>
+#include <sys/inotify.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
 #include <unistd.h>
+
+#include <array>
 
 #include <outboard/testing/vfio_user_server_fixture.hpp>
 #include <outboard/vfio_user/client.hpp>
@@ -68,6 +73,90 @@ TEST_F(ServerSocket, LeftWithItsLockFileByADeadServerIsReplaced) {
   dir_.make_file("s.lock", 10);
   Peer peer = client();
   EXPECT_TRUE(alive(peer));
+}
+
+TEST_F(ServerSocket, IsKeptByALockThatOnlyItsUserCanTake) {
+  const std::string lock = path() + ".lock";
+  // What an earlier release left, which everybody could read, and so lock.
+  dir_.make_file("s.lock", 10);
+  ASSERT_EQ(::chmod(lock.c_str(), 0644), 0);
+  const UniqueFd reader(::open(lock.c_str(), O_RDONLY | O_CLOEXEC));
+  ASSERT_EQ(::flock(reader.get(), LOCK_EX | LOCK_NB), 0);
+  struct flock shared{};
+  shared.l_type = F_RDLCK;
+  ASSERT_EQ(::fcntl(reader.get(), F_OFD_SETLK, &shared), 0);
+
+  serve();
+
+  struct stat status{};
+  ASSERT_EQ(::stat(lock.c_str(), &status), 0);
+  EXPECT_EQ(status.st_mode & 0777, 0600u);
+  const UniqueFd again(::open(lock.c_str(), O_RDWR | O_CLOEXEC));
+  EXPECT_NE(::fcntl(again.get(), F_OFD_SETLK, &shared), 0);
+  EXPECT_EQ(another().error().code(), EADDRINUSE);
+}
+
+TEST_F(ServerSocket, AppearsWhenItListens) {
+  const UniqueFd watch(::inotify_init1(IN_CLOEXEC | IN_NONBLOCK));
+  ASSERT_GE(::inotify_add_watch(watch.get(), dir_.path().c_str(), IN_CREATE | IN_MOVED_TO), 0);
+  const auto server = Server::listen(path(),
+                                     [&](Loop& loop, Log log) -> Result<std::unique_ptr<pci::Function>> {
+                                       EXPECT_FALSE(exists(path())) << "the device is not made yet";
+                                       return PlainFunction::factory({})(loop, std::move(log));
+                                     },
+                                     {.loop = &loop_, .log = {}});
+  ASSERT_TRUE(server) << server.error().message();
+  alignas(inotify_event) std::array<char, 4096> events{};
+  const auto size = ::read(watch.get(), events.data(), events.size());
+  bool appeared = false;
+  for (ssize_t at = 0; at < size;) {
+    const auto* event = reinterpret_cast<const inotify_event*>(events.data() + at);
+    if (std::string_view(event->name) == "s") {
+      EXPECT_EQ(event->mask & IN_CREATE, 0u) << "bound in place: it is there before it listens";
+      appeared = true;
+    }
+    at += static_cast<ssize_t>(sizeof *event + event->len);
+  }
+  EXPECT_TRUE(appeared);
+  EXPECT_FALSE(exists(path() + ".new"));
+}
+
+TEST_F(ServerSocket, LeftHalfMadeByADeadServerIsReplaced) {
+  const UniqueFd socket(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  sockaddr_un address{};
+  address.sun_family = AF_UNIX;
+  (path() + ".new").copy(address.sun_path, sizeof address.sun_path - 1);
+  ASSERT_EQ(::bind(socket.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address), 0);
+  Peer peer = client();
+  EXPECT_TRUE(alive(peer));
+}
+
+TEST_F(ServerSocket, HasAPathOfAnyLengthThatASocketCanHave) {
+  const std::string longest = dir_.path(std::string(107 - dir_.path().size() - 1, 'x'));
+  ASSERT_EQ(longest.size(), 107u);
+  const auto server = Server::listen(longest, PlainFunction::factory({}), {.loop = &loop_, .log = {}});
+  ASSERT_TRUE(server) << server.error().message();
+  Peer peer = Peer::connect_to(longest);
+  peer.send_version(usual_json);
+  pump();
+  EXPECT_TRUE(peer.receive());
+}
+
+TEST_F(ServerSocket, DoesNotAppearWhereDescriptorsWouldRunOut) {
+  rlimit saved{};
+  ::getrlimit(RLIMIT_NOFILE, &saved);
+  rlimit tight = saved;
+  tight.rlim_cur = testing::open_fds() + 200;
+  ::setrlimit(RLIMIT_NOFILE, &tight);
+  const auto many = Server::listen(path(), PlainFunction::factory({.msix_vectors = 2000}), {.loop = &loop_, .log = {}});
+  const bool appeared = exists(path());
+  const auto few = Server::listen(path(), PlainFunction::factory({.msix_vectors = 10}), {.loop = &loop_, .log = {}});
+  ::setrlimit(RLIMIT_NOFILE, &saved);
+  ASSERT_FALSE(many);
+  EXPECT_EQ(many.error().code(), EMFILE);
+  EXPECT_FALSE(many.error().cure().empty());
+  EXPECT_FALSE(appeared);
+  EXPECT_TRUE(few) << few.error().message();
 }
 
 TEST_F(ServerSocket, ThatIsSomethingElseIsLeftAlone) {

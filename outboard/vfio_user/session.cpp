@@ -15,7 +15,7 @@ using spec::Command;
 /// With more than this unread by the client, its further commands wait.
 constexpr std::size_t high_water = std::size_t{256} << 10;
 /// The same for descriptors in its replies: others have clients to serve, too.
-constexpr std::size_t most_queued_fds = 32;
+constexpr std::size_t most_queued_fds = Session::max_queued_fds;
 /// Whoever connects and says nothing keeps others from the function no longer than this.
 constexpr Duration version_deadline = std::chrono::seconds(5);
 
@@ -25,6 +25,12 @@ bool is_known(std::uint16_t command) {
 }
 
 bool takes_fds(Command command) { return command == Command::dma_map || command == Command::device_set_irqs; }
+
+/// A long reply is rare, and what it took would be kept for each connection.
+void give_back_large(std::vector<std::byte>& scratch) {
+  constexpr std::size_t kept = std::size_t{64} << 10;
+  if (scratch.capacity() > kept) std::vector<std::byte>().swap(scratch);
+}
 
 std::span<const std::byte> bytes_of(const std::vector<std::byte>& bytes) { return bytes; }
 
@@ -39,7 +45,8 @@ Session::Session(UniqueFd socket, Loop& loop, pci::Function& function, Log log, 
                {.max_message = sizeof(spec::Header) + sizeof(spec::RegionAccess) + limits.max_data_transfer,
                 .max_fds = limits.max_fds,
                 .max_queued = limits.max_queued}),
-      regions_(function, limits.max_data_transfer) {}
+      regions_(function, limits.max_data_transfer),
+      files_(limits.share) {}
 
 Status Session::start(Loop::Task ended) {
   on_ended_ = std::move(ended);
@@ -78,8 +85,8 @@ void Session::on_ready(Ready ready) {
   }
 }
 
-/// One recvmsg for each turn of the loop: a client that floods us does not keep others waiting, and one that has sent
-/// more than we took makes the descriptor readable again.
+/// Once for each turn of the loop, which is a message or about a thousand bytes: a client that floods us does not keep others
+/// waiting, and one that has sent more than we took makes the descriptor readable again.
 void Session::read_once() {
   if (!blocked_) {
     const auto received = channel_.receive(Channel::Wait::no);
@@ -238,13 +245,22 @@ Status Session::accept_version(const Message& message) {
   ours.capabilities.max_msg_fds = limits_.max_fds;
   ours.capabilities.max_data_xfer_size = limits_.max_data_transfer;
   ours.capabilities.write_multiple = write_multiple_;
+  // What can be had whatever files the windows are on. More are taken as long as there is room.
+  if (limits_.share) {
+    ours.capabilities.max_dma_maps = std::min(spec::default_max_dma_maps, limits_.share->guaranteed_mappings());
+  }
   return reply(message.header, build_version(ours));
 }
 
 Status Session::dma_map(Message& message) {
-  auto mapping = mapping_for(message.payload, std::move(message.fds), messages_);
-  if (!mapping) return refuse(message.header, mapping.error());
-  return answer(message.header, function_->map(std::move(*mapping)));
+  auto mapping = mapping_for(message.payload, std::move(message.fds), files_, messages_);
+  const auto mapped = mapping ? function_->map(std::move(*mapping)) : Status(mapping.error());
+  // Without its memory a device does not work, and most clients go on as if nothing were wrong.
+  const int code = mapped ? 0 : mapped.error().code();
+  if (code == ENOTSUP || code == ENOSPC) {
+    log_.error("memory of the client cannot be used: {}; {}", mapped.error().message(), mapped.error().cure());
+  }
+  return answer(message.header, mapped);
 }
 
 Status Session::dma_unmap(const Message& message) {
@@ -257,6 +273,7 @@ Status Session::dma_unmap(const Message& message) {
   } else {
     function_->unmap(unmap->range, std::move(done));
   }
+  if (operation_.refused) return {};  // nothing was taken away
   // The client answers no DMA message while it waits for us: those in the range must not be waited for.
   const Error gone(EFAULT, "the client has taken this memory away");
   if (unmap->all) {
@@ -271,6 +288,7 @@ Status Session::reset(const Message& message) {
   if (!function_->resettable()) return refuse(message.header, Error(ENOTSUP, "this function cannot be reset"));
   if (operation_.running) return refuse(message.header, Error(EBUSY, "an earlier unmap or reset is still in progress"));
   function_->reset(begin_operation(message.header, {}));
+  if (operation_.refused) return {};
   messages_->cancel_all(Error(ECANCELED, "the device is being reset"));
   return operation_started();
 }
@@ -291,7 +309,9 @@ Status Session::region_read(const Message& message) {
   const auto read = regions_.read(*access, MutableBytes(scratch_).subspan(sizeof header + sizeof *access));
   if (!read) return refuse(message.header, read.error());
   if (ended_ || !message.wants_reply()) return {};
-  return channel_.send(scratch_);
+  auto sent = channel_.send(scratch_);
+  give_back_large(scratch_);
+  return sent;
 }
 
 Status Session::region_write(const Message& message) {
@@ -358,6 +378,7 @@ pci::Function::Completion Session::begin_operation(const spec::Header& request, 
   operation_.echo.assign(echo.begin(), echo.end());
   operation_.running = true;
   operation_.answered = false;
+  operation_.refused = false;
   return [weak = weak_from_this()](const Status& result) {
     if (const auto self = weak.lock()) self->operation_done(result);
   };
@@ -373,6 +394,7 @@ Status Session::operation_started() {
 void Session::operation_done(const Status& result) {
   if (!operation_.running || function_ == nullptr) return;
   operation_.running = false;
+  operation_.refused = !result;
   slow_timer_.reset();
   if (ended_) return releasing_ ? released() : schedule_release();
   if (operation_.answered) {

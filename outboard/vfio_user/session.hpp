@@ -4,8 +4,10 @@
 #include <memory>
 #include <vector>
 
+#include <outboard/base/budget.hpp>
 #include <outboard/base/log.hpp>
 #include <outboard/base/loop.hpp>
+#include <outboard/memory/shared_files.hpp>
 #include <outboard/pci/function.hpp>
 #include <outboard/vfio_user/channel.hpp>
 #include <outboard/vfio_user/info_commands.hpp>
@@ -21,6 +23,9 @@ namespace outboard::vfio_user {
 /// holds back those behind it, replies to our DMA messages are taken meanwhile.
 class Session : public std::enable_shared_from_this<Session> {
  public:
+  /// Descriptors in replies that the client has not read; with more, its further commands wait.
+  static constexpr std::size_t max_queued_fds = 4;
+
   struct Limits {
     std::size_t max_data_transfer = spec::default_max_data_xfer_size;  ///< bytes of one region access
     unsigned max_fds = 16;  ///< of one message from the client
@@ -30,6 +35,7 @@ class Session : public std::enable_shared_from_this<Session> {
     /// An unmap or reset that takes longer is answered ETIMEDOUT.
     Duration slow_operation{std::chrono::seconds(2)};
     Duration dma_deadline{std::chrono::seconds(30)};
+    std::shared_ptr<Budget::Share> share{};  ///< of the process's mappings, for the client's files; null: no limit
   };
 
   Session(UniqueFd socket, Loop& loop, pci::Function& function, Log log, const Limits& limits);
@@ -96,6 +102,7 @@ class Session : public std::enable_shared_from_this<Session> {
   Registration watch_;
   Ready interest_ = Ready::readable;
   Regions regions_;
+  memory::SharedFiles files_;
   std::shared_ptr<MessageDma> messages_;
   std::vector<std::byte> scratch_;  // replies are made here
 
@@ -109,6 +116,7 @@ class Session : public std::enable_shared_from_this<Session> {
     std::vector<std::byte> echo;
     bool running = false;  // in the function
     bool answered = false;  // too slow: the client has been told
+    bool refused = false;  // ended with an error
   };
   Operation operation_;
   Registration slow_timer_;

@@ -1,19 +1,23 @@
 #include <outboard/vfio_user/socket_path.hpp>
 
 #include <fcntl.h>
-#include <sys/file.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
 #include <unistd.h>
 
 #include <array>
+#include <filesystem>
 #include <fstream>
 
 #include <fmt/format.h>
 
+#include <outboard/base/printable.hpp>
+
 namespace outboard::vfio_user {
 namespace {
+
+constexpr mode_t lock_mode = 0600;
 
 std::string lock_path(const std::string& path) { return path + ".lock"; }
 
@@ -51,14 +55,34 @@ Error cannot_create(const std::string& path) {
   return error;
 }
 
+/// A lock of the open file that only a descriptor for writing can have: flock() would let whoever may read the file keep
+/// the next server away.
+bool lock_whole(const UniqueFd& file) {
+  struct flock whole{};
+  whole.l_type = F_WRLCK;
+  whole.l_whence = SEEK_SET;
+  return ::fcntl(file.get(), F_OFD_SETLK, &whole) == 0;
+}
+
 /// The server's right to the path. A file that was unlinked between open and lock is no right: another try is made.
 Result<UniqueFd> take_lock(const std::string& path) {
   const std::string name = lock_path(path);
   for (int attempt = 0; attempt < 100; ++attempt) {
-    UniqueFd lock(::open(name.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0644));
+    UniqueFd lock(::open(name.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, lock_mode));
     if (!lock) return cannot_create(path);
-    if (::flock(lock.get(), LOCK_EX | LOCK_NB) != 0) {
-      if (errno == EWOULDBLOCK) return in_use(path);
+    struct stat status{};
+    if (::fstat(lock.get(), &status) != 0) return Error::from_errno("examining " + name);
+    if (!S_ISREG(status.st_mode) || status.st_uid != ::geteuid()) {
+      return Error(EACCES, name + " is not a file of this user")
+          .on(path)
+          .cure("remove it, or choose another directory");
+    }
+    if ((status.st_mode & ~lock_mode & 0777) != 0) {  // others may have it open, and have locked it for reading
+      if (still_named(lock, name) && ::unlink(name.c_str()) != 0) return cannot_create(path);
+      continue;
+    }
+    if (!lock_whole(lock)) {
+      if (errno == EAGAIN || errno == EACCES) return in_use(path);
       return Error::from_errno("locking " + name);
     }
     if (still_named(lock, name)) return lock;
@@ -84,9 +108,10 @@ Status remove_remains(const std::string& path, const sockaddr_un& address) {
 }  // namespace
 
 std::string Peer::describe() const {
-  std::string name;
-  std::ifstream(fmt::format("/proc/{}/comm", pid)) >> name;
-  return fmt::format("process {}{} of user {}", pid, name.empty() ? "" : " (" + name + ")", uid);
+  std::ifstream file(fmt::format("/proc/{}/comm", pid));
+  std::string name(std::istreambuf_iterator<char>(file), {});
+  if (name.ends_with('\n')) name.pop_back();
+  return fmt::format("process {}{} of user {}", pid, name.empty() ? "" : " (" + printable(name) + ")", uid);
 }
 
 Result<Peer> peer_of(const UniqueFd& socket) {
@@ -98,28 +123,54 @@ Result<Peer> peer_of(const UniqueFd& socket) {
   return Peer{.pid = credentials.pid, .uid = credentials.uid, .gid = credentials.gid};
 }
 
-Result<ListeningSocket> ListeningSocket::bind(const std::string& path, std::optional<mode_t> mode) {
+Result<ListeningSocket> ListeningSocket::reserve(const std::string& path) {
   OUTBOARD_TRY(const sockaddr_un address, address_of(path));
   ListeningSocket result;
   OUTBOARD_TRY(result.lock_, take_lock(path));
-  OUTBOARD_CHECK(remove_remains(path, address));
-  result.socket_.reset(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
-  if (!result.socket_) return Error::from_errno("creating a socket");
-  // Before the bind, so that there is no moment in which more may connect than should.
-  if (mode) ::fchmod(result.socket_.get(), *mode);
-  if (::bind(result.socket_.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) != 0) {
-    if (errno == EADDRINUSE) return in_use(path);
-    return cannot_create(path);
-  }
   result.path_ = path;
-  struct stat status{};
-  if (::stat(path.c_str(), &status) == 0) {
-    result.device_ = status.st_dev;
-    result.inode_ = status.st_ino;
-  }
-  if (mode && ::chmod(path.c_str(), *mode) != 0) return cannot_create(path);
-  if (::listen(result.socket_.get(), SOMAXCONN) != 0) return Error::from_errno("listening").on(path);
+  OUTBOARD_CHECK(remove_remains(path, address));
   return result;
+}
+
+/// `name` is where the socket lies until it listens.
+Status ListeningSocket::listen_at(const std::string& name, std::optional<mode_t> mode) {
+  OUTBOARD_TRY(const sockaddr_un address, address_of(name));
+  UniqueFd socket(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
+  if (!socket) return Error::from_errno("creating a socket");
+  // Before the bind, so that there is no moment in which more may connect than should.
+  if (mode) ::fchmod(socket.get(), *mode);
+  if (::bind(socket.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) != 0) {
+    if (errno == EADDRINUSE) return Error(EADDRINUSE, name + " is in the way").on(path_).cure("remove it");
+    return cannot_create(path_);
+  }
+  struct stat status{};
+  const bool done = ::stat(name.c_str(), &status) == 0 && (!mode || ::chmod(name.c_str(), *mode) == 0) &&
+                    ::listen(socket.get(), SOMAXCONN) == 0 && ::rename(name.c_str(), path_.c_str()) == 0;
+  if (!done) {
+    const Error error = cannot_create(path_);
+    ::unlink(name.c_str());
+    return error;
+  }
+  socket_ = std::move(socket);
+  device_ = status.st_dev;
+  inode_ = status.st_ino;
+  return {};
+}
+
+Status ListeningSocket::open(std::optional<mode_t> mode) {
+  // The lock makes this name ours too; what a server left there that was killed on the way is in the way.
+  std::string name = path_ + ".new";
+  UniqueFd directory;
+  if (!address_of(name)) {
+    const std::string parent = std::filesystem::path(path_).parent_path();
+    directory.reset(::open(parent.empty() ? "." : parent.c_str(), O_PATH | O_DIRECTORY | O_CLOEXEC));
+    struct stat lock{};
+    if (!directory || ::fstat(lock_.get(), &lock) != 0) return cannot_create(path_);
+    name = fmt::format("/proc/self/fd/{}/.new-{}", directory.get(), lock.st_ino);
+  }
+  struct stat left{};
+  if (::lstat(name.c_str(), &left) == 0 && S_ISSOCK(left.st_mode)) ::unlink(name.c_str());
+  return listen_at(name, mode);
 }
 
 Result<ListeningSocket> ListeningSocket::adopt(UniqueFd socket) {
@@ -149,8 +200,8 @@ ListeningSocket::ListeningSocket(ListeningSocket&& other) noexcept
 ListeningSocket::~ListeningSocket() {
   if (!lock_) return;
   struct stat status{};
-  const bool ours =
-      !path_.empty() && ::lstat(path_.c_str(), &status) == 0 && status.st_dev == device_ && status.st_ino == inode_;
+  const bool ours = socket_ && !path_.empty() && ::lstat(path_.c_str(), &status) == 0 && status.st_dev == device_ &&
+                    status.st_ino == inode_;
   if (ours) ::unlink(path_.c_str());
   // Still under the lock: whoever opened the file before finds, once it has the lock, that the name is gone.
   if (!path_.empty()) ::unlink(lock_path(path_).c_str());
@@ -171,12 +222,9 @@ std::optional<std::string> noted_client(const std::string& path) {
   if (size <= 0) return std::nullopt;
   std::string note(text.data(), static_cast<std::size_t>(size));
   note.resize(std::min(note.find('\n'), note.size()));
-  if (note.empty() ||
-      note.find_first_not_of("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789 ()_.:-/") !=
-          std::string::npos) {
-    return std::nullopt;
-  }
-  return note;
+  if (note.empty()) return std::nullopt;
+  // Whoever may write to the directory may have written it.
+  return printable(note);
 }
 
 }  // namespace outboard::vfio_user

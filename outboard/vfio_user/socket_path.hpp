@@ -15,34 +15,40 @@ struct Peer {
   uid_t uid = 0;
   gid_t gid = 0;
 
-  /// "process 4711 (qemu-system-x86) of user 1000".
+  /// "process 4711 (qemu-system-x86) of user 1000". Printable, though a process chooses its own name.
   std::string describe() const;
 };
 
 Result<Peer> peer_of(const UniqueFd& socket);
 
 /// A listening socket at a path, and the right to it: a lock on PATH.lock is held as long as the socket lives, so two
-/// servers that start at once cannot take the path from each other, and the next one knows that this one has died. The
-/// lock file also says whom the server serves, for a client that is refused. Move-only.
+/// servers that start at once cannot take the path from each other, and the next one knows that this one has died. Only who
+/// may write to the lock file can lock it, and that is the server's user. The file also says whom the server serves, for a
+/// client of that user that is refused. Move-only.
 class ListeningSocket {
  public:
-  /// EADDRINUSE: a live server has the path, or something that is no socket lies there. A dead server's socket is
-  /// replaced. `mode`: permissions of the socket (who may write may connect); by default those the umask leaves.
-  static Result<ListeningSocket> bind(const std::string& path, std::optional<mode_t> mode);
+  /// Takes the right to the path; nothing can connect yet. A dead server's socket is removed. EADDRINUSE: a live server has
+  /// the path, or something that is no socket lies there. EACCES: the lock file belongs to another user.
+  static Result<ListeningSocket> reserve(const std::string& path);
+  /// Makes the socket appear at the path: whoever finds it there can connect. `mode`: its permissions (who may write may
+  /// connect); by default those the umask leaves.
+  Status open(std::optional<mode_t> mode);
   /// Takes over a socket that listens already; EINVAL when it is none.
   static Result<ListeningSocket> adopt(UniqueFd socket);
 
-  /// Removes the path, if it is still ours.
+  /// Removes the path, if it is still ours, and the lock file.
   ~ListeningSocket();
   ListeningSocket(ListeningSocket&& other) noexcept;
   ListeningSocket& operator=(ListeningSocket&&) = delete;
 
   int fd() const { return socket_.get(); }
+  bool listens() const { return socket_.valid(); }
   /// Leaves word whom the server serves now.
   void note_client(const std::optional<Peer>& client) const;
 
  private:
   ListeningSocket() = default;
+  Status listen_at(const std::string& name, std::optional<mode_t> mode);
 
   UniqueFd socket_;
   UniqueFd lock_;

@@ -2,6 +2,7 @@
 #include <spdlog/details/os.h>
 #include <spdlog/sinks/base_sink.h>
 #include <spdlog/spdlog.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -147,7 +148,16 @@ void keep_standard_descriptors() {
   if (fd >= 0) close(fd);
 }
 
+/// As many as this user may have: the usual limit of 1024 is for programs that call select().
+void raise_descriptor_limit() {
+  rlimit files{};
+  if (getrlimit(RLIMIT_NOFILE, &files) != 0) return;
+  files.rlim_cur = files.rlim_max;
+  setrlimit(RLIMIT_NOFILE, &files);
+}
+
 int main(int argc, char** argv) {
+  raise_descriptor_limit();
   keep_standard_descriptors();
   std::signal(SIGPIPE, SIG_IGN);
   CLI::App app("PCI and virtio devices, and their drivers, outside the kernel and outside the VMM");

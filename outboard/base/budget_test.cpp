@@ -1,0 +1,63 @@
+#include <outboard/base/budget.hpp>
+
+#include <gtest/gtest.h>
+
+namespace outboard {
+namespace {
+
+constexpr ProcessLimits small{.descriptors = 100, .mappings = 90, .address_space = 9000};
+
+std::uint64_t take_all(Budget::Share& share, std::uint64_t bytes = 1) {
+  std::uint64_t taken = 0;
+  while (share.take_mapping(bytes)) ++taken;
+  return taken;
+}
+
+TEST(Budget, WhoTakesAllThereIsLeavesTheOthersTheirShare) {
+  const auto budget = Budget::with(small);
+  const auto greedy = *budget->join(0);
+  const auto other = *budget->join(0);
+  EXPECT_EQ(greedy->guaranteed_mappings(), 30u);
+  EXPECT_EQ(take_all(*greedy), 60u) << "its own share, and the one that nobody owns";
+  EXPECT_EQ(greedy->take_mapping(1).error().code(), ENOSPC);
+  EXPECT_EQ(take_all(*other), 30u);
+}
+
+TEST(Budget, AddressSpaceIsSharedInTheSameWay) {
+  const auto budget = Budget::with(small);
+  const auto greedy = *budget->join(0);
+  const auto other = *budget->join(0);
+  EXPECT_FALSE(greedy->take_mapping(6001));
+  EXPECT_FALSE(greedy->take_mapping(UINT64_MAX));
+  EXPECT_TRUE(greedy->take_mapping(6000));
+  EXPECT_FALSE(other->take_mapping(3001));
+  EXPECT_TRUE(other->take_mapping(3000));
+}
+
+TEST(Budget, WhatIsGivenBackCanBeTakenAgain) {
+  const auto budget = Budget::with(small);
+  const auto share = *budget->join(0);
+  const auto all = take_all(*share, 10);
+  EXPECT_EQ(all, 90u);
+  for (std::uint64_t i = 0; i < all; ++i) share->give_mapping(10);
+  EXPECT_EQ(take_all(*share, 10), all);
+}
+
+TEST(Budget, DescriptorsAreSetAsideWhenAPartJoins) {
+  const auto budget = Budget::with(small);
+  auto first = budget->join(60);
+  ASSERT_TRUE(first);
+  EXPECT_EQ(budget->join(41).error().code(), EMFILE);
+  EXPECT_TRUE(budget->join(40)) << "a part that is gone needs none";
+  first->reset();
+  EXPECT_TRUE(budget->join(100));
+}
+
+TEST(Budget, OfTheProcessLeavesRoomForTheProgram) {
+  const auto share = *Budget::of_this_process()->join(0);
+  EXPECT_GT(share->guaranteed_mappings(), 100u);
+  EXPECT_LT(share->guaranteed_mappings(), UINT64_C(1) << 31);
+}
+
+}  // namespace
+}  // namespace outboard
