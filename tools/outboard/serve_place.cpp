@@ -42,7 +42,7 @@ Status tell_ready(int ready_fd, std::string_view name, const targets::Service& s
 
 void look_again(targets::Service& service, const Log& log) {
   if (const auto done = service.reload()) {
-    log.info("SIGHUP: looked again");
+    log.info("SIGHUP: looking again");
   } else {
     log.error("SIGHUP: {}; it goes on as it was", done.error().message());
   }
