@@ -156,9 +156,13 @@ class ImageLock : public ::testing::Test {
     const Log log([&](Level level, std::string_view line) {
       if (level == Level::warning && std::exchange(first, false)) said.set_value(std::string(line));
     });
-    auto opened = std::async(std::launch::async, [&] { return open(access, until_freed, log); });
+    auto opened = std::async(std::launch::async, [&] {
+      auto image = open(access, until_freed, log);
+      if (first) said.set_value("did not wait");
+      return image;
+    });
     std::string line = said.get_future().get();
-    EXPECT_EQ(opened.wait_for(seconds(0)), std::future_status::timeout) << "did not wait";
+    EXPECT_EQ(opened.wait_for(seconds(0)), std::future_status::timeout) << line;
     then();
     const auto image = opened.get();
     EXPECT_TRUE(image) << image.error().message();
