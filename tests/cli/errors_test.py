@@ -25,6 +25,8 @@ def test_words_that_no_verb_knows(test):
     refused(test, 'blk', 'raed', RAM, says=["'raed'"], cure='read, write', status=2)
     refused(test, 'blk', says=['one more word'], cure='info, read', status=2)
     refused(test, 'show', RAM, 'b', 'c', says=['not expected: b c'], cure='outboard show --help', status=2)
+    refused(test, '-v', 'serve', 'blk', '--null', '--size', '1M', '--listen', 'vfio-user:/x',
+            says=['not expected before the verb: -v'], cure='outboard serve blk --help', status=2)
 
 
 def test_numbers_that_are_none(test):

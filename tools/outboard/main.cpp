@@ -125,6 +125,9 @@ Error wrong_words(const CLI::App& app, const CLI::ParseError& error) {
     return usage_error(fmt::format("`{}` needs one more word", name),
                        fmt::format("one of: {}", fmt::join(known, ", ")));
   const bool more = dynamic_cast<const CLI::ExtrasError*>(&error) != nullptr;
+  if (more && left.empty())
+    return usage_error(fmt::format("not expected before the verb: {}", fmt::join(app.remaining(true), " ")),
+                       name + " --help");
   return usage_error(more ? fmt::format("not expected: {}", fmt::join(left, " ")) : error.what(), name + " --help");
 }
 
@@ -160,6 +163,7 @@ int main(int argc, char** argv) {
   raise_descriptor_limit();
   keep_standard_descriptors();
   std::signal(SIGPIPE, SIG_IGN);
+  std::signal(SIGXFSZ, SIG_IGN);  // a write beyond RLIMIT_FSIZE is an error of that write
   CLI::App app("PCI and virtio devices, and their drivers, outside the kernel and outside the VMM");
   Plan plan;
   app.set_version_flag("--version", "outboard " OUTBOARD_VERSION, "print the version");
