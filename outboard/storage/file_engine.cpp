@@ -5,6 +5,7 @@
 #include <fcntl.h>
 #include <linux/fs.h>
 #include <sys/ioctl.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 namespace outboard::storage {
@@ -22,6 +23,8 @@ ssize_t call(const FileOp& op, int fd) {
       return ::fdatasync(fd);
     case FileOp::Kind::allocate:
       return ::fallocate(fd, op.mode, offset, static_cast<off_t>(op.length));
+    case FileOp::Kind::size:
+      return ::statx(fd, "", AT_EMPTY_PATH, STATX_SIZE, static_cast<struct statx*>(op.pieces->iov_base));
     case FileOp::Kind::discard: {
       std::uint64_t range[2] = {op.offset, op.length};
       return ::ioctl(fd, BLKDISCARD, range);

@@ -20,6 +20,7 @@ struct FileOp {
     write,     ///< pwritev
     sync,      ///< fdatasync
     allocate,  ///< fallocate with `mode`
+    size,      ///< statx: into the struct statx that the first piece points to
     discard,   ///< BLKDISCARD: block devices, on threads only
   };
 

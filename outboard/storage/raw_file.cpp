@@ -8,6 +8,7 @@
 
 #include <fmt/format.h>
 
+#include <outboard/storage/end_guard.hpp>
 #include <outboard/storage/image_identity.hpp>
 #include <outboard/storage/pieces.hpp>
 #include <outboard/storage/pool_engine.hpp>
@@ -42,18 +43,29 @@ Status RawFile::State::open_engines(bool report) {
     OUTBOARD_TRY(engine, options.make_engine(loop, *this, fd, direct));
     return {};
   }
+  if (image->block_device || geometry.read_only) return open_engines(*this, report);
+  auto guard = std::make_unique<EndGuard>(loop, *this, geometry, image->path, log);
+  OUTBOARD_CHECK(open_engines(*guard, report));
+  guard->set_engine(std::move(engine));
+  engine = std::move(guard);
+  return {};
+}
+
+Status RawFile::State::open_engines(FileEngine::Client& client, bool report) {
+  const int fd = image->fd.get();
+  const int direct = image->direct.get();
   if (options.engine != Engine::pool) {
-    auto uring = UringEngine::create(loop, *this, fd, direct, submission);
+    auto uring = UringEngine::create(loop, client, fd, direct, submission);
     if (uring) {
       engine = std::move(*uring);
       if (!image->block_device) return {};
-      OUTBOARD_TRY(ioctls, PoolEngine::create(loop, *this, fd, direct, 1));
+      OUTBOARD_TRY(ioctls, PoolEngine::create(loop, client, fd, direct, 1));
       return {};
     }
     if (options.engine == Engine::io_uring) return Error(uring.error()).on(image->path);
     if (report) log.warning("{}; using {} threads instead", uring.error().what(), options.threads);
   }
-  OUTBOARD_TRY(engine, PoolEngine::create(loop, *this, fd, direct, std::clamp(options.threads, 1U, 64U)));
+  OUTBOARD_TRY(engine, PoolEngine::create(loop, client, fd, direct, std::clamp(options.threads, 1U, 64U)));
   return {};
 }
 

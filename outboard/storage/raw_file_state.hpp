@@ -62,6 +62,7 @@ struct RawFile::State final : FileEngine::Client {
   ~State();
 
   Status open_engines(bool report);
+  Status open_engines(FileEngine::Client& client, bool report);
   void start(Operation& op) { (op.kind == FileOp::Kind::discard && ioctls ? ioctls : engine)->start(op); }
   Operation& take(Completion done);
   void finish(Operation& op, int error);

@@ -5,6 +5,7 @@
 #include <chrono>
 #include <memory>
 
+#include <fcntl.h>
 #include <liburing.h>
 #include <linux/magic.h>
 #include <sys/stat.h>
@@ -95,7 +96,8 @@ class Ring {
   Status check_operations() {
     const std::unique_ptr<io_uring_probe, void (*)(io_uring_probe*)> known(io_uring_get_probe_ring(&ring_),
                                                                            io_uring_free_probe);
-    for (const int operation : {IORING_OP_READV, IORING_OP_WRITEV, IORING_OP_FSYNC, IORING_OP_FALLOCATE}) {
+    for (const int operation :
+         {IORING_OP_READV, IORING_OP_WRITEV, IORING_OP_FSYNC, IORING_OP_FALLOCATE, IORING_OP_STATX}) {
       if (!known || io_uring_opcode_supported(known.get(), operation) == 0) return ring_error(ENOSYS);
     }
     return {};
@@ -208,11 +210,16 @@ bool UringEngine::State::prepare(FileOp& op) {
     case FileOp::Kind::allocate:
       io_uring_prep_fallocate(entry, fd, op.mode, static_cast<off_t>(op.offset), static_cast<off_t>(op.length));
       break;
+    case FileOp::Kind::size:
+      // Takes no registered file.
+      io_uring_prep_statx(entry, fds[0], "", AT_EMPTY_PATH, STATX_SIZE,
+                          static_cast<struct statx*>(op.pieces->iov_base));
+      break;
     case FileOp::Kind::discard:
       io_uring_prep_nop(entry);
       break;  // never given to this engine
   }
-  if (fixed && op.kind != FileOp::Kind::discard) entry->flags |= IOSQE_FIXED_FILE;
+  if (fixed && op.kind != FileOp::Kind::discard && op.kind != FileOp::Kind::size) entry->flags |= IOSQE_FIXED_FILE;
   if (!here) entry->flags |= IOSQE_ASYNC;
   io_uring_sqe_set_data(entry, &op);
   ++prepared;

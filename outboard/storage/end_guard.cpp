@@ -1,0 +1,81 @@
+#include <outboard/storage/end_guard.hpp>
+
+#include <algorithm>
+#include <span>
+#include <utility>
+
+#include <sys/resource.h>
+
+#include <outboard/storage/pieces.hpp>
+
+namespace outboard::storage {
+
+EndGuard::EndGuard(Loop& loop, FileEngine::Client& client, const Geometry& geometry, std::string path, Log log)
+    : loop_(loop), client_(client), geometry_(geometry), path_(std::move(path)), log_(std::move(log)) {
+  look_op_.kind = FileOp::Kind::size;
+  look_op_.pieces = &size_piece_;
+  look_op_.piece_count = 1;
+}
+
+void EndGuard::start(FileOp& op) {
+  if (op.kind != FileOp::Kind::write && op.kind != FileOp::Kind::allocate) return engine_->start(op);
+  if (!looking_ && (state_ == State::unknown || loop_.clock().now() >= next_look_)) look();
+  if (looking_) return waiting_.push(op);
+  pass(op);
+}
+
+/// 0, or the negative errno that an operation ends with.
+int EndGuard::refusal(const FileOp& op) const {
+  if (state_ == State::whole) return 0;
+  const bool write = op.kind == FileOp::Kind::write;
+  const std::uint64_t length = write ? total_length(std::span(op.pieces, op.piece_count)) : op.length;
+  if (op.offset + length <= end_) return 0;
+  if (state_ == State::shortened) return -EIO;
+  return write ? -EFBIG : 0;
+}
+
+void EndGuard::pass(FileOp& op) {
+  const int error = refusal(op);
+  if (error == 0) return engine_->start(op);
+  op.result = error;
+  client_.ended(op);
+}
+
+void EndGuard::look() {
+  looking_ = true;
+  next_look_ = loop_.clock().now() + look_interval;
+  engine_->start(look_op_);
+}
+
+void EndGuard::ended(FileOp& op) {
+  if (&op != &look_op_) return client_.ended(op);
+  looking_ = false;
+  looked();
+  FileOpList writes;
+  writes.append(waiting_);
+  while (FileOp* write = writes.pop()) pass(*write);
+}
+
+void EndGuard::looked() {
+  const std::uint64_t capacity = geometry_.capacity;
+  // Where the size cannot be had, nothing is known to be wrong.
+  const std::uint64_t size = look_op_.result == 0 ? size_.stx_size : capacity;
+  rlimit limit{RLIM_INFINITY, RLIM_INFINITY};
+  static_cast<void>(::getrlimit(RLIMIT_FSIZE, &limit));
+  end_ = std::min<std::uint64_t>(size, limit.rlim_cur);
+  if (end_ >= capacity) return set_state(State::whole);
+  set_state(limit.rlim_cur < size ? State::limited : State::shortened);
+}
+
+void EndGuard::set_state(State state) {
+  if (std::exchange(state_, state) == state) return;
+  if (state == State::shortened) {
+    log_.error("{}: was shortened to {} bytes: writes beyond fail until it has {} again", path_, end_,
+               geometry_.capacity);
+  } else if (state == State::limited) {
+    log_.error("{}: this process may write the first {} bytes of a file only (RLIMIT_FSIZE): writes beyond fail", path_,
+               end_);
+  }
+}
+
+}  // namespace outboard::storage
