@@ -527,6 +527,12 @@ TEST_P(BlkDevice, WritebackIsWrittenOnlyWhereNegotiatedAndOnlyWith0And1) {
   EXPECT_EQ(rig.config<std::uint8_t>(32), 1);
   ASSERT_TRUE(rig.transport->write_config(32, as_bytes_of(le32{0})));  // a wider write that covers it
   EXPECT_EQ(rig.config<std::uint8_t>(32), 0);
+  // One that begins before it: the byte at its place counts.
+  std::array<std::byte, 9> wide;
+  wide.fill(std::byte{0xff});
+  wide.back() = std::byte{1};
+  ASSERT_TRUE(rig.transport->write_config(24, wide));
+  EXPECT_EQ(rig.config<std::uint8_t>(32), 1);
 }
 
 TEST_P(BlkDevice, NothingElseOfTheConfigurationCanBeWritten) {
