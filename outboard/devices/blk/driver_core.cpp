@@ -308,8 +308,8 @@ void DriverCore::shut_down() {
     queue->give_up(ECANCELED);
     if (!quiet) queue->abandon_memory();
   }
-  // A loop of our own ends with us; what we drive may go on.
-  if (reactor_ != nullptr) transport_.detach();
+  // The loop may end with us, whosever it is; what we drive may go on.
+  transport_.detach();
 }
 
 }  // namespace outboard::blk

@@ -44,8 +44,8 @@ class Driver::Core {
     // The device was never seen to stop.
     if (requests_) std::move(*requests_).abandon_memory();
     if (events_) std::move(*events_).abandon_memory();
-    // A loop of our own ends with us; what we drive may go on.
-    if (reactor_ != nullptr) transport_.detach();
+    // The loop may end with us, whosever it is; what we drive may go on.
+    if (loop_ != nullptr) transport_.detach();
   }
   Core(const Core&) = delete;
   Core& operator=(const Core&) = delete;
