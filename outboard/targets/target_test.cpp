@@ -9,6 +9,7 @@
 #include <outboard/targets/device_table.hpp>
 #include <outboard/targets/service.hpp>
 #include <outboard/targets/transport_words.hpp>
+#include <outboard/targets/vduse_service.hpp>
 #include <outboard/testing/temp_dir.hpp>
 
 namespace outboard::targets {
@@ -203,6 +204,18 @@ TEST(TransportWords, AccessPlatformIsOfferedUnlessToldOtherwise) {
   EXPECT_EQ(taken("iommu-platform=require"), virtio::AccessPlatform::require);
   auto words = OptionSet::parse("iommu-platform=maybe");
   EXPECT_EQ(take_transport_words(*words).error().code(), EINVAL);
+}
+
+TEST(TransportWords, AVduseDeviceInsistsOnAccessPlatform) {
+  for (const std::string_view text : {"iommu-platform=off", "iommu-platform=on"}) {
+    auto words = OptionSet::parse(text);
+    const auto refused = take_vduse_words(*words, "disk", {});
+    ASSERT_FALSE(refused) << text;
+    EXPECT_EQ(refused.error().code(), EINVAL);
+    EXPECT_THAT(refused.error().cure(), HasSubstr("require"));
+  }
+  auto words = OptionSet::parse("iommu-platform=require");
+  EXPECT_TRUE(take_vduse_words(*words, "disk", {}));
 }
 
 TEST(TransportWords, AValueOutOfRangeIsRefused) {
