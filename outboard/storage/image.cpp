@@ -158,8 +158,8 @@ bool can_punch_in_a_hole(const Image& image) {
 bool can_punch(const Image& image) {
   const auto end = static_cast<off_t>((image.geometry.capacity + 0xffff) & ~UINT64_C(0xffff));
   if (::fallocate(image.fd.get(), FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, end, 65536) == 0) return true;
-  // A file of the largest size has nothing beyond its end.
-  return errno == EFBIG && can_punch_in_a_hole(image);
+  // A file of the largest size has nothing beyond its end; of 8 EiB, not even a number for it.
+  return (errno == EFBIG || errno == EINVAL) && can_punch_in_a_hole(image);
 }
 
 /// What the image is. `fd` is open for reading.

@@ -1,0 +1,58 @@
+// What opening an image finds out about it, and says when it cannot.
+
+#include <outboard/storage/image.hpp>
+
+#include <array>
+
+#include <fcntl.h>
+#include <sys/resource.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <gtest/gtest.h>
+
+#include <outboard/testing/temp_dir.hpp>
+
+namespace outboard::storage {
+namespace {
+
+TEST(OpenedImage, OfTheLargestSizeCanBeDiscarded) {
+  const outboard::testing::TempDir dir;
+  const UniqueFd small = dir.make_file("small.raw", 65536);
+  const UniqueFd large = dir.make_file("large.raw", 0);
+  const std::array<std::uint64_t, 3> largest{(UINT64_C(1) << 63) - 512, (UINT64_C(1) << 44) - 4096, UINT64_C(1) << 40};
+  bool made = false;
+  for (const std::uint64_t size : largest) made = made || ::ftruncate(large.get(), static_cast<off_t>(size)) == 0;
+  ASSERT_TRUE(made);
+  const auto expected = open_image(dir.path("small.raw"), false, false, Log());
+  const auto image = open_image(dir.path("large.raw"), false, false, Log());
+  ASSERT_TRUE(expected);
+  ASSERT_TRUE(image) << image.error().message();
+  EXPECT_EQ(image->geometry.can_discard, expected->geometry.can_discard);
+  EXPECT_EQ(::lseek(large.get(), 0, SEEK_DATA), -1) << "asking has written something";
+}
+
+TEST(OpenedImage, IsRefusedWithTheReasonWhenDescriptorsRunOut) {
+  const outboard::testing::TempDir dir;
+  static_cast<void>(dir.make_file("disk.raw", 65536));
+  const int child = ::fork();
+  if (child == 0) {
+    const int next = ::dup(0);
+    // Room for none, for the first only, and so on: each of them is refused alike.
+    for (rlim_t more = 0; more < 3; ++more) {
+      const rlimit limit{static_cast<rlim_t>(next) + more + (more > 0 ? 1 : 0), 4096};
+      if (::setrlimit(RLIMIT_NOFILE, &limit) != 0) ::_exit(1);
+      const auto image = open_image(dir.path("disk.raw"), false, true, Log());
+      if (image) ::_exit(more == 2 ? 0 : 2);
+      if (image.error().code() != EMFILE || image.error().cure().find("ulimit -n") == std::string::npos) ::_exit(3);
+    }
+    ::_exit(0);
+  }
+  int status = 0;
+  ASSERT_EQ(::waitpid(child, &status, 0), child);
+  ASSERT_TRUE(WIFEXITED(status));
+  EXPECT_EQ(WEXITSTATUS(status), 0);
+}
+
+}  // namespace
+}  // namespace outboard::storage
