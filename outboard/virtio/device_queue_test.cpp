@@ -631,6 +631,12 @@ TEST_P(EitherDeviceQueue, Row68_AStateThatIsNotConsistentIsRefused) {
     EXPECT_TRUE(refused([](QueueState& s) { s.next_avail = 16; }));
     EXPECT_TRUE(refused([](QueueState& s) { s.in_flight[1].descriptors = 0; }));
     EXPECT_TRUE(refused([](QueueState& s) { s.in_flight[1].chain.clear(); }));
+    EXPECT_TRUE(refused([](QueueState& s) {  // as many descriptors as there are, but for a buffer of none
+      s.in_flight[0].descriptors = 2;
+      s.in_flight[0].chain.push_back(s.in_flight[0].chain[0]);
+      s.in_flight[1].descriptors = 0;
+      s.in_flight[1].chain.clear();
+    }));
   } else {
     EXPECT_TRUE(refused([](QueueState& s) { s.in_flight[1].head = s.in_flight[0].head; }));
   }
