@@ -20,8 +20,17 @@ namespace outboard::storage {
 Result<StorageIdentity> identity_of_image(const Image& image) {
   const int fd = image.fd.get();
   struct statx info{};
-  if (::statx(fd, "", AT_EMPTY_PATH, STATX_INO | STATX_BTIME, &info) != 0)
-    return Error::from_errno("looking which file it is").on(image.path);
+  if (::statx(fd, "", AT_EMPTY_PATH, STATX_INO | STATX_BTIME, &info) != 0) {
+    // Denied, or a kernel without it: the same without the time of birth.
+    struct stat plain{};
+    if (::fstat(fd, &plain) != 0) return Error::from_errno("looking which file it is").on(image.path);
+    info = {};
+    info.stx_ino = plain.st_ino;
+    info.stx_dev_major = major(plain.st_dev);
+    info.stx_dev_minor = minor(plain.st_dev);
+    info.stx_rdev_major = major(plain.st_rdev);
+    info.stx_rdev_minor = minor(plain.st_rdev);
+  }
   StorageIdentity identity{.contents = StorageIdentity::Contents::kept,
                            .size = image.geometry.capacity,
                            .name = image.path,
