@@ -97,9 +97,7 @@ Error Transport::removed() {
   return Error(ENODEV, "the device is gone: its registers read all-ones").on(name());
 }
 
-void Transport::on_gone(std::move_only_function<void()> told) {
-  handle_.on_gone(std::move(told));
-}
+void Transport::on_gone(std::move_only_function<void()> told) { handle_.on_gone(std::move(told)); }
 
 Result<virtio::Features> Transport::device_features() {
   // VIRTIO 1.4, 2.2.1; reference 7.3, row 9: one snapshot decides, whatever the device says later.
