@@ -163,15 +163,12 @@ struct LoopDevice {
   std::string path;
 };
 
-/// A block device on a file.
-Result<LoopDevice> attach_loop_device(const std::string& file_path, std::uint32_t block_size) {
-  const UniqueFd control(::open("/dev/loop-control", O_RDWR | O_CLOEXEC));
-  if (!control) return Error::from_errno("opening").on("/dev/loop-control");
+/// EBUSY: somebody else has taken the number meanwhile.
+Result<LoopDevice> take_free_loop_device(const UniqueFd& control, const UniqueFd& file, std::uint32_t block_size) {
   const int number = ::ioctl(control.get(), LOOP_CTL_GET_FREE);
   if (number < 0) return Error::from_errno("asking for a free loop device");
   LoopDevice made;
   made.path = fmt::format("/dev/loop{}", number);
-  const UniqueFd file(::open(file_path.c_str(), O_RDWR | O_CLOEXEC));
   made.device = UniqueFd(::open(made.path.c_str(), O_RDWR | O_CLOEXEC));
   loop_config config{};
   config.fd = static_cast<std::uint32_t>(file.get());
@@ -179,6 +176,19 @@ Result<LoopDevice> attach_loop_device(const std::string& file_path, std::uint32_
   config.info.lo_flags = LO_FLAGS_AUTOCLEAR;
   if (!made.device || ::ioctl(made.device.get(), LOOP_CONFIGURE, &config) != 0)
     return Error::from_errno("setting up").on(made.path);
+  return made;
+}
+
+/// A block device on a file. Tests that run beside this one ask for loop devices too.
+Result<LoopDevice> attach_loop_device(const std::string& file_path, std::uint32_t block_size) {
+  const UniqueFd control(::open("/dev/loop-control", O_RDWR | O_CLOEXEC));
+  if (!control) return Error::from_errno("opening").on("/dev/loop-control");
+  const UniqueFd file(::open(file_path.c_str(), O_RDWR | O_CLOEXEC));
+  if (!file) return Error::from_errno("opening").on(file_path);
+  constexpr int attempts = 100;
+  auto made = take_free_loop_device(control, file, block_size);
+  for (int i = 1; i < attempts && !made && made.error().code() == EBUSY; ++i)
+    made = take_free_loop_device(control, file, block_size);
   return made;
 }
 
