@@ -40,7 +40,6 @@ constexpr off_t resize = 3;
 constexpr off_t process_base = off_t{1} << 61;
 constexpr unsigned pid_bits = 22;
 constexpr unsigned namespace_bits = 20;
-constexpr off_t process_end = process_base + (off_t{1} << (pid_bits + namespace_bits));
 
 struct Bytes {
   std::span<const off_t> used;
