@@ -105,10 +105,10 @@ class SlowStorage : public ::testing::Test {
     pump();
     return answer(peer);
   }
-  int map(const Memory& memory) {
+  int map(const Memory& from) {
     return ask(Command::dma_map,
                joined(wire::DmaMap{.argsz = 32, .flags = 3, .offset = 0, .address = base, .size = memory_size}),
-               {memory.fd.get()});
+               {from.fd.get()});
   }
   int unmap() {
     return ask(Command::dma_unmap,
@@ -149,15 +149,15 @@ class SlowStorage : public ::testing::Test {
     ASSERT_EQ(device_status(), live);
   }
   /// A read of the disk into the memory at data_at.
-  void read_disk(const Memory& memory) {
-    memory.store(0x3000, blk::spec::RequestHeader{blk::spec::type::in, 0, 0});
+  void read_disk(const Memory& into) {
+    into.store(0x3000, blk::spec::RequestHeader{blk::spec::type::in, 0, 0});
     using virtio::spec::Descriptor;
     namespace flag = virtio::spec::descriptor;
-    memory.store(0, Descriptor{base + 0x3000, sizeof(blk::spec::RequestHeader), flag::next, 1});
-    memory.store(16, Descriptor{base + data_at, data_size, flag::next | flag::write, 2});
-    memory.store(32, Descriptor{base + 0x3100, 1, flag::write, 0});
-    memory.store(0x1004, le16(0));
-    memory.store(0x1002, le16(1));
+    into.store(0, Descriptor{base + 0x3000, sizeof(blk::spec::RequestHeader), flag::next, 1});
+    into.store(16, Descriptor{base + data_at, data_size, flag::next | flag::write, 2});
+    into.store(32, Descriptor{base + 0x3100, 1, flag::write, 0});
+    into.store(0x1004, le16(0));
+    into.store(0x1002, le16(1));
     write<std::uint16_t>(0, virtio_pci::Function::notify_at, 0);
     ASSERT_EQ(disk->held(), 1U);
   }

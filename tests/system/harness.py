@@ -78,14 +78,21 @@ def wait_until(condition, seconds, what, interval=0.02):
 
 
 def is_listening(path):
-    """Whether somebody listens on a UNIX socket. Asks the kernel: a connection would count as a client."""
+    """Whether somebody listens on a UNIX socket. Asks the kernel: a connection would count as a client.
+
+    Our servers bind PATH.new and rename it to PATH when they listen; the kernel goes on showing the name that was bound.
+    """
+    new = f'{path}.new'
+    if os.path.exists(new):
+        return False
     accepts_connections = 0x10000
     with open('/proc/net/unix', encoding='ascii', errors='replace') as table:
         next(table)
         for line in table:
             fields = line.split(maxsplit=7)
-            if len(fields) == 8 and fields[7].rstrip('\n') == str(path) and int(fields[3], 16) & accepts_connections:
-                return True
+            name = fields[7].rstrip('\n') if len(fields) == 8 else ''
+            if name in (str(path), new) and int(fields[3], 16) & accepts_connections:
+                return os.path.exists(path)
     return False
 
 
