@@ -19,10 +19,14 @@ import harness  # noqa: E402  pylint: disable=wrong-import-position
 RAM = 'local:blk,ram,size=16M'
 
 
-def complaint(test, done, *says, cure=''):
-    """Checks what a command that has failed said: one line, the thing, and perhaps a cure."""
+def complaint(test, done, *says, cure='', notice=''):
+    """Checks what a command that has failed said: one line, the thing, and perhaps a cure. `notice`: in a line of the log
+    before it."""
     text = done.stderr.decode()
     lines = text.splitlines()
+    if notice:
+        test.true(lines and notice in lines[0], f'{notice!r} is not in the first line of {text!r}')
+        lines = lines[1:]
     test.true(lines and lines[0].startswith('outboard: '), f'not an error for people: {text!r}')
     test.true(len(lines) == (2 if cure else len(lines)) and len(lines) <= 2, f'not one line and a cure: {text!r}')
     for words in says:
@@ -32,9 +36,9 @@ def complaint(test, done, *says, cure=''):
     return lines[0]
 
 
-def refused(test, *arguments, says=(), cure='', status=1, **options):
+def refused(test, *arguments, says=(), cure='', notice='', status=1, **options):
     """Runs the command, which has to fail, and checks what it says."""
-    return complaint(test, test.outboard(*arguments, status=status, **options), *says, cure=cure)
+    return complaint(test, test.outboard(*arguments, status=status, **options), *says, cure=cure, notice=notice)
 
 
 def as_nobody(test):

@@ -83,8 +83,8 @@ def test_image_that_another_server_has(test):
     image = test.image()
     test.serve('blk', '--image', image)
     refused(test, 'serve', 'blk', '--image', image, '--listen', f'vfio-user:{test.sockets}/s', says=[image, 'is using the image'],
-            cure='fuser')
-    refused(test, 'blk', 'info', f'local:blk,image={image}', says=[image, 'is using the image'])
+            cure='fuser', notice='waiting up to 3 s for process')
+    refused(test, 'blk', 'info', f'local:blk,image={image}', says=[image, 'is using the image'], cure='fuser')
 
 
 def test_folder_of_the_socket_is_missing(test):
