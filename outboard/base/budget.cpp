@@ -13,6 +13,8 @@ namespace {
 // For what the program itself opens and maps while it runs: files, threads, the allocator.
 constexpr std::uint64_t spare_descriptors = 32;
 constexpr std::uint64_t usual_max_map_count = 65530;
+// A file that is truncated in its middle is two mappings under the fault guard: what the file still has, and zeroes.
+constexpr std::uint64_t pieces_of_a_mapping = 2;
 // User space has 47 bits of address on the machines that we run on; a quarter is left to everything else.
 constexpr std::uint64_t address_space = UINT64_C(3) << 45;
 
@@ -61,7 +63,7 @@ void Budget::measure() {
   const std::uint64_t max_mappings = max_map_count();
   limits_.descriptors = less(descriptor_limit(), spare_descriptors);
   descriptors_in_use_ = open_descriptors();
-  limits_.mappings = less(max_mappings, less(mappings_in_use(), taken) + max_mappings / 8);
+  limits_.mappings = less(max_mappings, less(mappings_in_use(), taken) + max_mappings / 8) / pieces_of_a_mapping;
   limits_.address_space = address_space;
 }
 

@@ -1,5 +1,7 @@
 #include <outboard/base/budget.hpp>
 
+#include <fstream>
+
 #include <gtest/gtest.h>
 
 namespace outboard {
@@ -57,6 +59,18 @@ TEST(Budget, OfTheProcessLeavesRoomForTheProgram) {
   const auto share = *Budget::of_this_process()->join(0);
   EXPECT_GT(share->guaranteed_mappings(), 100u);
   EXPECT_LT(share->guaranteed_mappings(), UINT64_C(1) << 31);
+}
+
+// A client that truncates each of its files has each of their mappings split by the fault guard.
+TEST(Budget, OfTheProcessHasRoomForEachMappingToBecomeTwo) {
+  std::ifstream file("/proc/sys/vm/max_map_count");
+  std::uint64_t limit = 0;
+  ASSERT_TRUE(file >> limit);
+  const auto share = *Budget::of_this_process()->join(0);
+  std::uint64_t taken = 0;
+  while (share->take_mapping(1)) ++taken;
+  EXPECT_LT(2 * taken, limit);
+  for (; taken != 0; --taken) share->give_mapping(1);
 }
 
 }  // namespace
