@@ -19,19 +19,23 @@ EndGuard::EndGuard(Loop& loop, FileEngine::Client& client, const Geometry& geome
 
 void EndGuard::start(FileOp& op) {
   if (op.kind != FileOp::Kind::write && op.kind != FileOp::Kind::allocate) return engine_->start(op);
-  if (!looking_ && (state_ == State::unknown || loop_.clock().now() >= next_look_)) look();
+  // Beyond the end as it was last seen: the file may have grown since.
+  if (!looking_ && (end_of(op) > end_ || loop_.clock().now() >= next_look_)) look();
   if (looking_) return waiting_.push(op);
   pass(op);
 }
 
-/// 0, or the negative errno that an operation ends with.
-int EndGuard::refusal(const FileOp& op) const {
-  if (state_ == State::whole) return 0;
+std::uint64_t EndGuard::end_of(const FileOp& op) {
   const bool write = op.kind == FileOp::Kind::write;
-  const std::uint64_t length = write ? total_length(std::span(op.pieces, op.piece_count)) : op.length;
-  if (op.offset + length <= end_) return 0;
-  if (state_ == State::shortened) return -EIO;
-  return write ? -EFBIG : 0;
+  return op.offset + (write ? total_length(std::span(op.pieces, op.piece_count)) : op.length);
+}
+
+/// 0, or the negative errno that an operation ends with. The capacity that the device tells its driver does not count here: it
+/// may be what it was before the file changed.
+int EndGuard::refusal(const FileOp& op) const {
+  if (end_of(op) <= end_) return 0;
+  if (state_ != State::limited) return -EIO;
+  return op.kind == FileOp::Kind::write ? -EFBIG : 0;
 }
 
 void EndGuard::pass(FileOp& op) {
@@ -59,7 +63,7 @@ void EndGuard::ended(FileOp& op) {
 void EndGuard::looked() {
   const std::uint64_t capacity = geometry_.capacity;
   // Where the size cannot be had, nothing is known to be wrong.
-  const std::uint64_t size = look_op_.result == 0 ? size_.stx_size : capacity;
+  const std::uint64_t size = look_op_.result == 0 ? size_.stx_size : UINT64_MAX;
   rlimit limit{RLIM_INFINITY, RLIM_INFINITY};
   static_cast<void>(::getrlimit(RLIMIT_FSIZE, &limit));
   end_ = std::min<std::uint64_t>(size, limit.rlim_cur);

@@ -44,6 +44,7 @@ class EndGuard final : public FileEngine, public FileEngine::Client {
   void look();
   void looked();
   void set_state(State state);
+  static std::uint64_t end_of(const FileOp& op);
   int refusal(const FileOp& op) const;
   void pass(FileOp& op);
 
@@ -54,7 +55,7 @@ class EndGuard final : public FileEngine, public FileEngine::Client {
   Log log_;
 
   State state_ = State::unknown;
-  std::uint64_t end_ = 0;  ///< where writes end while state_ is shortened or limited
+  std::uint64_t end_ = 0;  ///< where writes end, as last seen
   TimePoint next_look_{};
   bool looking_ = false;
   FileOp look_op_;

@@ -99,6 +99,25 @@ TEST_P(EndOfAnImage, ThatWasMendedIsWrittenAgain) {
   EXPECT_EQ(write(size - 4096), 0);
 }
 
+// A device that refuses to become smaller under its driver goes on with writes beyond the end.
+TEST_P(EndOfAnImage, ThatWasShortenedIsNotMovedAfterItsSizeWasLookedAt) {
+  EXPECT_EQ(write(0), 0);
+  truncate(32768);
+  std::optional<bool> looked;
+  disk_->refresh([&looked](const Status& status) { looked = status.has_value(); });
+  while (!looked) ASSERT_TRUE(loop_->run_once(std::chrono::seconds(1)));
+  EXPECT_TRUE(*looked);
+  after_a_second();
+  EXPECT_EQ(write(size - 4096), EIO);
+  EXPECT_EQ(file_size(), 32768U);
+}
+
+TEST_P(EndOfAnImage, ThatHasGrownIsWrittenAtOnceWhereItIsNew) {
+  EXPECT_EQ(write(0), 0);
+  truncate(2 * size);
+  EXPECT_EQ(write(2 * size - 4096), 0);
+}
+
 TEST_P(EndOfAnImage, ThatWasShortenedIsNotZeroedBeyond) {
   truncate(32768);
   for (const bool may_unmap : {false, true}) {
