@@ -35,7 +35,8 @@ void DeviceCore::capture(std::move_only_function<void(Result<DeviceState>)> done
   });
   for (unsigned index = 0; index < queue_count(); ++index) {
     const State::Queue& queue = state_->queues[index];
-    if (queue.running && !queue.stopping) taken->stopped.push_back(index);
+    // One that a capture before this has stopped, and that would go on, ran too.
+    if (queue.running && (!queue.stopping || queue.goes_on)) taken->stopped.push_back(index);
     stop_queue(index, StopMode::drain, [taken, all, index](Result<QueueState> stopped) {
       if (!stopped) return all->one(stopped.error());
       taken->queues[index] = std::move(*stopped);
@@ -79,7 +80,7 @@ Status DeviceCore::State::restore(const DeviceState& from) {
   if (done) done = take_over(from);
   if (!done) {
     undoing = true;
-    start_reset([](const Status&) {});
+    begin_reset([](const Status&) {});
     status = 0;  // at once, also where the device takes its time to stop what it had begun
     return done;
   }

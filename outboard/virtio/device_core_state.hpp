@@ -80,6 +80,7 @@ struct DeviceCore::State final : QueueOwner, std::enable_shared_from_this<Device
   Status activate();
   void add_failed();
   void start_reset(Done done);
+  void begin_reset(Done done);
   void finish_reset();
   void break_device(std::string_view clause, std::string_view what);
   void show_broken();

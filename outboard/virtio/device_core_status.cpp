@@ -99,6 +99,13 @@ void DeviceCore::State::add_failed() {
 /// VIRTIO 1.4, 2.4.1: "A device MUST reinitialize device status to 0 after receiving a reset", and after it does "MUST
 /// NOT send notifications" or touch a queue: so it does when the queues have come to rest.
 void DeviceCore::State::start_reset(Done done) {
+  // The driver's, too, while a restore that failed is still being taken back: nothing is given back then.
+  undoing = false;
+  own_state.clear();
+  begin_reset(std::move(done));
+}
+
+void DeviceCore::State::begin_reset(Done done) {
   reset_waiters.push_back(std::move(done));
   resetting = true;
   for (unsigned index = 0; index < queues.size(); ++index) {
@@ -131,6 +138,7 @@ void DeviceCore::State::finish_reset() {
     events.was_reset();
   }
   resetting = false;
+  const auto self = shared_from_this();  // who waits may destroy the core
   for (Done& done : std::exchange(reset_waiters, {})) done({});
   for (auto& ended : std::exchange(reset_followers, {})) ended();
 }
