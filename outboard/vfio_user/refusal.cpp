@@ -3,7 +3,6 @@
 namespace outboard::vfio_user {
 namespace {
 
-constexpr std::size_t most_waiting = 8;
 constexpr std::size_t longest_message = std::size_t{128} << 10;  // VERSION with the longest JSON that is taken
 
 /// Answers whatever has come first. What cannot be sent is not tried again: the connection is closed next anyway.
@@ -36,7 +35,8 @@ bool Refusals::answer(Waiting& waiting) {
 }
 
 void Refusals::add(UniqueFd socket) {
-  const auto waiting = std::make_shared<Waiting>(std::move(socket), Channel::Limits{.max_message = longest_message});
+  const auto waiting =
+      std::make_shared<Waiting>(std::move(socket), Channel::Limits{.max_message = longest_message, .max_fds = 0});
   if (answer(*waiting)) return;
   auto watch = loop_.watch(waiting->channel.fd(), Ready::readable, [this, weak = std::weak_ptr(waiting)](Ready) {
     if (const auto here = weak.lock()) on_ready(here);
@@ -46,7 +46,7 @@ void Refusals::add(UniqueFd socket) {
   waiting->timer = loop_.after(deadline_, [this, weak = std::weak_ptr(waiting)] {
     if (const auto here = weak.lock()) remove(*here);
   });
-  if (waiting_.size() == most_waiting) {
+  if (waiting_.size() == max_waiting) {
     answer(*waiting_.front());  // it may have spoken since the loop last looked
     waiting_.pop_front();
   }

@@ -12,6 +12,9 @@ namespace outboard::vfio_user {
 /// waited for; when more come, the one that has waited longest is let go. On one loop.
 class Refusals {
  public:
+  /// Each holds one descriptor: what clients send with their first message is not taken.
+  static constexpr std::size_t max_waiting = 8;
+
   Refusals(Loop& loop, Duration deadline) : loop_(loop), deadline_(deadline) {}
 
   /// Takes the socket over; answers VERSION with EBUSY and closes. Who has sent it already is answered at once.

@@ -20,9 +20,9 @@ constexpr std::size_t largest_transfer = std::size_t{64} << 20;
 constexpr int accepts_per_turn = 8;
 
 /// The most descriptors that a client can make this process hold: its connection, those of a message that is on its way, those
-/// of replies that it does not read, and an eventfd for each interrupt.
+/// of replies that it does not read, and an eventfd for each interrupt; and the connections of those who come meanwhile.
 std::uint64_t descriptors_of_a_client(const pci::Function& function) {
-  std::uint64_t count = 1 + (Session::Limits{}.max_fds + 1) + Session::max_queued_fds;
+  std::uint64_t count = 1 + (Session::Limits{}.max_fds + 1) + Session::max_queued_fds + Refusals::max_waiting;
   for (unsigned kind = 0; kind < pci::interrupt_kind_count; ++kind) {
     count += function.interrupts(static_cast<pci::InterruptKind>(kind)).count;
   }
@@ -87,7 +87,8 @@ Status Server::State::prepare(pci::FunctionFactory factory) {
     loop = own.get();
   }
   client_log = limited(options.log, loop->clock());
-  OUTBOARD_TRY(function, factory(*loop, options.log));
+  // A driver can break its device as often as it resets it: a rate of its own, which no other client's lines use up.
+  OUTBOARD_TRY(function, factory(*loop, limited(options.log, loop->clock())));
   OUTBOARD_TRY(share, process_budget()->join(descriptors_of_a_client(*function)));
   refusals.emplace(*loop, options.stall_deadline);
   return {};

@@ -3,6 +3,8 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
+#include <filesystem>
+
 #include <outboard/testing/vfio_user_server_fixture.hpp>
 #include <outboard/vfio_user/negotiation.hpp>
 #include <outboard/vfio_user/session.hpp>
@@ -523,6 +525,23 @@ TEST_F(ServerConnection, Row65_SilentClientsDoNotKeepTheNextOneFromItsAnswer) {
   silent.back().send_version(usual_json);
   pump();
   EXPECT_TRUE(silent.back().receive());
+  EXPECT_TRUE(alive(peer));
+}
+
+TEST_F(ServerConnection, Row65_ClientsThatWaitForARefusalHoldNoDescriptorsOfOurs) {
+  Peer peer = client();
+  std::vector<Peer> silent;
+  for (int i = 0; i < 8; ++i) silent.push_back(connect());
+  pump();
+  const auto count = [] {
+    return std::distance(std::filesystem::directory_iterator("/proc/self/fd"), std::filesystem::directory_iterator());
+  };
+  const auto before = count();
+  const UniqueFd file = testing::make_sealed_memfd(4096);
+  const auto half = peer.message(1, std::vector<std::byte>(64), {.id = 1});
+  for (Peer& each : silent) each.send_bytes({half.begin(), half.begin() + 20}, std::vector<int>(16, file.get()));
+  pump();
+  EXPECT_EQ(count(), before + 1) << "the file here";
   EXPECT_TRUE(alive(peer));
 }
 
