@@ -59,7 +59,8 @@ SpareMappings spare_mappings;
 
 /// The system call itself: the sanitizers' mmap() does more than a signal handler may.
 bool put_over(std::byte* at, std::uint64_t length, int protection, int flags, int file) {
-  return ::syscall(SYS_mmap, at, length, protection, MAP_FIXED | MAP_PRIVATE | flags, file, 0) != -1;
+  // The kernel takes longs: of an int, half of the register or of the place on the stack may be anything.
+  return ::syscall(SYS_mmap, at, length, long{protection}, long{MAP_FIXED | MAP_PRIVATE | flags}, long{file}, 0L) != -1;
 }
 
 bool put_over_with_spares(std::byte* at, std::uint64_t length, int protection, int flags, int file, std::size_t keep) {
