@@ -15,6 +15,8 @@
 
 #include <fmt/format.h>
 
+#include <outboard/base/process.hpp>
+
 namespace outboard {
 namespace {
 
@@ -175,27 +177,20 @@ class Stack {
   std::set<std::string> above_;
 };
 
+std::string number_of(dev_t device) { return fmt::format("{}:{}", major(device), minor(device)); }
+
 /// Which of the devices an open file is; null: none.
-const DeviceNode* find(const struct statx& open_one, const std::vector<DeviceNode>& devices,
+const DeviceNode* find(const struct stat& open_one, const std::vector<DeviceNode>& devices,
                        const std::vector<std::optional<struct stat>>& nodes) {
-  const bool block = S_ISBLK(open_one.stx_mode), character = S_ISCHR(open_one.stx_mode);
-  const std::string number = fmt::format("{}:{}", open_one.stx_rdev_major, open_one.stx_rdev_minor);
+  const bool block = S_ISBLK(open_one.st_mode), character = S_ISCHR(open_one.st_mode);
+  const std::string number = number_of(open_one.st_rdev);
   for (std::size_t i = 0; i < devices.size(); ++i) {
     const bool same_kind = devices[i].kind == DeviceNode::Kind::block ? block : character;
     if (same_kind && number == devices[i].number) return &devices[i];
     // A node that is no device: on a machine that is played.
-    if (block || character || !nodes[i]) continue;
-    if (nodes[i]->st_ino == open_one.stx_ino &&
-        nodes[i]->st_dev == makedev(open_one.stx_dev_major, open_one.stx_dev_minor))
-      return &devices[i];
+    if (!block && !character && nodes[i] && is_same_file(*nodes[i], open_one)) return &devices[i];
   }
   return nullptr;
-}
-
-/// Without asking whoever has the file system: a server of one in user space, or of another machine, may be dead.
-bool look_at(const fs::path& descriptor, struct statx& found) {
-  return ::statx(AT_FDCWD, descriptor.c_str(), AT_STATX_DONT_SYNC | AT_NO_AUTOMOUNT, STATX_TYPE | STATX_INO, &found) ==
-         0;
 }
 
 }  // namespace
@@ -218,7 +213,7 @@ std::vector<std::string> users_of_disk(std::string_view disk, const std::string&
 }
 
 bool is_on_disk(dev_t number, std::string_view disk, const std::string& sysfs, const std::string& proc) {
-  const std::string text = fmt::format("{}:{}", major(number), minor(number));
+  const std::string text = number_of(number);
   const Stack stack(disk, sysfs, proc);
   const auto is_it = [&](const auto& one) { return one.number == text; };
   if (std::ranges::any_of(stack.devices(), is_it)) return true;
@@ -243,13 +238,13 @@ std::vector<DeviceOpener> openers_of(const std::vector<DeviceNode>& devices, con
     if (!is_number(name) || name == std::to_string(::getpid())) continue;
     const fs::path process = fs::path(proc) / name;
     for (const std::string& descriptor : names_in(process / "fd")) {
-      struct statx open_one{};
-      if (!look_at(process / "fd" / descriptor, open_one)) continue;
+      struct stat open_one{};
+      if (!stat_without_sync(process / "fd" / descriptor, open_one)) continue;
       const DeviceNode* device = find(open_one, devices, nodes);
       if (device == nullptr) continue;
       int pid = 0;
       std::from_chars(name.data(), name.data() + name.size(), pid);
-      openers.push_back({{pid, first_line(process / "comm")}, device->name});
+      openers.push_back({{pid, process_name(pid, proc)}, device->name});
       break;
     }
   }

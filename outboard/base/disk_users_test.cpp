@@ -142,6 +142,13 @@ class Openers : public DiskUsers {
   }
 };
 
+TEST_F(Openers, HaveAPrintableNameWhateverTheyCallThemselves) {
+  write("dev/vda", "");
+  open("4711", machine.path("dev/vda"));
+  write("proc/4711/comm", "x\x1b[2J\n");
+  EXPECT_THAT(openers({{"vda", "254:0"}}), ElementsAre("4711 x\\x1b[2J vda"));
+}
+
 TEST_F(Openers, AreFoundByNumberWhateverTheNodeIsCalled) {
   struct stat null{};
   ASSERT_EQ(::stat("/dev/null", &null), 0);

@@ -7,10 +7,9 @@
 
 #include <charconv>
 #include <filesystem>
-#include <fstream>
 #include <string_view>
 
-#include <outboard/base/printable.hpp>
+#include <outboard/base/process.hpp>
 
 namespace outboard {
 namespace {
@@ -24,23 +23,11 @@ std::optional<int> as_pid(std::string_view text) {
   return pid;
 }
 
-/// Without asking whoever has the file system: a server of one in user space, or of another machine, may be dead.
-bool look_at(const fs::path& descriptor, struct stat& found) {
-  struct statx info{};
-  if (::statx(AT_FDCWD, descriptor.c_str(), AT_STATX_DONT_SYNC | AT_NO_AUTOMOUNT, STATX_TYPE | STATX_INO, &info) != 0)
-    return false;
-  found.st_mode = info.stx_mode;
-  found.st_ino = info.stx_ino;
-  found.st_dev = makedev(info.stx_dev_major, info.stx_dev_minor);
-  found.st_rdev = makedev(info.stx_rdev_major, info.stx_rdev_minor);
-  return true;
-}
-
 bool has_open(const fs::path& process, const struct stat& wanted) {
   std::error_code hidden;
   for (const auto& entry : fs::directory_iterator(process / "fd", hidden)) {
     struct stat open_one{};
-    if (look_at(entry.path(), open_one) && is_same_file(open_one, wanted)) return true;
+    if (stat_without_sync(entry.path(), open_one) && is_same_file(open_one, wanted)) return true;
   }
   return false;
 }
@@ -53,6 +40,17 @@ bool is_same_file(const struct stat& a, const struct stat& b) {
   return a.st_dev == b.st_dev && a.st_ino == b.st_ino;
 }
 
+bool stat_without_sync(const std::string& path, struct stat& found) {
+  struct statx info{};
+  if (::statx(AT_FDCWD, path.c_str(), AT_STATX_DONT_SYNC | AT_NO_AUTOMOUNT, STATX_TYPE | STATX_INO, &info) != 0)
+    return false;
+  found.st_mode = info.stx_mode;
+  found.st_ino = info.stx_ino;
+  found.st_dev = makedev(info.stx_dev_major, info.stx_dev_minor);
+  found.st_rdev = makedev(info.stx_rdev_major, info.stx_rdev_minor);
+  return true;
+}
+
 std::optional<Holder> holder_of(const std::string& path, const std::string& proc) {
   struct stat wanted{};
   if (::stat(path.c_str(), &wanted) != 0) return std::nullopt;
@@ -60,12 +58,7 @@ std::optional<Holder> holder_of(const std::string& path, const std::string& proc
   for (const auto& entry : fs::directory_iterator(proc, failed)) {
     const auto pid = as_pid(entry.path().filename().string());
     if (!pid || *pid == ::getpid() || !has_open(entry.path(), wanted)) continue;
-    Holder holder{*pid, {}};
-    std::ifstream comm(entry.path() / "comm");
-    holder.command.assign(std::istreambuf_iterator<char>(comm), {});
-    if (holder.command.ends_with('\n')) holder.command.pop_back();
-    holder.command = printable(holder.command);
-    return holder;
+    return Holder{*pid, process_name(*pid, proc)};
   }
   return std::nullopt;
 }

@@ -7,6 +7,8 @@
 
 #include <fmt/format.h>
 
+#include <outboard/base/printable.hpp>
+
 namespace outboard {
 namespace {
 
@@ -38,6 +40,13 @@ std::uint64_t number_of(std::string_view field) {
 }
 
 }  // namespace
+
+std::string process_name(int pid, const std::string& proc) {
+  std::ifstream file(fmt::format("{}/{}/comm", proc, pid));
+  std::string name(std::istreambuf_iterator<char>(file), {});
+  if (name.ends_with('\n')) name.pop_back();
+  return printable(name);
+}
 
 std::uint64_t start_time_of(int pid) { return number_of(field_of(stat_of(pid), StatField::start_time)); }
 

@@ -1,8 +1,13 @@
 #pragma once
 
 #include <cstdint>
+#include <string>
 
 namespace outboard {
+
+/// What a process calls itself (/proc/PID/comm), printable(): it is the process's own choice. Empty: there is no such process,
+/// or it is not shown. `proc` stands for /proc. Any thread.
+std::string process_name(int pid, const std::string& proc = "/proc");
 
 /// When a process was started, in the kernel's ticks since the machine was (field 22 of /proc/PID/stat): together with its
 /// number a name that no later process has. 0: there is no such process, or /proc does not show it. Any thread.

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <array>
-#include <cctype>
 #include <cstdlib>
 #include <fstream>
 #include <optional>
@@ -23,6 +22,7 @@
 
 #include <outboard/base/fd.hpp>
 #include <outboard/base/file_holder.hpp>
+#include <outboard/base/process.hpp>
 #include <outboard/storage/quoted.hpp>
 
 namespace outboard::storage {
@@ -173,19 +173,10 @@ Holders holders_of(int fd) {
   return found;
 }
 
-/// For people, "process 12 (qemu-system-x86)"; the name is the process's own choice.
-std::string named(int pid, std::string command) {
-  for (char& c : command) {
-    if (std::isprint(static_cast<unsigned char>(c)) == 0) c = '?';
-  }
-  return command.empty() ? fmt::format("process {}", pid) : fmt::format("process {} ({})", pid, command);
-}
-
-std::string named(int pid) {
-  std::string command;
-  std::ifstream file(fmt::format("/proc/{}/comm", pid));
-  std::getline(file, command);
-  return named(pid, std::move(command));
+/// For people: "process 12 (qemu-system-x86)".
+std::string named(const Holder& process) {
+  if (process.command.empty()) return fmt::format("process {}", process.pid);
+  return fmt::format("process {} ({})", process.pid, process.command);
 }
 
 /// Why an image cannot be had now.
@@ -203,10 +194,10 @@ Obstacle no_more(const Holders& holders) {
 Obstacle obstacle_on(const Holders& holders, const std::string& path) {
   using Kind = Obstacle::Kind;
   if (holders.self) return {Kind::self, "this process"};
-  if (holders.running) return {Kind::running, named(*holders.running)};
+  if (holders.running) return {Kind::running, named({*holders.running, process_name(*holders.running)})};
   if (holders.ending || holders.ended) return no_more(holders);
   // No server of ours.
-  if (const auto other = holder_of(path)) return {Kind::running, named(other->pid, other->command)};
+  if (const auto other = holder_of(path)) return {Kind::running, named(*other)};
   return {Kind::running, "another process"};
 }
 

@@ -8,11 +8,11 @@
 
 #include <array>
 #include <filesystem>
-#include <fstream>
 
 #include <fmt/format.h>
 
 #include <outboard/base/printable.hpp>
+#include <outboard/base/process.hpp>
 
 namespace outboard::vfio_user {
 namespace {
@@ -108,10 +108,8 @@ Status remove_remains(const std::string& path, const sockaddr_un& address) {
 }  // namespace
 
 std::string Peer::describe() const {
-  std::ifstream file(fmt::format("/proc/{}/comm", pid));
-  std::string name(std::istreambuf_iterator<char>(file), {});
-  if (name.ends_with('\n')) name.pop_back();
-  return fmt::format("process {}{} of user {}", pid, name.empty() ? "" : " (" + printable(name) + ")", uid);
+  const std::string name = process_name(pid);
+  return fmt::format("process {}{} of user {}", pid, name.empty() ? "" : " (" + name + ")", uid);
 }
 
 Result<Peer> peer_of(const UniqueFd& socket) {
