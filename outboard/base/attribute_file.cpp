@@ -1,19 +1,18 @@
 #include <outboard/base/attribute_file.hpp>
 
 #include <fcntl.h>
-#include <poll.h>
 #include <spawn.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include <algorithm>
 #include <chrono>
 #include <thread>
 
 #include <fmt/format.h>
 
 #include <outboard/base/fd.hpp>
+#include <outboard/base/wait.hpp>
 
 namespace outboard {
 namespace {
@@ -62,7 +61,7 @@ bool has_ended(pid_t child) {
 bool ends_by(pid_t child, TimePoint end) {
   constexpr auto look_again = std::chrono::milliseconds(5);
   while (!has_ended(child)) {
-    if (std::chrono::steady_clock::now() >= end) return false;
+    if (Clock::system().now() >= end) return false;
     std::this_thread::sleep_for(look_again);
   }
   return true;
@@ -70,16 +69,10 @@ bool ends_by(pid_t child, TimePoint end) {
 
 /// Whether the process has ended within the bound.
 bool ends_within(pid_t process, Duration bound) {
-  const TimePoint end = std::chrono::steady_clock::now() + bound;
+  const TimePoint end = Clock::system().now() + bound;
   const UniqueFd watched(static_cast<int>(::syscall(SYS_pidfd_open, process, 0)));
   if (!watched) return ends_by(process, end);
-  for (;;) {
-    const auto left = std::chrono::ceil<std::chrono::milliseconds>(end - std::chrono::steady_clock::now());
-    pollfd wanted{watched.get(), POLLIN, 0};
-    const int ready = ::poll(&wanted, 1, static_cast<int>(std::clamp<std::int64_t>(left.count(), 0, 1 << 30)));
-    if (ready > 0) return true;
-    if (ready == 0 && left.count() <= 0) return false;
-  }
+  return wait_readable(watched.get(), end);
 }
 
 }  // namespace

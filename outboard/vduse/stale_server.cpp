@@ -1,13 +1,10 @@
 #include <outboard/vduse/stale_server.hpp>
 
 #include <fcntl.h>
-#include <poll.h>
-#include <sys/file.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#include <algorithm>
 #include <chrono>
 #include <string_view>
 #include <thread>
@@ -15,6 +12,7 @@
 #include <fmt/format.h>
 
 #include <outboard/base/process.hpp>
+#include <outboard/base/wait.hpp>
 
 namespace outboard::vduse {
 
@@ -30,16 +28,6 @@ std::string holder_in(int fd) {
   // Whoever may serve the device may write here.
   const bool number = !pid.empty() && pid.find_first_not_of("0123456789") == std::string_view::npos;
   return !number ? "another process" : fmt::format("process {}", pid);
-}
-
-bool is_readable_by(int fd, TimePoint end) {
-  constexpr std::int64_t longest_ms = 60'000;
-  while (true) {
-    const auto left = std::chrono::ceil<std::chrono::milliseconds>(end - Clock::system().now()).count();
-    pollfd state{fd, POLLIN, 0};
-    if (::poll(&state, 1, static_cast<int>(std::clamp<std::int64_t>(left, 0, longest_ms))) == 1) return true;
-    if (left <= 0) return false;
-  }
 }
 
 /// Where the kernel has no descriptors of processes, or a seccomp filter denies them.
@@ -76,15 +64,10 @@ Result<std::string> make_run_folder(const std::string& run) {
 Result<UniqueFd> lock_name(const std::string& path, Duration patience) {
   UniqueFd fd(::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600));
   if (!fd) return Error::from_errno("making a lock file").on(path);
-  const TimePoint end = Clock::system().now() + patience;
-  while (::flock(fd.get(), LOCK_EX | LOCK_NB) < 0) {
-    if (errno != EWOULDBLOCK && errno != EINTR) return Error::from_errno("locking").on(path);
-    if (Clock::system().now() >= end)
-      return Error(EBUSY, fmt::format("{} serves this device", holder_in(fd.get())))
-          .on(path)
-          .cure("stop that one first");
-    std::this_thread::sleep_for(pause);
-  }
+  const auto locked = wait_for_lock(fd.get(), Clock::system().now() + patience);
+  if (!locked) return Error(locked.error()).on(path);
+  if (!*locked)
+    return Error(EBUSY, fmt::format("{} serves this device", holder_in(fd.get()))).on(path).cure("stop that one first");
   const std::string pid = fmt::format("{}\n", ::getpid());
   if (::ftruncate(fd.get(), 0) < 0 || ::pwrite(fd.get(), pid.data(), pid.size(), 0) < 0)
     return Error::from_errno("writing a lock file").on(path);
@@ -98,7 +81,7 @@ Status wait_for_end_of(int pid, std::uint64_t start_time, Duration patience) {
   // Looked at once the descriptor holds on to whoever has the number.
   if (start_time_of(pid) != start_time) return {};
   const TimePoint end = Clock::system().now() + patience;
-  if (process ? is_readable_by(process.get(), end) : has_ended_by(pid, start_time, end)) return {};
+  if (process ? wait_readable(process.get(), end) : has_ended_by(pid, start_time, end)) return {};
   return Error(ETIMEDOUT, fmt::format("process {}, which served this device, has not ended yet", pid))
       .cure("wait until it has; a process that was killed ends when its disk accesses have");
 }

@@ -1,18 +1,16 @@
 #include <outboard/vfio/binding.hpp>
 
-#include <sys/file.h>
-
 #include <algorithm>
 #include <cerrno>
 #include <optional>
 #include <system_error>
-#include <thread>
 #include <utility>
 
 #include <fmt/format.h>
 
 #include <outboard/base/attribute_file.hpp>
 #include <outboard/base/file_holder.hpp>
+#include <outboard/base/wait.hpp>
 #include <outboard/vfio/binding_memory.hpp>
 
 namespace outboard::vfio {
@@ -128,22 +126,20 @@ Status Binding::take_from_driver(const FunctionFacts& facts, const std::string& 
 Status Binding::probe(pci::Address address) const { return write(probe_path(), address.text()); }
 
 Result<UniqueFd> Binding::lock(Duration patience) const {
-  static constexpr Duration pause = std::chrono::milliseconds(20);
   auto file = open_lock(options_.state);
   if (!file && (file.error().code() == EACCES || file.error().code() == EROFS)) return UniqueFd();
   if (!file) return file.error();
-  const TimePoint end = Clock::system().now() + patience;
-  bool said = false;
-  while (::flock(file->get(), LOCK_EX | LOCK_NB) != 0) {
-    if (errno != EWOULDBLOCK && errno != EINTR) return Error::from_errno("locking").on(options_.state.string());
-    if (Clock::system().now() >= end)
-      return Error(EBUSY, "another process is binding or unbinding functions")
-          .on(options_.state.string())
-          .cure("wait until it has ended, and try again");
-    if (!std::exchange(said, true))
-      options_.log.warning("another process is binding or unbinding functions: waiting for it to end");
-    std::this_thread::sleep_for(pause);
+  const TimePoint now = Clock::system().now();
+  auto locked = wait_for_lock(file->get(), now);
+  if (locked && !*locked) {
+    options_.log.warning("another process is binding or unbinding functions: waiting for it to end");
+    locked = wait_for_lock(file->get(), now + patience);
   }
+  if (!locked) return Error(locked.error()).on(options_.state.string());
+  if (!*locked)
+    return Error(EBUSY, "another process is binding or unbinding functions")
+        .on(options_.state.string())
+        .cure("wait until it has ended, and try again");
   return std::move(*file);
 }
 

@@ -9,6 +9,8 @@
 #include <chrono>
 #include <csignal>
 
+#include <outboard/base/wait.hpp>
+
 namespace outboard::command {
 
 namespace {
@@ -56,14 +58,9 @@ void StopSignal::watch() {
 }
 
 bool StopSignal::pause(Duration time) const {
-  static constexpr std::int64_t longest_ms = std::int64_t{3600} * 1000;
-  const TimePoint end = Clock::system().now() + std::min<Duration>(time, std::chrono::milliseconds(longest_ms));
-  while (true) {
-    const auto left = std::chrono::ceil<std::chrono::milliseconds>(end - Clock::system().now()).count();
-    pollfd fd{wake_.get(), POLLIN, 0};
-    const int came = poll(&fd, 1, static_cast<int>(std::clamp<std::int64_t>(left, 0, longest_ms)));
-    if (came != -1 || left <= 0) return !requested();
-  }
+  static constexpr Duration longest = std::chrono::hours(1);
+  wait_readable(wake_.get(), Clock::system().now() + std::min(time, longest));
+  return !requested();
 }
 
 Error StopSignal::interrupted() { return Error(ECANCELED, "interrupted"); }
