@@ -1,15 +1,14 @@
 #include <sys/stat.h>
-#include <sys/sysmacros.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <filesystem>
 #include <utility>
 
-#include <fcntl.h>
 #include <fmt/format.h>
 
 #include <outboard/base/endian.hpp>
+#include <outboard/base/file_birth.hpp>
 #include <outboard/vduse/bus_remove.hpp>
 #include <outboard/vduse/server_state.hpp>
 #include <outboard/vduse/stale_server.hpp>
@@ -41,18 +40,12 @@ struct NodeIdentity {
 };
 
 Result<NodeIdentity> identity_of(const std::string& path) {
-  struct statx info{};
-  if (::statx(AT_FDCWD, path.c_str(), 0, STATX_INO | STATX_BTIME, &info) < 0) {
-    // A seccomp filter that does not know the call yet: without the time of birth.
-    struct stat plain{};
-    if (errno != EPERM || ::stat(path.c_str(), &plain) != 0)
-      return Error::from_errno("examining the device's node").on(path);
-    return NodeIdentity{.device = plain.st_rdev, .inode = plain.st_ino};
-  }
-  return NodeIdentity{.device = makedev(info.stx_rdev_major, info.stx_rdev_minor),
-                      .inode = info.stx_ino,
-                      .born_seconds = static_cast<std::uint64_t>(info.stx_btime.tv_sec),
-                      .born_nanoseconds = info.stx_btime.tv_nsec};
+  const auto birth = birth_of(path);
+  if (!birth) return Error(birth.error()).on(path);
+  return NodeIdentity{.device = birth->device,
+                      .inode = birth->inode,
+                      .born_seconds = birth->born_seconds,
+                      .born_nanoseconds = birth->born_nanoseconds};
 }
 
 bool wait_a_little(const TimePoint& end) {
@@ -195,10 +188,7 @@ Status Server::State::clear_away(DeviceFactory& factory) {
   log.info("what another server has left as vduse:{} is removed", options.name);
   if (bus.attached(options.name)) {
     OUTBOARD_CHECK(make_device(factory));
-    replacing = true;
-    const Status taken = take_over();
-    replacing = false;
-    if (taken) {
+    if (const Status taken = take_over(); taken) {
       OUTBOARD_CHECK(end_at_once());
     } else {
       log.warning("{}", taken.error().message());

@@ -91,7 +91,6 @@ struct Server::State {
   std::shared_ptr<Reach> reach;
   std::thread background;
   bool working = false;  ///< on the background thread
-  bool replacing = false;  ///< what is taken over is to be removed
   bool ending = false;
   bool finished = false;
   /// Bits of all that the driver has written since it was attached.

@@ -53,8 +53,8 @@ Status Server::State::check_storage() const {
   OUTBOARD_TRY(const auto status, journal->status());
   if ((status & virtio::spec::status::driver_ok) == 0) return {};
   const StorageIdentity now = exported->device().storage();
-  // What is about to be removed does no harm to storage that keeps nothing.
-  if (replacing && now.contents != Contents::kept) return {};
+  // With --replace what is taken over is about to be removed, and does no harm to storage that keeps nothing.
+  if (options.replace && now.contents != Contents::kept) return {};
   OUTBOARD_TRY(const auto noted, journal->storage());
   if (noted.empty()) {
     if (now.contents != Contents::none)
