@@ -19,8 +19,11 @@ EndGuard::EndGuard(Loop& loop, FileEngine::Client& client, const Geometry& geome
 
 void EndGuard::start(FileOp& op) {
   if (op.kind != FileOp::Kind::write && op.kind != FileOp::Kind::allocate) return engine_->start(op);
-  // Beyond the end as it was last seen: the file may have grown since.
-  if (!looking_ && (end_of(op) > end_ || loop_.clock().now() >= next_look_)) look();
+  const bool fits = end_of(op) <= end_;
+  if (!looking_) {
+    if (fits && loop_.clock().now() < next_look_) return engine_->start(op);
+    look();  // what lies beyond the end as it was last seen: the file may have grown since
+  }
   if (looking_) return waiting_.push(op);
   pass(op);
 }

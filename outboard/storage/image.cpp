@@ -229,24 +229,7 @@ Status open_direct(Image& image, const UniqueFd& locked, const Log& log) {
 
 }  // namespace
 
-Status Image::measure_again() {
-  OUTBOARD_TRY(geometry.capacity, size_of(*this, fd.get()));
-  return {};
-}
-
-Result<Image> Image::duplicate() const {
-  Image other;
-  OUTBOARD_TRY(other.fd, fd.duplicate());
-  if (direct) {
-    OUTBOARD_TRY(other.direct, direct.duplicate());
-  }
-  other.alignment = alignment;
-  other.block_device = block_device;
-  other.path = path;
-  other.geometry = geometry;
-  other.flush_error = flush_error;
-  return other;
-}
+Result<std::uint64_t> Image::size_now() const { return size_of(*this, fd.get()); }
 
 Result<Image> open_image(const std::string& path, bool read_only, bool direct, const Log& log,
                          const LockPatience& patience) {
@@ -260,7 +243,7 @@ Result<Image> open_image(const std::string& path, bool read_only, bool direct, c
   OUTBOARD_CHECK(lock_image(guard.get(), path, access_of(image), patience, log));
   if (direct) OUTBOARD_CHECK(open_direct(image, guard, log));
   OUTBOARD_TRY(image.fd, image.direct ? open_for_io(image, guard, 0) : open_and_claim(image, guard, 0));
-  OUTBOARD_CHECK(image.measure_again());
+  OUTBOARD_TRY(image.geometry.capacity, image.size_now());
   find_abilities(image.geometry, image.block_device || can_punch(image));
   return image;
 }

@@ -25,10 +25,8 @@ struct Image {
   /// What the first flush that failed ended with, for all that share the image; 0: none has.
   std::shared_ptr<std::atomic<int>> flush_error = std::make_shared<std::atomic<int>>(0);
 
-  /// Asks for the size again. EINVAL: empty, or not a multiple of 512 bytes; with an error `geometry` is as it was.
-  Status measure_again();
-  /// Other descriptors of the same open files: the lock is shared, and kept until the last of them is closed.
-  Result<Image> duplicate() const;
+  /// Asks for the size again: geometry.capacity is as it was opened. EINVAL: empty, or not a multiple of 512 bytes. Any thread.
+  Result<std::uint64_t> size_now() const;
 };
 
 /// Opens an image: many readers, or one that writes, see lock_image. Where another process holds it, waits as long as

@@ -231,11 +231,11 @@ TEST_F(ImageLock, IsCarriedByEachDescriptorThatDoesIo) {
 }
 
 TEST_F(ImageLock, IsSharedByDuplicates) {
-  std::optional<Image> other;
+  UniqueFd other;
   {
     const auto image = open(ImageAccess::write);
     ASSERT_TRUE(image);
-    other = image->duplicate().value();
+    other = image->fd.duplicate().value();
   }
   EXPECT_EQ(refusal(ImageAccess::read), EBUSY);
   other.reset();

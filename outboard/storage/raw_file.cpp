@@ -187,19 +187,13 @@ void RawFile::State::refresh(Refreshed done) {
   start_looking();
 }
 
-/// Asks for the size with descriptors of its own, on a thread of its own.
+/// Asks for the size on a thread of its own.
 void RawFile::State::start_looking() {
   if (looker.joinable()) looker.join();  // it has told, so it has ended or is about to
-  auto own = image->duplicate();
-  if (!own) return looked(own.error());
   try {
     const SignalsBlocked blocked;
-    looker = std::thread([this, &on = loop, there = std::weak_ptr<char>(alive), own = std::move(*own)]() mutable {
-      const Status measured = own.measure_again();
-      Result<std::uint64_t> capacity = own.geometry.capacity;
-      if (!measured) capacity = measured.error();
-      own = {};  // closing may wait too
-      on.post([this, there = std::move(there), capacity = std::move(capacity)] {
+    looker = std::thread([this, &on = loop, there = std::weak_ptr<char>(alive)]() mutable {
+      on.post([this, there = std::move(there), capacity = image->size_now()] {
         if (!there.expired()) looked(capacity);
       });
     });

@@ -6,6 +6,8 @@
 #include <span>
 #include <utility>
 
+#include <outboard/storage/pieces.hpp>
+
 namespace outboard::testing {
 
 namespace {
@@ -15,11 +17,9 @@ using storage::FileOp;
 bool is_transfer(FileOp::Kind kind) { return kind == FileOp::Kind::read || kind == FileOp::Kind::write; }
 
 FaultyStorage::Seen seen_of(const FileOp& op) {
-  FaultyStorage::Seen seen{op.kind, op.direct, op.mode, op.offset, op.length};
-  if (!is_transfer(op.kind)) return seen;
-  seen.length = 0;
-  for (const iovec& piece : std::span(op.pieces, op.piece_count)) seen.length += piece.iov_len;
-  return seen;
+  const std::uint64_t length =
+      is_transfer(op.kind) ? storage::total_length(std::span(op.pieces, op.piece_count)) : op.length;
+  return {op.kind, op.direct, op.mode, op.offset, length};
 }
 
 /// Does the first `bytes` of a transfer.

@@ -45,10 +45,7 @@ class HeldBackend final : public storage::Backend {
   /// Completes what is held, oldest first; returns how many.
   std::size_t release() {
     auto now = std::exchange(held_, {});
-    for (auto& operation : now) {
-      if (operation.move) operation.move();
-      operation.done(operation.error);
-    }
+    for (auto& operation : now) complete(operation);
     return now.size();
   }
   std::size_t held() const { return held_.size(); }
@@ -88,8 +85,7 @@ class HeldBackend final : public storage::Backend {
     if (!completes_on_poll || held_.empty()) return false;
     Held first = std::move(held_.front());
     held_.erase(held_.begin());
-    if (first.move) first.move();
-    first.done(first.error);
+    complete(first);
     return true;
   }
 
@@ -156,6 +152,10 @@ class HeldBackend final : public storage::Backend {
     int error = 0;
     std::function<void()> move;  ///< the bytes; null: they have been moved
   };
+  static void complete(Held& operation) {
+    if (operation.move) operation.move();
+    operation.done(operation.error);
+  }
 
   std::vector<Held> held_;
   std::function<void()> late_;  ///< of the operation that is being begun
