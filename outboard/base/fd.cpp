@@ -46,7 +46,8 @@ bool is_one_file(int fd, int other) {
   return ::syscall(SYS_kcmp, self, self, KCMP_FILE, fd, other) == 0;
 }
 
-/// Reads a count by read(2). What has a type is not read: O_NONBLOCK does not bind all of it. A peer who takes O_NONBLOCK off again just here, and reads the count first, could make it wait.
+/// Reads a count by read(2). What has a type is not read: O_NONBLOCK does not bind all of it. A peer who takes O_NONBLOCK off
+/// again just here, and reads the count first, could make it wait.
 std::uint64_t drain_by_read(int fd) {
   std::uint64_t count = 0;
   if (!has_no_type(fd)) {

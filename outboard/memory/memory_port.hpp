@@ -7,8 +7,8 @@
 
 namespace outboard::memory {
 
-/// A way to memory that is not mapped here: messages to the client. One transfer is at most max_transfer() bytes. Called
-/// on the device's control loop; completions come on the same loop, exactly once, possibly from inside the call. `into`/`from` must stay valid until then.
+/// A way to memory that is not mapped here: messages to the client. A transfer is at most max_transfer() bytes. Control loop;
+/// a completion comes there too, exactly once, possibly from inside the call; `into` and `from` stay valid until then.
 class MemoryPort {
  public:
   using Completion = std::move_only_function<void(Status)>;

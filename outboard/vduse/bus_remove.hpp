@@ -18,8 +18,8 @@ namespace outboard::vduse {
 /// of it, and answers the kernel's messages meanwhile.
 ///
 /// Nothing is changed, and the error says what is to be done first, where somebody would lose something: EBUSY: a process
-/// serves it; it is in use (a mounted file system, swap, a device that stands on it, a process that has it open); or requests are in flight, which only its server can
-/// finish. ENOENT: there is no such device; EACCES, EPERM.
+/// serves it; it is in use (a mounted file system, swap, a device that stands on it, a process that has it open); or requests
+/// are in flight, which only its server can finish. ENOENT: there is no such device; EACCES, EPERM.
 class Removal {
  public:
   struct Options {

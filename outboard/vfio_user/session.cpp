@@ -14,8 +14,6 @@ using spec::Command;
 
 /// With more than this unread by the client, its further commands wait.
 constexpr std::size_t high_water = std::size_t{256} << 10;
-/// The same for descriptors in its replies: others have clients to serve, too.
-constexpr std::size_t most_queued_fds = Session::max_queued_fds;
 /// Whoever connects and says nothing keeps others from the function no longer than this.
 constexpr Duration version_deadline = std::chrono::seconds(5);
 
@@ -114,7 +112,7 @@ Status Session::process_messages() {
     if (!ready) return {};
     const bool is_reply = (channel_.front().flags & spec::flag::type_mask) == spec::flag::reply;
     const bool held_back = operation_.running && !operation_.answered;
-    const bool unread = channel_.queued() > high_water || channel_.queued_fds() > most_queued_fds;
+    const bool unread = channel_.queued() > high_water || channel_.queued_fds() > max_queued_fds;
     if ((held_back && !is_reply) || unread) {
       blocked_ = true;
       return {};

@@ -23,7 +23,7 @@ namespace outboard::vfio_user {
 /// holds back those behind it, replies to our DMA messages are taken meanwhile.
 class Session : public std::enable_shared_from_this<Session> {
  public:
-  /// Descriptors in replies that the client has not read; with more, its further commands wait.
+  /// Descriptors in replies that the client has not read; with more, its further commands wait: others have clients, too.
   static constexpr std::size_t max_queued_fds = 4;
 
   struct Limits {

@@ -9,8 +9,8 @@
 #include <outboard/base/bytes.hpp>
 #include <outboard/base/endian.hpp>
 
-/// Layout only: the file of a JournalFile, versions 1 and 2 (which has one area more). docs/journal.md has it in words. All fields are little-endian and
-/// naturally aligned; each is read and written with one access of its width.
+/// Layout only: the file of a JournalFile, versions 1 and 2 (which has one area more). docs/journal.md has it in words. All
+/// fields are little-endian and naturally aligned; each is read and written with one access of its width.
 ///
 /// What is written once carries a CRC-32C. What is written while the device runs cannot: a kill between two stores would
 /// make it wrong. There each word carries a check of its own (seal()), which any single wrong byte breaks.

@@ -13,6 +13,8 @@ namespace outboard::blk {
 
 namespace {
 
+constexpr std::byte state_version{1};
+constexpr std::size_t state_size = 2;
 constexpr std::uint16_t smallest_queue = 4;  // a header, data, a status
 constexpr unsigned most_queues = 256;
 // Elements of a buffer: more than header, SEG_MAX and status. Drivers are known that exceed SEG_MAX by the element that data
@@ -178,13 +180,6 @@ void Device::batch_end(unsigned queue) { lanes_[queue]->batch_end(); }
 
 bool Device::poll(unsigned queue) { return lanes_[queue]->poll(); }
 
-namespace {
-
-constexpr std::byte state_version{1};
-constexpr std::size_t state_size = 2;
-
-}  // namespace
-
 Result<std::vector<std::byte>> Device::save_state() {
   return std::vector{state_version, disk_->writeback ? std::byte{1} : std::byte{0}};
 }
@@ -212,6 +207,7 @@ Status Device::restore_nothing() {
   if (host_->negotiated().has(feature::config_wce)) disk_->writeback = false;
   return {};
 }
+
 void Device::reset() {
   disk_->discard = false;
   disk_->write_zeroes = false;
