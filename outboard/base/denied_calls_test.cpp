@@ -28,17 +28,22 @@ class Denied : public ::testing::TestWithParam<int> {
 INSTANTIATE_TEST_SUITE_P(, Denied, ::testing::Values(ENOSYS, EPERM),
                          [](const auto& denied) { return std::string(denied.param == ENOSYS ? "ENOSYS" : "EPERM"); });
 
+Registration stop_when_signalled(Reactor& loop, const EventFd& event, bool& seen) {
+  return loop
+      .watch(event.get(), Ready::readable,
+             [&](Ready) {
+               seen = event.drain() != 0;
+               loop.stop();
+             })
+      .value();
+}
+
 TEST_P(Denied, LoopSleepsAndIsWokenWithoutEpollPwait2) {
   without(SYS_epoll_pwait2, [] {
     const auto event = EventFd::create().value();
     const auto loop = Reactor::create().value();
     bool seen = false;
-    const auto watch = loop->watch(event.get(), Ready::readable,
-                                   [&](Ready) {
-                                     seen = event.drain() != 0;
-                                     loop->stop();
-                                   })
-                           .value();
+    const auto watch = stop_when_signalled(*loop, event, seen);
     event.signal();
     EXPECT_TRUE(loop->run_once(10s).value());
     EXPECT_TRUE(seen);
@@ -50,12 +55,7 @@ TEST_P(Denied, RunServesDescriptorsWithoutEpollPwait2) {
     const auto event = EventFd::create().value();
     const auto loop = Reactor::create().value();
     bool seen = false;
-    const auto watch = loop->watch(event.get(), Ready::readable,
-                                   [&](Ready) {
-                                     seen = event.drain() != 0;
-                                     loop->stop();
-                                   })
-                           .value();
+    const auto watch = stop_when_signalled(*loop, event, seen);
     const auto give_up = loop->after(10s, [&] { loop->stop(); });
     event.signal();
     EXPECT_TRUE(loop->run().has_value());

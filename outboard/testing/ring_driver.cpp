@@ -3,6 +3,8 @@
 #include <cstring>
 #include <new>
 
+#include <outboard/virtio/device_core.hpp>
+
 namespace outboard::testing {
 
 using memory::Iova;
@@ -25,6 +27,18 @@ RingDriver::RingDriver(const Setup& setup) : setup_(setup) {
   auto memory = memory::HostMemory::anonymous(memory_size);
   if (!memory) throw std::bad_alloc();
   memory_ = std::move(*memory);
+}
+
+void RingDriver::initialise(virtio::DeviceCore& core) const {
+  namespace bit = spec::status;
+  core.write_status(bit::acknowledge | bit::driver);
+  for (unsigned word = 0; word < virtio::Features::words; ++word)
+    core.write_driver_features(word, core.offered().word(word));
+  core.write_status(bit::acknowledge | bit::driver | bit::features_ok);
+  core.set_queue_size(0, size());
+  for (unsigned area = 0; area < virtio::ring_parts; ++area) core.set_queue_address(0, area, address(area));
+  core.enable_queue(0);
+  core.write_status(bit::acknowledge | bit::driver | bit::features_ok | bit::driver_ok);
 }
 
 memory::Mapping RingDriver::mapping(memory::Access access) const {

@@ -9,6 +9,10 @@
 #include <outboard/memory/shared.hpp>
 #include <outboard/virtio/ring.hpp>
 
+namespace outboard::virtio {
+class DeviceCore;
+}
+
 namespace outboard::testing {
 
 /// A driver's side of one virtqueue, made by hand: it writes descriptors and indices into plain memory, right or wrong
@@ -93,6 +97,9 @@ class RingDriver {
   memory::Mapping mapping(memory::Access access = memory::Access::read_write) const;
   const std::shared_ptr<memory::HostMemory>& host() const { return memory_; }
   memory::Iova address(unsigned area) const;  ///< of a part of the ring
+
+  /// Initialises a device as a driver does that accepts all that is offered and has this ring for queue 0.
+  void initialise(virtio::DeviceCore& core) const;
 
   Chain chain() { return Chain(*this); }
   /// Makes everything that was added available.

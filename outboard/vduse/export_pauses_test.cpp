@@ -18,6 +18,13 @@ class Pauses : public ::testing::TestWithParam<bool> {
   static void SetUpTestSuite() { ASSERT_TRUE(memory::install_fault_guard()); }
   VduseRig::Setup setup() const { return {.packed = GetParam()}; }
   bool packed() const { return GetParam(); }
+  /// A request that the device works on until the test completes kept[0], whatever it is told.
+  static void begin_one(VduseRig& rig) {
+    rig.device->gives_up_kept = false;
+    rig.device->on_request = rig.device->keep();
+    rig.driver().chain().readable("running").writable(4).publish();
+    rig.kick();
+  }
 };
 INSTANTIATE_TEST_SUITE_P(Rings, Pauses, ::testing::Bool(),
                          [](const auto& each) { return each.param ? "Packed" : "Split"; });
@@ -26,10 +33,7 @@ TEST_P(Pauses, AKickThatComesWhileTheQueueIsBeingStoppedIsNotLost) {
   VduseRig rig(setup());
   rig.run();
   ASSERT_TRUE(rig.works());
-  rig.device->gives_up_kept = false;
-  rig.device->on_request = rig.device->keep();
-  rig.driver().chain().readable("running").writable(4).publish();
-  rig.kick();
+  begin_one(rig);
   const auto message = rig.kernel->get_vq_state(0);
   rig.settle();
   ASSERT_EQ(message.outcome(), Outcome::waiting) << "one is being worked on";
@@ -72,10 +76,7 @@ bool set_ready(VduseRig& rig, bool ready, unsigned queue = 0) {
 TEST_P(Pauses, AQueueThatIsNotReadyAnyMoreIsAtRestWhenThatIsAcknowledged) {
   VduseRig rig(setup());
   rig.run();
-  rig.device->gives_up_kept = false;
-  rig.device->on_request = rig.device->keep();
-  rig.driver().chain().readable("running").writable(4).publish();
-  rig.kick();
+  begin_one(rig);
   const auto message = rig.kernel->set_vq_ready(0, false);
   rig.settle();
   ASSERT_EQ(message.outcome(), Outcome::waiting);
@@ -173,10 +174,7 @@ TEST_P(Pauses, ASuspendedDeviceIsAtRestAndSaysWhereUntilItIsReset) {
 TEST_P(Pauses, ASuspensionThatNobodyWaitsForAnyMoreIsUndone) {
   VduseRig rig(setup());
   rig.run();
-  rig.device->gives_up_kept = false;
-  rig.device->on_request = rig.device->keep();
-  rig.driver().chain().readable("running").writable(4).publish();
-  rig.kick();
+  begin_one(rig);
   const auto message = rig.kernel->suspend();
   rig.settle();
   rig.kernel->withdraw(message);
@@ -191,10 +189,7 @@ TEST_P(Pauses, ADeviceThatDoesNotComeToRestCannotBeSuspendedAndGoesOn) {
   with.queues = 2;
   VduseRig rig(with);
   rig.run();
-  rig.device->gives_up_kept = false;
-  rig.device->on_request = rig.device->keep();
-  rig.driver().chain().readable("running").writable(4).publish();
-  rig.kick();
+  begin_one(rig);
   rig.device->on_request = outboard::testing::ScriptedDevice::echo;
   const auto message = rig.kernel->suspend();
   rig.settle();
@@ -213,10 +208,7 @@ TEST_P(Pauses, ADeviceThatDoesNotComeToRestCannotBeSuspendedAndGoesOn) {
 TEST_P(Pauses, AQueueWhoseStateIsNotKnownInTimeGoesOn) {
   VduseRig rig(setup());
   rig.run();
-  rig.device->gives_up_kept = false;
-  rig.device->on_request = rig.device->keep();
-  rig.driver().chain().readable("running").writable(4).publish();
-  rig.kick();
+  begin_one(rig);
   const auto message = rig.kernel->get_vq_state(0);
   rig.settle();
   rig.loop.advance(std::chrono::seconds(6));
@@ -231,10 +223,7 @@ TEST_P(Pauses, AQueueWhoseStateIsNotKnownInTimeGoesOn) {
 TEST_P(Pauses, AQueueThatIsOffDoesNotGoOnWhenItWasLate) {
   VduseRig rig(setup());
   rig.run();
-  rig.device->gives_up_kept = false;
-  rig.device->on_request = rig.device->keep();
-  rig.driver().chain().readable("running").writable(4).publish();
-  rig.kick();
+  begin_one(rig);
   const auto message = rig.kernel->set_vq_ready(0, false);
   rig.settle();
   rig.loop.advance(std::chrono::seconds(3));

@@ -41,15 +41,7 @@ class Rig final : public virtio::TransportEvents {
         {.range = {kept, 2 * page}, .access = Access::read_write, .memory = file, .offset = 0, .port = {}},
         {.range = {read_only, page}, .access = Access::read, .memory = file, .offset = 0, .port = {}}};
     for (const auto& mapping : mappings) EXPECT_TRUE(map_.map(mapping));
-    namespace bit = virtio::spec::status;
-    core->write_status(bit::acknowledge | bit::driver);
-    for (unsigned word = 0; word < virtio::Features::words; ++word)
-      core->write_driver_features(word, core->offered().word(word));
-    core->write_status(bit::acknowledge | bit::driver | bit::features_ok);
-    core->set_queue_size(0, driver.size());
-    for (unsigned area = 0; area < 3; ++area) core->set_queue_address(0, area, driver.address(area));
-    core->enable_queue(0);
-    core->write_status(bit::acknowledge | bit::driver | bit::features_ok | bit::driver_ok);
+    driver.initialise(*core);
   }
 
   RingDriver::Chain request(std::uint32_t type) {

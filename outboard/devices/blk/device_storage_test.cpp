@@ -42,15 +42,7 @@ class Rig final : public virtio::TransportEvents {
                   .value();
     core = virtio::DeviceCore::create(*device_, map_, loop, *this, {}).value();
     EXPECT_TRUE(map_.map(driver.mapping()));
-    namespace bit = virtio::spec::status;
-    core->write_status(bit::acknowledge | bit::driver);
-    for (unsigned word = 0; word < virtio::Features::words; ++word)
-      core->write_driver_features(word, core->offered().word(word));
-    core->write_status(bit::acknowledge | bit::driver | bit::features_ok);
-    core->set_queue_size(0, driver.size());
-    for (unsigned area = 0; area < 3; ++area) core->set_queue_address(0, area, driver.address(area));
-    core->enable_queue(0);
-    core->write_status(bit::acknowledge | bit::driver | bit::features_ok | bit::driver_ok);
+    driver.initialise(*core);
   }
 
   struct Sent {
