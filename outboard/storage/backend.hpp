@@ -15,7 +15,7 @@
 
 namespace outboard::storage {
 
-/// What a back end can do and how large its units are. Constant, but for capacity.
+/// What a back end can do and how large its units are. Constant, but for capacity: see Backend::set_capacity().
 struct Geometry {
   std::uint64_t capacity = 0;           ///< bytes; a multiple of 512
   std::uint32_t logical_block = 512;    ///< bytes; power of two, at least 512
@@ -35,15 +35,15 @@ struct Geometry {
 ///
 /// No call waits for the storage, but for destroying: that waits for operations that are running in the kernel (they write
 /// into the caller's memory), whose completions are then destroyed without a call; and the last of those that share a storage
-/// closes it. One back end, one thread: that of its loop; share() may come from any.
+/// closes it. One back end, one thread: that of its loop; geometry() and share() may come from any.
 class Backend {
  public:
   using Completion = std::move_only_function<void(int error)>;
-  using Refreshed = std::move_only_function<void(const Status& status)>;
+  using Measured = std::move_only_function<void(const Result<std::uint64_t>& capacity)>;
 
   virtual ~Backend() = default;
 
-  virtual const Geometry& geometry() const = 0;
+  virtual Geometry geometry() const = 0;
   virtual std::string description() const = 0;  ///< for people: "disk.raw (io_uring, O_DIRECT)"
   /// Which storage this is, for whoever goes on with it after a crash: see StorageIdentity. A back end that keeps data says
   /// so; without, nobody notices that another one has taken its place.
@@ -54,10 +54,11 @@ class Backend {
   virtual void flush(Completion done) = 0;
   virtual void discard(std::uint64_t offset, std::uint64_t length, Completion done) = 0;
   virtual void write_zeroes(std::uint64_t offset, std::uint64_t length, bool may_unmap, Completion done) = 0;
-  /// Looks whether the storage has another size by now; when `done` is called geometry().capacity has it. What was shared
-  /// does not notice. EINVAL: a size that cannot be served; EIO and the like. With an error nothing has changed. `done` is
-  /// called once, like a Completion.
-  virtual void refresh(Refreshed done) { done({}); }
+  /// Asks how many bytes the storage has by now, and changes nothing: whoever can go on with that size says so with
+  /// set_capacity(). EINVAL: a size that cannot be served; EIO and the like. `done` is called once, like a Completion.
+  virtual void measure(Measured done) { done(geometry().capacity); }
+  /// The capacity from now on, as measure() has told it: of this back end and of all that share the storage.
+  virtual void set_capacity(std::uint64_t /*capacity*/) {}
   /// Another way to the same storage, with completions on `loop`: for a queue that has a loop of its own. Any thread, while
   /// this one exists; a lock on an image is kept until the last of them is gone.
   virtual Result<std::unique_ptr<Backend>> share(Loop& loop) const = 0;

@@ -10,8 +10,9 @@
 
 namespace outboard::storage {
 
-EndGuard::EndGuard(Loop& loop, FileEngine::Client& client, const Geometry& geometry, std::string path, Log log)
-    : loop_(loop), client_(client), geometry_(geometry), path_(std::move(path)), log_(std::move(log)) {
+EndGuard::EndGuard(Loop& loop, FileEngine::Client& client, const std::atomic<std::uint64_t>& capacity, std::string path,
+                   Log log)
+    : loop_(loop), client_(client), capacity_(capacity), path_(std::move(path)), log_(std::move(log)) {
   look_op_.kind = FileOp::Kind::size;
   look_op_.pieces = &size_piece_;
   look_op_.piece_count = 1;
@@ -64,13 +65,12 @@ void EndGuard::ended(FileOp& op) {
 }
 
 void EndGuard::looked() {
-  const std::uint64_t capacity = geometry_.capacity;
   // Where the size cannot be had, nothing is known to be wrong.
   const std::uint64_t size = look_op_.result == 0 ? size_.stx_size : UINT64_MAX;
   rlimit limit{RLIM_INFINITY, RLIM_INFINITY};
   static_cast<void>(::getrlimit(RLIMIT_FSIZE, &limit));
   end_ = std::min<std::uint64_t>(size, limit.rlim_cur);
-  if (end_ >= capacity) return set_state(State::whole);
+  if (end_ >= capacity_.load(std::memory_order_relaxed)) return set_state(State::whole);
   set_state(limit.rlim_cur < size ? State::limited : State::shortened);
 }
 
@@ -78,7 +78,7 @@ void EndGuard::set_state(State state) {
   if (std::exchange(state_, state) == state) return;
   if (state == State::shortened) {
     log_.error("{}: was shortened to {} bytes: writes beyond fail until it has {} again", path_, end_,
-               geometry_.capacity);
+               capacity_.load(std::memory_order_relaxed));
   } else if (state == State::limited) {
     log_.error("{}: this process may write the first {} bytes of a file only (RLIMIT_FSIZE): writes beyond fail", path_,
                end_);

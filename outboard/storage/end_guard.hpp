@@ -1,5 +1,6 @@
 #pragma once
 
+#include <atomic>
 #include <chrono>
 #include <cstdint>
 #include <memory>
@@ -10,7 +11,6 @@
 
 #include <outboard/base/log.hpp>
 #include <outboard/base/loop.hpp>
-#include <outboard/storage/backend.hpp>
 #include <outboard/storage/file_engine.hpp>
 
 namespace outboard::storage {
@@ -26,8 +26,9 @@ class EndGuard final : public FileEngine, public FileEngine::Client {
  public:
   static constexpr Duration look_interval = std::chrono::seconds(1);
 
-  /// `geometry` outlives it. `path` is for the log.
-  EndGuard(Loop& loop, FileEngine::Client& client, const Geometry& geometry, std::string path, Log log);
+  /// `capacity`, in bytes, is what the file should have; it outlives the guard. `path` is for the log.
+  EndGuard(Loop& loop, FileEngine::Client& client, const std::atomic<std::uint64_t>& capacity, std::string path,
+           Log log);
 
   /// The engine that does the work; it tells this.
   void set_engine(std::unique_ptr<FileEngine> engine) { engine_ = std::move(engine); }
@@ -50,7 +51,7 @@ class EndGuard final : public FileEngine, public FileEngine::Client {
 
   Loop& loop_;
   FileEngine::Client& client_;
-  const Geometry& geometry_;
+  const std::atomic<std::uint64_t>& capacity_;
   std::string path_;
   Log log_;
 

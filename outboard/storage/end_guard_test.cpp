@@ -103,10 +103,10 @@ TEST_P(EndOfAnImage, ThatWasMendedIsWrittenAgain) {
 TEST_P(EndOfAnImage, ThatWasShortenedIsNotMovedAfterItsSizeWasLookedAt) {
   EXPECT_EQ(write(0), 0);
   truncate(32768);
-  std::optional<bool> looked;
-  disk_->refresh([&looked](const Status& status) { looked = status.has_value(); });
+  std::optional<Result<std::uint64_t>> looked;
+  disk_->measure([&looked](const Result<std::uint64_t>& capacity) { looked = capacity; });
   while (!looked) ASSERT_TRUE(loop_->run_once(std::chrono::seconds(1)));
-  EXPECT_TRUE(*looked);
+  EXPECT_EQ(*looked, 32768U);
   after_a_second();
   EXPECT_EQ(write(size - 4096), EIO);
   EXPECT_EQ(file_size(), 32768U);

@@ -11,7 +11,7 @@ class Null final : public Backend {
   /// `size` in bytes. EINVAL: 0, or not a multiple of 512.
   static Result<std::unique_ptr<Null>> create(std::uint64_t size, bool read_only = false);
 
-  const Geometry& geometry() const override { return geometry_; }
+  Geometry geometry() const override { return geometry_; }
   StorageIdentity identity() const override {
     return {.contents = StorageIdentity::Contents::zeros, .size = geometry_.capacity};
   }

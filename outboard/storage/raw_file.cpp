@@ -26,8 +26,14 @@ constexpr unsigned max_retries = 1000;
 
 }  // namespace
 
-RawFile::State::State(Loop& on, std::shared_ptr<const Image> of, const Geometry& shape, Options with, Log to)
-    : loop(on), image(std::move(of)), geometry(shape), options(std::move(with)), log(std::move(to)) {}
+RawFile::State::State(Loop& on, std::shared_ptr<const Image> of, std::shared_ptr<std::atomic<std::uint64_t>> bytes,
+                      Options with, Log to)
+    : loop(on),
+      image(std::move(of)),
+      geometry(image->geometry),
+      capacity(std::move(bytes)),
+      options(std::move(with)),
+      log(std::move(to)) {}
 
 RawFile::State::~State() {
   // The engines first: they wait for what runs on the operations.
@@ -44,7 +50,7 @@ Status RawFile::State::open_engines(bool report) {
     return {};
   }
   if (image->block_device || geometry.read_only) return open_engines(*this, report);
-  auto guard = std::make_unique<EndGuard>(loop, *this, geometry, image->path, log);
+  auto guard = std::make_unique<EndGuard>(loop, *this, *capacity, image->path, log);
   OUTBOARD_CHECK(open_engines(*guard, report));
   guard->set_engine(std::move(engine));
   engine = std::move(guard);
@@ -181,7 +187,7 @@ void RawFile::State::flushed(Operation& op) {
   finish(op, image->flush_error->load());
 }
 
-void RawFile::State::refresh(Refreshed done) {
+void RawFile::State::measure(Measured done) {
   if (!looking.empty()) return looking_after.push_back(std::move(done));
   looking.push_back(std::move(done));
   start_looking();
@@ -193,8 +199,8 @@ void RawFile::State::start_looking() {
   try {
     const SignalsBlocked blocked;
     looker = std::thread([this, &on = loop, there = std::weak_ptr<char>(alive)]() mutable {
-      on.post([this, there = std::move(there), capacity = image->size_now()] {
-        if (!there.expired()) looked(capacity);
+      on.post([this, there = std::move(there), size = image->size_now()] {
+        if (!there.expired()) looked(size);
       });
     });
   } catch (const std::system_error& failure) {
@@ -202,12 +208,10 @@ void RawFile::State::start_looking() {
   }
 }
 
-void RawFile::State::looked(const Result<std::uint64_t>& capacity) {
-  if (capacity) geometry.capacity = *capacity;
-  std::vector<Refreshed> told = std::exchange(looking, std::exchange(looking_after, {}));
+void RawFile::State::looked(const Result<std::uint64_t>& size) {
+  std::vector<Measured> told = std::exchange(looking, std::exchange(looking_after, {}));
   if (!looking.empty()) start_looking();
-  const Status status = capacity ? Status() : Status(capacity.error());
-  for (Refreshed& done : told) done(status);
+  for (Measured& done : told) done(size);
 }
 
 RawFile::RawFile(std::unique_ptr<State> state) : state_(std::move(state)) {}
@@ -216,8 +220,9 @@ RawFile::~RawFile() = default;
 Result<std::unique_ptr<RawFile>> RawFile::open(Loop& loop, const Options& options, const Log& log) {
   OUTBOARD_TRY(auto opened, open_image(options.path, options.read_only, options.direct, log));
   measure_ranges(opened);
-  const Geometry geometry = opened.geometry;
-  auto state = std::make_unique<State>(loop, std::make_shared<const Image>(std::move(opened)), geometry, options, log);
+  auto capacity = std::make_shared<std::atomic<std::uint64_t>>(opened.geometry.capacity);
+  auto state = std::make_unique<State>(loop, std::make_shared<const Image>(std::move(opened)), std::move(capacity),
+                                       options, log);
   OUTBOARD_TRY(state->identity, identity_of_image(*state->image));
   state->submission = submission_for(state->image->fd.get());
   OUTBOARD_CHECK(state->open_engines(true));
@@ -227,15 +232,22 @@ Result<std::unique_ptr<RawFile>> RawFile::open(Loop& loop, const Options& option
 }
 
 Result<std::unique_ptr<Backend>> RawFile::share(Loop& loop) const {
-  auto state = std::make_unique<State>(loop, state_->image, state_->geometry, state_->options, state_->log);
+  auto state = std::make_unique<State>(loop, state_->image, state_->capacity, state_->options, state_->log);
   state->identity = state_->identity;
   state->submission = state_->submission;
   OUTBOARD_CHECK(state->open_engines(false));
   return std::unique_ptr<Backend>(new RawFile(std::move(state)));
 }
 
-const Geometry& RawFile::geometry() const { return state_->geometry; }
-void RawFile::refresh(Refreshed done) { state_->refresh(std::move(done)); }
+Geometry RawFile::geometry() const {
+  Geometry geometry = state_->geometry;
+  geometry.capacity = state_->capacity->load(std::memory_order_relaxed);
+  return geometry;
+}
+
+void RawFile::measure(Measured done) { state_->measure(std::move(done)); }
+
+void RawFile::set_capacity(std::uint64_t capacity) { state_->capacity->store(capacity, std::memory_order_relaxed); }
 
 StorageIdentity RawFile::identity() const {
   StorageIdentity identity = state_->identity;
@@ -254,12 +266,12 @@ void RawFile::read(std::uint64_t offset, std::span<const iovec> pieces, Completi
 }
 
 void RawFile::write(std::uint64_t offset, std::span<const iovec> pieces, Completion done) {
-  if (geometry().read_only) return done(EROFS);
+  if (state_->geometry.read_only) return done(EROFS);
   state_->transfer(FileOp::Kind::write, offset, pieces, std::move(done));
 }
 
 void RawFile::flush(Completion done) {
-  if (geometry().read_only) return done(0);
+  if (state_->geometry.read_only) return done(0);
   if (const int error = state_->image->flush_error->load(); error != 0) return done(error);
   RawFileOperation& op = state_->take(std::move(done));
   op.stage = RawFileOperation::Stage::sync;
@@ -268,15 +280,15 @@ void RawFile::flush(Completion done) {
 }
 
 void RawFile::discard(std::uint64_t offset, std::uint64_t length, Completion done) {
-  if (geometry().read_only) return done(EROFS);
-  if (length == 0 || !geometry().can_discard) return done(0);
+  if (state_->geometry.read_only) return done(EROFS);
+  if (length == 0 || !state_->geometry.can_discard) return done(0);
   RawFileOperation& op = state_->take(std::move(done));
   op.range = {offset, length};
   state_->discard(op);
 }
 
 void RawFile::write_zeroes(std::uint64_t offset, std::uint64_t length, bool may_unmap, Completion done) {
-  if (geometry().read_only) return done(EROFS);
+  if (state_->geometry.read_only) return done(EROFS);
   if (length == 0) return done(0);
   RawFileOperation& op = state_->take(std::move(done));
   op.range = {offset, length};

@@ -31,7 +31,7 @@ class RawFile final : public Backend {
   static Result<std::unique_ptr<RawFile>> open(Loop& loop, const Options& options, const Log& log);
   ~RawFile() override;
 
-  const Geometry& geometry() const override;
+  Geometry geometry() const override;
   std::string description() const override;
   StorageIdentity identity() const override;
   void read(std::uint64_t offset, std::span<const iovec> pieces, Completion done) override;
@@ -39,7 +39,8 @@ class RawFile final : public Backend {
   void flush(Completion done) override;
   void discard(std::uint64_t offset, std::uint64_t length, Completion done) override;
   void write_zeroes(std::uint64_t offset, std::uint64_t length, bool may_unmap, Completion done) override;
-  void refresh(Refreshed done) override;
+  void measure(Measured done) override;
+  void set_capacity(std::uint64_t capacity) override;
   Result<std::unique_ptr<Backend>> share(Loop& loop) const override;
   void submit() override;
   bool poll() override;

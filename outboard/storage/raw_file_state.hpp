@@ -3,6 +3,7 @@
 // Inside of RawFile: included by its sources only.
 
 #include <array>
+#include <atomic>
 #include <cstdint>
 #include <memory>
 #include <span>
@@ -42,7 +43,9 @@ struct RawFile::State final : FileEngine::Client {
   Loop& loop;
   /// Shared with what share() gave: closing a descriptor may wait for the storage, so a queue that stops closes none.
   std::shared_ptr<const Image> image;
-  Geometry geometry;
+  const Geometry geometry;  ///< but for the capacity
+  /// Bytes; shared as the image is. Written by one thread at a time.
+  std::shared_ptr<std::atomic<std::uint64_t>> capacity;
   Options options;
   Submission submission = Submission::on_workers;
   Log log;
@@ -54,11 +57,12 @@ struct RawFile::State final : FileEngine::Client {
 
   // Looking at the size: on a thread of its own, since it may wait for the storage.
   std::thread looker;
-  std::vector<Refreshed> looking;  // told when the look that is under way ends; empty: none is
-  std::vector<Refreshed> looking_after;  // asked while it was under way: they need one that begins later
+  std::vector<Measured> looking;  // told when the look that is under way ends; empty: none is
+  std::vector<Measured> looking_after;  // asked while it was under way: they need one that begins later
   std::shared_ptr<char> alive = std::make_shared<char>();
 
-  State(Loop& on, std::shared_ptr<const Image> of, const Geometry& shape, Options with, Log to);
+  State(Loop& on, std::shared_ptr<const Image> of, std::shared_ptr<std::atomic<std::uint64_t>> bytes, Options with,
+        Log to);
   ~State();
 
   Status open_engines(bool report);
@@ -85,9 +89,9 @@ struct RawFile::State final : FileEngine::Client {
   void write_next_by_hand(Operation& op);
   void start_zero_writes(Operation& op);
 
-  void refresh(Refreshed done);
+  void measure(Measured done);
   void start_looking();
-  void looked(const Result<std::uint64_t>& capacity);
+  void looked(const Result<std::uint64_t>& size);
 };
 
 }  // namespace outboard::storage

@@ -59,9 +59,9 @@ class AnImage : public ::testing::Test {
   }
 
   /// Looks at the size again.
-  Status refresh(Backend& disk) {
-    std::optional<Status> result;
-    disk.refresh([&result](const Status& status) { result = status; });
+  Result<std::uint64_t> measure(Backend& disk) {
+    std::optional<Result<std::uint64_t>> result;
+    disk.measure([&result](const Result<std::uint64_t>& capacity) { result = capacity; });
     while (!result && loop_->run_once(std::chrono::seconds(1))) {
     }
     return result.value_or(Error(ETIMEDOUT));
@@ -165,13 +165,14 @@ TEST_F(AnImage, StaysLockedUntilTheLastSharedOneHasGone) {
   EXPECT_TRUE(open(dir_.path("disk.raw")));
 }
 
-TEST_F(AnImage, ThatHasGrownIsLargerOnceItIsLookedAtAgain) {
+TEST_F(AnImage, ThatHasGrownIsLargerOnceThatIsAgreedTo) {
   const UniqueFd file = dir_.make_file("disk.raw", 8192);
   auto disk = open(dir_.path("disk.raw"));
   ASSERT_TRUE(disk);
   ASSERT_EQ(::ftruncate(file.get(), 65536), 0);
+  EXPECT_EQ(measure(**disk), 65536U);
   EXPECT_EQ((*disk)->geometry().capacity, 8192U);
-  ASSERT_TRUE(refresh(**disk));
+  (*disk)->set_capacity(65536);
   EXPECT_EQ((*disk)->geometry().capacity, 65536U);
   std::vector<std::byte> bytes(512);
   const iovec piece{bytes.data(), bytes.size()};
@@ -184,7 +185,7 @@ TEST_F(AnImage, OfASizeThatCannotBeServedStaysAsItWas) {
   ASSERT_TRUE(disk);
   for (const off_t size : {off_t{0}, off_t{8193}}) {
     ASSERT_EQ(::ftruncate(file.get(), size), 0);
-    EXPECT_EQ(refresh(**disk).error().code(), EINVAL);
+    EXPECT_EQ(measure(**disk).error().code(), EINVAL);
     EXPECT_EQ((*disk)->geometry().capacity, 8192U);
   }
 }
@@ -220,17 +221,30 @@ TEST_F(AnImage, IsKnownByWhichFileItIsAndNotByItsName) {
 }
 
 TEST_F(AnImage, ThatHasGrownIsTheSameAndSoIsWhatSharesIt) {
-  const UniqueFd file = dir_.make_file("disk.raw", 8192);
+  static_cast<void>(dir_.make_file("disk.raw", 8192));
   auto disk = open(dir_.path("disk.raw"));
   ASSERT_TRUE(disk);
   const auto before = (*disk)->identity();
-  ASSERT_EQ(::ftruncate(file.get(), 16384), 0);
-  ASSERT_TRUE(refresh(**disk));
-  EXPECT_EQ((*disk)->identity().size, 16384U);
-  EXPECT_TRUE(check_same_storage(before, (*disk)->identity()));
   const auto shared = (*disk)->share(*loop_);
   ASSERT_TRUE(shared);
-  EXPECT_EQ((*shared)->identity().id, before.id);
+  (*disk)->set_capacity(16384);
+  for (const Backend* each : {static_cast<Backend*>(disk->get()), shared->get()}) {
+    EXPECT_EQ(each->geometry().capacity, 16384U);
+    EXPECT_EQ(each->identity().size, 16384U);
+    EXPECT_EQ(each->identity().id, before.id);
+  }
+  EXPECT_TRUE(check_same_storage(before, (*disk)->identity()));
+}
+
+// Whoever goes on with the larger size must not find the smaller one noted for its successor.
+TEST_F(AnImage, ThatHasBecomeSmallerStaysAsItWasUntilThatIsAgreedTo) {
+  const UniqueFd file = dir_.make_file("disk.raw", 8192);
+  auto disk = open(dir_.path("disk.raw"));
+  ASSERT_TRUE(disk);
+  ASSERT_EQ(::ftruncate(file.get(), 4096), 0);
+  EXPECT_EQ(measure(**disk), 4096U);
+  EXPECT_EQ((*disk)->geometry().capacity, 8192U);
+  EXPECT_EQ((*disk)->identity().size, 8192U);
 }
 
 TEST_F(AnImage, ThatShrinksFailsReadsBeyondItsEndAndLeaksNothing) {

@@ -110,18 +110,18 @@ TEST_P(SlowStorage, WritingZeroesDoesNotWait) {
 
 TEST_P(SlowStorage, LookingAtTheSizeDoesNotWait) {
   expect_not_to_wait(Call::getattr, [&](auto done) {
-    disk_->refresh([done](const Status& status) mutable { done(status ? 0 : status.error().code()); });
+    disk_->measure([done](const auto& capacity) mutable { done(capacity ? 0 : capacity.error().code()); });
   });
 }
 
 TEST_P(SlowStorage, ALookAtTheSizeThatIsAskedForDuringAnotherBeginsAfterIt) {
   unsigned told = 0;
-  const auto count = [&told](const Status& status) { told += status ? 1U : 0U; };
+  const auto count = [&told](const auto& capacity) { told += capacity ? 1U : 0U; };
   storage_->hold(Call::getattr);
-  disk_->refresh(count);
+  disk_->measure(count);
   wait_until_held();
-  disk_->refresh(count);
-  disk_->refresh(count);
+  disk_->measure(count);
+  disk_->measure(count);
   storage_->release();
   while (told != 3) ASSERT_TRUE(loop_->run_once(std::chrono::seconds(1)));
 }

@@ -39,8 +39,8 @@ class HeldBackend final : public storage::Backend {
   /// 0, or what an operation ends with. A read that fails has filled half of its pieces.
   std::function<int(const Call&)> fails = [](const Call&) { return 0; };
 
-  /// What refresh() does; it may change `shape`.
-  std::function<Status()> on_refresh = [] { return Status(); };
+  /// What measure() tells.
+  std::function<Result<std::uint64_t>()> on_measure = [this] { return shape.capacity; };
 
   /// Completes what is held, oldest first; returns how many.
   std::size_t release() {
@@ -52,8 +52,11 @@ class HeldBackend final : public storage::Backend {
   /// How many of what share() gave are still there.
   std::size_t shared() const { return static_cast<std::size_t>(shares_.use_count() - 1); }
 
-  const storage::Geometry& geometry() const override { return shape; }
+  storage::Geometry geometry() const override { return shape; }
   std::string description() const override { return "held"; }
+  StorageIdentity identity() const override {
+    return {.contents = StorageIdentity::Contents::memory, .size = shape.capacity};
+  }
   void read(std::uint64_t offset, std::span<const iovec> pieces, Completion done) override {
     const Call call{'r', offset, length_of(pieces)};
     const int error = note(call);
@@ -75,7 +78,8 @@ class HeldBackend final : public storage::Backend {
     if (error == 0) std::memset(bytes.data() + offset, 0, length);
     end(error, std::move(done));
   }
-  void refresh(Refreshed done) override { done(on_refresh()); }
+  void measure(Measured done) override { done(on_measure()); }
+  void set_capacity(std::uint64_t capacity) override { shape.capacity = capacity; }
   Result<std::unique_ptr<storage::Backend>> share(Loop&) const override {
     return std::make_unique<Shared>(const_cast<HeldBackend&>(*this));
   }
@@ -93,7 +97,7 @@ class HeldBackend final : public storage::Backend {
   class Shared final : public storage::Backend {
    public:
     explicit Shared(HeldBackend& held) : held_(held), share_(held.shares_) {}
-    const storage::Geometry& geometry() const override { return held_.geometry(); }
+    storage::Geometry geometry() const override { return held_.geometry(); }
     std::string description() const override { return held_.description(); }
     void read(std::uint64_t offset, std::span<const iovec> pieces, Completion done) override {
       held_.read(offset, pieces, std::move(done));

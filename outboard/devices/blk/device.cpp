@@ -215,24 +215,25 @@ void Device::reset() {
 }
 
 Status Device::reload() {
-  backend_->refresh([this](const Status& looked) {
-    const Status done = looked ? resize() : looked;
+  backend_->measure([this](const Result<std::uint64_t>& bytes) {
+    const Status done = bytes ? resize(*bytes) : Status(bytes.error());
     if (!done) host_->log().error("{}; the disk stays as it was", done.error().message());
   });
   return {};
 }
 
-Status Device::resize() {
+Status Device::resize(std::uint64_t bytes) {
   const std::uint64_t before = disk_->capacity.load(std::memory_order_relaxed) * sector_size;
-  const std::uint64_t now = backend_->geometry().capacity;
   // Nobody else knows what a driver has beyond the new end.
-  if (host_ != nullptr && !host_->negotiated().empty() && now < before)
+  if (host_ != nullptr && !host_->negotiated().empty() && bytes < before)
     return Error(EBUSY,
                  fmt::format("it has become smaller under its driver, {} bytes instead of {}; to mend it: truncate "
                              "-s {}, or end its use first",
-                             now, before, before))
+                             bytes, before, before))
         .on(backend_->description());
-  if (now / sector_size != before / sector_size) capacity_changed();
+  if (bytes == before) return {};
+  backend_->set_capacity(bytes);
+  capacity_changed();
   return {};
 }
 

@@ -67,7 +67,7 @@ class Device final : public virtio::Device {
  private:
   Device(std::unique_ptr<storage::Backend> backend, const Options& options);
   void take_features(const virtio::Features& accepted);
-  Status resize();
+  Status resize(std::uint64_t bytes);
 
   Options options_;
   std::unique_ptr<storage::Backend> backend_;

@@ -630,14 +630,11 @@ TEST_P(BlkDevice, D_BO_2_ReloadTellsTheDriverOnlyOfASizeThatIsAnother) {
   ASSERT_TRUE(rig.transport->set_config_vector(0));
   ASSERT_TRUE(rig.device->reload());
   EXPECT_EQ(rig.transport->vector(0).drain(), 0u);
-  rig.disk->on_refresh = [&rig] {
-    rig.disk->shape.capacity = 2 * disk_size;
-    return Status();
-  };
+  rig.disk->on_measure = [] { return 2 * disk_size; };
   ASSERT_TRUE(rig.device->reload());
   EXPECT_EQ(rig.config<le64>(0), 2 * disk_sectors);
   EXPECT_EQ(rig.transport->vector(0).drain(), 1u);
-  rig.disk->on_refresh = [] { return Status(Error(EINVAL, "not a size")); };
+  rig.disk->on_measure = [] { return Error(EINVAL, "not a size"); };
   ASSERT_TRUE(rig.device->reload()) << "what is looked at later is in the log";
   EXPECT_THAT(rig.lines, ElementsAre(HasSubstr("not a size")));
   EXPECT_EQ(rig.config<le64>(0), 2 * disk_sectors);
@@ -645,19 +642,18 @@ TEST_P(BlkDevice, D_BO_2_ReloadTellsTheDriverOnlyOfASizeThatIsAnother) {
 
 TEST_P(BlkDevice, ReloadDoesNotMakeADiskSmallerUnderItsDriver) {
   Rig rig(setup());
-  rig.disk->on_refresh = [&rig] {
-    rig.disk->shape.capacity = disk_size / 2;
-    return Status();
-  };
+  rig.disk->on_measure = [] { return disk_size / 2; };
   for (unsigned i = 1; i <= 2; ++i) {
     ASSERT_TRUE(rig.device->reload());
     ASSERT_EQ(rig.lines.size(), i);
     EXPECT_THAT(rig.lines.back(), HasSubstr("smaller under its driver"));
     EXPECT_EQ(rig.config<le64>(0), disk_sectors);
+    EXPECT_EQ(rig.device->storage().size, disk_size) << "a successor compares with what the driver was told";
   }
   ASSERT_TRUE(rig.transport->reset());
   EXPECT_TRUE(rig.device->reload()) << "no driver has anything there";
   EXPECT_EQ(rig.config<le64>(0), disk_sectors / 2);
+  EXPECT_EQ(rig.device->storage().size, disk_size / 2);
 }
 
 TEST_P(BlkDevice, OneFlushCoversEveryQueueAndEachQueueWorks) {

@@ -52,7 +52,7 @@ class Disk {
 
   /// Bytes to ask the storage for at a time; `unmap` as in a range segment.
   std::uint64_t step(std::uint32_t type, bool unmap) const {
-    const storage::Geometry& shape = primary.geometry();
+    const storage::Geometry shape = primary.geometry();
     const bool fast = type == spec::type::discard || shape.can_write_zeroes || (unmap && shape.can_unmap_zeroes);
     return fast ? fast_step : slow_step;
   }
