@@ -211,6 +211,17 @@ TEST_F(AddressMapTest, UserThatIsRemovedIsNotWaitedFor) {
   user_.kept.at(0)();  // late, and nothing happens twice
 }
 
+TEST_F(AddressMapTest, UserThatIsNotThereCanBeRemoved) {
+  FakeUser other(loop_);
+  map_->remove_user(other);  // there are none at all
+  map_->add_user(user_);
+  map_->remove_user(other);
+  ASSERT_EQ(map(0x1000, page), 0);
+  EXPECT_EQ(user_.seen.size(), 1U);
+  map_->remove_user(user_);
+  map_->remove_user(user_);
+}
+
 TEST_F(AddressMapTest, UserThatDropsItsReleaseIsNotWaitedFor) {
   ASSERT_EQ(map(0x1000, page), 0);
   map_->add_user(user_);

@@ -94,6 +94,46 @@ TEST(AddressMapThreads, ResolvedMappingsAndThoseOfTheControlLoopAreAllKept) {
   EXPECT_EQ(map.current()->mapping_count(), pages + pages / 2);
 }
 
+/// Counts what it is told, on a loop that no thread runs but the test, when it likes.
+class SlowUser final : public MapUser {
+ public:
+  Loop& map_loop() override { return *loop; }
+  void map_changed(IovaRange removed, Loop::Task released) override {
+    seen.push_back(removed);
+    released();
+  }
+  std::unique_ptr<Reactor> loop = *Reactor::create();
+  std::vector<IovaRange> seen;
+};
+
+TEST(AddressMapThreads, AUserOnAnotherLoopIsToldOnceOfWhatIsNewAndOfEachRemoval) {
+  SlowUser user;
+  std::promise<void> posted;
+  std::thread control_thread([&] {
+    const auto control = *Reactor::create();
+    AddressMap map(*control);
+    map.add_user(user);
+    control->post([&] {
+      const auto memory = *HostMemory::anonymous(page);
+      for (const std::uint64_t start : {0x1000, 0x2000, 0x3000}) {
+        EXPECT_TRUE(map.map({.range = {Iova{start}, page}, .memory = memory}).has_value());
+      }
+      map.unmap({Iova{0x2000}, page}, [&](Status status) {
+        EXPECT_TRUE(status.has_value());
+        control->stop();
+      });
+      user.loop->post([&] { user.loop->stop(); });
+      posted.set_value();
+    });
+    EXPECT_TRUE(control->run().has_value());
+    map.remove_user(user);
+  });
+  posted.get_future().wait();
+  EXPECT_TRUE(user.loop->run().has_value());
+  control_thread.join();
+  EXPECT_EQ(user.seen, (std::vector<IovaRange>{{}, {Iova{0x2000}, page}}));
+}
+
 /// A queue on a thread of its own: writes to memory that it finds in its snapshot, all the time.
 class Worker final : public MapUser {
  public:

@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <fstream>
 #include <random>
 #include <vector>
 
@@ -78,6 +79,22 @@ TEST_F(DmaPoolTest, AlignmentHoldsForBothAddresses) {
     EXPECT_EQ(raw(buffer->iova()) % alignment, 0U);
     EXPECT_EQ(reinterpret_cast<std::uintptr_t>(buffer->data()) % alignment, 0U);
   }
+}
+
+/// Pages of address space that this process has.
+std::uint64_t address_space() {
+  std::uint64_t pages = 0;
+  std::ifstream("/proc/self/statm") >> pages;
+  return pages;
+}
+
+TEST_F(DmaPoolTest, AddressesThatAlignmentTookAreGivenBack) {
+  DmaPool pool(iommu_);
+  const auto once = [&] { EXPECT_TRUE(pool.allocate(16 * mib, {.alignment = 1024 * mib}).has_value()); };
+  once();
+  const std::uint64_t before = address_space();
+  for (int i = 0; i < 20; ++i) once();
+  EXPECT_LT(address_space(), before + 512 * mib / page);
 }
 
 TEST_F(DmaPoolTest, HighestAddressIsKept) {

@@ -307,6 +307,18 @@ TEST(FaultGuardDeathTest, SignalThatSomeoneSentStillEndsTheProcess) {
       ::testing::KilledBySignal(SIGBUS), "");
 }
 
+TEST(FaultGuardDeathTest, SignalThatSomeoneSentIsIgnoredWhereItWasBefore) {
+  GTEST_FLAG_SET(death_test_style, "threadsafe");
+  EXPECT_EXIT(
+      {
+        ::signal(SIGBUS, SIG_IGN);
+        if (!install_fault_guard()) std::exit(2);
+        ::raise(SIGBUS);
+        ::_exit(42);
+      },
+      ::testing::ExitedWithCode(42), "");
+}
+
 TEST(FaultGuardDeathTest, ForeignFaultGoesToTheHandlerThatWasThereBefore) {
   GTEST_FLAG_SET(death_test_style, "threadsafe");
   EXPECT_EXIT(
