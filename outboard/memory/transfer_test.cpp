@@ -178,6 +178,26 @@ TEST_F(TransferTest, PortThatAnswersAtOnceIsNoRecursion) {
   EXPECT_EQ(got, port->bytes);
 }
 
+TEST_F(TransferTest, PortThatAnsweredAtOnceMayTakeItsTimeAfterwards) {
+  const auto port = map_port(0x1000, 3 * page);
+  port->limit = page;
+  port->bytes = pattern(3 * page);
+  const auto other = map_port(0x4000, 2 * page);
+  other->limit = page;
+  other->bytes = pattern(2 * page);
+  port->at_once = true;
+  std::vector<std::byte> got(5 * page);
+  read(0x1000, got);
+  EXPECT_FALSE(answer_.has_value()) << "the answer to one piece is not that to the next";
+  EXPECT_EQ(other->waiting.size(), 1U);
+  other->answer();
+  ASSERT_EQ(other->waiting.size(), 1U);
+  other->answer();
+  EXPECT_EQ(answer_, 0);
+  EXPECT_TRUE(std::equal(port->bytes.begin(), port->bytes.end(), got.begin()));
+  EXPECT_TRUE(std::equal(other->bytes.begin(), other->bytes.end(), got.begin() + 3 * page));
+}
+
 TEST_F(TransferTest, MappedAndRemotePartsMayAlternate) {
   const auto before = *HostMemory::anonymous(page);
   const auto after = *HostMemory::anonymous(page);
