@@ -4,10 +4,18 @@
 #include <sys/file.h>
 
 #include <algorithm>
+#include <atomic>
 #include <chrono>
 #include <thread>
 
 namespace outboard {
+
+namespace {
+
+/// A signal says it to a process, so it is the process's.
+std::atomic<int> interruption_fd{-1};
+
+}  // namespace
 
 bool wait_readable(int fd, TimePoint end) {
   constexpr std::int64_t longest_ms = 60'000;
@@ -19,12 +27,22 @@ bool wait_readable(int fd, TimePoint end) {
   }
 }
 
+bool pause_thread(Duration time) {
+  const int fd = interruption_fd.load();
+  if (fd >= 0) return !wait_readable(fd, Clock::system().now() + time);
+  std::this_thread::sleep_for(time);
+  return true;
+}
+
+Interruption::Interruption(int fd) { interruption_fd = fd; }
+Interruption::~Interruption() { interruption_fd = -1; }
+
 Result<bool> wait_for_lock(int fd, TimePoint end) {
   constexpr auto look_again = std::chrono::milliseconds(20);
   while (::flock(fd, LOCK_EX | LOCK_NB) != 0) {
     if (errno != EWOULDBLOCK && errno != EINTR) return Error::from_errno("locking");
     if (Clock::system().now() >= end) return false;
-    std::this_thread::sleep_for(look_again);
+    if (!pause_thread(look_again)) return Error(ECANCELED, "interrupted while waiting for a lock");
   }
   return true;
 }
