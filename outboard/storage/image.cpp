@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <bit>
-#include <thread>
 
 #include <fcntl.h>
 #include <linux/fs.h>
@@ -13,15 +12,12 @@
 #include <fmt/format.h>
 
 #include <outboard/base/file_holder.hpp>
-#include <outboard/base/loop.hpp>
+#include <outboard/storage/image_claim.hpp>
 #include <outboard/storage/quoted.hpp>
 
 namespace outboard::storage {
 
 namespace {
-
-/// A mounted disk is refused after this.
-constexpr Duration claim_patience = std::chrono::milliseconds(500);
 
 ImageAccess access_of(const Image& image) { return image.geometry.read_only ? ImageAccess::read : ImageAccess::write; }
 
@@ -195,29 +191,31 @@ bool same_file(const UniqueFd& one, const UniqueFd& other) {
   return ::fstat(one.get(), &first) == 0 && ::fstat(other.get(), &second) == 0 && is_same_file(first, second);
 }
 
-/// One more descriptor of the image, which is locked, for I/O. EAGAIN: another file lies at its path by now.
-Result<UniqueFd> open_for_io(const Image& image, const UniqueFd& locked, int more) {
-  OUTBOARD_TRY(auto fd, open_file(image.path, image.geometry.read_only, more));
-  if (!same_file(fd, locked)) return Error(EAGAIN, "the image was replaced while it was being opened").on(image.path);
-  OUTBOARD_CHECK(lock_image_again(fd.get(), image.path, access_of(image)));
+/// Makes a descriptor one for I/O on the image, which is locked. EAGAIN: another file lies at its path by now.
+Result<UniqueFd> locked_for_io(const Image& image, Result<UniqueFd> fd) {
+  if (!fd) return fd;
+  if (!same_file(*fd, image.guard))
+    return Error(EAGAIN, "the image was replaced while it was being opened").on(image.path);
+  OUTBOARD_CHECK(lock_image_again(fd->get(), image.path, access_of(image), image.lock));
   return fd;
 }
 
-/// The same; a block device that is written is claimed (O_EXCL), which fails while it is mounted. A predecessor's claim
-/// ends a moment after its locks.
-Result<UniqueFd> open_and_claim(const Image& image, const UniqueFd& locked, int more) {
-  const bool claim = image.block_device && !image.geometry.read_only;
-  const TimePoint end = Clock::system().now() + claim_patience;
-  while (true) {
-    auto fd = open_for_io(image, locked, more | (claim ? O_EXCL : 0));
-    if (fd || !claim || fd.error().code() != EBUSY || Clock::system().now() >= end) return fd;
-    std::this_thread::sleep_for(std::chrono::milliseconds(10));
-  }
+Result<UniqueFd> open_for_io(const Image& image, int more) {
+  return locked_for_io(image, open_file(image.path, image.geometry.read_only, more));
+}
+
+/// The same; a block device that is written is claimed (O_EXCL).
+Result<UniqueFd> open_and_claim(const Image& image, int more, const LockPatience& patience, const Log& log) {
+  if (!image.block_device || image.geometry.read_only) return open_for_io(image, more);
+  struct stat info{};
+  if (::fstat(image.guard.get(), &info) != 0) return Error::from_errno("looking at the image").on(image.path);
+  const auto open = [&] { return open_file(image.path, false, more | O_EXCL); };
+  return locked_for_io(image, claim_patiently(image.path, info.st_rdev, patience, log, open));
 }
 
 /// Leaves `image.direct` absent where the file system does not do O_DIRECT.
-Status open_direct(Image& image, const UniqueFd& locked, const Log& log) {
-  auto fd = open_and_claim(image, locked, O_DIRECT);
+Status open_direct(Image& image, const LockPatience& patience, const Log& log) {
+  auto fd = open_and_claim(image, O_DIRECT, patience, log);
   if (fd) {
     image.direct = std::move(*fd);
     return {};
@@ -237,12 +235,12 @@ Result<Image> open_image(const std::string& path, bool read_only, bool direct, c
   image.path = path;
   image.geometry.read_only = read_only;
   // For reading: nothing opens the image for writing before it is locked.
-  OUTBOARD_TRY(const UniqueFd guard, open_file(path, true, 0));
-  OUTBOARD_CHECK(measure(image, guard.get()));
+  OUTBOARD_TRY(image.guard, open_file(path, true, 0));
+  OUTBOARD_CHECK(measure(image, image.guard.get()));
   if (!read_only && image.block_device && is_write_protected(path)) return no_permission(EACCES, path, false);
-  OUTBOARD_CHECK(lock_image(guard.get(), path, access_of(image), patience, log));
-  if (direct) OUTBOARD_CHECK(open_direct(image, guard, log));
-  OUTBOARD_TRY(image.fd, image.direct ? open_for_io(image, guard, 0) : open_and_claim(image, guard, 0));
+  OUTBOARD_TRY(image.lock, lock_image(image.guard.get(), path, access_of(image), patience, log));
+  if (direct) OUTBOARD_CHECK(open_direct(image, patience, log));
+  OUTBOARD_TRY(image.fd, image.direct ? open_for_io(image, 0) : open_and_claim(image, 0, patience, log));
   OUTBOARD_TRY(image.geometry.capacity, image.size_now());
   find_abilities(image.geometry, image.block_device || can_punch(image));
   return image;

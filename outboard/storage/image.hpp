@@ -13,15 +13,17 @@
 
 namespace outboard::storage {
 
-/// An image file or block device, opened, measured and locked. Each descriptor carries the lock, so that the image stays
-/// locked until the last request on any of them has ended, whatever becomes of the process.
+/// An image file or block device, opened, measured and locked. Each descriptor that does I/O carries the lock, so that the image
+/// stays locked until the last request on any of them has ended, whatever becomes of the process.
 struct Image {
+  UniqueFd guard;  ///< does no I/O: its lock shows that this process lives; closed last
   UniqueFd fd;  ///< through the page cache
   UniqueFd direct;  ///< O_DIRECT; may be absent
   std::uint32_t alignment = 0;  ///< of offsets, lengths and memory that `direct` takes
   bool block_device = false;
   std::string path;
   Geometry geometry;
+  LockScope lock = LockScope::none;
   /// What the first flush that failed ended with, for all that share the image; 0: none has.
   std::shared_ptr<std::atomic<int>> flush_error = std::make_shared<std::atomic<int>>(0);
 
@@ -29,12 +31,13 @@ struct Image {
   Result<std::uint64_t> size_now() const;
 };
 
-/// Opens an image: many readers, or one that writes, see lock_image. Where another process holds it, waits as long as
-/// `patience` says, and blocks the calling thread; nothing opens the image for writing before. `log` is told when O_DIRECT
-/// or the lock is not to be had (the image is then used without), and for what it waits.
+/// Opens an image: many readers, or one that writes, see lock_image(); a block device that is written is claimed, see
+/// claim_patiently(). Where another process holds it, waits as long as `patience` says, and blocks the calling thread; nothing
+/// opens the image for writing before. `log` is told when O_DIRECT or the lock is not to be had (the image is then used without),
+/// and for what it waits.
 ///
 /// Errors are for people and carry a cure: ENOENT, EACCES and EPERM (no permission, or a block device that is
-/// write-protected), EROFS, EISDIR, EBUSY (locked, or a block device in use), EMFILE and ENFILE, EINVAL (neither file nor
+/// write-protected), EROFS, EISDIR, EBUSY (locked, or a block device in use), ECANCELED (while it waited), EMFILE and ENFILE, EINVAL (neither file nor
 /// block device; empty; not a multiple of 512 bytes: refused, since a guest would see a disk that is shorter than the file).
 Result<Image> open_image(const std::string& path, bool read_only, bool direct, const Log& log,
                          const LockPatience& patience = {});

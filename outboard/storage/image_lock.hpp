@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <string>
 
 #include <outboard/base/log.hpp>
@@ -21,24 +22,41 @@ struct LockPatience {
   Duration running = std::chrono::seconds(3);
   /// For a process that was killed or has ended, while the kernel still carries out its disk requests.
   Duration ended = std::chrono::seconds(60);
+  /// Waits, and says whether to go on. By default pause_thread().
+  std::function<bool(Duration)> pause{};
+
+  /// False: give up, with ECANCELED.
+  bool wait(Duration time) const;
 };
 
-/// Locks an image through one of its descriptors, which is open for reading. The locks are read locks on single bytes, of
-/// the open file description, so the kernel keeps them until the last request on that description has ended, also after
-/// SIGKILL:
+/// What lock_image() could lock of an image.
+enum class LockScope : std::uint8_t {
+  none,     ///< nothing: its file system has no locks
+  unnamed,  ///< QEMU's bytes; the file system has no bytes as far up as those that name a process
+  named,    ///< all
+};
+
+/// Locks an image through a descriptor that is open for reading, does no I/O, and is closed after those that do:
+/// lock_image_again() is for these. The locks are read locks on single bytes, of the open file description, so the kernel
+/// keeps them until the last request on that description has ended, also after SIGKILL:
 ///
 /// - QEMU's bytes: 100 + n says that permission n is used, 200 + n that it is not shared with others (n is 0 for reading, 1
 ///   for writing, 3 for resizing). QEMU, qemu-img and Outboard exclude each other with them.
-/// - A byte far above that names the process. Requests of a process that has ended may still write into memory that its
-///   successor answers for, so every opener waits for them, readers of an image that is only read too.
+/// - Two bytes far above, see LockOwner: one names the process through each of its descriptors, the other one is locked
+///   through `fd` alone and so shows that the process lives. Requests of a process that has ended may still write into memory
+///   that its successor answers for, so every opener waits for them, readers of an image that is only read too. This holds
+///   across containers, and across hosts where their file system has the locks of all.
 ///
 /// Blocks the calling thread while it waits, and says in `log` for what. Does not wait for an image that this very process
 /// holds. Where the file system has no locks, `log` is warned and the image is used without.
 ///
-/// EBUSY: the image is still held; the error says by whom.
-Status lock_image(int fd, const std::string& path, ImageAccess access, const LockPatience& patience, const Log& log);
+/// EBUSY: the image is still held; the error says by whom. ECANCELED: LockPatience::pause has said so. What else the file
+/// system says.
+Result<LockScope> lock_image(int fd, const std::string& path, ImageAccess access, const LockPatience& patience,
+                             const Log& log);
 
-/// Locks one more descriptor of an image that lock_image has locked and that is locked still. Never waits.
-Status lock_image_again(int fd, const std::string& path, ImageAccess access);
+/// Locks one more descriptor, which does I/O, of an image that lock_image() has locked, `lock`, and that is locked still. Never
+/// waits. EBUSY: another program is in the way; what else the file system says: the image must not be used then.
+Status lock_image_again(int fd, const std::string& path, ImageAccess access, LockScope lock);
 
 }  // namespace outboard::storage

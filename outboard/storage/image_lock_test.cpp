@@ -13,6 +13,7 @@
 #include <vector>
 
 #include <fcntl.h>
+#include <sched.h>
 #include <signal.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
@@ -23,6 +24,7 @@
 #include <gtest/gtest.h>
 
 #include <outboard/storage/image.hpp>
+#include <outboard/storage/lock_owner.hpp>
 #include <outboard/testing/temp_dir.hpp>
 
 namespace outboard::storage {
@@ -31,8 +33,8 @@ namespace {
 using std::chrono::seconds;
 using ::testing::HasSubstr;
 
-constexpr LockPatience none{.running = Duration::zero(), .ended = Duration::zero()};
-constexpr LockPatience until_freed{.running = seconds(600), .ended = seconds(600)};
+const LockPatience none{.running = Duration::zero(), .ended = Duration::zero()};
+const LockPatience until_freed{.running = seconds(600), .ended = seconds(600)};
 
 int set_lock(int fd, short type, off_t byte) {
   struct flock lock{};
@@ -46,14 +48,14 @@ int set_lock(int fd, short type, off_t byte) {
 /// A process that has the image open, in a state that it keeps until it is killed.
 class Holder {
  public:
-  enum class Kind : std::uint8_t { cached, direct, leaderless };
+  enum class Kind : std::uint8_t { cached, direct, leaderless, contained };
 
   Holder(const std::string& path, ImageAccess access, Kind kind = Kind::cached) {
     std::array<int, 2> ready{};
     std::array<int, 2> queue{};
     EXPECT_EQ(::pipe2(ready.data(), O_CLOEXEC), 0);
     EXPECT_EQ(::socketpair(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0, queue.data()), 0);
-    pid_ = ::fork();
+    pid_ = kind == Kind::contained ? fork_into_container() : ::fork();
     if (pid_ == 0) hold(path, access, kind, ready[1], queue[1]);
     ready_ = UniqueFd(ready[0]);
     requests_ = UniqueFd(queue[0]);
@@ -80,6 +82,10 @@ class Holder {
   void finish_requests() { requests_.reset(); }
 
  private:
+  /// A PID namespace of its own, in which the process is number 1.
+  static pid_t fork_into_container() {
+    return static_cast<pid_t>(::syscall(SYS_clone, CLONE_NEWPID | SIGCHLD, nullptr, nullptr, nullptr, nullptr));
+  }
   [[noreturn]] static void hold(const std::string& path, ImageAccess access, Kind kind, int ready, int queue) {
     const auto image = open_image(path, access == ImageAccess::read, kind == Kind::direct, Log(), none);
     if (!image) ::_exit(1);
@@ -141,6 +147,9 @@ class ImageLock : public ::testing::Test {
     }
     return found;
   }
+  /// A process of this name which does no more than to lock these bytes: `requests` of one that has ended while the kernel
+  /// still has them, `life` too of one that is there.
+  UniqueFd owner(std::initializer_list<off_t> bytes) const { return qemu(bytes); }
   /// QEMU with these bytes.
   UniqueFd qemu(std::initializer_list<off_t> bytes) const {
     UniqueFd fd(::open(path().c_str(), O_RDWR | O_CLOEXEC));
@@ -225,6 +234,7 @@ TEST_F(ImageLock, IsCarriedByEachDescriptorThatDoesIo) {
     }
     EXPECT_EQ(locked_bytes(), (std::set<off_t>{100, 101, 201, 203}));
     EXPECT_EQ(refusal(ImageAccess::write), EBUSY);
+    EXPECT_EQ(refusal(ImageAccess::read), EBUSY);
     last.reset();
     EXPECT_EQ(refusal(ImageAccess::write), 0);
   }
@@ -313,6 +323,76 @@ TEST_F(ImageLock, IsNotWaitedForInTheProcessThatHasIt) {
   const auto second = open(ImageAccess::write, until_freed);
   ASSERT_FALSE(second);
   EXPECT_THAT(second.error().message(), HasSubstr("this process is using the image"));
+}
+
+TEST_F(ImageLock, OfADeadProcessWhoseNumberIsOursNowIsWaitedFor) {
+  // A container that is started again: the number of its namespace is given again, and so is that of its first process.
+  for (const ImageAccess access : {ImageAccess::read, ImageAccess::write}) {
+    UniqueFd requests = owner({LockOwner::self().requests()});
+    const auto refused = open(access);
+    ASSERT_FALSE(refused);
+    EXPECT_THAT(refused.error().message(), HasSubstr("has ended, but the kernel still carries out its disk requests"));
+    opens_after(access, [&] { requests.reset(); });
+  }
+}
+
+TEST_F(ImageLock, OfADeadProcessInAnotherContainerIsWaitedForByReadersToo) {
+  LockOwner other = LockOwner::self();
+  other.container ^= 1;
+  UniqueFd requests = owner({other.requests()});
+  const std::string line = opens_after(ImageAccess::read, [&] { requests.reset(); });
+  EXPECT_THAT(line, HasSubstr("of another container has ended, but the kernel still"));
+}
+
+TEST_F(ImageLock, OfAReaderOnAnotherHostIsNoObstacleToReaders) {
+  LockOwner other = LockOwner::self();
+  other.host ^= 1;
+  other.pid = 4000000;  // no process of this host
+  const UniqueFd alive = owner({other.requests(), other.life(), 100, 201, 203});
+  EXPECT_EQ(refusal(ImageAccess::read), 0);
+  const auto writer = open(ImageAccess::write);
+  ASSERT_FALSE(writer);
+  EXPECT_THAT(writer.error().message(), HasSubstr("process 4000000 of another host is using the image"));
+}
+
+TEST_F(ImageLock, OfAProcessInAnotherContainerIsNoObstacleToReadersUntilItEnds) {
+  Holder holder(path(), ImageAccess::read, Holder::Kind::contained);
+  if (holder.pid() < 0) GTEST_SKIP() << "no PID namespaces here";
+  ASSERT_TRUE(holder.opened());
+  EXPECT_EQ(refusal(ImageAccess::read), 0);
+  holder.kill();
+  opens_after(ImageAccess::read, [&] { holder.finish_requests(); });
+}
+
+TEST_F(ImageLock, OfAnOwnerIsTheOneThatItsByteNames) {
+  const LockOwner owner{.host = (1U << 19) - 1, .container = (1U << 20) - 2, .pid = (1U << 22) - 3};
+  EXPECT_EQ(LockOwner::of(owner.requests()), owner);
+  EXPECT_LE(owner.requests(), last_owner);
+  EXPECT_GT(owner.life(), last_owner);
+  EXPECT_NE(LockOwner::self().host, 0U) << "this boot has a name";
+}
+
+TEST_F(ImageLock, IsNotWaitedForOnceTheProgramIsToEnd) {
+  const Holder holder(path(), ImageAccess::write);
+  ASSERT_TRUE(holder.opened());
+  unsigned pauses = 0;
+  LockPatience patience = until_freed;
+  patience.pause = [&pauses](Duration) { return ++pauses < 3; };
+  const auto image = open(ImageAccess::write, patience);
+  ASSERT_FALSE(image);
+  EXPECT_EQ(image.error().code(), ECANCELED);
+  EXPECT_EQ(pauses, 3U);
+  EXPECT_THAT(image.error().message(),
+              HasSubstr("interrupted while waiting for process " + std::to_string(holder.pid())));
+}
+
+TEST_F(ImageLock, ThatADescriptorCannotCarryKeepsItFromBeingUsed) {
+  // Not open for reading: the kernel says EBADF. A file system may say ENOLCK, EIO or whatever it likes.
+  const UniqueFd written(::open(path().c_str(), O_WRONLY | O_CLOEXEC));
+  for (const LockScope lock : {LockScope::unnamed, LockScope::named})
+    EXPECT_FALSE(lock_image_again(written.get(), path(), ImageAccess::write, lock));
+  EXPECT_TRUE(lock_image_again(written.get(), path(), ImageAccess::write, LockScope::none));
+  EXPECT_EQ(lock_image(written.get(), path(), ImageAccess::write, none, Log()).error().code(), EBADF);
 }
 
 TEST_F(ImageLock, IsNotTakenOnAnotherFileAtTheSamePath) {

@@ -3,6 +3,7 @@
 #include <array>
 #include <atomic>
 #include <fstream>
+#include <future>
 #include <memory>
 #include <optional>
 #include <string>
@@ -11,14 +12,18 @@
 
 #include <fcntl.h>
 #include <linux/loop.h>
+#include <signal.h>
 #include <sys/ioctl.h>
 #include <sys/syscall.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <fmt/format.h>
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include <outboard/base/reactor.hpp>
+#include <outboard/storage/image.hpp>
 #include <outboard/storage/pool_engine.hpp>
 #include <outboard/storage/raw_file.hpp>
 #include <outboard/storage/uring_engine.hpp>
@@ -29,6 +34,7 @@ namespace outboard::storage {
 namespace {
 
 using outboard::testing::HeldFileSystem;
+using ::testing::HasSubstr;
 using Call = HeldFileSystem::Call;
 
 constexpr std::uint64_t disk_size = UINT64_C(16) << 20;
@@ -262,6 +268,61 @@ TEST_P(SlowDisk, WhoseQueueIsFullKeepsNoLoopWaiting) {
 
 INSTANTIATE_TEST_SUITE_P(Storage, SlowDisk, ::testing::Bool(),
                          [](const auto& direct) { return std::string(direct.param ? "direct" : "cached"); });
+
+/// A process that has written to a disk through the page cache; it keeps the disk until it is killed.
+pid_t start_writer(LoopDevice& device, std::size_t bytes) {
+  std::array<int, 2> ready{};
+  if (::pipe2(ready.data(), O_CLOEXEC) != 0) return -1;
+  const UniqueFd theirs(ready[0]);
+  UniqueFd ours(ready[1]);
+  const pid_t pid = ::fork();
+  if (pid == 0) {
+    device.device.reset();
+    auto image = open_image(device.path, false, false, Log());
+    const std::vector<char> dirt(bytes, 'd');
+    image->guard.reset();  // io_uring lets go of what is registered with it after everything else
+    if (!image || ::pwrite(image->fd.get(), dirt.data(), dirt.size(), 0) != static_cast<ssize_t>(bytes)) ::_exit(1);
+    static_cast<void>(!::write(ours.get(), "w", 1));
+    while (true) ::pause();
+  }
+  ours.reset();
+  char word = 0;
+  return ::read(theirs.get(), &word, 1) == 1 ? pid : -1;
+}
+
+TEST(ADiskWhoseWriterWasKilled, IsClaimedOnceTheKernelHasWrittenWhatItLeft) {
+  auto made = HeldFileSystem::create(disk_size);
+  if (!made) GTEST_SKIP() << "no FUSE file system here: " << made.error().message();
+  HeldFileSystem& storage = **made;
+  auto device = attach_loop_device(storage.disk(), 0);
+  if (!device) GTEST_SKIP() << "no loop device here: " << device.error().message();
+  const pid_t writer = start_writer(*device, 1 << 20);
+  ASSERT_GT(writer, 0);
+  device->device.reset();  // the last one that closes it waits for its pages
+  storage.hold(Call::write);
+  ::kill(writer, SIGKILL);
+  while (storage.holding() == 0 && !storage.gave_up()) std::this_thread::yield();
+
+  std::promise<std::string> said;
+  std::atomic<bool> first{true};
+  const Log log([&](Level level, std::string_view line) {
+    if (level == Level::warning && first.exchange(false)) said.set_value(std::string(line));
+  });
+  const LockPatience patience{.running = Duration::zero(), .ended = std::chrono::seconds(600)};
+  auto opened = std::async(std::launch::async, [&] {
+    auto image = open_image(device->path, false, false, log, patience);
+    if (first.exchange(false)) said.set_value(image ? "did not wait" : image.error().message());
+    return image;
+  });
+  const std::string line = said.get_future().get();
+  EXPECT_THAT(line, HasSubstr("waiting up to 600 s"));
+  EXPECT_THAT(line, HasSubstr("the kernel is still writing what a process that has ended left"));
+  storage.release();
+  const auto image = opened.get();
+  EXPECT_TRUE(image) << image.error().message();
+  EXPECT_FALSE(storage.gave_up());
+  EXPECT_EQ(::waitpid(writer, nullptr, 0), writer);
+}
 
 TEST(ADiskOf4096ByteBlocks, TakesRangesOfSectorsAndLosesNoWayOfDoingThemByIt) {
   const outboard::testing::TempDir dir;
