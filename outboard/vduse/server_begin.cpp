@@ -9,6 +9,7 @@
 
 #include <outboard/base/endian.hpp>
 #include <outboard/base/file_birth.hpp>
+#include <outboard/base/wait.hpp>
 #include <outboard/vduse/bus_remove.hpp>
 #include <outboard/vduse/server_state.hpp>
 #include <outboard/vduse/stale_server.hpp>
@@ -178,7 +179,8 @@ Result<std::unique_ptr<Node>> Server::State::open_patiently() const {
   while (true) {
     auto node = options.open_node(options.name);
     // A server that has just been killed has it open until the last of its disk accesses has ended.
-    if (node || node.error().code() != EBUSY || !wait_a_little(end)) return node;
+    if (node || node.error().code() != EBUSY || Clock::system().now() >= end) return node;
+    if (!pause_thread(pause)) return Error(ECANCELED, "interrupted while waiting for a server that has not ended yet");
   }
 }
 

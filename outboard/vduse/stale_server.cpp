@@ -7,7 +7,6 @@
 
 #include <chrono>
 #include <string_view>
-#include <thread>
 
 #include <fmt/format.h>
 
@@ -28,15 +27,6 @@ std::string holder_in(int fd) {
   // Whoever may serve the device may write here.
   const bool number = !pid.empty() && pid.find_first_not_of("0123456789") == std::string_view::npos;
   return !number ? "another process" : fmt::format("process {}", pid);
-}
-
-/// Where the kernel has no descriptors of processes, or a seccomp filter denies them.
-bool has_ended_by(int pid, std::uint64_t start_time, TimePoint end) {
-  while (!process_has_ended(pid, start_time)) {
-    if (Clock::system().now() >= end) return false;
-    std::this_thread::sleep_for(pause);
-  }
-  return true;
 }
 
 std::string run_folder(const std::string& run) { return run + "/vduse"; }
@@ -81,9 +71,15 @@ Status wait_for_end_of(int pid, std::uint64_t start_time, Duration patience) {
   // Looked at once the descriptor holds on to whoever has the number.
   if (start_time_of(pid) != start_time) return {};
   const TimePoint end = Clock::system().now() + patience;
-  if (process ? wait_readable(process.get(), end) : has_ended_by(pid, start_time, end)) return {};
-  return Error(ETIMEDOUT, fmt::format("process {}, which served this device, has not ended yet", pid))
-      .cure("wait until it has; a process that was killed ends when its disk accesses have");
+  // Without a descriptor: where the kernel has none of processes, or a seccomp filter denies them.
+  while (process ? !wait_readable(process.get(), {}) : !process_has_ended(pid, start_time)) {
+    const bool over = Clock::system().now() >= end;
+    if (!over && pause_thread(pause)) continue;
+    return Error(over ? ETIMEDOUT : ECANCELED,
+                 fmt::format("process {}, which served this device, has not ended yet", pid))
+        .cure("wait until it has; a process that was killed ends when its disk accesses have");
+  }
+  return {};
 }
 
 }  // namespace outboard::vduse

@@ -18,11 +18,12 @@ std::string lock_path(const std::string& run, const std::string& name);
 Result<std::string> make_run_folder(const std::string& run);
 
 /// Takes the lock of a device's name; it is let go with the descriptor, also by SIGKILL. EBUSY: another process has it
-/// after `patience`; the error says which.
+/// after `patience`; the error says which. ECANCELED: see pause_thread().
 Result<UniqueFd> lock_name(const std::string& path, Duration patience);
 
 /// Waits until a process is gone for good: what it had begun to read into, or write from, a driver's memory has ended by
-/// then. `start_time` tells it from a later process of the same number (field 22 of /proc/PID/stat). ETIMEDOUT.
+/// then. `start_time` tells it from a later process of the same number (field 22 of /proc/PID/stat). ETIMEDOUT; ECANCELED: see
+/// pause_thread().
 Status wait_for_end_of(int pid, std::uint64_t start_time, Duration patience);
 
 }  // namespace outboard::vduse
