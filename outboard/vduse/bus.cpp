@@ -196,7 +196,10 @@ Result<UniqueFd> Bus::claim_unused(std::string_view made) const {
   auto claim = claim_disk(made, options_.dev);
   if (!claim && claim.error().code() == EBUSY)
     return Error(EBUSY, fmt::format("something that has claimed it: fuser -v /dev/{0}, lsblk /dev/{0}", made));
-  return claim ? std::move(*claim) : UniqueFd();
+  // No node for it here, as in a container: then what can be seen is all that can be known.
+  const bool no_node = !claim && (claim.error().code() == ENOENT || claim.error().code() == ENXIO);
+  if (no_node) return UniqueFd();
+  return claim;
 }
 
 unsigned Bus::in_flight(std::string_view disk) const {

@@ -78,8 +78,9 @@ class Bus {
   /// Who uses the block device `disk` ("vda"): see users_of_disk(); and each process that has it, or what stands on it, open:
   /// "process 12 (dd)".
   std::vector<std::string> users_of(std::string_view disk) const;
-  /// Keeps a disk that nobody uses from being used while it is taken away: claims it. EBUSY: somebody uses it, and who. Nothing
-  /// where it cannot be claimed by this process, or `made` is no disk.
+  /// Keeps a disk that nobody uses from being used while it is taken away: claims it. EBUSY: somebody uses it, and who.
+  /// Nothing where /dev has no node for it, or `made` is no disk. Whatever else keeps it from being opened (EACCES, EMFILE) is an
+  /// error: nobody knows whether it is used. Opening it may wait for its server where requests are in flight.
   Result<UniqueFd> claim_unused(std::string_view made) const;
   /// See outboard::is_on_disk() and path_is_on_disk().
   bool is_on(dev_t number, std::string_view disk) const {

@@ -82,25 +82,33 @@ Status Removal::remove(const std::string& name) {
   return {};
 }
 
+Status Removal::check_idle(const std::string& name, const std::string& disk) const {
+  const unsigned requests = bus_.in_flight(disk);
+  if (requests == 0) return {};
+  return Error(EBUSY, fmt::format("{} requests of the disk {} are in flight, and only its server can finish them",
+                                  requests, disk))
+      .on(name)
+      .cure("start its server again, with the words and the journal it had, and end it with SIGTERM");
+}
+
 /// Whoever looks at a new disk for a moment (udev) is waited for.
 Result<UniqueFd> Removal::claim_unused(const std::string& name) {
   const auto child = bus_.child(name);
   if (!child || child->made.empty()) return UniqueFd();
+  // With requests in flight, opening the disk would wait for ever, and could not be killed.
+  OUTBOARD_CHECK(check_idle(name, child->made));
   auto claim = bus_.claim_unused(child->made);
-  for (unsigned tries = 0; !claim && tries < retries / 2 && options_.pause(retry_pause); ++tries)
+  const auto is_busy = [&claim] { return !claim && claim.error().code() == EBUSY; };
+  for (unsigned tries = 0; is_busy() && tries < retries / 2 && options_.pause(retry_pause); ++tries)
     claim = bus_.claim_unused(child->made);
-  if (!claim) {
+  if (is_busy()) {
     return Error(EBUSY, fmt::format("the disk {} is in use: {}", child->made, claim.error().what()))
         .on(name)
         .cure(
             "unmount it, or end what has it open, first; where that hangs, start its server again: it takes the disk over");
   }
-  if (const unsigned requests = bus_.in_flight(child->made); requests != 0) {
-    return Error(EBUSY, fmt::format("{} requests of the disk {} are in flight, and only its server can finish them",
-                                    requests, child->made))
-        .on(name)
-        .cure("start its server again, with the words and the journal it had, and end it with SIGTERM");
-  }
+  if (!claim) return claim;
+  OUTBOARD_CHECK(check_idle(name, child->made));
   return claim;
 }
 

@@ -19,7 +19,8 @@ namespace outboard::vduse {
 ///
 /// Nothing is changed, and the error says what is to be done first, where somebody would lose something: EBUSY: a process
 /// serves it; it is in use (a mounted file system, swap, a device that stands on it, a process that has it open); or requests
-/// are in flight, which only its server can finish. ENOENT: there is no such device; EACCES, EPERM.
+/// are in flight, which only its server can finish. ENOENT: there is no such device; EACCES, EPERM;
+/// what keeps the disk from being opened to see whether it is used.
 class Removal {
  public:
   struct Options {
@@ -36,6 +37,7 @@ class Removal {
   Status remove(const std::string& name);
 
  private:
+  Status check_idle(const std::string& name, const std::string& disk) const;
   Result<UniqueFd> claim_unused(const std::string& name);
   Status take_off(const std::string& name, std::unique_ptr<Node> node);
   Status destroy(const std::string& name);

@@ -187,6 +187,22 @@ TEST_F(RemovalTest, Row51OneWithRequestsInFlightIsLeftToItsServer) {
   EXPECT_THAT(done.error().cure(), HasSubstr("start its server again"));
 }
 
+TEST_F(RemovalTest, Row51ItsDiskIsNotOpenedWhileRequestsAreInFlight) {
+  fs::create_directories(machine.path("dev"));
+  fs::create_symlink("vda", machine.path("dev/vda"));  // opening it would fail
+  write("sys/class/block/vda/inflight", "1 0");
+  EXPECT_THAT(remove().error().message(), HasSubstr("1 requests"));
+}
+
+TEST_F(RemovalTest, OneWhoseDiskCannotBeOpenedIsNotTakenForUnused) {
+  fs::create_directories(machine.path("dev"));
+  fs::create_symlink("vda", machine.path("dev/vda"));
+  const auto done = remove();
+  EXPECT_EQ(done.error().code(), ELOOP);
+  EXPECT_TRUE(device.attached());
+  EXPECT_EQ(destroy_calls, 0U);
+}
+
 TEST_F(RemovalTest, Row48WhoHoldsItMayBeOnItsWayOut) {
   busy_for = 3;
   ASSERT_TRUE(remove());

@@ -162,6 +162,8 @@ void Server::State::end_when_unused() {
         Result<UniqueFd> claim;
         if (child && child->driver == BusDriver::virtio && !child->made.empty()) {
           claim = its_bus.claim_unused(child->made);
+          if (!claim && claim.error().code() != EBUSY)
+            return Error(claim.error()).while_doing("seeing whether it is used");
           if (!claim) *users = fmt::format("{} is still used by {}", child->made, claim.error().what());
           if (!claim) return {};
         }
