@@ -34,6 +34,7 @@ struct FileOp {
 
   ssize_t result = 0;  ///< bytes, or a negative errno
   FileOp* next = nullptr;  ///< the engine's lists
+  bool counted = false;  ///< the engine's: among what has been begun on the device
 };
 
 /// Does an operation on the calling thread, on `fd`; gives what belongs into FileOp::result.

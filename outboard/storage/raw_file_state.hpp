@@ -47,7 +47,7 @@ struct RawFile::State final : FileEngine::Client {
   /// Bytes; shared as the image is. Written by one thread at a time.
   std::shared_ptr<std::atomic<std::uint64_t>> capacity;
   Options options;
-  Submission submission = Submission::on_workers;
+  SubmissionRule submission;
   Log log;
   StorageIdentity identity{};  ///< but for the size, which may become another one
   std::unique_ptr<FileEngine> engine;

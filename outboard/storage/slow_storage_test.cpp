@@ -389,8 +389,9 @@ TEST_P(AnEngineThatGoes, WaitsForWhatRuns) {
   ASSERT_EQ(::pwrite(file.get(), "late", 4, 0), 4);
   auto loop = Reactor::create().value();
   std::unique_ptr<FileEngine> engine;
+  const SubmissionRule rule = submission_for(file.get());
   if (GetParam() == Engine::io_uring) {
-    engine = UringEngine::create(*loop, *this, file.get(), -1, submission_for(file.get())).value();
+    engine = UringEngine::create(*loop, *this, file.get(), -1, rule).value();
   } else {
     engine = PoolEngine::create(*loop, *this, file.get(), -1, 1).value();
   }
@@ -416,6 +417,7 @@ TEST_P(AnEngineThatGoes, WaitsForWhatRuns) {
   EXPECT_EQ(std::string(bytes.data(), 4), "late") << "the read has not ended";
   releaser.join();
   EXPECT_EQ(ended_, 0U) << "nobody is told any more";
+  EXPECT_EQ(*rule.begun, 0U) << "nothing of it is with the device";
 }
 
 INSTANTIATE_TEST_SUITE_P(Storage, AnEngineThatGoes, ::testing::Values(Engine::io_uring, Engine::pool),

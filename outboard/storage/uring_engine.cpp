@@ -3,7 +3,9 @@
 #include <algorithm>
 #include <array>
 #include <chrono>
+#include <map>
 #include <memory>
+#include <mutex>
 #include <optional>
 
 #include <fcntl.h>
@@ -23,7 +25,7 @@ namespace {
 constexpr unsigned submission_entries = 256;
 constexpr unsigned completion_entries = 4096;
 
-/// Operations that may be with the storage and have been begun where they were submitted: fewer than any disk's queue has
+/// Operations of all engines on a device beyond which none is begun where it is submitted: fewer than any disk's queue has
 /// room for, since whatever more is begun may have to wait for room.
 constexpr unsigned max_begun_here = 48;
 /// Storage that has ended nothing for this long while it has something to do is not begun with here.
@@ -54,6 +56,26 @@ struct CacheState {
 };
 
 enum class Cached : std::uint8_t { all, not_all, unknown };
+
+/// How an operation begins.
+enum class Start : std::uint8_t {
+  cached,  ///< in the call that submits it, and it does not reach the storage
+  here,  ///< there too, if the storage need not be waited for
+  worker,  ///< on a thread of the kernel
+};
+
+using Count = std::atomic<unsigned>;
+
+/// What has been begun on a device, in all of this process.
+std::shared_ptr<Count> begun_on(dev_t device) {
+  static std::mutex mutex;
+  static std::map<dev_t, std::weak_ptr<Count>> devices;  // guarded by mutex
+  const std::lock_guard lock(mutex);
+  std::erase_if(devices, [](const auto& each) { return each.second.expired(); });
+  auto count = devices[device].lock();
+  if (!count) devices[device] = count = std::make_shared<Count>(0);
+  return count;
+}
 
 /// Whether a part of a file is in the page cache. Unknown on kernels before 6.5, and where the process does not own the file.
 Cached in_page_cache(int fd, std::uint64_t offset, std::uint64_t length) {
@@ -137,21 +159,24 @@ struct UringEngine::State {
   FileOpList waiting;  // for room in the ring
   unsigned prepared = 0;  // in the ring, not yet told to the kernel
   unsigned in_flight = 0;  // prepared or with the kernel
+  unsigned counted = 0;  // of these, in *rule.begun
   bool delivering = false;
 
-  const Submission submission;
+  const SubmissionRule rule;
   unsigned hits = 0;  // reads in a row that were in the page cache
   bool cache_known = true;  // in_page_cache() has an answer here
   TimePoint last_progress{};  // when something ended, or there was something to do again
   TimePoint cautious_until{};  // zero: nothing has been slow lately
   std::optional<bool> cautious;  // as of what is being prepared, once that has been asked
 
-  State(Loop& l, Client& c, int fd, int direct, Submission where)
-      : loop(l), client(c), fds{fd, direct}, submission(where) {}
+  State(Loop& l, Client& c, int fd, int direct, SubmissionRule how)
+      : loop(l), client(c), fds{fd, direct}, rule(std::move(how)) {}
 
   bool prepare(FileOp& op);
-  bool begins_here(const FileOp& op);
-  bool room_here();
+  Start start_of(const FileOp& op);
+  bool has_room();
+  void count(FileOp& op);
+  void uncount(FileOp& op);
   bool is_cautious();
   void prepare_waiting();
   bool enter();
@@ -162,26 +187,44 @@ struct UringEngine::State {
   bool run();
 };
 
-/// Whether an operation may begin in the call that submits it. What the kernel has threads for in any case is not asked.
-bool UringEngine::State::begins_here(const FileOp& op) {
-  if (submission == Submission::on_workers || (op.kind != FileOp::Kind::read && op.kind != FileOp::Kind::write))
-    return false;
+/// What the kernel has threads for in any case is not asked.
+Start UringEngine::State::start_of(const FileOp& op) {
+  if (rule.where == Submission::on_workers || (op.kind != FileOp::Kind::read && op.kind != FileOp::Kind::write))
+    return Start::worker;
   const bool may_miss = op.kind == FileOp::Kind::read && !op.direct;
   if (may_miss && cache_known) {
-    if (hits >= trusted_hits) return room_here();
+    if (hits >= trusted_hits) return has_room() ? Start::cached : Start::worker;
     const auto cached = in_page_cache(fds[0], op.offset, total_length({op.pieces, op.piece_count}));
     hits = cached == Cached::all ? hits + 1 : 0;
-    if (cached != Cached::unknown) return cached == Cached::all;
+    if (cached != Cached::unknown) return cached == Cached::all ? Start::cached : Start::worker;
     cache_known = false;
   }
-  return !is_cautious() && room_here();
+  return !is_cautious() && has_room() ? Start::here : Start::worker;
 }
 
-/// What has been prepared may end as soon as it is entered, and then leaves room.
-bool UringEngine::State::room_here() {
-  const auto with_storage = [this] { return in_flight - std::min(in_flight, io_uring_cq_ready(&ring.get())); };
-  if (with_storage() < max_begun_here) return true;
-  return prepared != 0 && enter() && with_storage() < max_begun_here;
+/// What has been prepared may end as soon as it is entered, and then leaves room. Another engine may take the same room at the
+/// same time: there is more than is given away.
+bool UringEngine::State::has_room() {
+  const auto fits = [this] {
+    const unsigned ended = io_uring_cq_ready(&ring.get());
+    const unsigned cached = in_flight - counted;
+    const unsigned own = in_flight - std::min(in_flight, ended);
+    const unsigned all = rule.begun->load(std::memory_order_relaxed);
+    return own < max_begun_here && all - std::min({all, counted, ended - std::min(ended, cached)}) < max_begun_here;
+  };
+  return fits() || (prepared != 0 && enter() && fits());
+}
+
+void UringEngine::State::count(FileOp& op) {
+  op.counted = true;
+  ++counted;
+  rule.begun->fetch_add(1, std::memory_order_relaxed);
+}
+
+void UringEngine::State::uncount(FileOp& op) {
+  if (!std::exchange(op.counted, false)) return;
+  --counted;
+  rule.begun->fetch_sub(1, std::memory_order_relaxed);
 }
 
 /// Looks at the clock once for what is submitted together, and not at all while the storage is idle and has not been slow:
@@ -198,10 +241,9 @@ bool UringEngine::State::is_cautious() {
 }
 
 bool UringEngine::State::prepare(FileOp& op) {
-  if (in_flight >= completion_entries) return false;
-  const bool here = begins_here(op);
+  if (in_flight >= completion_entries || io_uring_sq_space_left(&ring.get()) == 0) return false;
+  const Start how = start_of(op);
   io_uring_sqe* entry = io_uring_get_sqe(&ring.get());
-  if (entry == nullptr) return false;
   const int fd = fixed ? static_cast<int>(op.direct) : fds[op.direct ? 1 : 0];
   switch (op.kind) {
     case FileOp::Kind::read:
@@ -226,7 +268,8 @@ bool UringEngine::State::prepare(FileOp& op) {
       break;  // never given to this engine
   }
   if (fixed && op.kind != FileOp::Kind::discard && op.kind != FileOp::Kind::size) entry->flags |= IOSQE_FIXED_FILE;
-  if (!here) entry->flags |= IOSQE_ASYNC;
+  if (how == Start::worker) entry->flags |= IOSQE_ASYNC;
+  if (how != Start::cached) count(op);
   io_uring_sqe_set_data(entry, &op);
   ++prepared;
   ++in_flight;
@@ -272,6 +315,7 @@ bool UringEngine::State::deliver() {
     const int result = completion->res;
     io_uring_cqe_seen(&ring.get(), completion);
     --in_flight;
+    uncount(*op);
     any = true;
     op->result = result;
     client.ended(*op);
@@ -303,8 +347,9 @@ bool UringEngine::State::run() {
 UringEngine::UringEngine(std::unique_ptr<State> state) : state_(std::move(state)) {}
 
 Result<std::unique_ptr<UringEngine>> UringEngine::create(Loop& loop, Client& client, int fd, int direct,
-                                                         Submission submission) {
-  std::unique_ptr<UringEngine> engine(new UringEngine(std::make_unique<State>(loop, client, fd, direct, submission)));
+                                                         SubmissionRule rule) {
+  std::unique_ptr<UringEngine> engine(
+      new UringEngine(std::make_unique<State>(loop, client, fd, direct, std::move(rule))));
   State& state = *engine->state_;
   OUTBOARD_CHECK(state.ring.open(submission_entries, completion_entries));
   io_uring& ring = state.ring.get();
@@ -327,6 +372,7 @@ UringEngine::~UringEngine() {
     io_uring_cqe_seen(&state.ring.get(), completion);
     --state.in_flight;
   }
+  state.rule.begun->fetch_sub(state.counted, std::memory_order_relaxed);
   // The ring would keep the image open, and locked, for some milliseconds more.
   if (state.fixed) io_uring_unregister_files(&state.ring.get());
 }
@@ -339,21 +385,22 @@ void UringEngine::submit() { state_->run(); }
 
 bool UringEngine::poll() { return state_->run(); }
 
-Submission submission_for(int fd) {
+SubmissionRule submission_for(int fd) {
   struct stat info{};
   struct statfs system{};
-  if (::fstat(fd, &info) != 0) return Submission::on_workers;
-  if (S_ISBLK(info.st_mode)) return Submission::here;
-  if (!S_ISREG(info.st_mode) || ::fstatfs(fd, &system) != 0) return Submission::on_workers;
+  if (::fstat(fd, &info) != 0) return {};
+  if (S_ISBLK(info.st_mode)) return {Submission::here, begun_on(info.st_rdev)};
+  if (!S_ISREG(info.st_mode) || ::fstatfs(fd, &system) != 0) return {};
   switch (static_cast<unsigned long>(system.f_type)) {
     case EXT4_SUPER_MAGIC:
     case XFS_SUPER_MAGIC:
     case BTRFS_SUPER_MAGIC:
     case F2FS_SUPER_MAGIC:
-    case TMPFS_MAGIC:
-      return Submission::here;
+      return {Submission::here, begun_on(info.st_dev)};
+    case TMPFS_MAGIC:  // has no queue
+      return {.where = Submission::here};
     default:
-      return Submission::on_workers;
+      return {};
   }
 }
 

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <memory>
 
@@ -18,9 +19,16 @@ enum class Submission : std::uint8_t {
   on_workers,  ///< on threads of the kernel only
 };
 
+/// How to submit to a file.
+struct SubmissionRule {
+  Submission where = Submission::on_workers;
+  /// What this process has begun on the device that has the file, and has not ended: the engines of all its images share it.
+  std::shared_ptr<std::atomic<unsigned>> begun = std::make_shared<std::atomic<unsigned>>(0);
+};
+
 /// How to submit to the file behind `fd`: a block device, or a file on a file system of a disk or in memory, or anything else,
-/// which may be at the other end of a network or in another process. May wait for the storage.
-Submission submission_for(int fd);
+/// which may be at the other end of a network or in another process. May wait for the storage. Any thread.
+SubmissionRule submission_for(int fd);
 
 /// io_uring, its descriptor watched by the loop. Operations go to the kernel in batches, at submit().
 class UringEngine final : public FileEngine {
@@ -28,7 +36,7 @@ class UringEngine final : public FileEngine {
   /// `direct` is -1 where there is none; both descriptors outlive the engine. EPERM, ENOSYS and others when io_uring is
   /// not permitted here (containers often block it): the kernel is asked by making a ring and using it once.
   static Result<std::unique_ptr<UringEngine>> create(Loop& loop, Client& client, int fd, int direct,
-                                                     Submission submission);
+                                                     SubmissionRule rule);
   ~UringEngine() override;
 
   std::string name() const override { return "io_uring"; }
