@@ -98,8 +98,9 @@ class Ring {
 
   Status open(unsigned entries, unsigned completions) {
     int code = -EINVAL;
-    // COOP_TASKRUN spares an interrupt for each completion; kernels before 5.19 refuse it.
-    for (const unsigned more : {IORING_SETUP_COOP_TASKRUN, 0U}) {
+    // COOP_TASKRUN spares an interrupt for each completion, and TASKRUN_FLAG shows one that waits for the next system call to
+    // who polls without any; kernels before 5.19 refuse them.
+    for (const unsigned more : {IORING_SETUP_COOP_TASKRUN | IORING_SETUP_TASKRUN_FLAG, 0U}) {
       io_uring_params params{};
       params.flags = IORING_SETUP_CQSIZE | more;
       params.cq_entries = completions;
