@@ -67,10 +67,17 @@ void Budget::measure() {
   limits_.address_space = address_space;
 }
 
+std::uint64_t Budget::set_aside_and_open() const {
+  std::uint64_t count = 0;
+  for (const Share* part : parts_) count += std::min(part->open_.load(std::memory_order_relaxed), part->descriptors_);
+  return count;
+}
+
 Result<std::shared_ptr<Budget::Share>> Budget::join(std::uint64_t descriptors) {
   const std::lock_guard lock(mutex_);
   measure();
-  const std::uint64_t left = less(limits_.descriptors, descriptors_in_use_ + descriptors_set_aside_);
+  const std::uint64_t in_use = less(descriptors_in_use_, set_aside_and_open());
+  const std::uint64_t left = less(limits_.descriptors, in_use + descriptors_set_aside_);
   if (descriptors > left) {
     return Error(EMFILE, "up to " + std::to_string(descriptors) + " more file descriptors are needed, and " +
                              std::to_string(left) + " of the process's " + std::to_string(limits_.descriptors) +
@@ -121,6 +128,12 @@ void Budget::Share::give_mapping(std::uint64_t bytes) {
   const std::lock_guard lock(budget_->mutex_);
   taken_.address_space -= bytes;
   --taken_.mappings;
+}
+
+void Budget::OpenDescriptors::set(std::uint64_t count) {
+  // A sum of what several clients have, which nothing else depends on: no order is needed.
+  if (share_ && count != count_) share_->open_.fetch_add(count - count_, std::memory_order_relaxed);
+  count_ = count;
 }
 
 std::uint64_t Budget::Share::guaranteed_mappings() const {

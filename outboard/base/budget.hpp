@@ -1,5 +1,6 @@
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <memory>
 #include <mutex>
@@ -25,6 +26,7 @@ struct ProcessLimits {
 class Budget : public std::enable_shared_from_this<Budget> {
  public:
   class Share;
+  class OpenDescriptors;
 
   /// Limits and use as measured when a part joins.
   static std::shared_ptr<Budget> of_this_process();
@@ -41,6 +43,7 @@ class Budget : public std::enable_shared_from_this<Budget> {
   };
   explicit Budget(const ProcessLimits& limits) : measured_(false), limits_(limits) {}
   Budget() = default;
+  std::uint64_t set_aside_and_open() const;
   void measure();
   std::uint64_t share_of(std::uint64_t total) const { return total / (parts_.size() + 1); }
   bool fits(const Share& share, std::uint64_t wanted, std::uint64_t total, std::uint64_t Amounts::* kind) const;
@@ -74,7 +77,29 @@ class Budget::Share {
 
   std::shared_ptr<Budget> budget_;
   std::uint64_t descriptors_;
+  std::atomic<std::uint64_t> open_{0};  ///< of those descriptors: counted once, where they are set aside
   Amounts taken_;  ///< guarded by the budget's mutex
+};
+
+/// How many of the descriptors that were set aside for a part one of its clients holds open, as long as this lives. What
+/// is set aside and what the process has open are added up when another part joins: without this, these count twice.
+/// One thread.
+class Budget::OpenDescriptors {
+ public:
+  /// `share` may be null: nothing is counted.
+  explicit OpenDescriptors(std::shared_ptr<Share> share, std::uint64_t count = 0) : share_(std::move(share)) {
+    set(count);
+  }
+  ~OpenDescriptors() { set(0); }
+  OpenDescriptors(const OpenDescriptors&) = delete;
+  OpenDescriptors& operator=(const OpenDescriptors&) = delete;
+
+  /// After opening, and after closing: too few are counted for a moment rather than too many.
+  void set(std::uint64_t count);
+
+ private:
+  std::shared_ptr<Share> share_;
+  std::uint64_t count_ = 0;
 };
 
 /// The budget of this process. Like the fault guard, it is there once because what it counts is.

@@ -1,8 +1,15 @@
 #include <outboard/base/budget.hpp>
 
+#include <fcntl.h>
+#include <sys/resource.h>
+
 #include <fstream>
+#include <vector>
 
 #include <gtest/gtest.h>
+
+#include <outboard/base/fd.hpp>
+#include <outboard/testing/vfio_user_peer.hpp>
 
 namespace outboard {
 namespace {
@@ -53,6 +60,50 @@ TEST(Budget, DescriptorsAreSetAsideWhenAPartJoins) {
   EXPECT_TRUE(budget->join(40)) << "a part that is gone needs none";
   first->reset();
   EXPECT_TRUE(budget->join(100));
+}
+
+/// Leaves the process room for so many further descriptors.
+class DescriptorLimit {
+ public:
+  explicit DescriptorLimit(rlim_t further) {
+    ::getrlimit(RLIMIT_NOFILE, &saved_);
+    rlimit tight = saved_;
+    tight.rlim_cur = static_cast<rlim_t>(testing::open_fds()) - 1 + further;  // the one that lists them is gone
+    ::setrlimit(RLIMIT_NOFILE, &tight);
+  }
+  ~DescriptorLimit() { ::setrlimit(RLIMIT_NOFILE, &saved_); }
+
+ private:
+  rlimit saved_{};
+};
+
+TEST(Budget, DescriptorsThatAPartHasOpenAreCountedOnce) {
+  const DescriptorLimit limit(32 + 100);  // 32 are left to the program
+  const auto budget = Budget::of_this_process();
+  const auto busy = *budget->join(60);
+  std::vector<UniqueFd> of_its_client;
+  for (int i = 0; i < 60; ++i) of_its_client.emplace_back(::open("/dev/null", O_RDONLY | O_CLOEXEC));
+  EXPECT_FALSE(budget->join(40)) << "they could be anybody's";
+
+  Budget::OpenDescriptors open(busy, 10);
+  open.set(60);
+  EXPECT_TRUE(budget->join(40));
+  EXPECT_EQ(budget->join(41).error().code(), EMFILE);
+  of_its_client.clear();
+  open.set(0);
+  EXPECT_TRUE(budget->join(40));
+  EXPECT_EQ(budget->join(41).error().code(), EMFILE);
+}
+
+TEST(Budget, DescriptorsThatAreOpenBeyondWhatWasSetAsideCountAsAnyOther) {
+  const DescriptorLimit limit(32 + 100);
+  const auto budget = Budget::of_this_process();
+  const auto busy = *budget->join(60);
+  std::vector<UniqueFd> of_its_client;
+  for (int i = 0; i < 70; ++i) of_its_client.emplace_back(::open("/dev/null", O_RDONLY | O_CLOEXEC));
+  const Budget::OpenDescriptors open(busy, 70);
+  EXPECT_TRUE(budget->join(30));
+  EXPECT_EQ(budget->join(31).error().code(), EMFILE);
 }
 
 TEST(Budget, OfTheProcessLeavesRoomForTheProgram) {

@@ -1,5 +1,6 @@
 #include <outboard/vfio_user/irq_commands.hpp>
 
+#include <algorithm>
 #include <bit>
 
 #include <outboard/vfio_user/received_eventfd.hpp>
@@ -106,13 +107,40 @@ Status act_where_set(pci::Function& function, const IrqRequest& request) {
 
 }  // namespace
 
+bool IrqBindings::any(pci::InterruptKind kind) const {
+  return std::ranges::count(vectors_[static_cast<unsigned>(kind)], true) != 0;
+}
+
+std::uint64_t IrqBindings::eventfds() const {
+  std::uint64_t count = unmask_ ? 1 : 0;
+  for (const auto& vectors : vectors_) count += static_cast<std::uint64_t>(std::ranges::count(vectors, true));
+  return count;
+}
+
+void IrqBindings::set(pci::InterruptKind kind, std::uint32_t start, std::uint32_t count, bool bound) {
+  auto& vectors = vectors_[static_cast<unsigned>(kind)];
+  if (vectors.size() < std::size_t{start} + count) vectors.resize(std::size_t{start} + count);
+  std::fill_n(vectors.begin() + start, count, bound);
+}
+
+void IrqBindings::clear(pci::InterruptKind kind) {
+  vectors_[static_cast<unsigned>(kind)].clear();
+  if (kind == pci::InterruptKind::intx) unmask_ = false;
+}
+
 Status set_irqs(pci::Function& function, Bytes payload, std::vector<UniqueFd> fds, IrqBindings& bindings) {
   OUTBOARD_TRY(const IrqRequest request, parse(function, payload, fds.size()));
   const bool binds = request.data == flag::data_eventfd;
   if (request.disables() || binds) {
     const bool bound = !fds.empty();
     OUTBOARD_CHECK(binds ? bind(function, request, std::move(fds)) : function.disable_interrupts(request.kind));
-    if (request.kind == pci::InterruptKind::request) bindings.request = bound;
+    if (!binds) {
+      bindings.clear(request.kind);
+    } else if (request.action == flag::action_unmask) {
+      bindings.set_unmask(bound);
+    } else {
+      bindings.set(request.kind, request.start, request.count, bound);
+    }
     return {};
   }
   if (request.data == flag::data_bool) return act_where_set(function, request);

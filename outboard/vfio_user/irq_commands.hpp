@@ -1,5 +1,6 @@
 #pragma once
 
+#include <array>
 #include <vector>
 
 #include <outboard/pci/function.hpp>
@@ -8,8 +9,20 @@
 namespace outboard::vfio_user {
 
 /// What a client has bound, where that is for the server to know.
-struct IrqBindings {
-  bool request = false;  ///< an eventfd for REQ: the client can be asked to let the function go
+class IrqBindings {
+ public:
+  /// Whether an eventfd is bound to one of the kind; REQ: the client can be asked to let the function go.
+  bool any(pci::InterruptKind kind) const;
+  /// How many the function holds.
+  std::uint64_t eventfds() const;
+
+  void set(pci::InterruptKind kind, std::uint32_t start, std::uint32_t count, bool bound);
+  void set_unmask(bool bound) { unmask_ = bound; }
+  void clear(pci::InterruptKind kind);
+
+ private:
+  std::array<std::vector<bool>, pci::interrupt_kind_count> vectors_;
+  bool unmask_ = false;
 };
 
 /// DEVICE_SET_IRQS on the server's side: every combination of data and action, checked whole before anything changes.

@@ -35,8 +35,8 @@ bool Refusals::answer(Waiting& waiting) {
 }
 
 void Refusals::add(UniqueFd socket) {
-  const auto waiting =
-      std::make_shared<Waiting>(std::move(socket), Channel::Limits{.max_message = longest_message, .max_fds = 0});
+  const auto waiting = std::make_shared<Waiting>(std::move(socket),
+                                                 Channel::Limits{.max_message = longest_message, .max_fds = 0}, share_);
   if (answer(*waiting)) return;
   auto watch = loop_.watch(waiting->channel.fd(), Ready::readable, [this, weak = std::weak_ptr(waiting)](Ready) {
     if (const auto here = weak.lock()) on_ready(here);

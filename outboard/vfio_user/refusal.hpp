@@ -3,6 +3,7 @@
 #include <deque>
 #include <memory>
 
+#include <outboard/base/budget.hpp>
 #include <outboard/base/loop.hpp>
 #include <outboard/vfio_user/channel.hpp>
 
@@ -15,14 +16,18 @@ class Refusals {
   /// Each holds one descriptor: what clients send with their first message is not taken.
   static constexpr std::size_t max_waiting = 8;
 
-  Refusals(Loop& loop, Duration deadline) : loop_(loop), deadline_(deadline) {}
+  /// `share`: what their descriptors were set aside from; may be null.
+  Refusals(Loop& loop, Duration deadline, std::shared_ptr<Budget::Share> share)
+      : loop_(loop), deadline_(deadline), share_(std::move(share)) {}
 
   /// Takes the socket over; answers VERSION with EBUSY and closes. Who has sent it already is answered at once.
   void add(UniqueFd socket);
 
  private:
   struct Waiting {
-    Waiting(UniqueFd socket, const Channel::Limits& limits) : channel(std::move(socket), limits) {}
+    Waiting(UniqueFd socket, const Channel::Limits& limits, std::shared_ptr<Budget::Share> share)
+        : descriptor(std::move(share), 1), channel(std::move(socket), limits) {}
+    Budget::OpenDescriptors descriptor;
     Channel channel;
     Registration watch;
     Registration timer;
@@ -33,6 +38,7 @@ class Refusals {
 
   Loop& loop_;
   Duration deadline_;
+  std::shared_ptr<Budget::Share> share_;
   std::deque<std::shared_ptr<Waiting>> waiting_;  // in the order they came
 };
 

@@ -90,7 +90,7 @@ Status Server::State::prepare(pci::FunctionFactory factory) {
   // A driver can break its device as often as it resets it: a rate of its own, which no other client's lines use up.
   OUTBOARD_TRY(function, factory(*loop, limited(options.log, loop->clock())));
   OUTBOARD_TRY(share, process_budget()->join(descriptors_of_a_client(*function)));
-  refusals.emplace(*loop, options.stall_deadline);
+  refusals.emplace(*loop, options.stall_deadline, share);
   return {};
 }
 

@@ -39,6 +39,7 @@ Session::Session(UniqueFd socket, Loop& loop, pci::Function& function, Log log, 
       function_(&function),
       log_(std::move(log)),
       limits_(limits),
+      descriptors_(limits.share, 1),
       channel_(std::move(socket),
                {.max_message = sizeof(spec::Header) + sizeof(spec::RegionAccess) + limits.max_data_transfer,
                 .max_fds = limits.max_fds,
@@ -192,7 +193,7 @@ Status Session::dispatch_command(Message& message) {
     case Command::device_get_irq_info:
       return answer(header, get_irq_info(*function_, message.payload));
     case Command::device_set_irqs:
-      return answer(header, set_irqs(*function_, message.payload, std::move(message.fds), bindings_));
+      return bind_interrupts(message);
     case Command::device_reset:
       return reset(message);
     case Command::version:
@@ -289,6 +290,12 @@ Status Session::reset(const Message& message) {
   if (operation_.refused) return {};
   messages_->cancel_all(Error(ECANCELED, "the device is being reset"));
   return operation_started();
+}
+
+Status Session::bind_interrupts(Message& message) {
+  const auto done = set_irqs(*function_, message.payload, std::move(message.fds), bindings_);
+  descriptors_.set(1 + bindings_.eventfds());
+  return answer(message.header, done);
 }
 
 Status Session::region_read(const Message& message) {

@@ -51,7 +51,7 @@ class Session : public std::enable_shared_from_this<Session> {
   /// The client has closed its end; what it sent before is still being worked through.
   bool peer_hung_up() const;
   /// The client has bound the function's REQ interrupt: raising it asks for the function back.
-  bool hears_requests() const { return bindings_.request; }
+  bool hears_requests() const { return bindings_.any(pci::InterruptKind::request); }
   /// Forgets the function, which is about to be destroyed. Nothing is called any more, `ended` neither.
   void abandon();
 
@@ -75,6 +75,7 @@ class Session : public std::enable_shared_from_this<Session> {
   Status dma_map(Message& message);
   Status dma_unmap(const Message& message);
   Status reset(const Message& message);
+  Status bind_interrupts(Message& message);
   Status region_read(const Message& message);
   Status region_write(const Message& message);
   Status region_write_multi(const Message& message);
@@ -98,6 +99,7 @@ class Session : public std::enable_shared_from_this<Session> {
   pci::Function* function_;
   Log log_;
   Limits limits_;
+  Budget::OpenDescriptors descriptors_;
   Channel channel_;
   Registration watch_;
   Ready interest_ = Ready::readable;
