@@ -4,6 +4,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include <array>
 #include <atomic>
 #include <cerrno>
 #include <csignal>
@@ -18,42 +19,65 @@ std::atomic<FaultRegistry*> registry{nullptr};  ///< set before the handler is, 
 struct sigaction previous{};                   ///< written before the handler is installed, then only read
 
 /// Mappings that the handler can give up: putting memory over part of a mapping splits it, and the process may have
-/// vm.max_map_count of them, not one more.
+/// vm.max_map_count of them, not one more. Every second page of one range has a protection of its own, so it is a mapping,
+/// and parts its neighbours. Without it, the three of them are one; the range itself is never unmapped.
 class SpareMappings {
  public:
-  static constexpr std::size_t count = 64;
+  static constexpr std::size_t count = 64;  ///< pages, of which each is worth two mappings
 
   /// Once, before the handler is installed.
   Status reserve() {
     page_ = static_cast<std::size_t>(::sysconf(_SC_PAGESIZE));
     void* const pages =
-        ::mmap(nullptr, 2 * count * page_, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+        ::mmap(nullptr, (2 * count + 1) * page_, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (pages == MAP_FAILED) return Error::from_errno("keeping mappings for the fault guard");
-    auto* const first = static_cast<std::byte*>(pages);
-    // Neighbours with the same protection would be one mapping.
-    for (std::size_t i = 0; i < count; ++i) {
-      if (::mprotect(first + 2 * i * page_, page_, PROT_READ) == 0) continue;
-      const Error error = Error::from_errno("keeping mappings for the fault guard");
-      ::munmap(pages, 2 * count * page_);
-      return error;
-    }
-    pages_ = first;
-    return {};
+    pages_ = static_cast<std::byte*>(pages);
+    if (refill()) return {};
+    const Error error = Error::from_errno("keeping mappings for the fault guard");
+    ::munmap(pages, (2 * count + 1) * page_);
+    return error;
   }
-  std::size_t left() const { return 2 * count - given_up_.load(std::memory_order_relaxed); }
-  /// False when there are no more than `keep` left. Async-signal-safe.
+  std::size_t left() const { return left_.load(std::memory_order_relaxed); }
+
+  /// False when there are no more than `keep` left. Async-signal-safe; threads may meet here.
   bool give_up_one(std::size_t keep) {
-    std::size_t next = given_up_.load(std::memory_order_relaxed);
-    do {
-      if (next + keep >= 2 * count) return false;
-    } while (!given_up_.compare_exchange_weak(next, next + 1, std::memory_order_relaxed));
-    return ::syscall(SYS_munmap, pages_ + next * page_, page_) == 0;
+    for (std::size_t i = 0; i < count && left() > keep; ++i) {
+      State held = State::held;
+      if (!states_[i].compare_exchange_strong(held, State::changing, std::memory_order_acquire)) continue;
+      left_.fetch_sub(1, std::memory_order_relaxed);
+      const bool given = protect(i, PROT_NONE);
+      states_[i].store(State::given_up, std::memory_order_release);
+      if (given) return true;
+    }
+    return false;
+  }
+
+  /// Takes back what was given up. False, and errno, when the process has no room for it. Not in the handler, which may come
+  /// in the middle of it.
+  bool refill() {
+    for (std::size_t i = 0; i < count && left() != count; ++i) {
+      State given_up = State::given_up;
+      if (!states_[i].compare_exchange_strong(given_up, State::changing, std::memory_order_acquire)) continue;
+      const bool taken = protect(i, PROT_READ);
+      if (taken) left_.fetch_add(1, std::memory_order_relaxed);
+      states_[i].store(taken ? State::held : State::given_up, std::memory_order_release);
+      if (!taken) return false;
+    }
+    return true;
   }
 
  private:
+  /// Of one page; who has set `changing` is alone with it (row M17).
+  enum class State : std::uint8_t { given_up, changing, held };
+
+  bool protect(std::size_t i, int protection) const {
+    return ::syscall(SYS_mprotect, pages_ + (2 * i + 1) * page_, page_, long{protection}) == 0;
+  }
+
   std::byte* pages_ = nullptr;  ///< written before the handler is installed, then only read
   std::size_t page_ = 0;
-  std::atomic<std::size_t> given_up_{0};
+  std::array<std::atomic<State>, count> states_{};
+  std::atomic<std::size_t> left_{0};
 };
 SpareMappings spare_mappings;
 
@@ -84,9 +108,9 @@ bool repair(std::uintptr_t address) {
     return put_over_with_spares(range.begin + skip, range.page_size, range.protection, 0, range.ones, 0);
   }
   // The last ones are kept for the way out: putting zeroes over all of it splits nothing, but the kernel refuses that too to
-  // a process that is one beyond the limit, as each split would leave it.
+  // a process that is one beyond the limit, as each split would leave it. They are taken back when a mapping goes.
   constexpr int zeroes = MAP_ANONYMOUS | MAP_NORESERVE;
-  constexpr std::size_t last_ones = 8;
+  constexpr std::size_t last_ones = 4;
   if (spare_mappings.left() > last_ones &&
       put_over_with_spares(range.begin + skip, range.length - skip, range.protection, zeroes, -1, last_ones)) {
     return true;
@@ -135,6 +159,8 @@ Status install_fault_guard() {
   installed.store(true, std::memory_order_release);
   return {};
 }
+
+bool fault_guard_has_its_spares() { return !installed.load(std::memory_order_acquire) || spare_mappings.refill(); }
 
 bool fault_guard_installed() { return installed.load(std::memory_order_acquire); }
 

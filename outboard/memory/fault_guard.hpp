@@ -11,6 +11,11 @@ namespace outboard::memory {
 /// taken out. It keeps some mappings in hand, so that it works in a process that has no further one left (vm.max_map_count).
 Status install_fault_guard();
 
+/// Takes back, of the mappings that the guard keeps in hand, those that it had to give up. False: the process has no room for
+/// them. True where no guard is installed. For HostMemory, whenever one is about to be mapped or has been unmapped. Any
+/// thread, but not in a signal handler.
+bool fault_guard_has_its_spares();
+
 /// Whether install_fault_guard() has succeeded in this process.
 bool fault_guard_installed();
 

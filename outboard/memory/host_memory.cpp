@@ -114,6 +114,10 @@ Status HostMemory::check_pages(const FileFacts& file) {
 Result<std::shared_ptr<HostMemory>> HostMemory::map_pages(int fd, const FileFacts& file, std::uint64_t offset,
                                                           std::uint64_t size, Access access) {
   OUTBOARD_CHECK(check_pages(file));
+  if (!fault_guard_has_its_spares()) {
+    return Error(ENOMEM, "the process has as many mappings as the kernel allows")
+        .cure("raise vm.max_map_count, or use fewer memory files");
+  }
   // Pages are mapped whole. An offset inside a huge page is usual: a VMM has a hole at 640 KiB.
   const std::uint64_t begin = round_down(offset, file.page_size);
   const std::uint64_t length = round_up(offset + size, file.page_size) - begin;
@@ -149,7 +153,10 @@ std::shared_ptr<HostMemory> HostMemory::borrowed(MutableBytes bytes) {
 
 HostMemory::~HostMemory() {
   if (slot_ != nullptr) FaultRegistry::instance().remove(*slot_);
-  if (!mapped_.empty()) ::munmap(mapped_.data(), mapped_.size());
+  if (mapped_.empty()) return;
+  ::munmap(mapped_.data(), mapped_.size());
+  // What cannot be taken back now is when the next one goes.
+  [[maybe_unused]] const bool complete = slot_ == nullptr || fault_guard_has_its_spares();
 }
 
 }  // namespace outboard::memory

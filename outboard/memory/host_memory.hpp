@@ -21,7 +21,8 @@ class HostMemory {
   /// EINVAL: not a regular file or memory file; size 0; offset not page-aligned; offset + size wraps or goes beyond the
   /// file as it is now (never is more mapped than the file has). EACCES: the descriptor is read-only and writing was
   /// asked for, or write-only. ENOTSUP: pages could vanish under us (the file carries no F_SEAL_SHRINK, or is made of
-  /// huge pages, which may run out) and no fault guard is installed. Else what the system said.
+  /// huge pages, which may run out) and no fault guard is installed. ENOMEM: the process has so many mappings already that the
+  /// guard could not put zeroes in the place of vanished pages. Else what the system said.
   static Result<std::shared_ptr<HostMemory>> map_file(const UniqueFd& fd, std::uint64_t offset, std::uint64_t size,
                                                       Access access);
   /// Whether map_file() could map this, by what the file and its descriptor are now; its errors but those of the system.

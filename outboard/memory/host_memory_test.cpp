@@ -275,6 +275,45 @@ TEST(FaultGuardDeathTest, Row35_ATruncatedFileIsContainedWithNoMappingLeft) {
       ::testing::ExitedWithCode(0), "");
 }
 
+TEST(FaultGuardDeathTest, WhatTheGuardGaveUpIsTakenBackWhenMappingsGo) {
+  GTEST_FLAG_SET(death_test_style, "threadsafe");
+  EXPECT_EXIT(
+      {
+        die_quietly();
+        if (!install_fault_guard()) std::exit(2);
+        for (int round = 0; round < 3; ++round) {
+          if (const int failed = truncate_many_with_no_mapping_left(); failed != 0) ::_exit(10 * round + failed);
+        }
+        ::_exit(0);
+      },
+      ::testing::ExitedWithCode(0), "");
+}
+
+int map_one_more_after_the_guard_had_to_give_up() {
+  const UniqueFd files[] = {testing::make_memfd(2 * page), testing::make_memfd(page)};
+  auto truncated = *HostMemory::map_file(files[0], 0, 2 * page, Access::read_write);
+  const auto gone = *HostMemory::map_file(files[1], 0, page, Access::read_write);
+  use_up_mappings();
+  if (!fault_guard_has_its_spares() || ::ftruncate(files[0].get(), page) != 0) return 3;
+  touch(truncated->data() + page);
+  if (fault_guard_has_its_spares()) return 4;
+  const auto another = HostMemory::map_file(files[1], 0, page, Access::read_write);
+  if (another || another.error().code() != ENOMEM) return 5;
+  truncated.reset();
+  return fault_guard_has_its_spares() ? 0 : 6;
+}
+
+TEST(FaultGuardDeathTest, NothingMoreIsMappedWhereTheGuardLacksItsSpares) {
+  GTEST_FLAG_SET(death_test_style, "threadsafe");
+  EXPECT_EXIT(
+      {
+        die_quietly();
+        if (!install_fault_guard()) std::exit(2);
+        ::_exit(map_one_more_after_the_guard_had_to_give_up());
+      },
+      ::testing::ExitedWithCode(0), "");
+}
+
 /// Touches a file mapping that the library knows nothing of, after the file has gone.
 void touch_foreign_memory() {
   const UniqueFd fd = testing::make_memfd(page);

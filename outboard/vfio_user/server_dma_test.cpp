@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include <charconv>
+#include <fstream>
 #include <thread>
 
 #include <outboard/memory/fault_guard.hpp>
@@ -327,6 +328,77 @@ TEST_F(ServerDma, Row31_AsManyFilesAsAdvertisedAreMappedAndOneMayBeTruncatedThen
   pump();
   ASSERT_TRUE(neighbour.receive());
   for (std::uint64_t i = 0; i < 100; ++i) ASSERT_EQ(map_another(neighbour, i), 0) << i;
+}
+
+/// Takes mappings until the process may have no more than `left` further ones.
+class FewMappingsLeft {
+ public:
+  explicit FewMappingsLeft(std::size_t left) {
+    const std::size_t taken = limit() - std::min(limit(), testing::own_mappings().size() + left);
+    size_ = (taken + 1) * 4096;
+    pages_ = ::mmap(nullptr, size_, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    // Neighbours with the same protection would be one mapping.
+    for (std::size_t i = 1; i < taken; i += 2) {
+      EXPECT_EQ(::mprotect(static_cast<std::byte*>(pages_) + i * 4096, 4096, PROT_READ), 0);
+    }
+  }
+  ~FewMappingsLeft() { ::munmap(pages_, size_); }
+  FewMappingsLeft(const FewMappingsLeft&) = delete;
+  FewMappingsLeft& operator=(const FewMappingsLeft&) = delete;
+
+  static std::size_t limit() {
+    std::size_t limit = 0;
+    std::ifstream("/proc/sys/vm/max_map_count") >> limit;
+    return limit;
+  }
+
+ private:
+  std::size_t size_ = 0;
+  void* pages_ = nullptr;
+};
+
+// The whole attack that once ended a server with 48,000 files, of which 17,300 were truncated; with fewer mappings to be had.
+TEST_F(ServerDma, Row35_AClientThatTruncatesEachFileThatItMayMapHarmsItselfOnly) {
+  ASSERT_TRUE(memory::install_fault_guard());
+  constexpr std::size_t for_clients = 2 * 600;
+  const FewMappingsLeft few(FewMappingsLeft::limit() / 8 + for_clients);
+  serve();
+  auto other = Server::listen(dir_.path("other"), PlainFunction::factory({}), {.loop = &loop_, .log = {}});
+  ASSERT_TRUE(other) << other.error().message();
+  Peer peer = client();
+  enable(peer);
+  const auto name = [this](std::size_t number) { return dir_.path("file" + std::to_string(number)); };
+  const auto at = [](std::size_t number) { return base + number * 0x2000; };
+  std::size_t count = 0;
+  const auto map_another = [&] {
+    const UniqueFd file = dir_.make_file("file" + std::to_string(count), 0x2000);
+    return map(peer, map_request(at(count), 0x2000), {file.get()});
+  };
+  int last = 0;
+  while (count < 60000 && (last = map_another()) == 0) ++count;
+  EXPECT_EQ(last, ENOSPC);
+  EXPECT_GT(count, for_clients / 4);
+  EXPECT_LE(count, for_clients / 2);
+
+  // What the program has in reserve may be gone by now.
+  const FewMappingsLeft none(count + 64);
+  std::size_t poisoned = 0, lost_more = 0;
+  for (std::size_t i = 0; i < count; ++i) {
+    ASSERT_EQ(::truncate(name(i).c_str(), 0x1000), 0);
+    start_dma(peer, at(i) + 0x1000, 64, PlainFunction::dma_from_memory);
+    const auto snapshot = function().memory().current();
+    const memory::Mapping* window = snapshot->find(memory::Iova{at(i)});
+    ASSERT_TRUE(window);
+    poisoned += window->memory->poisoned(window->host(memory::Iova{at(i) + 0x1000}), 64) ? 1 : 0;
+    lost_more += window->memory->poisoned(window->host(memory::Iova{at(i)}), 0x1000) ? 1 : 0;
+  }
+  EXPECT_EQ(poisoned, count);
+  EXPECT_EQ(lost_more, 0u) << "what the files still have";
+  EXPECT_TRUE(alive(peer));
+  Peer neighbour = Peer::connect_to(dir_.path("other"));
+  neighbour.send_version(usual_json);
+  pump();
+  EXPECT_TRUE(neighbour.receive());
 }
 
 TEST_F(ServerDma, ADescriptorBelongsToTheFirstOfTwoCommandsInOneSend) {
