@@ -1,14 +1,17 @@
 #include <fcntl.h>
+#include <sys/eventfd.h>
 #include <sys/file.h>
 #include <sys/inotify.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/un.h>
 #include <unistd.h>
 
 #include <array>
 
+#include <outboard/testing/denied_calls.hpp>
 #include <outboard/testing/vfio_user_server_fixture.hpp>
 #include <outboard/vfio_user/client.hpp>
 
@@ -121,6 +124,58 @@ TEST_F(ServerSocket, AppearsWhenItListens) {
   EXPECT_FALSE(exists(path() + ".new"));
 }
 
+std::vector<long> without_links() {
+  std::vector<long> calls{SYS_renameat2, SYS_linkat};
+#ifdef SYS_link
+  calls.push_back(SYS_link);  // older machines have both
+#endif
+  return calls;
+}
+
+// While the device is made (an image is waited for, say), whoever may write to the directory can put something there.
+TEST_F(ServerSocket, DoesNotReplaceWhatHasComeToThePathMeanwhile) {
+  const auto listen = [this] {
+    return Server::listen(path(),
+                          [&](Loop& loop, Log log) -> Result<std::unique_ptr<pci::Function>> {
+                            dir_.make_file("s", 10);
+                            return PlainFunction::factory({})(loop, std::move(log));
+                          },
+                          {.loop = &loop_, .log = {}});
+  };
+  const auto expect_refused = [&] {
+    const auto server = listen();
+    ASSERT_FALSE(server);
+    EXPECT_EQ(server.error().code(), EADDRINUSE);
+    EXPECT_FALSE(server.error().cure().empty());
+    struct stat found{};
+    ASSERT_EQ(::stat(path().c_str(), &found), 0);
+    EXPECT_TRUE(S_ISREG(found.st_mode));
+    EXPECT_EQ(found.st_size, 10);
+    EXPECT_FALSE(exists(path() + ".new"));
+    ASSERT_EQ(::unlink(path().c_str()), 0);
+  };
+  expect_refused();
+  for (const int error : {ENOSYS, EINVAL, EPERM}) {
+    testing::with_calls_denied({SYS_renameat2}, error, expect_refused);
+    testing::with_calls_denied(without_links(), error, expect_refused);
+  }
+}
+
+TEST_F(ServerSocket, AppearsWhereTheKernelOrTheFileSystemCannotRenameWithoutReplacing) {
+  const auto appears = [this] {
+    const auto server = Server::listen(path(), PlainFunction::factory({}), {.loop = &loop_, .log = {}});
+    ASSERT_TRUE(server) << server.error().message();
+    EXPECT_TRUE(Peer::connect_to(path()).socket());
+    EXPECT_FALSE(exists(path() + ".new"));
+  };
+  for (const int error : {ENOSYS, EINVAL, EPERM}) {
+    testing::with_calls_denied({SYS_renameat2}, error, appears);
+    EXPECT_FALSE(exists(path()));
+    testing::with_calls_denied(without_links(), error, appears);
+    EXPECT_FALSE(exists(path()));
+  }
+}
+
 TEST_F(ServerSocket, LeftHalfMadeByADeadServerIsReplaced) {
   const UniqueFd socket(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
   sockaddr_un address{};
@@ -157,6 +212,30 @@ TEST_F(ServerSocket, DoesNotAppearWhereDescriptorsWouldRunOut) {
   EXPECT_FALSE(many.error().cure().empty());
   EXPECT_FALSE(appeared);
   EXPECT_TRUE(few) << few.error().message();
+}
+
+TEST_F(ServerSocket, CanBeHadAlthoughAnotherServersClientHasItsDescriptorsOpen) {
+  serve({.msix_vectors = 100});
+  Peer peer = client();
+  enable(peer);
+  std::vector<Peer> waiting;
+  for (int i = 0; i < 8; ++i) waiting.push_back(connect());
+  rlimit saved{};
+  ::getrlimit(RLIMIT_NOFILE, &saved);
+  // For what is set aside for both servers' clients, 32 that the program keeps, and no hundred more.
+  rlimit tight = saved;
+  tight.rlim_cur = testing::open_fds() + 32 + 2 * 140;
+  ::setrlimit(RLIMIT_NOFILE, &tight);
+  for (std::uint32_t first = 0; first < 96; first += 16) {
+    const std::vector<int> fds(16, ::eventfd(0, EFD_CLOEXEC));
+    const auto set = vfio_abi::IrqSet{.argsz = 20, .flags = 0x24, .index = 2, .start = first, .count = 16};
+    ASSERT_EQ(error_of(peer, Command::device_set_irqs, testing::joined(set), {.fds = fds}), 0);
+    ::close(fds[0]);
+  }
+  const auto other =
+      Server::listen(dir_.path("other"), PlainFunction::factory({.msix_vectors = 100}), {.loop = &loop_, .log = {}});
+  ::setrlimit(RLIMIT_NOFILE, &saved);
+  EXPECT_TRUE(other) << other.error().message();
 }
 
 TEST_F(ServerSocket, ThatIsSomethingElseIsLeftAlone) {

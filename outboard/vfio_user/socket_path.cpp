@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include <array>
+#include <cstdio>
 #include <filesystem>
 
 #include <fmt/format.h>
@@ -105,6 +106,22 @@ Status remove_remains(const std::string& path, const sockaddr_un& address) {
   return {};
 }
 
+/// Renames, over nothing: -1 and EEXIST where there is something.
+int rename_to_free(const char* name, const char* path) {
+  if (::renameat2(AT_FDCWD, name, AT_FDCWD, path, RENAME_NOREPLACE) == 0) return 0;
+  // EINVAL: a file system that cannot (NFS); EPERM: a filter of system calls. A second name does the same in two steps.
+  if (errno != ENOSYS && errno != EINVAL && errno != EPERM) return -1;
+  if (::link(name, path) == 0) return ::unlink(name);
+  if (errno == EEXIST) return -1;
+  // Neither is to be had. What appears at the path in this moment is lost.
+  struct stat status{};
+  if (::lstat(path, &status) == 0) {
+    errno = EEXIST;
+    return -1;
+  }
+  return ::rename(name, path);
+}
+
 }  // namespace
 
 std::string Peer::describe() const {
@@ -143,9 +160,12 @@ Status ListeningSocket::listen_at(const std::string& name, std::optional<mode_t>
   }
   struct stat status{};
   const bool done = ::stat(name.c_str(), &status) == 0 && (!mode || ::chmod(name.c_str(), *mode) == 0) &&
-                    ::listen(socket.get(), SOMAXCONN) == 0 && ::rename(name.c_str(), path_.c_str()) == 0;
+                    ::listen(socket.get(), SOMAXCONN) == 0 && rename_to_free(name.c_str(), path_.c_str()) == 0;
   if (!done) {
-    const Error error = cannot_create(path_);
+    const Error error = errno == EEXIST ? Error(EADDRINUSE, "something has come to the path since it was looked at")
+                                              .on(path_)
+                                              .cure("remove it, or choose another path")
+                                        : cannot_create(path_);
     ::unlink(name.c_str());
     return error;
   }

@@ -31,7 +31,7 @@ class ListeningSocket {
   /// the path, or something that is no socket lies there. EACCES: the lock file belongs to another user.
   static Result<ListeningSocket> reserve(const std::string& path);
   /// Makes the socket appear at the path: whoever finds it there can connect. `mode`: its permissions (who may write may
-  /// connect); by default those the umask leaves.
+  /// connect); by default those the umask leaves. EADDRINUSE: something has come to the path since reserve(); it stays.
   Status open(std::optional<mode_t> mode);
   /// Takes over a socket that listens already; EINVAL when it is none.
   static Result<ListeningSocket> adopt(UniqueFd socket);
