@@ -23,6 +23,7 @@ class ScriptedDevice final : public virtio::Device {
 
   std::function<void(virtio::Request)> on_request = echo;
   std::function<void(StopMode)> on_stop;
+  std::vector<unsigned> discarded;  ///< queues whose drain has become a discard
   std::function<Status(unsigned, const virtio::QueueState&)> on_start;
   bool accepts_features = true;
   std::vector<std::byte> config;
@@ -52,6 +53,7 @@ class ScriptedDevice final : public virtio::Device {
     return on_start ? on_start(queue, state) : Status{};
   }
   void stop_queue(unsigned queue, StopMode mode, Completion done) override;
+  void discard_queue(unsigned queue) override { discarded.push_back(queue); }
   void handle(virtio::Request request) override {
     ++requests;
     on_request(std::move(request));

@@ -95,6 +95,10 @@ class Device {
   /// this queue is kept any more; the queue waits for the running ones itself.
   virtual void stop_queue(unsigned /*queue*/, StopMode /*mode*/, Completion done) { done(); }
 
+  /// A stop that was to drain has become a discard, since the driver has reset the queue or the device: cancel what can be
+  /// cancelled. Comes after stop_queue(), and before the queue has come to rest, whether `done` has been called or not.
+  virtual void discard_queue(unsigned /*queue*/) {}
+
   /// One request. Answer it now, or keep the token and answer later.
   virtual void handle(Request request) = 0;
 

@@ -98,8 +98,10 @@ DeviceCore::~DeviceCore() {
     queue.memory->remove_user(*queue.engine);
     queue.engine->halt();
     queue.engine->abandon();
-    queue.deadline.reset();
+    queue.drain_waiters.deadline.reset();
+    queue.discard_waiters.deadline.reset();
   }
+  for (State::ResetWaiter& waiter : state_->reset_waiters) waiter.deadline.reset();
 }
 
 void DeviceCore::set_journal(Journal& journal) {
@@ -262,7 +264,7 @@ void DeviceCore::stop_queue(unsigned queue, StopMode mode, std::move_only_functi
 Status DeviceCore::start_queue(unsigned queue, const QueueState& state) {
   State::Queue* found = state_->queue(queue);
   if (found == nullptr) return Error(EINVAL, "no such queue");
-  if (found->running || found->stopping) return Error(EBUSY, "the queue is running");
+  if (!found->at_rest()) return Error(EBUSY, "the queue is running");
   OUTBOARD_CHECK(state_->check(*found, state));
   found->size = state.size;
   found->address = {state.descriptors, state.driver, state.device};

@@ -36,7 +36,7 @@ void DeviceCore::capture(std::move_only_function<void(Result<DeviceState>)> done
   for (unsigned index = 0; index < queue_count(); ++index) {
     const State::Queue& queue = state_->queues[index];
     // One that a capture before this has stopped, and that would go on, ran too.
-    if (queue.running && (!queue.stopping || queue.goes_on)) taken->stopped.push_back(index);
+    if (queue.phase == State::Phase::running || queue.goes_on) taken->stopped.push_back(index);
     stop_queue(index, StopMode::drain, [taken, all, index](Result<QueueState> stopped) {
       if (!stopped) return all->one(stopped.error());
       taken->queues[index] = std::move(*stopped);
@@ -154,12 +154,12 @@ Status DeviceCore::State::take_over(const DeviceState& from) {
 void DeviceCore::State::tell_driver() {
   if (!has(bit::driver_ok) || has(bit::failed)) return;
   for (unsigned index = 0; index < queues.size(); ++index) {
-    if (!queues[index].running) continue;
+    if (queues[index].at_rest()) continue;
     Loop* const loop = queues[index].loop;
     loop->post([weak = weak_from_this(), index, here = loop == &control] {
       const auto state = weak.lock();
       // A reset may have come first. On a loop of its own the queue has not been stopped before this has run.
-      if (state && (!here || state->queues[index].running)) state->events.notify_queue(index);
+      if (state && (!here || !state->queues[index].at_rest())) state->events.notify_queue(index);
     });
   }
   control.post([weak = weak_from_this()] {

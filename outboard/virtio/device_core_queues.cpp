@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <iterator>
 #include <utility>
 
 #include <outboard/virtio/device_core_state.hpp>
@@ -81,7 +82,7 @@ void DeviceCore::State::reset_queue(unsigned index) {
   if (found == nullptr || !negotiated(Feature::ring_reset) || resetting) return;
   if (!found->enabled || found->resetting) return;
   found->resetting = true;
-  if (!found->running && !found->stopping) return queue_was_reset(index);
+  if (found->at_rest()) return queue_was_reset(index);
   stop_queue(index, StopMode::discard, [](const Result<QueueState>&) {});
 }
 
@@ -165,7 +166,7 @@ void DeviceCore::State::note_start(unsigned index, const QueueState& state) {
 
 void DeviceCore::State::run_engine(unsigned index, const QueueState& state) {
   Queue& queue = queues[index];
-  queue.running = true;
+  queue.phase = Phase::running;
   const Features features = negotiated();
   const DeviceQueue::Rules rules{.packed = features.has(Feature::ring_packed),
                                  .event_idx = features.has(Feature::event_idx),
@@ -181,7 +182,7 @@ void DeviceCore::State::run_engine(unsigned index, const QueueState& state) {
 /// A queue that came to rest for nothing runs again.
 void DeviceCore::State::go_on(unsigned index) {
   Queue& queue = queues[index];
-  if (!live() || resetting || queue.running || queue.stopping || !queue.enabled || !queue.saved) return;
+  if (!live() || resetting || !queue.at_rest() || !queue.enabled || !queue.saved) return;
   const QueueState state = *std::exchange(queue.saved, {});
   if (const Status started = launch(index, state); !started)
     break_device("device", fmt::format("queue {}: {}", index, started.error().message()));
@@ -189,31 +190,38 @@ void DeviceCore::State::go_on(unsigned index) {
 
 void DeviceCore::State::stop_queue(unsigned index, StopMode mode, StopDone done) {
   Queue& queue = queues[index];
-  if (!queue.running && !queue.stopping) {
+  if (queue.at_rest()) {
     QueueState state = queue.saved ? *queue.saved : fresh(queue);
     state.enabled = queue.enabled;
     return done(std::move(state));
   }
   queue.goes_on = false;
-  queue.waiters.push_back(std::move(done));
+  StopWaiters& waiters = queue.waiters(mode);
+  waiters.dones.push_back(std::move(done));
   // Also for who comes when the first deadline has passed: each gets an answer.
-  if (!queue.deadline.active())
-    queue.deadline = control.after(options.stop_deadline, [this, index] { stop_is_late(index); });
-  if (queue.stopping) {
-    if (mode == StopMode::discard && queue.stop_mode == StopMode::drain) {
-      queue.stop_mode = mode;
-      on_loop(queue, [engine = queue.engine] { engine->quiesce(StopMode::discard); });
-    }
-    return;
+  if (!waiters.deadline.active())
+    waiters.deadline = control.after(options.stop_deadline, [this, index, mode] { stop_is_late(index, mode); });
+  if (queue.phase == Phase::running) {
+    queue.phase = Phase::quiescing;
+    queue.stop_mode = mode;
+    stop_engine(index);
+  } else if (mode == StopMode::discard && queue.stop_mode == StopMode::drain) {
+    escalate_stop(index);
   }
-  queue.stopping = true;
-  queue.stop_mode = mode;
-  stop_engine(index, mode);
+}
+
+/// A drain becomes a discard, at once: the queue's loop may be busy with just what is to be cancelled. A device that has not
+/// been told of the stop yet will be told of a discard.
+void DeviceCore::State::escalate_stop(unsigned index) {
+  Queue& queue = queues[index];
+  queue.stop_mode = StopMode::discard;
+  on_loop(queue, [engine = queue.engine] { engine->quiesce(StopMode::discard); });
+  if (queue.phase == Phase::stopping) device.discard_queue(index);
 }
 
 /// The engine first, so that the device gets no request after it was told to stop; then the device; then the engine
 /// waits for the requests whose work is running.
-void DeviceCore::State::stop_engine(unsigned index, StopMode mode) {
+void DeviceCore::State::stop_engine(unsigned index) {
   const auto weak = weak_from_this();
   Loop* const loop = queues[index].loop;
   auto back = [weak, index, loop, home = &control](auto task) {
@@ -233,21 +241,31 @@ void DeviceCore::State::stop_engine(unsigned index, StopMode mode) {
       engine->finish(std::move(stopped));
     });
   };
-  auto tell_device = [finish, mode](State& state, unsigned at) {
-    state.device.stop_queue(at, mode, [weak = state.weak_from_this(), at, finish] {
+  auto tell = [finish](State& state, unsigned at) {
+    state.tell_device(at, [weak = state.weak_from_this(), at, finish] {
       if (const auto alive = weak.lock()) finish(*alive, at);
     });
   };
-  on_loop(queues[index], [engine = queues[index].engine, mode, back, tell_device] {
+  on_loop(queues[index], [engine = queues[index].engine, mode = queues[index].stop_mode, back, tell] {
     engine->quiesce(mode);
-    back(tell_device);
+    back(tell);
   });
+}
+
+void DeviceCore::State::tell_device(unsigned index, Device::Completion done) {
+  Queue& queue = queues[index];
+  queue.phase = Phase::stopping;
+  device.stop_queue(index, queue.stop_mode, std::move(done));
 }
 
 void DeviceCore::State::stopped(unsigned index, QueueState state) {
   Queue& queue = queues[index];
-  queue.running = queue.stopping = false;
-  queue.deadline.reset();
+  queue.phase = Phase::at_rest;
+  std::vector<StopDone> dones;
+  for (StopWaiters* waiters : {&queue.drain_waiters, &queue.discard_waiters}) {
+    waiters->deadline.reset();
+    std::ranges::move(std::exchange(waiters->dones, {}), std::back_inserter(dones));
+  }
   if (queue.resetting) {
     queue_was_reset(index);
     state = fresh(queue);
@@ -255,7 +273,7 @@ void DeviceCore::State::stopped(unsigned index, QueueState state) {
   state.enabled = queue.enabled;
   if (state.enabled) queue.saved = state;
   const bool goes_on = std::exchange(queue.goes_on, false);
-  for (StopDone& done : std::exchange(queue.waiters, {})) done(state);
+  for (StopDone& done : dones) done(state);
   if (resetting && quiet()) return finish_reset();
   if (goes_on) go_on(index);
 }
@@ -263,24 +281,25 @@ void DeviceCore::State::stopped(unsigned index, QueueState state) {
 /// The back end does not come back. Whoever waits is told; the queue goes on coming to rest. A drain is undone: nothing is
 /// wrong with the device, and its driver knows nothing of it. It is undone when the queue is at rest: only then may the
 /// device be told that it starts again.
-void DeviceCore::State::stop_is_late(unsigned index) {
+void DeviceCore::State::stop_is_late(unsigned index, StopMode mode) {
   Queue& queue = queues[index];
-  queue.deadline.reset();
-  const Error late(ETIMEDOUT, fmt::format("queue {}: requests did not end in time", index));
-  if (queue.stop_mode == StopMode::drain) {
+  const Error late = requests_are_late(index);
+  if (mode == StopMode::discard) {
+    break_device("outboard", late.message());
+  } else if (queue.stop_mode == StopMode::drain) {
     log.warning("{}: the queue is not stopped, and goes on when they have", late.message());
     queue.goes_on = true;
-  } else {
-    break_device("outboard", late.message());
   }
-  for (StopDone& done : std::exchange(queue.waiters, {})) done(late);
-  if (!resetting) return;
-  for (Done& done : std::exchange(reset_waiters, {})) done(late);
+  StopWaiters& waiters = queue.waiters(mode);
+  waiters.deadline.reset();
+  for (StopDone& done : std::exchange(waiters.dones, {})) done(late);
 }
 
-bool DeviceCore::State::quiet() const {
-  return std::ranges::none_of(queues, [](const Queue& queue) { return queue.running || queue.stopping; });
+Error DeviceCore::State::requests_are_late(unsigned index) {
+  return Error(ETIMEDOUT, fmt::format("queue {}: requests did not end in time", index));
 }
+
+bool DeviceCore::State::quiet() const { return std::ranges::all_of(queues, &Queue::at_rest); }
 
 void DeviceCore::State::set_paused(bool value) {
   if (paused == value) return;

@@ -2,6 +2,7 @@
 
 #include <array>
 #include <atomic>
+#include <list>
 #include <memory>
 #include <vector>
 
@@ -17,6 +18,25 @@ struct DeviceCore::State final : QueueOwner, std::enable_shared_from_this<Device
   using StopDone = std::move_only_function<void(Result<QueueState>)>;
   using Done = std::move_only_function<void(Status)>;
 
+  /// What a queue's engine does. Moved by run_engine(), stop_queue(), tell_device() and stopped().
+  enum class Phase : std::uint8_t {
+    at_rest,
+    running,
+    quiescing,  ///< told to stop; the device has not been told yet
+    stopping,  ///< so has the device; requests may be running
+  };
+
+  /// Who waits for a queue's stop, and until when.
+  struct StopWaiters {
+    std::vector<StopDone> dones;
+    Registration deadline;
+  };
+
+  struct ResetWaiter {
+    Done done;
+    Registration deadline{};
+  };
+
   /// A queue's registers, and its engine.
   struct Queue {
     std::uint16_t max_size = 0;
@@ -25,16 +45,17 @@ struct DeviceCore::State final : QueueOwner, std::enable_shared_from_this<Device
     bool enabled = false;
     bool was_reset = false;  ///< by queue_reset, and not enabled since: it may be set up again while the device runs
     bool resetting = false;  ///< by queue_reset
-    bool running = false;  ///< the engine has been started, and has not come to rest since
-    bool stopping = false;
-    StopMode stop_mode = StopMode::drain;
+    Phase phase = Phase::at_rest;
+    StopMode stop_mode = StopMode::drain;  ///< of the stop that is under way
     bool goes_on = false;  ///< it is late for its drain, which has been given up: it goes on once it has come to rest
     std::shared_ptr<DeviceQueue> engine;
     memory::AddressMap* memory = nullptr;
     Loop* loop = nullptr;
-    std::vector<StopDone> waiters;
-    Registration deadline;
+    StopWaiters drain_waiters, discard_waiters;
     std::optional<QueueState> saved;  ///< of the last stop, or what start_queue() gave before DRIVER_OK
+
+    bool at_rest() const { return phase == Phase::at_rest; }
+    StopWaiters& waiters(StopMode mode) { return mode == StopMode::drain ? drain_waiters : discard_waiters; }
   };
 
   State(DeviceCore& core, Device& device_, memory::AddressMap& memory_, Loop& control_, TransportEvents& events_,
@@ -60,7 +81,7 @@ struct DeviceCore::State final : QueueOwner, std::enable_shared_from_this<Device
   /// before back, of which a reset need not clear all.
   bool undoing = false;
   std::vector<std::byte> own_state;  ///< of the device, before restore()
-  std::vector<Done> reset_waiters;  ///< each is told in time, the end or that it is late
+  std::list<ResetWaiter> reset_waiters;  ///< each is told in time, the end or that it is late
   std::vector<std::move_only_function<void()>> reset_followers;  ///< told of the end only
   std::uint8_t generation = 0;
   bool config_has_changed = false;
@@ -82,6 +103,7 @@ struct DeviceCore::State final : QueueOwner, std::enable_shared_from_this<Device
   void start_reset(Done done);
   void begin_reset(Done done);
   void finish_reset();
+  void reset_is_late(std::list<ResetWaiter>::iterator waiter);
   void break_device(std::string_view clause, std::string_view what);
   void show_broken();
 
@@ -102,9 +124,12 @@ struct DeviceCore::State final : QueueOwner, std::enable_shared_from_this<Device
   void run_engine(unsigned index, const QueueState& state);
   void go_on(unsigned index);
   void stop_queue(unsigned index, StopMode mode, StopDone done);
-  void stop_engine(unsigned index, StopMode mode);
+  void escalate_stop(unsigned index);
+  void stop_engine(unsigned index);
+  void tell_device(unsigned index, Device::Completion done);
   void stopped(unsigned index, QueueState state);
-  void stop_is_late(unsigned index);
+  void stop_is_late(unsigned index, StopMode mode);
+  static Error requests_are_late(unsigned index);
   bool quiet() const;
   Result<DeviceState> captured(std::vector<QueueState> at_rest);
   Status restore(const DeviceState& from);

@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <utility>
 
 #include <outboard/virtio/device_core_state.hpp>
@@ -81,7 +82,7 @@ Status DeviceCore::State::start_queues(const std::vector<std::pair<unsigned, Que
     const Status started = device.start_queue(next->first, next->second);
     if (started) continue;
     for (auto begun = starting.begin(); begun != next; ++begun) {
-      queues[begun->first].running = true;
+      queues[begun->first].phase = Phase::running;
       stop_queue(begun->first, StopMode::discard, [](const Result<QueueState>&) {});
     }
     return Error(EIO, fmt::format("queue {}: {}", next->first, started.error().message()));
@@ -106,13 +107,23 @@ void DeviceCore::State::start_reset(Done done) {
 }
 
 void DeviceCore::State::begin_reset(Done done) {
-  reset_waiters.push_back(std::move(done));
+  const auto self = shared_from_this();  // who waits may destroy the core
+  const auto waiter = reset_waiters.insert(reset_waiters.end(), {std::move(done)});
   resetting = true;
   for (unsigned index = 0; index < queues.size(); ++index) {
-    // What a queue does not finish in time is heard of by stop_is_late().
     stop_queue(index, StopMode::discard, [](const Result<QueueState>&) {});
   }
-  if (resetting && quiet()) finish_reset();
+  if (!resetting) return;
+  if (quiet()) return finish_reset();
+  waiter->deadline = control.after(options.stop_deadline, [this, waiter] { reset_is_late(waiter); });
+}
+
+/// The reset is not given up. What makes it late has broken the device: see stop_is_late().
+void DeviceCore::State::reset_is_late(std::list<ResetWaiter>::iterator waiter) {
+  const auto late = std::ranges::find_if_not(queues, &Queue::at_rest);
+  Done done = std::move(waiter->done);
+  reset_waiters.erase(waiter);
+  done(requests_are_late(static_cast<unsigned>(late - queues.begin())));
 }
 
 void DeviceCore::State::finish_reset() {
@@ -139,7 +150,7 @@ void DeviceCore::State::finish_reset() {
   }
   resetting = false;
   const auto self = shared_from_this();  // who waits may destroy the core
-  for (Done& done : std::exchange(reset_waiters, {})) done({});
+  for (ResetWaiter& waiter : std::exchange(reset_waiters, {})) waiter.done({});
   for (auto& ended : std::exchange(reset_followers, {})) ended();
 }
 

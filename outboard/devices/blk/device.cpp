@@ -162,7 +162,7 @@ Status Device::start_queue(unsigned queue, const virtio::QueueState& /*state*/) 
 /// when its answer is not wanted.
 void Device::stop_queue(unsigned queue, virtio::StopMode mode, Completion done) {
   Lane& lane = *lanes_[queue];
-  if (mode == virtio::StopMode::discard) lane.give_up_ranges();
+  if (mode == virtio::StopMode::discard) discard_queue(queue);
   if (!lane.has_own_loop()) return done();
   Loop& control = host_->control_loop();
   host_->queue_loop(queue).post([&lane, &control, done = std::move(done)]() mutable {
@@ -170,6 +170,8 @@ void Device::stop_queue(unsigned queue, virtio::StopMode mode, Completion done) 
     control.post(std::move(done));
   });
 }
+
+void Device::discard_queue(unsigned queue) { lanes_[queue]->give_up_ranges(); }
 
 void Device::handle(virtio::Request request) {
   Lane& lane = *lanes_[request.queue_index()];

@@ -50,6 +50,7 @@ class Device final : public virtio::Device {
   Status reload() override;
   Status start_queue(unsigned queue, const virtio::QueueState& state) override;
   void stop_queue(unsigned queue, virtio::StopMode mode, Completion done) override;
+  void discard_queue(unsigned queue) override;
   void handle(virtio::Request request) override;
   void batch_end(unsigned queue) override;
   /// Version 1, 2 bytes: the version, and whether the cache writes back (0 or 1), as the driver sees it in `writeback`.

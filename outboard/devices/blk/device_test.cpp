@@ -738,6 +738,40 @@ TEST_P(BlkDevice, AResetEndsRangesAfterTheStepThatRuns) {
   }
 }
 
+TEST_P(BlkDevice, ADrainThatBecomesADiscardEndsRangesAfterTheStepThatRuns) {
+  const std::function<void(virtio::DeviceCore&)> escalations[] = {
+      [](auto& core) { core.write_status(0); }, [](auto& core) { core.reset_queue(0); },
+      [](auto& core) { core.stop_queue(0, virtio::StopMode::discard, [](const auto&) {}); }};
+  for (const bool own_loop : {false, true}) {
+    for (const auto& escalate : escalations) {
+      Rig::Setup with = setup();
+      with.own_loop = own_loop;
+      with.backend = [](HeldBackend& disk) {
+        disk.shape.capacity = UINT64_C(4) << 20;
+        disk.shape.can_write_zeroes = false;
+      };
+      Rig rig(with);
+      rig.disk->bytes.resize(4 << 20);
+      rig.disk->hold = true;
+      Chain::of(rig, spec::type::write_zeroes, 0).readable(segment(0, 8192)).writable(1).send();
+      ASSERT_EQ(rig.disk->calls.size(), 1U);
+      bool at_rest = false;
+      rig.transport->core().stop_queue(0, virtio::StopMode::drain, [&](const auto&) { at_rest = true; });
+      rig.pump();
+      rig.disk->release();
+      rig.pump();
+      ASSERT_EQ(rig.disk->calls.size(), 2U) << "a drain goes through all steps";
+      escalate(rig.transport->core());
+      rig.pump();
+      rig.disk->release();
+      rig.pump();
+      EXPECT_EQ(rig.disk->held(), 0U);
+      EXPECT_EQ(rig.disk->calls.size(), 2U) << "nobody wants the rest";
+      EXPECT_TRUE(at_rest);
+    }
+  }
+}
+
 TEST_P(BlkDevice, WhoPollsItsQueuesPollsTheStorageToo) {
   Rig::Setup with = setup();
   with.poll = true;
