@@ -288,6 +288,73 @@ TEST_P(Captured, AQueueThatWasAtRestBeforeStaysSoWhenACaptureFails) {
   EXPECT_EQ(rig.driver().used_count(), 0U);
 }
 
+/// Two queues, of which the first comes to rest for a capture at once, and the second when the test lets it.
+class HalfCaptured : public ::testing::TestWithParam<bool> {
+ protected:
+  void SetUp() override {
+    rig.run();
+    rig.device.on_request = rig.device.keep();
+    rig.device.gives_up_kept = false;
+    rig.driver(1).chain().readable("busy").writable(8).publish();
+    rig.process(1);
+    rig.device.on_start = [this](unsigned, const QueueState&) {
+      ++starts;
+      return Status();
+    };
+    rig.core->capture([this](Result<DeviceState> captured) { error = captured ? 0 : captured.error().code(); });
+    rig.settle();
+    rig.device.state_error = EIO;  // the capture will fail
+  }
+  void let_it_fail() {
+    rig.device.kept[0].complete();
+    rig.settle();
+    ASSERT_EQ(error, EIO);
+  }
+  QueueState state_of_first() {
+    QueueState state;
+    rig.core->stop_queue(0, StopMode::drain, [&](const Result<QueueState>& at) { state = at.value(); });
+    return state;
+  }
+  DeviceRig rig{{.packed = GetParam(), .queues = 2}};
+  std::optional<int> error;
+  unsigned starts = 0;
+};
+INSTANTIATE_TEST_SUITE_P(Rings, HalfCaptured, ::testing::Bool(),
+                         [](const auto& format) { return format.param ? "Packed" : "Split"; });
+
+TEST_P(HalfCaptured, GoesOn) {
+  let_it_fail();
+  EXPECT_EQ(starts, 2U);
+}
+
+TEST_P(HalfCaptured, DoesNotGoOnWhenItIsBrokenMeanwhile) {
+  rig.device.host->violation("test", "a violation");
+  let_it_fail();
+  EXPECT_EQ(starts, 0U);
+}
+
+TEST_P(HalfCaptured, DoesNotGoOnWhenItIsBeingReset) {
+  rig.core->write_status(0);
+  let_it_fail();
+  EXPECT_EQ(starts, 0U);
+  EXPECT_EQ(rig.core->status(), 0);
+}
+
+TEST_P(HalfCaptured, AQueueThatSomebodyHasStartedIsNotStartedAgain) {
+  ASSERT_TRUE(rig.core->start_queue(0, state_of_first()));
+  ASSERT_EQ(starts, 1U);
+  let_it_fail();
+  EXPECT_EQ(starts, 2U) << "and the other one";
+}
+
+TEST_P(HalfCaptured, AQueueThatSomebodyHasSwitchedOffStaysOff) {
+  QueueState off = state_of_first();
+  off.enabled = false;
+  ASSERT_TRUE(rig.core->start_queue(0, off));
+  let_it_fail();
+  EXPECT_EQ(starts, 1U) << "the other one";
+}
+
 TEST_P(Captured, TheDriverIsToldOfWhatItMayHaveMissed) {
   const DeviceState state = capture();
   ASSERT_TRUE(other.map.map(rig.driver().mapping()));

@@ -448,6 +448,30 @@ TEST_P(EitherRing, ARefusedVectorIsSharedThenDoneWithout) {
   EXPECT_EQ(create().vector(), std::nullopt);
 }
 
+TEST_P(EitherRing, TheDoorbellIsTheQueuesOwn) {
+  const Features features =
+      packed() ? Features{Feature::version_1, Feature::ring_packed} : Features{Feature::version_1};
+  for (const bool data : {false, true}) {
+    FakeTransport transport(3);
+    auto queue =
+        DriverQueue::create(transport, 2, data ? features.with(Feature::notification_data) : features, {}).value();
+    const Element element{memory::Iova{0x1000}, 16};
+    ASSERT_TRUE(queue.add({&element, 1}, {}, &transport));
+    ASSERT_TRUE(queue.publish());
+    const std::uint32_t position = packed() ? 0x8001'0000 : 0x0001'0000;
+    EXPECT_EQ(transport.queue(2).rings, std::vector<std::uint32_t>{data ? position | 2 : 2});
+  }
+}
+
+TEST_P(EitherRing, ABrokenQueueIsNotPublishedAndDoesNotRing) {
+  Rig r = rig();
+  ASSERT_TRUE(r.add(1, 0, 1));
+  r.queue().take_in_flight();
+  EXPECT_FALSE(r.queue().publish());
+  EXPECT_EQ(r.rings(), 0U);
+  EXPECT_FALSE(r.device().pop());
+}
+
 TEST_P(EitherRing, AfterAResetTheCookiesComeBackInOrder) {
   Rig r = rig();
   for (std::uintptr_t i = 1; i <= 4; ++i) r.submit(1, 0, i);

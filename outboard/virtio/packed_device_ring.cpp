@@ -13,16 +13,15 @@ void PackedDeviceRing::start(const DeviceRingRules& rules, const QueueState& sta
   unsignalled_ = 0;
   available_ = false;
   signalled_valid_ = false;
-  takes_over_ = in_flight_ != 0;
   at_ = {};
 }
 
 /// Whoever had the ring before may have been killed between writing a batch and publishing it: all used descriptors of the
 /// batch but the first are in the ring then. The driver would take one for true as soon as it came to its slot, which it
 /// does as soon as something else is used at the first. No slot of a buffer in flight has been used, so each of them is
-/// made to say so; of what the driver wrote there, only that is still needed.
+/// made to say so; of what the driver wrote there, only that is still needed. In a ring that this object has had all along
+/// there is nothing to be found.
 void PackedDeviceRing::withdraw_unpublished() {
-  takes_over_ = false;
   PackedCursor cursor = next_used_;
   for (std::uint32_t left = in_flight_; left != 0; --left) {
     const auto flags = flags_of(cursor.slot);

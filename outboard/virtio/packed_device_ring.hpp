@@ -19,7 +19,7 @@ class PackedDeviceRing {
   void start(const DeviceRingRules& rules, const QueueState& state);
   void bind(const RingPointers& pointers) {
     at_ = pointers;
-    if (takes_over_) withdraw_unpublished();
+    withdraw_unpublished();
   }
   void save(QueueState& state) const;
   void describe(const RequestSlot& slot, InFlight& buffer) const;
@@ -88,7 +88,6 @@ class PackedDeviceRing {
   std::uint16_t first_flags_ = 0;
   bool available_ = false;
   bool signalled_valid_ = false;
-  bool takes_over_ = false;  ///< started with buffers in flight, and not bound since
 };
 
 [[gnu::always_inline]] inline const RingRule* PackedDeviceRing::parse(RequestSlot& slot, MemoryView& memory) {
