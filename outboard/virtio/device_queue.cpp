@@ -113,7 +113,7 @@ bool DeviceQueue::run_ring(Ring& ring) {
   bool found = false;
   // Bounded, so that a driver that goes on adding buffers cannot keep this thread from its other queues; in bytes too,
   // since a device that answers at once copies as many. One request goes through, whatever its size.
-  unsigned budget = setup_.size;
+  unsigned budget = std::min<unsigned>(setup_.size, max_pass_requests);
   bytes_left_ = max_pass_bytes;
   while (true) {
     const unsigned taken = drain(ring, budget);
@@ -127,11 +127,11 @@ bool DeviceQueue::run_ring(Ring& ring) {
 template <typename Ring>
 unsigned DeviceQueue::drain(Ring& ring, unsigned budget) {
   unsigned taken = 0;
-  while (taken < budget && bytes_left_ > 0 && next_replay_ < replays_.size() && can_run() && !stalled_) {
+  while (taken < budget && next_replay_ < replays_.size() && can_run() && !stalled_) {
     if (!take<true>(ring)) return taken;
     ++taken;
   }
-  while (taken < budget && bytes_left_ > 0 && can_run() && !stalled_) {
+  while (taken < budget && can_run() && !stalled_) {
     if (ring.exhausted()) {
       if (const auto* rule = ring.look()) {
         break_queue(*rule);
@@ -164,7 +164,6 @@ template <bool again, typename Ring>
     if (!take_slowly<again>(ring, slot, rule)) return false;
   }
   --free_count_;
-  bytes_left_ -= static_cast<std::int64_t>(slot.chain.bytes());
   if constexpr (again) {
     ring.commit_again(slot);
     ++next_replay_;
@@ -219,13 +218,14 @@ template <bool again, typename Ring>
   }
   slot.malformed = !parsed;
   slot.plain = parsed && !slot.chain.is_long() && !slot.bounce;
-  if (!has_room_for(slot)) {
+  const bool has_room = has_room_for(slot);
+  if (!has_room) stall();
+  if (!has_room || bytes_left_ <= 0) {
     slot.bounce.reset();
-    stall();
     return false;
   }
   spilled_ += slot.chain.spilled();
-  bytes_left_ -= element_cost * slot.chain.count();
+  bytes_left_ -= static_cast<std::int64_t>(slot.chain.bytes()) + element_cost * slot.chain.count();
   return true;
 }
 

@@ -67,8 +67,9 @@ class DeviceQueue final : public memory::MapUser, public std::enable_shared_from
   static constexpr std::uint64_t max_bounce = UINT64_C(1) << 20;  ///< bytes of one request that are copied by messages
   static constexpr std::uint64_t max_queue_bounce = UINT64_C(8) << 20;  ///< of all requests of a queue
   static constexpr std::uint32_t max_spilled = 1U << 18;  ///< elements of long chains that a queue holds at once
-  /// Bytes of requests that one pass hands to the device: others on the loop wait no longer than for these, and for the
-  /// request that exceeds them.
+  /// Requests that one pass hands to the device, and bytes of those among them that are not small (Chain::small_bytes):
+  /// others on the loop wait no longer than for these, and for the request that exceeds them.
+  static constexpr unsigned max_pass_requests = 256;
   static constexpr std::int64_t max_pass_bytes = INT64_C(4) << 20;
   /// What an element of a long chain counts in that, however short it is.
   static constexpr std::int64_t element_cost = 64;
@@ -107,8 +108,8 @@ class DeviceQueue final : public memory::MapUser, public std::enable_shared_from
 
   /// There may be new buffers. Any thread; kicks that come before the queue has looked are one.
   void kick();
-  /// Takes what is there, at most the queue's size and max_pass_bytes, and hands it to the device. Returns whether there
-  /// was something.
+  /// Takes what is there, at most the queue's size, max_pass_requests and max_pass_bytes, and hands it to the device. Returns
+  /// whether there was something.
   bool process();
 
   // MapUser

@@ -59,6 +59,32 @@ TEST_P(OnePass, EndsWhenTheRequestsHaveEnoughBytes) {
   EXPECT_EQ(rig.driver().used_count(), 5U);
 }
 
+TEST_P(OnePass, EndsAfterSoManySmallRequestsWhateverTheSizeOfTheQueue) {
+  constexpr unsigned size = 2 * DeviceQueue::max_pass_requests;
+  DeviceRig large({.packed = GetParam(), .size = size});
+  large.run();
+  large.device.on_request = [](Request request) { request.complete(); };
+  for (unsigned i = 0; i < size; ++i) large.driver().chain().writable(1).publish();
+  large.core->kick(0);
+  large.loop.run_once();
+  EXPECT_EQ(large.device.requests, DeviceQueue::max_pass_requests);
+  large.loop.run_once();
+  EXPECT_EQ(large.device.requests, size);
+}
+
+TEST_P(OnePass, TakesSmallRequestsBehindTheLastBytesAndNoOtherOne) {
+  answer_at_once();
+  const auto at = rig.driver().allocate(half_of_a_pass);
+  const auto add = [&](std::uint32_t length) { rig.driver().chain().writable_at(at, length).publish(); };
+  for (unsigned i = 0; i < 2; ++i) add(half_of_a_pass);
+  add(Chain::small_bytes);
+  add(Chain::small_bytes + 1);
+  add(1);
+  rig.core->kick(0);
+  EXPECT_EQ(of_a_turn(), 3U);
+  EXPECT_EQ(of_a_turn(), 2U);
+}
+
 TEST_P(OnePass, HandsOverOneRequestHoweverLargeItIs) {
   answer_at_once();
   const auto at = rig.driver().allocate(half_of_a_pass);

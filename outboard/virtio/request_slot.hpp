@@ -28,6 +28,8 @@ struct ChainElement {
 class Chain {
  public:
   static constexpr std::uint64_t max_bytes = UINT64_C(1) << 32;
+  /// Bytes of a chain that need not be counted one by one, so long as chains are.
+  static constexpr std::uint64_t small_bytes = UINT64_C(8) << 10;
 
   /// What is known of the elements. A local of whoever adds them, so that it stays in registers; set() keeps it.
   struct Sum {
@@ -43,7 +45,8 @@ class Chain {
   Chain& operator=(const Chain&) = delete;
 
   /// Null, or the rule that the element breaks. `limit`: the longest chain there may be, in elements. Its memory is
-  /// looked up as far as that is done with a compare; what is left for later makes the sum `unresolved`.
+  /// looked up as far as that is done with a compare, and the chain is small; what is left for later makes the sum
+  /// `unresolved`.
   const RingRule* add(Sum& sum, std::uint64_t address, std::uint32_t length, bool writable, std::uint32_t limit,
                       MemoryView& memory) {
     if (sum.count >= limit) return &ring_rule::chain_too_long;
@@ -60,8 +63,11 @@ class Chain {
       ++sum.readable;
       host = memory.host(at, length, memory::Access::read);
     }
-    // VIRTIO 1.4, 2.7.5.2: "Drivers MUST NOT add a descriptor chain longer than 2^32 bytes in total".
-    if (sum.readable_bytes + sum.writable_bytes > max_bytes) return &ring_rule::buffer_too_large;
+    if (sum.readable_bytes + sum.writable_bytes > small_bytes) [[unlikely]] {
+      // VIRTIO 1.4, 2.7.5.2: "Drivers MUST NOT add a descriptor chain longer than 2^32 bytes in total".
+      if (sum.readable_bytes + sum.writable_bytes > max_bytes) return &ring_rule::buffer_too_large;
+      host = nullptr;
+    }
     if (sum.count == capacity_) [[unlikely]]
       grow();
     sum.unresolved |= host == nullptr;
@@ -81,7 +87,7 @@ class Chain {
     return index < sum_.readable ? memory::Access::read : memory::Access::write;
   }
 
-  /// Whether some element's memory was not found at once, so that it has to be looked for.
+  /// Whether some element's memory has to be looked for: it was not found at once, or the chain is not small.
   bool unresolved() const { return sum_.unresolved; }
   /// Whether its elements are in storage of their own.
   bool is_long() const { return capacity_ != inline_count; }
