@@ -4,10 +4,10 @@
 #include <sys/un.h>
 
 #include <algorithm>
-#include <thread>
 
 #include <fmt/format.h>
 
+#include <outboard/base/wait.hpp>
 #include <outboard/vfio_user/socket_path.hpp>
 
 namespace outboard::vfio_user {
@@ -77,7 +77,7 @@ Result<UniqueFd> connect_socket(const std::string& path, const ConnectOptions& o
     auto socket = try_connect(path, options.timeout);
     const bool may_appear = !socket && (socket.error().code() == ENOENT || socket.error().code() == ECONNREFUSED);
     if (!may_appear || clock.now() >= end) return socket;
-    std::this_thread::sleep_for(retry_interval);
+    if (!pause_thread(retry_interval)) return Error(ECANCELED, "interrupted while waiting for the server");
   }
 }
 

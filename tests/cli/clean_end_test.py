@@ -6,6 +6,7 @@ import signal
 import socket
 import threading
 
+import command
 from command import (RAM, FakeServer, harness, has_taken, processor_time, refused, sleeps_so_far, takes_signals,
                      unread)
 
@@ -56,6 +57,19 @@ def test_sigterm_under_load(test):
         gone(test, server)
         test.equal(client.wait(60), 1, "the client's exit status")
         test.true(client.output().startswith('outboard: '), f'the client says {client.output()}')
+
+
+def test_sigterm_is_heard_while_an_image_is_waited_for(test):
+    image = test.image()
+    with open(image, 'rb') as requests:
+        command.lock_as_dead_server(requests)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            server = test.start([test.command, 'serve', 'blk', '--image', image, '--listen', f'vfio-user:{test.sockets}/s'])
+            harness.wait_until(lambda: 'waiting up to 60 s' in server.output(), 20, 'the server to wait')
+            server.signal(number)
+            test.equal(server.wait(), 1, 'the exit status')
+            said = server.output().splitlines()[-1]
+            test.true(said.startswith(f'outboard: {image}: interrupted while waiting for process '), f'it says {said}')
 
 
 def test_a_client_that_is_killed_frees_the_device(test):

@@ -54,6 +54,13 @@ def as_nobody(test):
     return ['setpriv', '--reuid=65534', '--regid=65534', '--clear-groups', copy]
 
 
+def lock_as_dead_server(file):
+    """The locks on an image that a killed server leaves as long as the kernel has requests of it; of another boot."""
+    f_ofd_setlk = 37
+    first_owner = 1 << 61
+    fcntl.fcntl(file, f_ofd_setlk, struct.pack('hhqqi', fcntl.F_RDLCK, os.SEEK_SET, first_owner + 1, 1, 0))
+
+
 # What a process is at: so that a test waits for that, and not for some time.
 
 

@@ -34,8 +34,8 @@ void add_serve(CLI::App& app, Plan& plan) {
   verb->require_subcommand(1);
   verb->footer(
       "Without --listen and --fd the socket comes from a service manager (LISTEN_FDS). A second client is refused while one\n"
-      "is connected. SIGTERM and Ctrl-C finish what is in flight and remove the socket; a second one ends at once. SIGHUP makes\n"
-      "the device look again at what stands behind it. A device on vduse:NAME is taken off the bus and removed in the end; one\n"
+      "is connected. SIGTERM and Ctrl-C finish what is in flight and remove the socket; a second one ends at once, and so\n"
+      "do 10 s of waiting for storage that does not answer. SIGHUP makes the device look again at what stands behind it. A device on vduse:NAME is taken off the bus and removed in the end; one\n"
       "whose server was killed is taken over by the next one.\n\n"
       "Example:\n  outboard serve blk --image disk.raw --listen vfio-user:/run/blk.sock\n");
   for (const auto& entry : targets::device_table()) add_device(*verb, plan, entry);

@@ -40,6 +40,21 @@ Status tell_ready(int ready_fd, std::string_view name, const targets::Service& s
   return {};
 }
 
+/// How long what the storage still has to do is waited for, once nobody is served any more.
+constexpr Duration end_patience = std::chrono::seconds(10);
+
+/// What the device has with its storage uses memory of this process, so that its end waits for it. Storage that hangs would keep
+/// the process for ever.
+void bound_the_end(StopSignal& stop, std::string_view name, const targets::Service& service, const Log& log) {
+  const std::string what = service.description();
+  stop.end_within(end_patience, [text = fmt::format("{}{}{}", name, what.empty() ? "" : " ", what), log] {
+    log.error(
+        "{}: ends although the storage has not answered all requests. The kernel still carries them out; the lock on the "
+        "image keeps its next server waiting until they have ended",
+        text);
+  });
+}
+
 void look_again(targets::Service& service, const Log& log) {
   if (const auto done = service.reload()) {
     log.info("SIGHUP: looking again");
@@ -103,7 +118,9 @@ Result<Exit> ServePlace::run(targets::Service& service, std::string_view name, C
   OUTBOARD_TRY(const auto hangup, HangupSignal::create());
   OUTBOARD_TRY(const auto reload,
                service.loop().watch_eventfd(hangup->event(), [&] { look_again(service, context.log); }));
-  OUTBOARD_CHECK(service.run([&] { return tell_ready(ready_fd, name, service, context.log); }));
+  const Status served = service.run([&] { return tell_ready(ready_fd, name, service, context.log); });
+  bound_the_end(context.stop, name, service, context.log);
+  OUTBOARD_CHECK(served);
   return Exit::done;
 }
 
