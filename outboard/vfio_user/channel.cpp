@@ -10,6 +10,9 @@ namespace outboard::vfio_user {
 namespace {
 
 constexpr std::size_t initial_buffer = 8192;
+/// What is received first of what comes next: a whole register access of up to 4 bytes, and no message that brings
+/// descriptors is shorter (SET_IRQS has 36 bytes, DMA_MAP 48, the replies that bring files 48 and more).
+constexpr std::size_t first_bytes = 36;
 /// How much is read ahead: some thirty register accesses.
 constexpr std::size_t read_ahead = 1024;
 constexpr std::size_t header_size = sizeof(spec::Header);
@@ -35,6 +38,23 @@ std::vector<UniqueFd> take_fds(msghdr& message) {
     }
   }
   return fds;
+}
+
+/// Of the messages that begin in `bytes`, the last one's offset. EPROTO: one before it could have brought descriptors, too.
+Result<std::size_t> last_begun(Bytes bytes) {
+  std::size_t at = 0;
+  while (bytes.size() - at >= header_size) {
+    spec::Header header;
+    std::memcpy(&header, bytes.data() + at, header_size);
+    const std::size_t size = header.msg_size;
+    if (size < header_size || size >= bytes.size() - at) break;  // the last one, or none: that is ready()'s to say
+    const bool is_command = (header.flags & spec::flag::type_mask) == spec::flag::command;
+    const bool takes_fds = header.command == static_cast<std::uint16_t>(spec::Command::dma_map) ||
+                           header.command == static_cast<std::uint16_t>(spec::Command::device_set_irqs);
+    if (is_command && takes_fds) return Error(EPROTO, "file descriptors came with two messages at once");
+    at += size;
+  }
+  return at;
 }
 
 void attach_fds(msghdr& message, ControlBuffer& control, std::span<const int> fds) {
@@ -82,40 +102,44 @@ void Channel::make_room() {
   if (wanted > buffer_.size()) buffer_.resize(wanted);
 }
 
-/// How many bytes the next recvmsg may take: descriptors among them would be those of the first message. The kernel does not
-/// tell with which of the bytes of one recvmsg descriptors came. So they are looked for first: bytes without are received at
-/// once, others message by message. 0: the peer has closed; -1: errno says why.
+/// How many bytes the next recvmsg may take. The kernel does not tell with which of the bytes of one recvmsg descriptors came,
+/// only that none came with a later send. In `first_bytes`, they can only be those of the last message that begins there. For
+/// more at once they are looked for first: bytes without are received at once, others message by message. That is a second
+/// system call, which pays where many messages wait. 0: the peer has closed; -1: errno says why.
 ssize_t Channel::receivable(Wait wait) {
   const std::size_t arrived = end_ - begin_;
   if (have_header_) return static_cast<ssize_t>(header_.msg_size - arrived);
+  if (arrived == 0 && !(posted_ && look_ahead_.is_due())) return first_bytes;
   iovec piece{buffer_.data() + end_, read_ahead - arrived};
   msghdr message{};
   message.msg_iov = &piece;
   message.msg_iovlen = 1;
   const ssize_t got = ::recvmsg(socket_.get(), &message, MSG_PEEK | flags_of(wait));
   const bool descriptors = (message.msg_flags & MSG_CTRUNC) != 0;  // there was no room for them, and they stay
+  if (got > 0) look_ahead_.found(arrived + static_cast<std::size_t>(got) > first_bytes);
   return got > 0 && descriptors ? static_cast<ssize_t>(header_size - arrived) : got;
 }
 
-/// Takes the descriptors that came with bytes of the message that is not complete yet.
-Status Channel::keep_fds(msghdr& message) {
+/// Takes the descriptors that came with the last `size` bytes, of a message that was not complete before.
+Status Channel::keep_fds(msghdr& message, std::size_t size) {
   auto fds = take_fds(message);
   const bool lost = (message.msg_flags & MSG_CTRUNC) != 0 || fds.size() > limits_.max_fds;
   if (fds.empty() && !lost) return {};
   // A header may come in pieces, and its descriptors with any of them; the body brings none.
   if (end_ - begin_ >= header_size) return Error(EPROTO, "file descriptors came with the middle of a message");
-  front_fds_lost_ |= lost || !front_fds_.empty();
-  front_fds_ = front_fds_lost_ ? std::vector<UniqueFd>{} : std::move(fds);
+  OUTBOARD_TRY(const std::size_t owner, last_begun(Bytes(buffer_).subspan(begin_, end_ + size - begin_)));
+  fds_belong_to_ = consumed_ + owner;
+  fds_lost_ |= lost || !fds_.empty();
+  fds_ = fds_lost_ ? std::vector<UniqueFd>{} : std::move(fds);
   return {};
 }
 
 Result<Channel::Received> Channel::receive(Wait wait) {
   OUTBOARD_TRY(const Received received, receive_some(wait));
-  const bool only_header = received == Received::data && !have_header_ && end_ - begin_ == header_size;
-  if (!only_header) return received;
-  // The header of a message with descriptors: its body follows, and comes along if it is there.
+  if (received != Received::data || have_header_) return received;
+  // The beginning of a message that is longer than what is received first: the rest comes along if it is there.
   OUTBOARD_TRY(const bool complete, ready());
-  if (!complete) OUTBOARD_CHECK(receive_some(Wait::no));
+  if (!complete && have_header_) OUTBOARD_CHECK(receive_some(Wait::no));
   return Received::data;
 }
 
@@ -133,7 +157,7 @@ Result<Channel::Received> Channel::receive_some(Wait wait) {
     message.msg_controllen = CMSG_SPACE(sizeof(int) * limits_.max_fds);
     got = ::recvmsg(socket_.get(), &message, MSG_CMSG_CLOEXEC | flags_of(wait));
     const bool came = got > 0 && (message.msg_controllen != 0 || (message.msg_flags & MSG_CTRUNC) != 0);
-    if (came) OUTBOARD_CHECK(keep_fds(message));
+    if (came) OUTBOARD_CHECK(keep_fds(message, static_cast<std::size_t>(got)));
   }
   if (got < 0) {
     // A signal: not tried again here, where the socket's timeout would begin anew.
@@ -161,10 +185,12 @@ Result<bool> Channel::ready() {
 
 Message Channel::take() {
   Message message{.header = header_,
-                  .payload = Bytes(buffer_).subspan(begin_ + header_size, header_.msg_size - header_size),
-                  .fds = std::move(front_fds_),
-                  .fds_lost = std::exchange(front_fds_lost_, false)};
-  front_fds_.clear();
+                  .payload = Bytes(buffer_).subspan(begin_ + header_size, header_.msg_size - header_size)};
+  if (fds_belong_to_ == consumed_) {
+    message.fds = std::exchange(fds_, {});
+    message.fds_lost = std::exchange(fds_lost_, false);
+  }
+  posted_ = !message.is_reply() && !message.wants_reply();
   begin_ += header_.msg_size;
   consumed_ += header_.msg_size;
   have_header_ = false;
@@ -260,7 +286,7 @@ void Channel::shut_down() {
 }
 
 void Channel::drop_waiting() {
-  front_fds_.clear();
+  fds_.clear();
   queue_.clear();
   queued_ = queued_fds_ = 0;
 }

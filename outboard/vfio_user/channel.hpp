@@ -3,6 +3,7 @@
 #include <sys/socket.h>
 #include <sys/types.h>
 
+#include <algorithm>
 #include <cstdint>
 #include <deque>
 #include <span>
@@ -26,8 +27,28 @@ struct Message {
   bool wants_reply() const { return (header.flags & spec::flag::no_reply) == 0; }
 };
 
-/// Framing and descriptors over a connected UNIX stream socket, for either end. Reads ahead, by about a thousand bytes and
-/// never across descriptors: those that come belong to the message with whose first bytes they came. One sendmsg for a message.
+/// Whether it pays to look for more messages than one: where the peer posts them, many may wait. Each look that finds only
+/// one makes the next look come later. One thread.
+class LookAhead {
+ public:
+  /// Asked before each message that may be followed by others.
+  bool is_due() {
+    if (left_ == 0) return true;
+    --left_;
+    return false;
+  }
+  void found(bool several) {
+    pause_ = several ? 0 : std::clamp(2 * pause_, 1u, 16u);
+    left_ = pause_;
+  }
+
+ private:
+  unsigned pause_ = 0, left_ = 0;
+};
+
+/// Framing and descriptors over a connected UNIX stream socket, for either end. One recvmsg for a register access; where many
+/// messages wait, about a thousand bytes of them at once. Descriptors belong to the message that they were sent with; those sent
+/// with two messages in one piece to the one of them that can take any, and if both can, to the first. One sendmsg for a message.
 /// Nothing is allocated in the steady state; what a long message took is given back after it. One thread.
 ///
 /// An Error from any call is the end of the connection: what follows in the stream can no longer be trusted.
@@ -48,7 +69,8 @@ class Channel {
   /// Receives the rest of a message that has begun, else the next ones: no more than a thousand bytes of them, so that a
   /// caller who does this once for each turn of its loop is fair to others. Only when ready() has said no. `end`: the peer
   /// has closed, between two messages. `nothing`: nothing came in time, or a signal ended the wait. ECONNRESET: it closed in
-  /// the middle of a message. EPROTO: descriptors came with bytes from the middle of one. What the system call says otherwise.
+  /// the middle of a message. EPROTO: descriptors came with bytes from the middle of one, or of two messages that could both
+  /// take them, of which the first is too short to. What the system call says otherwise.
   Result<Received> receive(Wait wait);
 
   /// Whether a whole message has arrived; take() then yields it. EPROTO: the header is none (size, type).
@@ -91,7 +113,7 @@ class Channel {
   void make_room();
   Result<Received> receive_some(Wait wait);
   ssize_t receivable(Wait wait);
-  Status keep_fds(msghdr& message);
+  Status keep_fds(msghdr& message, std::size_t size);
   ssize_t write_pieces(Bytes head, Bytes tail, std::span<const int> fds) const;
   Result<std::size_t> write_some(Bytes head, Bytes tail, std::span<const int> fds);
   void drop_waiting();
@@ -105,8 +127,12 @@ class Channel {
   std::uint64_t consumed_ = 0;
   bool have_header_ = false;
   spec::Header header_{};
-  std::vector<UniqueFd> front_fds_;  // of the message that is not taken yet
-  bool front_fds_lost_ = false;
+  std::vector<UniqueFd> fds_;  // of a message that is not taken yet
+  bool fds_lost_ = false;
+  std::uint64_t fds_belong_to_ = 0;  // the place in the stream where that message begins
+
+  bool posted_ = false;  // the last message that was taken
+  LookAhead look_ahead_;
 
   std::deque<Outgoing> queue_;
   std::size_t queued_ = 0, queued_fds_ = 0;

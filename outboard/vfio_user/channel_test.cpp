@@ -47,13 +47,15 @@ class ChannelTest : public ::testing::Test {
         channel_(std::move(ends.second), {.max_message = 100000, .max_fds = 4, .max_queued = 1 << 20}) {}
 };
 
-TEST_F(ChannelTest, TakesManyMessagesFromOneRead) {
+TEST_F(ChannelTest, TakesManyMessagesFromOneReadAfterAPostedOne) {
   std::vector<std::byte> bytes;
   for (std::uint16_t id = 0; id < 20; ++id) {
     const auto one = peer_.message(9, pattern(id), {.id = id});
     bytes.insert(bytes.end(), one.begin(), one.end());
   }
+  peer_.send(std::uint16_t{10}, pattern(20), {.flags = spec::flag::no_reply});
   peer_.send_bytes(bytes);
+  ASSERT_TRUE(expect_message());
   ASSERT_EQ(channel_.receive(Channel::Wait::no).value(), Channel::Received::data);
   for (std::uint16_t id = 0; id < 20; ++id) {
     ASSERT_TRUE(channel_.ready().value());
@@ -117,6 +119,74 @@ TEST_F(ChannelTest, DescriptorsBelongToTheFirstOfTwoMessagesInOneSend) {
   for (const std::size_t fds : {0u, 1u, 0u, 2u}) EXPECT_EQ(expect_message()->fds.size(), fds);
 }
 
+TEST_F(ChannelTest, DescriptorsSentWithTwoMessagesBelongToTheOneThatTakesThem) {
+  const auto in_one_send = [&](std::vector<std::byte> bytes, const std::vector<std::byte>& more) {
+    bytes.insert(bytes.end(), more.begin(), more.end());
+    peer_.send_bytes(bytes, {make_fd()});
+  };
+  in_one_send(peer_.message(2, pattern(32), {}), peer_.message(4, pattern(16), {}));  // DMA_MAP, GET_INFO
+  for (const std::size_t fds : {1u, 0u}) EXPECT_EQ(expect_message()->fds.size(), fds);
+  in_one_send(peer_.message(13, {}, {}), peer_.message(2, pattern(32), {}));  // RESET, DMA_MAP
+  for (const std::size_t fds : {0u, 1u}) EXPECT_EQ(expect_message()->fds.size(), fds);
+}
+
+TEST_F(ChannelTest, DescriptorsSentWithTwoMessagesThatCouldBothTakeThemGoToTheFirstOrAreAnError) {
+  for (const std::size_t size : {20u, 32u, 84u}) {  // what is sent as the first one's payload
+    for (const std::uint16_t command : {2, 8}) {
+      auto [peer, socket] = VfioUserPeer::pair();
+      Channel channel(std::move(socket), {.max_message = 100000, .max_fds = 4});
+      auto both = peer.message(command, pattern(size), {});
+      const auto second = peer.message(2, pattern(32), {});
+      both.insert(both.end(), second.begin(), second.end());
+      peer.send_bytes(both, {make_fd()});
+      ASSERT_TRUE(channel.receive(Channel::Wait::no));
+      ASSERT_TRUE(channel.ready().value());
+      EXPECT_EQ(channel.take().fds.size(), 1u);
+    }
+  }
+  for (const std::size_t size : {0u, 4u, 19u}) {
+    auto [peer, socket] = VfioUserPeer::pair();
+    Channel channel(std::move(socket), {.max_message = 100000, .max_fds = 4});
+    auto both = peer.message(8, pattern(size), {});
+    const auto second = peer.message(2, pattern(32), {});
+    both.insert(both.end(), second.begin(), second.end());
+    const int fd = make_fd();
+    const std::size_t before = open_fds();
+    peer.send_bytes(both, {fd});
+    EXPECT_EQ(channel.receive(Channel::Wait::no).error().code(), EPROTO) << size;
+    EXPECT_EQ(open_fds(), before) << size;
+  }
+}
+
+// However many wait, of whatever size, and posted or not.
+TEST_F(ChannelTest, DescriptorsBelongToTheMessageThatTheyWereSentWithInAnySequence) {
+  static constexpr std::size_t plain_sizes[] = {0, 1, 4, 16, 17, 19, 20, 24, 32, 200, 3000};
+  static constexpr std::size_t sizes_with_fds[] = {20, 32, 44, 1100};
+  std::uint32_t random = 1;
+  const auto draw = [&random](std::size_t below) {
+    random = random * 1664525 + 1013904223;
+    return (random >> 16) % below;
+  };
+  const int fds[] = {make_fd(), make_fd(), make_fd(), make_fd()};
+  for (int round = 0; round < 2000; ++round) {
+    std::vector<std::size_t> expected;
+    for (std::size_t count = 1 + draw(6); expected.size() < count;) {
+      const std::size_t with = draw(3) == 0 ? 1 + draw(4) : 0;
+      const std::size_t size = with != 0 ? sizes_with_fds[draw(4)] : plain_sizes[draw(11)];
+      const std::uint32_t flags = draw(2) == 0 ? spec::flag::no_reply : draw(2) == 0 ? spec::flag::reply : 0;
+      const std::uint16_t command = with != 0 ? std::uint16_t{8} : std::uint16_t{10};
+      peer_.send(command, pattern(size), {.flags = flags, .fds = std::vector<int>(fds, fds + with)});
+      expected.push_back(with);
+    }
+    for (const std::size_t with : expected) {
+      const auto message = expect_message();
+      ASSERT_TRUE(message);
+      ASSERT_EQ(message->fds.size(), with) << "round " << round;
+      ASSERT_FALSE(message->fds_lost);
+    }
+  }
+}
+
 TEST_F(ChannelTest, DescriptorsThatComeWithEachPieceOfAHeaderAreSaidToBeLost) {
   const auto bytes = peer_.message(2, pattern(32), {});
   const std::size_t before = open_fds();
@@ -140,11 +210,44 @@ TEST_F(ChannelTest, WhatALongMessageTookIsGivenBack) {
 }
 
 TEST_F(ChannelTest, Row66_NoMoreThanAThousandBytesAreReadAhead) {
-  for (int i = 0; i < 100; ++i) peer_.send(std::uint16_t{9}, pattern(20), {});
-  ASSERT_EQ(channel_.receive(Channel::Wait::no).value(), Channel::Received::data);
-  std::size_t messages = 0;
-  for (; channel_.ready().value(); ++messages) channel_.take();
-  EXPECT_EQ(messages, 1024u / 36);
+  for (int i = 0; i < 100; ++i) peer_.send(std::uint16_t{10}, pattern(20), {.flags = spec::flag::no_reply});
+  std::vector<std::size_t> messages;
+  for (int read = 0; read < 4; ++read) {
+    ASSERT_EQ(channel_.receive(Channel::Wait::no).value(), Channel::Received::data);
+    messages.push_back(0);
+    for (; channel_.ready().value(); ++messages.back()) channel_.take();
+  }
+  EXPECT_EQ(messages, (std::vector<std::size_t>{1, 1024 / 36, 1, 1024 / 36}))
+      << "many once one was posted; of 1024 bytes the last 16 begin a message, whose rest comes by itself";
+}
+
+TEST_F(ChannelTest, AMessageThatIsNotPostedIsTakenByItself) {
+  for (int i = 0; i < 3; ++i) peer_.send(std::uint16_t{10}, pattern(20), {});
+  for (int i = 0; i < 3; ++i) {
+    ASSERT_EQ(channel_.receive(Channel::Wait::no).value(), Channel::Received::data);
+    ASSERT_TRUE(channel_.ready().value());
+    channel_.take();
+    EXPECT_FALSE(channel_.partial());
+  }
+}
+
+TEST(LookAhead, IsRarerTheMoreOftenItFindsOneMessageOnly) {
+  LookAhead look;
+  const auto passed_over = [&look] {
+    unsigned count = 0;
+    while (!look.is_due()) ++count;
+    return count;
+  };
+  std::vector<unsigned> pauses;
+  for (int i = 0; i < 7; ++i) {
+    pauses.push_back(passed_over());
+    look.found(false);
+  }
+  EXPECT_EQ(pauses, (std::vector<unsigned>{0, 1, 2, 4, 8, 16, 16}));
+  EXPECT_EQ(passed_over(), 16u);
+  look.found(true);
+  EXPECT_EQ(passed_over(), 0u);
+  EXPECT_EQ(passed_over(), 0u);
 }
 
 TEST_F(ChannelTest, DescriptorsOfALongMessageComeWithIt) {
