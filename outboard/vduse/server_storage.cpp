@@ -14,6 +14,16 @@ namespace {
 
 using Contents = StorageIdentity::Contents;
 
+bool keeps_nothing(const StorageIdentity& storage) { return storage.contents != Contents::kept; }
+
+/// What nobody can accept: the driver's file systems know of blocks that would not be there.
+Status check_not_smaller(const StorageIdentity& before, const StorageIdentity& now) {
+  if (now.size >= before.size) return {};
+  return Error(ESTALE, fmt::format("the driver was told of a disk of {} bytes, and {} has {}", before.size,
+                                   now.name.empty() ? "the storage" : now.name, now.size))
+      .cure("start the server with the storage that the device had, or with a copy that is not smaller");
+}
+
 }  // namespace
 
 /// Writing back the pages of our disk is what memory is waiting for, and our own writes make dirty pages again: the kernel
@@ -53,8 +63,6 @@ Status Server::State::check_storage() const {
   OUTBOARD_TRY(const auto status, journal->status());
   if ((status & virtio::spec::status::driver_ok) == 0) return {};
   const StorageIdentity now = exported->device().storage();
-  // With --replace what is taken over is about to be removed, and does no harm to storage that keeps nothing.
-  if (options.replace && now.contents != Contents::kept) return {};
   OUTBOARD_TRY(const auto noted, journal->storage());
   if (noted.empty()) {
     if (now.contents != Contents::none)
@@ -62,9 +70,12 @@ Status Server::State::check_storage() const {
     return {};
   }
   const auto before = StorageIdentity::decode(noted);
+  // What is taken over is about to be removed, and its contents ended with the server that is dead.
+  if (options.replace && before && keeps_nothing(*before) && keeps_nothing(now)) return {};
   const Status same = before ? check_same_storage(*before, now) : Status(std::unexpected(before.error()));
   if (same) return {};
   if (options.accept_other_storage) {
+    if (before) OUTBOARD_CHECK(check_not_smaller(*before, now));
     log.warning("{}; accepted, as this server was told to", same.error().message());
     return {};
   }

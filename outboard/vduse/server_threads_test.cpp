@@ -492,6 +492,17 @@ TEST_F(ServerTest, SmallerStorageIsNotPutUnderADriverAndLargerIs) {
   EXPECT_TRUE(one) << one.error().message();
 }
 
+TEST_F(ServerTest, SmallerStorageIsNotPutUnderADriverWhateverIsAccepted) {
+  leave_one_driven();
+  storage.id = "file 13";
+  storage.size = 4096;
+  auto with = options();
+  with.accept_other_storage = true;
+  const Error error = refused(std::move(with));
+  EXPECT_EQ(error.code(), ESTALE);
+  EXPECT_THAT(error.message(), HasSubstr("8192 bytes"));
+}
+
 TEST_F(ServerTest, StorageThatEndedWithItsServerIsNotTakenForTheSame) {
   storage = {.contents = StorageIdentity::Contents::memory, .size = 8192};
   leave_one_driven();
@@ -540,6 +551,27 @@ TEST_F(ServerTest, ReplacingNeverCarriesOutRequestsOnOtherStorage) {
   const Error error = refused(std::move(with));
   EXPECT_THAT(error.cure(), HasSubstr("3 requests are in flight"));
   EXPECT_THAT(error.cure(), HasSubstr("only a server with the storage that the device had"));
+}
+
+TEST_F(ServerTest, ReplacingPutsNoMemoryUnderADriverWhoseDataIsKept) {
+  leave_one_driven();
+  storage = {.contents = StorageIdentity::Contents::memory, .size = 8192};
+  write("sys/class/block/vda/inflight", "0 3");
+  auto with = options();
+  with.replace = true;
+  const Error error = refused(std::move(with));
+  EXPECT_EQ(error.code(), ESTALE);
+  EXPECT_THAT(said(), Not(HasSubstr("took over")));
+}
+
+TEST_F(ServerTest, ReplacedADeviceWhoseContentsEndedWithItsServerIsBroughtToItsEnd) {
+  storage = {.contents = StorageIdentity::Contents::memory, .size = 8192};
+  leave_one_driven();
+  auto with = options();
+  with.replace = true;
+  auto one = server(std::move(with));
+  ASSERT_TRUE(one) << one.error().message();
+  EXPECT_THAT(said(), HasSubstr("took over"));
 }
 
 TEST_F(ServerTest, ReplacedADeviceWithOtherStorageThatNobodyUsesIsRemoved) {
