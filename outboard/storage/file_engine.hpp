@@ -35,6 +35,7 @@ struct FileOp {
   ssize_t result = 0;  ///< bytes, or a negative errno
   FileOp* next = nullptr;  ///< the engine's lists
   bool counted = false;  ///< the engine's: among what has been begun on the device
+  bool on_worker = false;  ///< the engine's: begun on a thread of the kernel
 };
 
 /// Does an operation on the calling thread, on `fd`; gives what belongs into FileOp::result.

@@ -1,9 +1,12 @@
 // Storage that takes its time: no call of a back end may wait for it, and no engine may be gone before what it runs has ended.
 
+#include <algorithm>
 #include <array>
 #include <atomic>
+#include <filesystem>
 #include <fstream>
 #include <future>
+#include <iterator>
 #include <memory>
 #include <optional>
 #include <string>
@@ -11,6 +14,7 @@
 #include <vector>
 
 #include <fcntl.h>
+#include <linux/io_uring.h>
 #include <linux/loop.h>
 #include <signal.h>
 #include <sys/ioctl.h>
@@ -27,6 +31,7 @@
 #include <outboard/storage/pool_engine.hpp>
 #include <outboard/storage/raw_file.hpp>
 #include <outboard/storage/uring_engine.hpp>
+#include <outboard/testing/denied_calls.hpp>
 #include <outboard/testing/held_file_system.hpp>
 #include <outboard/testing/temp_dir.hpp>
 
@@ -157,6 +162,65 @@ TEST_P(SlowStorage, WhatIsHeldKeepsOthersFromNothing) {
   storage_->release();
   while (!read) ASSERT_TRUE(loop_->run_once(std::chrono::seconds(1)));
 }
+
+unsigned threads_of_this_process() {
+  const std::filesystem::directory_iterator tasks("/proc/self/task");
+  return static_cast<unsigned>(std::distance(begin(tasks), end(tasks)));
+}
+
+/// Reads that the storage holds, and more of them than there may be threads.
+class ManyHeldReads : public SlowStorage {
+ protected:
+  static constexpr std::size_t count = 400;
+  static constexpr unsigned max_threads = 64;
+
+  void expect_bounded_threads() {
+    std::vector<iovec> pieces(count, piece_);
+    std::size_t ended = 0;
+    const unsigned before = threads_of_this_process();
+    storage_->hold(Call::read);
+    for (std::size_t i = 0; i < count; ++i) {
+      // Backwards: nothing is read ahead for the next one.
+      disk_->read((count - 1 - i) * 32768, std::span(&pieces[i], 1),
+                  [&ended](int error) { ended += error == 0 ? 1U : 0U; });
+    }
+    disk_->submit();
+    wait_until_held();
+    unsigned most = 0;
+    for (int turn = 0; turn < 200; ++turn) {
+      run_loop();
+      most = std::max(most, threads_of_this_process());
+    }
+    EXPECT_LE(most, before + max_threads);
+    EXPECT_EQ(ended, 0U);
+    storage_->release();
+    while (ended != count) ASSERT_TRUE(loop_->run_once(std::chrono::seconds(1)));
+    EXPECT_LE(threads_of_this_process(), before + max_threads);
+  }
+};
+
+TEST_P(ManyHeldReads, TakeABoundedNumberOfThreads) { expect_bounded_threads(); }
+
+TEST_P(ManyHeldReads, TakeABoundedNumberOfThreadsOnKernelsBefore5_15) {
+  std::thread([this] {
+    // The kernel of the test bounds what other threads have submitted; those of this one begin anew.
+    const auto denied =
+        outboard::testing::deny_call(SYS_io_uring_register, 1, IORING_REGISTER_IOWQ_MAX_WORKERS, EINVAL);
+    ASSERT_TRUE(denied) << denied.error().message();
+    disk_.reset();
+    loop_ = Reactor::create().value();
+    disk_ = RawFile::open(*loop_, {.path = storage_->disk(), .direct = GetParam().direct, .engine = GetParam().engine},
+                          Log())
+                .value();
+    expect_bounded_threads();
+    disk_.reset();
+  }).join();
+}
+
+INSTANTIATE_TEST_SUITE_P(Storage, ManyHeldReads,
+                         ::testing::Values(How{"io_uring", Engine::io_uring, false}, How{"pool", Engine::pool, false},
+                                           How{"io_uring_direct", Engine::io_uring, true}),
+                         [](const auto& how) { return std::string(how.param.name); });
 
 INSTANTIATE_TEST_SUITE_P(Storage, SlowStorage,
                          ::testing::Values(How{"io_uring", Engine::io_uring, false}, How{"pool", Engine::pool, false},

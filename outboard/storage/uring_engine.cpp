@@ -28,6 +28,9 @@ constexpr unsigned completion_entries = 4096;
 /// Operations of all engines on a device beyond which none is begun where it is submitted: fewer than any disk's queue has
 /// room for, since whatever more is begun may have to wait for room.
 constexpr unsigned max_begun_here = 48;
+/// Threads of the kernel, of either kind that it has (bounded and unbounded), for all that one thread submits. Left to itself
+/// the kernel makes one for each operation that waits: thousands where storage hangs, and no process is left for others.
+constexpr unsigned max_workers = 64;
 /// Storage that has ended nothing for this long while it has something to do is not begun with here.
 constexpr Duration patience = std::chrono::milliseconds(10);
 /// Reads in a row that were all in the page cache, with nothing else to do for the storage, after which the next one is taken
@@ -115,6 +118,12 @@ class Ring {
 
   io_uring& get() { return ring_; }
 
+  /// Whether the kernel keeps to max_workers. Before 5.15 it cannot.
+  bool bound_workers() {
+    std::array<unsigned, 2> kinds{max_workers, max_workers};
+    return io_uring_register_iowq_max_workers(&ring_, kinds.data()) == 0;
+  }
+
  private:
   /// Kernels before 5.6 lack some, and the way to ask.
   Status check_operations() {
@@ -154,6 +163,8 @@ struct UringEngine::State {
   Client& client;
   std::array<int, 2> fds;
   bool fixed = false;  // fds are registered: entries name them by index
+  bool workers_bounded =
+      false;  // by the kernel; otherwise no more than max_workers operations are begun on workers here
   Ring ring;
   Registration watch;
   Registration retry;
@@ -161,6 +172,7 @@ struct UringEngine::State {
   unsigned prepared = 0;  // in the ring, not yet told to the kernel
   unsigned in_flight = 0;  // prepared or with the kernel
   unsigned counted = 0;  // of these, in *rule.begun
+  unsigned on_workers = 0;  // likewise, begun on threads of the kernel
   bool delivering = false;
 
   const SubmissionRule rule;
@@ -244,6 +256,7 @@ bool UringEngine::State::is_cautious() {
 bool UringEngine::State::prepare(FileOp& op) {
   if (in_flight >= completion_entries || io_uring_sq_space_left(&ring.get()) == 0) return false;
   const Start how = start_of(op);
+  if (how == Start::worker && !workers_bounded && on_workers >= max_workers) return false;
   io_uring_sqe* entry = io_uring_get_sqe(&ring.get());
   const int fd = fixed ? static_cast<int>(op.direct) : fds[op.direct ? 1 : 0];
   switch (op.kind) {
@@ -269,7 +282,9 @@ bool UringEngine::State::prepare(FileOp& op) {
       break;  // never given to this engine
   }
   if (fixed && op.kind != FileOp::Kind::discard && op.kind != FileOp::Kind::size) entry->flags |= IOSQE_FIXED_FILE;
-  if (how == Start::worker) entry->flags |= IOSQE_ASYNC;
+  op.on_worker = how == Start::worker;
+  if (op.on_worker) entry->flags |= IOSQE_ASYNC;
+  if (op.on_worker) ++on_workers;
   if (how != Start::cached) count(op);
   io_uring_sqe_set_data(entry, &op);
   ++prepared;
@@ -317,6 +332,7 @@ bool UringEngine::State::deliver() {
     io_uring_cqe_seen(&ring.get(), completion);
     --in_flight;
     uncount(*op);
+    if (op->on_worker) --on_workers;
     any = true;
     op->result = result;
     client.ended(*op);
@@ -354,6 +370,7 @@ Result<std::unique_ptr<UringEngine>> UringEngine::create(Loop& loop, Client& cli
   State& state = *engine->state_;
   OUTBOARD_CHECK(state.ring.open(submission_entries, completion_entries));
   io_uring& ring = state.ring.get();
+  state.workers_bounded = state.ring.bound_workers();
   state.fixed = io_uring_register_files(&ring, state.fds.data(), direct >= 0 ? 2 : 1) == 0;
   OUTBOARD_TRY(state.watch, loop.watch(ring.ring_fd, Ready::readable, [&state](Ready) { state.run(); }));
   return engine;

@@ -30,7 +30,8 @@ struct SubmissionRule {
 /// which may be at the other end of a network or in another process. May wait for the storage. Any thread.
 SubmissionRule submission_for(int fd);
 
-/// io_uring, its descriptor watched by the loop. Operations go to the kernel in batches, at submit().
+/// io_uring, its descriptor watched by the loop. Operations go to the kernel in batches, at submit(). The kernel makes at most
+/// 64 threads of each of its two kinds (bounded and unbounded) for the engines of one thread; further operations wait.
 class UringEngine final : public FileEngine {
  public:
   /// `direct` is -1 where there is none; both descriptors outlive the engine. EPERM, ENOSYS and others when io_uring is

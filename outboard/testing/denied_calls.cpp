@@ -37,6 +37,14 @@ constexpr std::array calls = std::to_array<RecentCall>({
 
 constexpr std::size_t max_calls = 200;  // a jump of a filter is a byte
 
+Status install(std::vector<sock_filter> filter) {
+  const sock_fprog program{static_cast<unsigned short>(filter.size()), filter.data()};
+  if (::prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0) return Error::from_errno("giving up new privileges");
+  if (::prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program) != 0)
+    return Error::from_errno("installing a seccomp filter");
+  return {};
+}
+
 }  // namespace
 
 std::span<const RecentCall> recent_calls() { return calls; }
@@ -57,11 +65,17 @@ Status deny_calls(std::span<const long> numbers, int error) {
   }
   filter.push_back(BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW));
   filter.push_back(BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | (static_cast<__u32>(error) & SECCOMP_RET_DATA)));
-  const sock_fprog program{static_cast<unsigned short>(filter.size()), filter.data()};
-  if (::prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0) return Error::from_errno("giving up new privileges");
-  if (::prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program) != 0)
-    return Error::from_errno("installing a seccomp filter");
-  return {};
+  return install(std::move(filter));
+}
+
+Status deny_call(long call, unsigned argument, std::uint32_t value, int error) {
+  // The lower half of the argument comes first: little-endian, as all that Outboard runs on.
+  const auto at = static_cast<__u32>(offsetof(seccomp_data, args) + argument * sizeof(__u64));
+  return install({BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(seccomp_data, nr)),
+                  BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, static_cast<__u32>(call), 0, 3),
+                  BPF_STMT(BPF_LD | BPF_W | BPF_ABS, at), BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, value, 0, 1),
+                  BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | (static_cast<__u32>(error) & SECCOMP_RET_DATA)),
+                  BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW)});
 }
 
 void with_calls_denied(const std::vector<long>& numbers, int error, const std::function<void()>& body) {

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cstdint>
 #include <functional>
 #include <optional>
 #include <span>
@@ -24,6 +25,9 @@ std::optional<long> recent_call(std::string_view name);
 /// as a container does) to the calling thread, to the threads it makes, and to what they execute. For good.
 /// EINVAL: too many; what the kernel says where it has no seccomp filters.
 Status deny_calls(std::span<const long> calls, int error);
+
+/// The same for one call, where its argument number `argument` (from 0 on) is `value`.
+Status deny_call(long call, unsigned argument, std::uint32_t value, int error);
 
 /// Runs `body` on a thread of its own with these calls denied, and waits for it. A failure to install the filter is one
 /// of the running test.
