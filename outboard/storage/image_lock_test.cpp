@@ -25,6 +25,7 @@
 
 #include <outboard/storage/image.hpp>
 #include <outboard/storage/lock_owner.hpp>
+#include <outboard/testing/held_file_system.hpp>
 #include <outboard/testing/temp_dir.hpp>
 
 namespace outboard::storage {
@@ -223,6 +224,25 @@ TEST_F(ImageLock, LeavesNothingLockedWhenItIsRefused) {
   EXPECT_EQ(locked_bytes(), (std::set<off_t>{201}));
 }
 
+TEST_F(ImageLock, LeavesNothingLockedWhileItWaits) {
+  // It has taken the others when it comes to this one.
+  const UniqueFd other(::open(path().c_str(), O_RDWR | O_CLOEXEC));
+  ASSERT_EQ(set_lock(other.get(), F_WRLCK, 203), 0);
+  std::set<off_t> locked;
+  std::set<off_t> named;
+  LockPatience patience = until_freed;
+  patience.pause = [&](Duration) {
+    locked = locked_bytes();
+    for (const off_t byte : {LockOwner::self().requests(), LockOwner::self().life()}) {
+      if (set_lock(other.get(), F_WRLCK, byte) != 0) named.insert(byte);
+    }
+    return false;
+  };
+  EXPECT_EQ(open(ImageAccess::write, patience).error().code(), ECANCELED);
+  EXPECT_EQ(locked, (std::set<off_t>{203}));
+  EXPECT_EQ(named, (std::set<off_t>{}));
+}
+
 TEST_F(ImageLock, IsCarriedByEachDescriptorThatDoesIo) {
   for (UniqueFd Image::* const which : {&Image::fd, &Image::direct}) {
     UniqueFd last;
@@ -298,6 +318,30 @@ TEST_F(ImageLock, OfAProcessWhoseThreadsAreStillWithTheStorageIsWaitedForAsLong)
   EXPECT_TRUE(opened.get());
 }
 
+TEST_F(ImageLock, OfAKilledProcessThatIsStillWithTheStorageIsWaitedForAsLong) {
+  auto made = outboard::testing::HeldFileSystem::create(65536);
+  if (!made) GTEST_SKIP() << "no FUSE file system here: " << made.error().message();
+  auto& storage = **made;
+  storage.hold(outboard::testing::HeldFileSystem::Call::fsync);
+  const int pid = ::fork();
+  if (pid == 0) {
+    const auto image = open(ImageAccess::write);
+    const UniqueFd file(::open(storage.disk().c_str(), O_RDWR | O_CLOEXEC));
+    ::_exit(image && ::fsync(file.get()) == 0 ? 0 : 1);
+  }
+  while (storage.holding() == 0 && !storage.gave_up()) std::this_thread::yield();
+  ::kill(pid, SIGKILL);
+  const auto refused = open(ImageAccess::write);
+  storage.release();
+  ASSERT_FALSE(refused);
+  EXPECT_EQ(refused.error().code(), EBUSY);
+  EXPECT_THAT(refused.error().message(), HasSubstr("process " + std::to_string(pid) +
+                                                   " has been killed, but the kernel still carries out its disk"));
+  EXPECT_EQ(::waitpid(pid, nullptr, 0), pid);
+  EXPECT_EQ(refusal(ImageAccess::write), 0);
+  EXPECT_FALSE(storage.gave_up());
+}
+
 TEST_F(ImageLock, OfAKilledReaderIsWaitedForByReadersToo) {
   // Its requests still write, into memory that its successor answers for.
   Holder holder(path(), ImageAccess::read);
@@ -315,6 +359,29 @@ TEST_F(ImageLock, IsFoundAmongManyReaders) {
   const auto image = open(ImageAccess::read);
   ASSERT_FALSE(image);
   EXPECT_THAT(image.error().message(), HasSubstr("process " + std::to_string(readers[3]->pid()) + " has ended"));
+}
+
+TEST_F(ImageLock, IsFoundAmongReadersOfNeighbouringNumbers) {
+  LockOwner low = LockOwner::self();
+  low.container ^= 1;
+  low.pid = 1000;
+  LockOwner next = low;
+  next.pid = 1001;
+  // The kernel shows the one first that locked first.
+  for (const bool low_first : {false, true}) {
+    const LockOwner& first = low_first ? low : next;
+    const LockOwner& second = low_first ? next : low;
+    const std::array alive = {owner({first.requests(), first.life()}), owner({second.requests(), second.life()})};
+    for (const std::uint32_t pid : {1U, 999U, 1002U, 4000000U}) {
+      LockOwner dead = low;
+      dead.pid = pid;
+      const UniqueFd requests = owner({dead.requests()});
+      const auto refused = open(ImageAccess::read);
+      ASSERT_FALSE(refused) << pid;
+      EXPECT_THAT(refused.error().message(), HasSubstr("process " + std::to_string(pid) + " of another container has"));
+    }
+    EXPECT_EQ(refusal(ImageAccess::read), 0);
+  }
 }
 
 TEST_F(ImageLock, IsNotWaitedForInTheProcessThatHasIt) {
@@ -401,6 +468,23 @@ TEST_F(ImageLock, IsNotTakenOnAnotherFileAtTheSamePath) {
   ASSERT_EQ(::rename(path().c_str(), dir_.path("moved.raw").c_str()), 0);
   static_cast<void>(dir_.make_file("disk.raw", 65536));
   EXPECT_EQ(refusal(ImageAccess::write), 0);
+}
+
+TEST_F(ImageLock, OfAnImageThatIsReplacedMeanwhileIsNotTakenForThatOfTheOther) {
+  for (const bool direct : {false, true}) {
+    UniqueFd guest = qemu({100, 101});
+    static_cast<void>(dir_.make_file("new.raw", 65536));
+    LockPatience patience = until_freed;
+    patience.pause = [&](Duration) {
+      EXPECT_EQ(::rename(dir_.path("new.raw").c_str(), path().c_str()), 0);
+      guest.reset();
+      return true;
+    };
+    const auto image = open_image(path(), false, direct, Log(), patience);
+    ASSERT_FALSE(image);
+    EXPECT_EQ(image.error().code(), EAGAIN);
+    EXPECT_THAT(image.error().message(), HasSubstr("the image was replaced while it was being opened"));
+  }
 }
 
 }  // namespace
