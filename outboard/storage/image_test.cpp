@@ -3,14 +3,17 @@
 #include <outboard/storage/image.hpp>
 
 #include <array>
+#include <string>
 
 #include <fcntl.h>
 #include <sys/resource.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include <gtest/gtest.h>
 
+#include <outboard/testing/denied_calls.hpp>
 #include <outboard/testing/temp_dir.hpp>
 
 namespace outboard::storage {
@@ -30,6 +33,24 @@ TEST(OpenedImage, OfTheLargestSizeCanBeDiscarded) {
   ASSERT_TRUE(image) << image.error().message();
   EXPECT_EQ(image->geometry.can_discard, expected->geometry.can_discard);
   EXPECT_EQ(::lseek(large.get(), 0, SEEK_DATA), -1) << "asking has written something";
+}
+
+TEST(OpenedImage, WithNothingBeyondItsEndIsAskedInOneOfItsHoles) {
+  const outboard::testing::TempDir dir;
+  const UniqueFd full = dir.make_file("full.raw", 65536);
+  const std::string bytes(65536, 'x');
+  ASSERT_EQ(::pwrite(full.get(), bytes.data(), bytes.size(), 0), 65536);
+  static_cast<void>(dir.make_file("sparse.raw", 65536));
+  for (const int error : {EFBIG, EINVAL, EOPNOTSUPP}) {
+    outboard::testing::with_calls_denied({SYS_fallocate}, error, [&] {
+      const auto without_holes = open_image(dir.path("full.raw"), false, false, Log());
+      ASSERT_TRUE(without_holes) << without_holes.error().message();
+      EXPECT_EQ(without_holes->geometry.can_discard, error != EOPNOTSUPP) << "without a hole nothing is known";
+      const auto with_a_hole = open_image(dir.path("sparse.raw"), false, false, Log());
+      ASSERT_TRUE(with_a_hole) << with_a_hole.error().message();
+      EXPECT_FALSE(with_a_hole->geometry.can_discard);
+    });
+  }
 }
 
 TEST(OpenedImage, IsRefusedWithTheReasonWhenDescriptorsRunOut) {

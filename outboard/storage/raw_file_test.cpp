@@ -349,6 +349,16 @@ TEST_F(AnImage, WhoseFlushHasFailedFailsEveryFlushAfterThatOnWhateverIsSharedToo
   EXPECT_EQ(run(*disk, [&](auto done) { disk->flush(done); }), EIO);
 }
 
+TEST_F(AnImage, ThatIsOnlyReadIsNotFlushed) {
+  static_cast<void>(dir_.make_file("disk.raw", 4096));
+  with_failing(SYS_fdatasync, EIO, [&] {
+    const auto disk =
+        RawFile::open(*loop_, {.path = dir_.path("disk.raw"), .read_only = true, .engine = Engine::pool}, Log());
+    ASSERT_TRUE(disk);
+    EXPECT_EQ(run(**disk, [&](auto done) { (*disk)->flush(done); }), 0);
+  });
+}
+
 TEST_F(AnImage, OnAFileSystemThatMakesNoZerosHasThemWritten) {
   const UniqueFd file = dir_.make_file("disk.raw", 8 << 20);
   const std::vector<char> bytes(8 << 20, 'x');
@@ -384,6 +394,17 @@ TEST_F(AnImage, IsDescribedWithItsEngine) {
       *loop_, {.path = dir_.path("disk.raw"), .read_only = true, .engine = Engine::pool, .threads = 2}, Log());
   ASSERT_TRUE(pool);
   EXPECT_EQ((*pool)->description(), "disk.raw (2 threads, read-only)");
+}
+
+TEST_F(AnImage, IsLoggedWithItsSize) {
+  static_cast<void>(dir_.make_file("disk.raw", 4096));
+  std::vector<std::string> lines;
+  const Log log([&](Level level, std::string_view line) {
+    if (level == Level::info) lines.emplace_back(line);
+  });
+  const auto disk = RawFile::open(*loop_, {.path = dir_.path("disk.raw"), .engine = Engine::pool, .threads = 2}, log);
+  ASSERT_TRUE(disk);
+  EXPECT_EQ(lines, std::vector<std::string>{"disk.raw (2 threads): 4096 bytes"});
 }
 
 TEST_F(AnImage, GivesSpaceBackOnDiscard) {

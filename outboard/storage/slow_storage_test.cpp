@@ -18,7 +18,9 @@
 #include <linux/loop.h>
 #include <signal.h>
 #include <sys/ioctl.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/sysmacros.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -428,6 +430,32 @@ TEST(ADiskOf4096ByteBlocks, TakesRangesOfSectorsAndLosesNoWayOfDoingThemByIt) {
     const iovec all{const_cast<char*>(old.data()), 8 << 20};
     ASSERT_EQ(run([&](auto done) { disk->write(0, std::span(&all, 1), done); }), 0);
   }
+}
+
+TEST(ADiskThatIsReadAndWritten, IsKnownByItsDiskAndNotByItsName) {
+  const outboard::testing::TempDir dir;
+  static_cast<void>(dir.make_file("disk.raw", disk_size));
+  const auto identity = [&](const std::string& path) {
+    auto loop = Reactor::create().value();
+    const auto disk = RawFile::open(*loop, {.path = path, .read_only = true, .engine = Engine::pool}, Log());
+    EXPECT_TRUE(disk) << disk.error().message();
+    return disk ? (*disk)->identity() : StorageIdentity{};
+  };
+  std::vector<StorageIdentity> seen;
+  for (int i = 0; i < 2; ++i) {
+    auto device = attach_loop_device(dir.path("disk.raw"), 0);
+    if (!device) GTEST_SKIP() << "no loop device here: " << device.error().message();
+    ASSERT_EQ(::symlink(device->path.c_str(), dir.path("link").c_str()), 0);
+    seen.push_back(identity(device->path));
+    struct stat info{};
+    ASSERT_EQ(::fstat(device->device.get(), &info), 0);
+    EXPECT_EQ(seen.back().device, info.st_rdev);
+    EXPECT_TRUE(check_same_storage(seen.back(), identity(dir.path("link"))));
+    ASSERT_EQ(::unlink(dir.path("link").c_str()), 0);
+    EXPECT_THAT(seen.back().id, ::testing::MatchesRegex(fmt::format("block device {}:{}, disk [1-9][0-9]*",
+                                                                    major(info.st_rdev), minor(info.st_rdev))));
+  }
+  EXPECT_NE(seen[0].id, seen[1].id) << "another disk, though perhaps of the same number";
 }
 
 /// What an engine runs writes into memory of whoever started it.
