@@ -18,6 +18,8 @@ namespace {
 constexpr std::size_t least_transfer = 4096;  // all of configuration space in one read, as QEMU does
 constexpr std::size_t largest_transfer = std::size_t{64} << 20;
 constexpr int accepts_per_turn = 8;
+/// The client that could not be accepted keeps the socket readable.
+constexpr Duration accept_pause = std::chrono::seconds(1);
 
 /// The most descriptors that a client can make this process hold: its connection, those of a message that is on its way, those
 /// of replies that it does not read, and an eventfd for each interrupt; and the connections of those who come meanwhile.
@@ -58,6 +60,8 @@ struct Server::State {
   void ended();
   void listen_again();
   void pause_listening();
+  bool turn_away();
+  void back_off(int error);
   void ask_to_leave();
   void run_while_served(Duration limit);
   int finish();
@@ -73,6 +77,7 @@ struct Server::State {
   std::optional<Refusals> refusals;
   Registration watch;
   bool listening = true;
+  Registration retry;  ///< for accepting, after it has failed
   Registration patience;  ///< for the release of the client before, while the next one waits
   bool release_is_late = false;
   std::shared_ptr<Session> session;
@@ -110,15 +115,9 @@ void Server::State::on_connection() {
 bool Server::State::accept_one() {
   UniqueFd connection(::accept4(socket.fd(), nullptr, nullptr, SOCK_CLOEXEC));
   if (!connection) {
-    if (errno != EMFILE && errno != ENFILE) return false;
-    // Without this the connection would stay, and wake us again and again.
-    client_log.error("out of file descriptors: a client is turned away");
-    spare.reset();
-    connection.reset(::accept4(socket.fd(), nullptr, nullptr, SOCK_CLOEXEC));
-    const bool turned_away = connection.valid();
-    connection.reset();
-    spare = spare_descriptor();
-    return turned_away;
+    if ((errno == EMFILE || errno == ENFILE) && turn_away()) return true;
+    if (errno != EAGAIN && errno != EINTR && errno != ECONNABORTED) back_off(errno);
+    return false;
   }
   if (session) {
     refuse(std::move(connection));
@@ -126,6 +125,27 @@ bool Server::State::accept_one() {
     serve(std::move(connection));
   }
   return true;
+}
+
+/// Out of descriptors: without this the connection would stay. False, with errno: it does.
+bool Server::State::turn_away() {
+  spare.reset();
+  UniqueFd connection(::accept4(socket.fd(), nullptr, nullptr, SOCK_CLOEXEC));
+  const int error = errno;
+  const bool turned_away = connection.valid();
+  connection.reset();
+  spare = spare_descriptor();
+  if (turned_away) client_log.error("out of file descriptors: a client is turned away");
+  errno = error;
+  return turned_away;
+}
+
+/// A security module, a limit, a lack of memory: looking again at once would be a busy loop.
+void Server::State::back_off(int error) {
+  if (!std::exchange(listening, false)) return;
+  client_log.error("no client can be accepted: {}; trying again each second", Error(error).what());
+  [[maybe_unused]] const auto paused = loop->rewatch(watch, Ready::none);
+  retry = loop->after(accept_pause, [this] { listen_again(); });
 }
 
 void Server::State::serve(UniqueFd connection) {
@@ -174,6 +194,7 @@ void Server::State::pause_listening() {
 }
 
 void Server::State::listen_again() {
+  retry.reset();
   if (std::exchange(listening, true)) return;
   if (auto watched = loop->rewatch(watch, Ready::readable); !watched) {
     options.log.error("cannot wait for the next client: {}", watched.error().message());
@@ -203,6 +224,7 @@ void Server::State::ask_to_leave() {
 /// After stop(): the function gets a limited time to let go of the client.
 int Server::State::finish() {
   watch.reset();
+  retry.reset();
   patience.reset();
   listening = true;  // nobody is admitted any more, and nothing is left to be taken up again
   if (session) ask_to_leave();

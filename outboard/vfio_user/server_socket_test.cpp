@@ -197,6 +197,45 @@ TEST_F(ServerSocket, HasAPathOfAnyLengthThatASocketCanHave) {
   EXPECT_TRUE(peer.receive());
 }
 
+// A security module, a filter or a lack of memory: the connection stays, and keeps the socket readable.
+TEST_F(ServerSocket, WhoseClientsCannotBeAcceptedIsLookedAtOnceASecond) {
+  for (const int error : {EACCES, EPERM, ENOMEM, ENOSYS, EMFILE}) {
+    testing::with_calls_denied({SYS_accept4}, error, [this] {
+      unsigned lines = 0;
+      const Log log([&lines](Level level, std::string_view) { lines += level == Level::error ? 1U : 0U; });
+      testing::ManualLoop loop;
+      const auto server = Server::listen(path(), PlainFunction::factory({}), {.loop = &loop, .log = log});
+      ASSERT_TRUE(server) << server.error().message();
+      const Peer peer = Peer::connect_to(path());
+      unsigned busy = 0;
+      for (int turn = 0; turn < 100; ++turn) busy += loop.run_once() ? 1U : 0U;
+      ASSERT_EQ(busy, 1U);
+      EXPECT_EQ(lines, 1U);
+      loop.advance(std::chrono::seconds(1));
+      EXPECT_EQ(lines, 2U);
+    });
+  }
+}
+
+TEST_F(ServerSocket, WhoseClientCouldNotBeAcceptedTakesItLater) {
+  serve();
+  Peer peer = Peer::connect_to(path());
+  rlimit saved{};
+  ::getrlimit(RLIMIT_NOFILE, &saved);
+  rlimit tight = saved;
+  tight.rlim_cur = 4;  // below what is open
+  ::setrlimit(RLIMIT_NOFILE, &tight);
+  unsigned busy = 0;
+  for (int turn = 0; turn < 100; ++turn) busy += loop_.run_once() ? 1U : 0U;
+  ::setrlimit(RLIMIT_NOFILE, &saved);
+  EXPECT_EQ(busy, 1U);
+  loop_.advance(std::chrono::seconds(1));
+  peer.send_version(usual_json);
+  pump();
+  const auto reply = peer.receive();
+  EXPECT_TRUE(reply && reply->error() == 0);
+}
+
 TEST_F(ServerSocket, DoesNotAppearWhereDescriptorsWouldRunOut) {
   rlimit saved{};
   ::getrlimit(RLIMIT_NOFILE, &saved);
