@@ -36,6 +36,7 @@ struct FileOp {
   FileOp* next = nullptr;  ///< the engine's lists
   bool counted = false;  ///< the engine's: among what has been begun on the device
   bool on_worker = false;  ///< the engine's: begun on a thread of the kernel
+  bool is_step = false;  ///< AlignedEngine's: a part of another operation
 };
 
 /// Does an operation on the calling thread, on `fd`; gives what belongs into FileOp::result.
@@ -45,6 +46,7 @@ ssize_t perform(const FileOp& op, int fd);
 class FileOpList {
  public:
   bool empty() const { return first_ == nullptr; }
+  FileOp* first() const { return first_; }
   void push(FileOp& op) {
     op.next = nullptr;
     (first_ == nullptr ? first_ : last_->next) = &op;

@@ -12,6 +12,7 @@
 #include <fmt/format.h>
 
 #include <outboard/base/file_holder.hpp>
+#include <outboard/storage/direct_rules.hpp>
 #include <outboard/storage/image_claim.hpp>
 #include <outboard/storage/quoted.hpp>
 
@@ -87,6 +88,17 @@ std::uint32_t power_of_two(std::uint64_t size, std::uint32_t otherwise) {
   return size >= 512 && size <= (1U << 20) && std::has_single_bit(size) ? static_cast<std::uint32_t>(size) : otherwise;
 }
 
+/// O_DIRECT writes whole units: the last one would make the file longer.
+Result<std::uint64_t> check_end(const Image& image, std::uint64_t size) {
+  const std::uint32_t unit = image.direct_rules.unit;
+  if (!image.direct || image.geometry.read_only || size % unit == 0) return size;
+  return Error(EINVAL, fmt::format("the image has {} bytes, which is not a multiple of {}, the unit of O_DIRECT on it",
+                                   size, unit))
+      .on(image.path)
+      .cure(fmt::format("serve it without O_DIRECT, or: truncate -s {} {}", (size / unit + 1) * unit,
+                        quoted(image.path)));
+}
+
 Result<std::uint64_t> size_of(const Image& image, int fd) {
   std::uint64_t size = 0;
   if (image.block_device) {
@@ -102,7 +114,7 @@ Result<std::uint64_t> size_of(const Image& image, int fd) {
         .on(image.path)
         .cure(fmt::format("truncate -s {} {}", size - size % 512 + 512, quoted(image.path)));
   }
-  return size;
+  return check_end(image, size);
 }
 
 void measure_block_device(Image& image, int fd) {
@@ -115,30 +127,15 @@ void measure_block_device(Image& image, int fd) {
   image.geometry.logical_block = power_of_two(static_cast<std::uint64_t>(std::max(logical, 0)), 512);
   image.geometry.physical_block = std::max(power_of_two(physical, 512), image.geometry.logical_block);
   image.geometry.optimal_io = optimal;
-  image.alignment = image.geometry.logical_block;
-}
-
-/// Memory, offset and length alignment of O_DIRECT on a file: what the kernel says, or a page.
-std::uint32_t direct_alignment(int fd) {
-#ifdef STATX_DIOALIGN
-  struct statx info{};
-  if (::statx(fd, "", AT_EMPTY_PATH, STATX_DIOALIGN, &info) == 0 && (info.stx_mask & STATX_DIOALIGN) != 0 &&
-      info.stx_dio_offset_align != 0) {
-    return power_of_two(std::max(info.stx_dio_offset_align, info.stx_dio_mem_align), 4096);
-  }
-#endif
-  static_cast<void>(fd);
-  return 4096;
 }
 
 /// What `info.st_blksize` means for a disk: a file system's unit up to a page, beyond that the size that suits it best (1
 /// MiB on NFS), which no sector of a disk has.
-void measure_file(Image& image, int fd, const struct stat& info) {
+void measure_file(Image& image, const struct stat& info) {
   constexpr std::uint32_t page = 4096;
   const std::uint32_t preferred = power_of_two(static_cast<std::uint64_t>(info.st_blksize), page);
   image.geometry.physical_block = std::min(preferred, page);
   image.geometry.optimal_io = preferred > page ? preferred : 0;
-  image.alignment = direct_alignment(fd);
 }
 
 /// Punches in a hole of the file, where that changes nothing; without a hole nothing is known, and false is never true.
@@ -172,7 +169,7 @@ Status measure(Image& image, int fd) {
   if (image.block_device) {
     measure_block_device(image, fd);
   } else {
-    measure_file(image, fd, info);
+    measure_file(image, info);
   }
   OUTBOARD_TRY(image.geometry.capacity, size_of(image, fd));
   return {};
@@ -213,14 +210,18 @@ Result<UniqueFd> open_and_claim(const Image& image, int more, const LockPatience
   return locked_for_io(image, claim_patiently(image.path, info.st_rdev, patience, log, open));
 }
 
-/// Leaves `image.direct` absent where the file system does not do O_DIRECT.
+/// Leaves `image.direct` absent where O_DIRECT is not to be had: some of the requests by O_DIRECT and some through the page cache
+/// would lose data.
 Status open_direct(Image& image, const LockPatience& patience, const Log& log) {
   auto fd = open_and_claim(image, O_DIRECT, patience, log);
+  if (!fd && fd.error().code() != EINVAL) return fd.error();
   if (fd) {
-    image.direct = std::move(*fd);
-    return {};
+    if (const auto rules = measure_direct(fd->get(), image.block_device ? image.geometry.logical_block : 4096)) {
+      image.direct_rules = *rules;
+      image.direct = std::move(*fd);
+      return {};
+    }
   }
-  if (fd.error().code() != EINVAL) return fd.error();
   log.warning("{}: its file system does not do O_DIRECT: going through the page cache", image.path);
   return {};
 }

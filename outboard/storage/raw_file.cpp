@@ -8,6 +8,7 @@
 
 #include <fmt/format.h>
 
+#include <outboard/storage/aligned_engine.hpp>
 #include <outboard/storage/end_guard.hpp>
 #include <outboard/storage/image_identity.hpp>
 #include <outboard/storage/pieces.hpp>
@@ -43,14 +44,21 @@ RawFile::State::~State() {
 }
 
 Status RawFile::State::open_engines(bool report) {
-  const int fd = image->fd.get();
-  const int direct = image->direct.get();
+  if (!image->direct) return open_guarded_engines(*this, report);
+  auto aligned = std::make_unique<AlignedEngine>(loop, *this, image->direct_rules, image->range_lock);
+  OUTBOARD_CHECK(open_guarded_engines(*aligned, report));
+  aligned->set_engine(std::move(engine));
+  engine = std::move(aligned);
+  return {};
+}
+
+Status RawFile::State::open_guarded_engines(FileEngine::Client& client, bool report) {
   if (options.make_engine) {
-    OUTBOARD_TRY(engine, options.make_engine(loop, *this, fd, direct));
+    OUTBOARD_TRY(engine, options.make_engine(loop, client, image->fd.get(), image->direct.get()));
     return {};
   }
-  if (image->block_device || geometry.read_only) return open_engines(*this, report);
-  auto guard = std::make_unique<EndGuard>(loop, *this, *capacity, image->path, log);
+  if (image->block_device || geometry.read_only) return open_engines(client, report);
+  auto guard = std::make_unique<EndGuard>(loop, client, *capacity, image->path, log);
   OUTBOARD_CHECK(open_engines(*guard, report));
   guard->set_engine(std::move(engine));
   engine = std::move(guard);
@@ -105,22 +113,15 @@ void RawFile::State::transfer(FileOp::Kind kind, std::uint64_t offset, std::span
   op.left = total_length(pieces);
   op.whole = pieces;
   if (op.left == 0) return finish(op, 0);
-  op.direct = image->direct.valid();
   start_transfer(op);
 }
 
 void RawFile::State::start_transfer(Operation& op) {
   op.pieces = op.whole.data();
-  op.piece_count = static_cast<unsigned>(std::min<std::size_t>(op.whole.size(), IOV_MAX));
-  op.direct = op.direct && aligned(op);
+  // By O_DIRECT all of them: where a part of them ends may not be where O_DIRECT can.
+  const std::size_t most = image->direct ? UINT_MAX : IOV_MAX;
+  op.piece_count = static_cast<unsigned>(std::min(op.whole.size(), most));
   start(op);
-}
-
-bool RawFile::State::aligned(const FileOp& op) const {
-  std::uint64_t bits = op.offset;
-  for (const iovec& piece : std::span(op.pieces, op.piece_count))
-    bits |= reinterpret_cast<std::uintptr_t>(piece.iov_base) | piece.iov_len;
-  return bits % image->alignment == 0;
 }
 
 /// The transfer did `bytes` of what it should: go on behind them.
@@ -140,10 +141,6 @@ void RawFile::State::advance(Operation& op, std::uint64_t bytes) {
 }
 
 void RawFile::State::transferred(Operation& op) {
-  if (op.result == -EINVAL && op.direct) {  // stricter than it said: this one goes through the page cache
-    op.direct = false;
-    return start_transfer(op);
-  }
   if (op.result < 0) return finish(op, static_cast<int>(-op.result));
   // Nothing more to read: the file is shorter than it was. Nothing written without an error: not to be trusted either.
   if (op.result == 0) return finish(op, EIO);

@@ -19,7 +19,9 @@ class RawFile final : public Backend {
   struct Options {
     std::string path;
     bool read_only = false;
-    /// Past the page cache. What is not aligned as the disk wants it goes through the page cache for that request only.
+    /// Past the page cache, every read and write: what the storage does not take as it is goes through aligned memory, at most
+    /// AlignedEngine::budget bytes of it for each share. EINVAL for writes of anything but whole sectors of 512 bytes. Where the
+    /// file system does not do it, the whole image goes through the page cache.
     bool direct = false;
     Engine engine = Engine::automatic;
     unsigned threads = 4;  ///< 1...64, when they are used

@@ -147,23 +147,23 @@ TEST_F(ADiskWithFaults, AWriteOfNothingIsAnError) {
   EXPECT_EQ(write(0, bytes), EIO);
 }
 
-TEST_F(ADiskWithFaults, WhatODirectRefusesGoesThroughThePageCacheAndOnlyThat) {
+TEST_F(ADiskWithFaults, WhatODirectRefusesNeverGoesThroughThePageCache) {
   ASSERT_TRUE(open(true));
   if (disk_->description().find("O_DIRECT") == std::string::npos) GTEST_SKIP() << "this file system has no O_DIRECT";
+  std::vector<char> bytes(8192 + 1, 'n');
+  const std::array pieces = {iovec{bytes.data() + 1, 448}, iovec{bytes.data() + 449, 8192 - 448}};
+  EXPECT_EQ(write(4096, pieces), 0);
+  storage_.plan = [](const Seen& op) { return op.in_pages ? Fault() : Fault::fails(EINVAL); };
   std::unique_ptr<char, decltype(&std::free)> memory(static_cast<char*>(std::aligned_alloc(4096, 8192)), &std::free);
-  std::fill_n(memory.get(), 8192, 'n');
-  const iovec piece{memory.get(), 8192};
-  storage_.plan = [](const Seen& op) { return op.direct ? Fault::fails(EINVAL) : Fault(); };
-  EXPECT_EQ(write(4096, std::span(&piece, 1)), 0);
-  ASSERT_EQ(storage_.seen.size(), 2U);
-  EXPECT_TRUE(storage_.seen[0].direct);
-  EXPECT_FALSE(storage_.seen[1].direct);
+  std::fill_n(memory.get(), 8192, 'm');
+  const std::array halves = {iovec{memory.get(), 512}, iovec{memory.get() + 512, 8192 - 512}};
+  EXPECT_EQ(write(16384, halves), 0);
   EXPECT_EQ(on_disk(4096, 8192), std::vector<char>(8192, 'n'));
-  storage_.seen.clear();
-  storage_.plan = [](const Seen&) { return Fault(); };
-  EXPECT_EQ(write(4096, std::span(&piece, 1)), 0);
-  ASSERT_EQ(storage_.seen.size(), 1U);
-  EXPECT_TRUE(storage_.seen[0].direct) << "one refusal says nothing of the next";
+  EXPECT_EQ(on_disk(16384, 8192), std::vector<char>(8192, 'm'));
+  storage_.plan = [](const Seen& op) { return is_transfer(op) ? Fault::fails(EINVAL) : Fault(); };
+  EXPECT_EQ(write(4096, pieces), EINVAL);
+  EXPECT_EQ(run([&](auto done) { disk_->read(4096, halves, done); }), EINVAL);
+  for (const Seen& op : storage_.seen) EXPECT_EQ(op.direct, is_transfer(op));
 }
 
 TEST_F(ADiskWithFaults, ARangeThatIsRefusedSaysNothingOfTheNextOne) {

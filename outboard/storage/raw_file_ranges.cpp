@@ -24,9 +24,12 @@ bool not_possible(ssize_t result) {
 
 }  // namespace
 
-/// The units of the storage that lie wholly inside `range`. A file has units of a byte: its file system rounds for itself.
+/// The units of the storage that lie wholly inside `range`. A file has units of a byte: its file system rounds for itself, but
+/// through the page cache.
 RawFileOperation::Range RawFile::State::whole_units(const Operation::Range& range) const {
-  const std::uint64_t unit = image->block_device ? geometry.logical_block : 1;
+  const std::uint64_t unit = image->block_device ? geometry.logical_block
+                             : image->direct     ? std::max(geometry.physical_block, image->direct_rules.unit)
+                                                 : 1;
   const std::uint64_t first = (range.offset + unit - 1) / unit * unit;
   const std::uint64_t last = range.end() / unit * unit;
   return {first, last > first ? last - first : 0};
@@ -99,15 +102,22 @@ void RawFile::State::write_next_by_hand(Operation& op) {
   start_zero_writes(op);
 }
 
+/// Where O_DIRECT takes whole units only, the whole ones are a write of their own.
+std::uint64_t RawFile::State::next_zeros(const Operation& op) const {
+  if (!image->direct) return op.left;
+  const std::uint64_t unit = image->direct_rules.unit;
+  if (op.offset % unit != 0) return std::min(op.left, unit - op.offset % unit);
+  return op.left > unit ? op.left - op.left % unit : op.left;
+}
+
 void RawFile::State::start_zero_writes(Operation& op) {
   op.rest.clear();
-  for (std::uint64_t left = op.left; left != 0 && op.rest.size() < zero_pieces;) {
+  for (std::uint64_t left = next_zeros(op); left != 0 && op.rest.size() < zero_pieces;) {
     const std::uint64_t size = std::min<std::uint64_t>(left, zeros_size);
     op.rest.push_back({const_cast<std::byte*>(zeros.data()), size});
     left -= size;
   }
   op.whole = op.rest;
-  op.direct = image->direct.valid();
   start_transfer(op);
 }
 

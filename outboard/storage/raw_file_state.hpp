@@ -66,6 +66,7 @@ struct RawFile::State final : FileEngine::Client {
   ~State();
 
   Status open_engines(bool report);
+  Status open_guarded_engines(FileEngine::Client& client, bool report);
   Status open_engines(FileEngine::Client& client, bool report);
   void start(Operation& op) { (op.kind == FileOp::Kind::discard && ioctls ? ioctls : engine)->start(op); }
   Operation& take(Completion done);
@@ -75,7 +76,6 @@ struct RawFile::State final : FileEngine::Client {
   void transfer(FileOp::Kind kind, std::uint64_t offset, std::span<const iovec> pieces, Completion done);
   void start_transfer(Operation& op);
   void advance(Operation& op, std::uint64_t bytes);
-  bool aligned(const FileOp& op) const;
   void transferred(Operation& op);
   void flushed(Operation& op);
 
@@ -87,6 +87,7 @@ struct RawFile::State final : FileEngine::Client {
   void allocated(Operation& op);
   void write_by_hand(Operation& op, const Operation::Range& range);
   void write_next_by_hand(Operation& op);
+  std::uint64_t next_zeros(const Operation& op) const;
   void start_zero_writes(Operation& op);
 
   void measure(Measured done);

@@ -378,6 +378,38 @@ TEST_F(AnImage, OnAFileSystemThatMakesNoZerosHasThemWritten) {
   EXPECT_TRUE(back == expected);
 }
 
+TEST_F(AnImage, WhereODirectIsRefusedGoesThroughThePageCacheAsAWhole) {
+  static_cast<void>(dir_.make_file("disk.raw", 8192));
+  with_failing(SYS_pread64, EINVAL, [&] {
+    std::vector<std::string> warnings;
+    const Log log([&](Level level, std::string_view line) {
+      if (level == Level::warning) warnings.emplace_back(line);
+    });
+    const auto image = open_image(dir_.path("disk.raw"), false, true, log);
+    ASSERT_TRUE(image) << image.error().message();
+    EXPECT_FALSE(image->direct);
+    ASSERT_EQ(warnings.size(), 1U);
+    EXPECT_THAT(warnings[0], HasSubstr("does not do O_DIRECT: going through the page cache"));
+  });
+}
+
+TEST_F(AnImage, WhoseEndIsNotAUnitOfODirectIsRefusedOnlyForWritingByIt) {
+  static_cast<void>(dir_.make_file("disk.raw", (1 << 20) + 512));
+  Image image;
+  image.path = dir_.path("disk.raw");
+  image.fd = UniqueFd(::open(image.path.c_str(), O_RDWR | O_CLOEXEC));
+  image.direct_rules = {.memory = 512, .unit = 4096};
+  EXPECT_TRUE(image.size_now());
+  image.direct = UniqueFd(::open(image.path.c_str(), O_RDWR | O_CLOEXEC));
+  const auto size = image.size_now();
+  ASSERT_FALSE(size);
+  EXPECT_EQ(size.error().code(), EINVAL);
+  EXPECT_THAT(size.error().message(), HasSubstr("not a multiple of 4096"));
+  EXPECT_THAT(size.error().cure(), HasSubstr("truncate -s 1052672 " + image.path));
+  image.geometry.read_only = true;
+  EXPECT_TRUE(image.size_now());
+}
+
 TEST_F(AnImage, HasNoDescriptorThatIsNonBlocking) {
   // io_uring fails what would wait on such a descriptor where the disk beneath cannot tell (EAGAIN, again and again).
   static_cast<void>(dir_.make_file("disk.raw", 4096));

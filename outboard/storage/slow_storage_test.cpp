@@ -458,6 +458,43 @@ TEST(ADiskThatIsReadAndWritten, IsKnownByItsDiskAndNotByItsName) {
   EXPECT_NE(seen[0].id, seen[1].id) << "another disk, though perhaps of the same number";
 }
 
+TEST(ADiskOf4096ByteBlocks, KeepsEverySectorThatQueuesWriteAtOnceByODirect) {
+  const outboard::testing::TempDir dir;
+  static_cast<void>(dir.make_file("disk.raw", disk_size));
+  auto device = attach_loop_device(dir.path("disk.raw"), 4096);
+  if (!device) GTEST_SKIP() << "no loop device here: " << device.error().message();
+  constexpr std::size_t sectors = 512;
+  for (const Engine engine : {Engine::io_uring, Engine::pool}) {
+    auto loop = Reactor::create().value();
+    auto disk = RawFile::open(*loop, {.path = device->path, .direct = true, .engine = engine}, Log()).value();
+    ASSERT_THAT(disk->description(), HasSubstr("O_DIRECT"));
+    auto other = disk->share(*loop).value();
+    for (unsigned round = 0; round < 20; ++round) {
+      std::string bytes;
+      for (std::size_t i = 0; i < sectors; ++i)
+        bytes += std::string(512, static_cast<char>('A' + (i * 7 + round) % 57));
+      std::size_t ended = 0;
+      std::vector<iovec> pieces;
+      for (std::size_t i = 0; i < sectors; ++i) pieces.push_back({bytes.data() + i * 512, 512});
+      for (std::size_t i = 0; i < sectors; ++i) {
+        Backend& queue = i % 2 == 0 ? *disk : *other;
+        queue.write(i * 512, std::span(&pieces[i], 1), [&ended](int error) { ended += error == 0 ? 1U : 0U; });
+      }
+      disk->submit();
+      other->submit();
+      while (ended != sectors) ASSERT_TRUE(loop->run_once(std::chrono::seconds(10)));
+      std::string back(bytes.size(), '?');
+      const iovec all{back.data(), back.size()};
+      std::optional<int> result;
+      disk->read(0, std::span(&all, 1), [&result](int error) { result = error; });
+      disk->submit();
+      while (!result) ASSERT_TRUE(loop->run_once(std::chrono::seconds(10)));
+      ASSERT_EQ(*result, 0);
+      ASSERT_TRUE(back == bytes) << "round " << round;
+    }
+  }
+}
+
 /// What an engine runs writes into memory of whoever started it.
 class AnEngineThatGoes : public ::testing::TestWithParam<Engine>, public FileEngine::Client {
  protected:

@@ -19,7 +19,9 @@ bool is_transfer(FileOp::Kind kind) { return kind == FileOp::Kind::read || kind 
 FaultyStorage::Seen seen_of(const FileOp& op) {
   const std::uint64_t length =
       is_transfer(op.kind) ? storage::total_length(std::span(op.pieces, op.piece_count)) : op.length;
-  return {op.kind, op.direct, op.mode, op.offset, length};
+  const auto in_page = [](const iovec& piece) { return reinterpret_cast<std::uintptr_t>(piece.iov_base) % 4096 == 0; };
+  const bool in_pages = !is_transfer(op.kind) || std::ranges::all_of(std::span(op.pieces, op.piece_count), in_page);
+  return {op.kind, op.direct, op.mode, op.offset, length, in_pages};
 }
 
 /// Does the first `bytes` of a transfer.
@@ -172,7 +174,7 @@ void FaultyStorage::be_difficult(unsigned seed) {
         if (is_transfer(op.kind) && op.length > 1) fault = Fault::part(1 + below(op.length - 1));
         break;
       case 4:
-        if (is_transfer(op.kind) && op.direct) fault = Fault::fails(EINVAL);
+        if (is_transfer(op.kind) && op.direct && !op.in_pages) fault = Fault::fails(EINVAL);
         break;
       default:
         break;

@@ -40,6 +40,7 @@ class FaultyStorage {
     int mode = 0;  ///< of fallocate
     std::uint64_t offset = 0;
     std::uint64_t length = 0;  ///< bytes of a transfer too
+    bool in_pages = true;  ///< each piece of a transfer begins with a page
   };
 
   /// What becomes of an operation, in the order of starting; by default it is done.
@@ -48,8 +49,8 @@ class FaultyStorage {
   std::vector<Seen> seen;
   unsigned submits = 0;  ///< that found something to start
 
-  /// A plan in which operations are interrupted, end short, late and out of order, and the direct ones are refused, but
-  /// none fails for good: whoever does it right notices nothing.
+  /// A plan in which operations are interrupted, end short, late and out of order, and the direct ones in memory
+  /// that is not of whole pages are refused, but none fails for good: whoever does it right notices nothing.
   void be_difficult(unsigned seed);
 
   storage::EngineFactory factory();
