@@ -43,6 +43,9 @@ Regions::MultiResult Regions::write_multi(Bytes request) {
       head->wr_cnt != reader.remaining() / sizeof(spec::WriteMultiEntry)) {
     return {.written = 0, .status = Error(EINVAL, "the message is not as long as its entries")};
   }
+  if (head->wr_cnt > most_writes)
+    return {.written = 0,
+            .status = Error(EINVAL, "more writes in one message than a client may have done in its turn")};
   MultiResult result;
   for (; result.written < head->wr_cnt; ++result.written) {
     const auto entry = reader.read<spec::WriteMultiEntry>();

@@ -21,7 +21,9 @@ class Regions {
   Status check_read(const spec::RegionAccess& access) const { return check(access, Direction::read); }
 
   /// REGION_WRITE_MULTI: applied in order up to the first bad entry. Returns how many were written; EINVAL, with
-  /// nothing written, when the message's length is not that of its entries.
+  /// nothing written, when the message's length is not that of its entries, or there are more than `most_writes`: all of
+  /// them are written before another client has its turn. QEMU sends 200 at most.
+  static constexpr std::uint64_t most_writes = 256;
   struct MultiResult {
     std::uint64_t written = 0;
     Status status;

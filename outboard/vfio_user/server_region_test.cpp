@@ -145,6 +145,20 @@ TEST_F(ServerRegions, Row56_WriteMultiWhoseLengthIsNotThatOfItsEntriesWritesNoth
   EXPECT_EQ(function().doorbell_count(), 0u);
 }
 
+TEST_F(ServerRegions, Row56_WriteMultiOfMoreThanATurnsWritesWritesNothing) {
+  Peer peer = enabled_client();
+  const auto write_all = [&](std::uint64_t count) {
+    std::vector<std::byte> payload = joined(spec::WriteMulti{count});
+    const auto one = joined(entry(PlainFunction::doorbell_at, 1));
+    for (std::uint64_t i = 0; i < count; ++i) payload.insert(payload.end(), one.begin(), one.end());
+    return error_of(peer, Command::region_write_multi, payload);
+  };
+  EXPECT_EQ(write_all(257), EINVAL);
+  EXPECT_EQ(function().doorbell_count(), 0u);
+  EXPECT_EQ(write_all(256), 0);
+  EXPECT_EQ(function().doorbell_count(), 256u);
+}
+
 TEST_F(ServerRegions, Row56_WriteMultiStopsAtTheFirstBadEntry) {
   Peer peer = enabled_client();
   const auto good = entry(PlainFunction::doorbell_at, 1);
