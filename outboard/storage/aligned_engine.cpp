@@ -76,14 +76,17 @@ bool AlignedEngine::must_lock(const FileOp& op) const {
 void AlignedEngine::start(FileOp& op) {
   if (is_transfer(op)) {
     op.direct = true;
-    const std::uint64_t bits = op.offset | total_length(pieces_of(op));
-    if (op.kind == FileOp::Kind::write && bits % sector != 0) {
-      op.result = -EINVAL;
-      return client_.ended(op);
-    }
-    if (!takes(op)) return start_step(op, true);
+    if (!takes(op)) return start_odd(op);
   }
   return must_lock(op) ? start_step(op, false) : engine_->start(op);
+}
+
+void AlignedEngine::start_odd(FileOp& op) {
+  if (op.kind == FileOp::Kind::write && (op.offset | total_length(pieces_of(op))) % sector != 0) {
+    op.result = -EINVAL;
+    return client_.ended(op);
+  }
+  start_step(op, true);
 }
 
 void AlignedEngine::ended(FileOp& op) {

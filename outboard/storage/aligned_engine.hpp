@@ -46,6 +46,7 @@ class AlignedEngine final : public FileEngine, public FileEngine::Client, privat
 
   bool takes(const FileOp& op) const;
   bool must_lock(const FileOp& op) const;
+  void start_odd(FileOp& op);
   void ended(FileOp& op) override;
   void pass_on_result(FileOp& op);
 

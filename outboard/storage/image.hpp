@@ -38,8 +38,8 @@ struct Image {
 
 /// Opens an image: many readers, or one that writes, see lock_image(); a block device that is written is claimed, see
 /// claim_patiently(). Where another process holds it, waits as long as `patience` says, and blocks the calling thread; nothing
-/// opens the image for writing before. `log` is told when O_DIRECT or the lock is not to be had (the whole image is then used without),
-/// and for what it waits.
+/// opens the image for writing before. `log` is told when O_DIRECT or the lock is not to be had (the whole image is then used
+/// without), and for what it waits.
 ///
 /// Errors are for people and carry a cure: ENOENT, EACCES and EPERM (no permission, or a block device that is
 /// write-protected), EROFS, EISDIR, EBUSY (locked, or a block device in use), ECANCELED (while it waited), EMFILE and ENFILE, EINVAL (neither file nor
