@@ -39,10 +39,12 @@ class EndOfAnImage : public ::testing::TestWithParam<Kind> {
   }
   void open() {
     loop_ = Reactor::create({.clock = &clock_}).value();
-    disk_ =
-        RawFile::open(*loop_, {.path = dir_.path("disk.raw"), .direct = GetParam().direct, .engine = GetParam().engine},
-                      Log())
-            .value();
+    const Log log([this](Level level, std::string_view line) {
+      if (level != Level::info) lines_.emplace_back(line);
+    });
+    disk_ = RawFile::open(
+                *loop_, {.path = dir_.path("disk.raw"), .direct = GetParam().direct, .engine = GetParam().engine}, log)
+                .value();
   }
   void truncate(std::uint64_t to) const { ASSERT_EQ(::ftruncate(file_.get(), static_cast<off_t>(to)), 0); }
   std::uint64_t file_size() const {
@@ -72,7 +74,21 @@ class EndOfAnImage : public ::testing::TestWithParam<Kind> {
   alignas(4096) std::array<std::byte, 8192> bytes_{};
   std::unique_ptr<Reactor> loop_;
   std::unique_ptr<RawFile> disk_;
+  std::vector<std::string> lines_;
 };
+
+TEST_P(EndOfAnImage, IsLoggedWhenItHasMovedAndNotBefore) {
+  EXPECT_EQ(write(0), 0);
+  EXPECT_EQ(lines_, std::vector<std::string>{});
+  truncate(32768);
+  for (int i = 0; i < 2; ++i) {
+    after_a_second();
+    EXPECT_EQ(write(0), 0);
+    EXPECT_EQ(lines_, std::vector<std::string>{dir_.path("disk.raw") +
+                                               ": was shortened to 32768 bytes: writes beyond fail until it has "
+                                               "65536 again"});
+  }
+}
 
 TEST_P(EndOfAnImage, ThatWasShortenedIsNotMovedByAWrite) {
   truncate(32768);

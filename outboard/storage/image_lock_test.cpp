@@ -4,6 +4,7 @@
 
 #include <array>
 #include <cstring>
+#include <fstream>
 #include <functional>
 #include <future>
 #include <optional>
@@ -24,6 +25,7 @@
 #include <gtest/gtest.h>
 
 #include <outboard/storage/image.hpp>
+#include <outboard/storage/lock_bytes.hpp>
 #include <outboard/storage/lock_owner.hpp>
 #include <outboard/testing/held_file_system.hpp>
 #include <outboard/testing/temp_dir.hpp>
@@ -98,9 +100,20 @@ class Holder {
       while (true) ::pause();
     };
     if (kind != Kind::leaderless) stay();
-    std::thread(stay).detach();
+    std::thread([stay, leader = ::getpid()] {
+      while (!has_ended(leader)) std::this_thread::yield();
+      stay();
+    }).detach();
     ::syscall(SYS_exit, 0);  // of this thread only
     ::_exit(3);
+  }
+  /// Whether a thread of this process is there no more, or only its number.
+  static bool has_ended(pid_t thread) {
+    std::ifstream status("/proc/self/task/" + std::to_string(thread) + "/status");
+    for (std::string line; std::getline(status, line);) {
+      if (line.starts_with("State:")) return line.find('Z') != std::string::npos;
+    }
+    return true;
   }
   static void send(int socket, int fd) {
     char byte = 0;
@@ -163,8 +176,10 @@ class ImageLock : public ::testing::Test {
   std::string opens_after(ImageAccess access, const std::function<void()>& then) {
     std::promise<std::string> said;
     bool first = true;
+    std::string at_last;
     const Log log([&](Level level, std::string_view line) {
       if (level == Level::warning && std::exchange(first, false)) said.set_value(std::string(line));
+      if (level == Level::info) at_last = line;
     });
     auto opened = std::async(std::launch::async, [&] {
       auto image = open(access, until_freed, log);
@@ -176,6 +191,7 @@ class ImageLock : public ::testing::Test {
     then();
     const auto image = opened.get();
     EXPECT_TRUE(image) << image.error().message();
+    EXPECT_THAT(at_last, HasSubstr(path() + ": free after "));
     return line;
   }
 
@@ -427,6 +443,10 @@ TEST_F(ImageLock, OfAProcessInAnotherContainerIsNoObstacleToReadersUntilItEnds) 
   if (holder.pid() < 0) GTEST_SKIP() << "no PID namespaces here";
   ASSERT_TRUE(holder.opened());
   EXPECT_EQ(refusal(ImageAccess::read), 0);
+  const auto writer = open(ImageAccess::write);
+  ASSERT_FALSE(writer);
+  EXPECT_THAT(writer.error().message(), HasSubstr("process " + std::to_string(holder.pid()) + " ("))
+      << "its number here";
   holder.kill();
   opens_after(ImageAccess::read, [&] { holder.finish_requests(); });
 }
@@ -460,6 +480,11 @@ TEST_F(ImageLock, ThatADescriptorCannotCarryKeepsItFromBeingUsed) {
     EXPECT_FALSE(lock_image_again(written.get(), path(), ImageAccess::write, lock));
   EXPECT_TRUE(lock_image_again(written.get(), path(), ImageAccess::write, LockScope::none));
   EXPECT_EQ(lock_image(written.get(), path(), ImageAccess::write, none, Log()).error().code(), EBADF);
+}
+
+TEST_F(ImageLock, WhoseHoldersCannotBeAskedForIsAnError) {
+  EXPECT_EQ(locked_by_others(-1, {0, 1}).error().code(), EBADF);
+  EXPECT_EQ(is_locked_by_others(-1, 0).error().code(), EBADF);
 }
 
 TEST_F(ImageLock, IsNotTakenOnAnotherFileAtTheSamePath) {

@@ -432,6 +432,53 @@ TEST(ADiskOf4096ByteBlocks, TakesRangesOfSectorsAndLosesNoWayOfDoingThemByIt) {
   }
 }
 
+class ADiskThatIsClaimed : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    static_cast<void>(dir_.make_file("disk.raw", disk_size));
+    auto device = attach_loop_device(dir_.path("disk.raw"), 0);
+    if (!device) GTEST_SKIP() << "no loop device here: " << device.error().message();
+    device_ = std::move(*device);
+    claim_ = UniqueFd(::open(device_.path.c_str(), O_RDWR | O_EXCL | O_CLOEXEC));
+    ASSERT_TRUE(claim_);
+  }
+  outboard::testing::TempDir dir_;
+  LoopDevice device_;
+  UniqueFd claim_;
+};
+
+TEST_F(ADiskThatIsClaimed, IsRefusedToWritersAndNotToReaders) {
+  const LockPatience none{.running = Duration::zero(), .ended = Duration::zero()};
+  const auto writer = open_image(device_.path, false, false, Log(), none);
+  ASSERT_FALSE(writer);
+  EXPECT_EQ(writer.error().code(), EBUSY);
+  EXPECT_THAT(writer.error().message(), HasSubstr("the block device is in use"));
+  EXPECT_THAT(writer.error().cure(), HasSubstr("lsblk " + device_.path));
+  EXPECT_TRUE(open_image(device_.path, true, false, Log(), none));
+}
+
+TEST_F(ADiskThatIsClaimed, IsAskedForMoreAndMoreSeldom) {
+  std::vector<std::int64_t> pauses;
+  LockPatience patience{.running = std::chrono::seconds(600), .ended = std::chrono::seconds(600)};
+  patience.pause = [&pauses](Duration time) {
+    pauses.push_back(std::chrono::duration_cast<std::chrono::milliseconds>(time).count());
+    return pauses.size() < 7;
+  };
+  const auto image = open_image(device_.path, false, false, Log(), patience);
+  ASSERT_FALSE(image);
+  EXPECT_EQ(image.error().code(), ECANCELED);
+  EXPECT_EQ(pauses, (std::vector<std::int64_t>{5, 10, 20, 40, 80, 100, 100}));
+}
+
+TEST_F(ADiskThatIsClaimed, IsOpenedOnceTheClaimIsGivenUp) {
+  LockPatience patience{.running = std::chrono::seconds(600), .ended = std::chrono::seconds(600)};
+  patience.pause = [this](Duration) {
+    claim_.reset();
+    return true;
+  };
+  EXPECT_TRUE(open_image(device_.path, false, false, Log(), patience));
+}
+
 TEST(ADiskThatIsReadAndWritten, IsKnownByItsDiskAndNotByItsName) {
   const outboard::testing::TempDir dir;
   static_cast<void>(dir.make_file("disk.raw", disk_size));
