@@ -142,6 +142,7 @@ class Export final : private virtio::TransportEvents {
 
   // Stopping without a reset: export_pauses.cpp.
   void rest(unsigned queue, std::move_only_function<void(const Result<virtio::QueueState>&)> done);
+  void rest_late(unsigned queue);
   void kicked_at_rest(unsigned queue);
   void resume(unsigned queue);
   bool goes_on(unsigned queue, const spec::VqInfo& info);

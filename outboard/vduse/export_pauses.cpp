@@ -82,9 +82,20 @@ bool Export::goes_on(unsigned queue, const spec::VqInfo& info) {
   return false;
 }
 
+/// The queue is off, and its requests are late. They are answered no more, since the driver may do with the ring what it
+/// likes; where the queue is ready again in the same place they come again. However long that takes: nothing is broken.
+void Export::rest_late(unsigned queue) {
+  lines_[queue]->rests.store(true, std::memory_order_release);
+  core_->stop_queue(queue, virtio::StopMode::discard,
+                    [this, weak = std::weak_ptr(self_), queue](const Result<QueueState>& stopped) {
+                      if (weak.expired() || !live_ || !lines_[queue]->off) return;
+                      if (!stopped) return rest_late(queue);
+                      if (stopped->enabled) lines_[queue]->rest = *stopped;
+                    });
+}
+
 /// Must never be refused: the kernel gives the device up for it. It stores its own side when it has the answer. A queue that
-/// does not come to rest in time is told to discard, lest it go on with a ring that is off: the device is broken then, when
-/// that takes too long as well.
+/// does not come to rest in time is told to discard, lest it go on with a ring that is off.
 void Export::set_vq_ready(std::uint32_t id, const spec::VqReadyRequest& request) {
   if (request.index >= queue_count() || !live_) return answer(id, spec::result::ok);
   Line& line = *lines_[request.index];
@@ -92,7 +103,7 @@ void Export::set_vq_ready(std::uint32_t id, const spec::VqReadyRequest& request)
     if (!core_->queue_enabled(request.index)) return answer(id, spec::result::ok);
     line.off = true;
     return rest(request.index, [this, id, queue = request.index](const Result<QueueState>& stopped) {
-      if (!stopped) core_->stop_queue(queue, virtio::StopMode::discard, [](const Result<QueueState>&) {});
+      if (!stopped) rest_late(queue);
       answer(id, spec::result::ok);
     });
   }

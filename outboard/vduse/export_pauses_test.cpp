@@ -235,6 +235,34 @@ TEST_P(Pauses, AQueueThatIsOffDoesNotGoOnWhenItWasLate) {
   EXPECT_EQ(rig.driver().used_count(), 0U) << "its ring is not touched after the answer";
 }
 
+TEST_P(Pauses, AQueueThatIsOffWaitsForStorageHoweverSlowAndGoesOnWhenItIsReadyAgain) {
+  for (const bool is_ready_first : {false, true}) {
+    VduseRig rig(setup());
+    rig.run();
+    begin_one(rig);
+    const auto message = rig.kernel->set_vq_ready(0, false);
+    rig.settle();
+    rig.loop.advance(std::chrono::seconds(60));
+    ASSERT_TRUE(message.ok());
+    EXPECT_FALSE(rig.exported->core().broken());
+    rig.device->on_request = outboard::testing::ScriptedDevice::echo;
+    rig.driver().chain().readable("next").writable(4).publish();
+    if (is_ready_first) {
+      ASSERT_TRUE(set_ready(rig, true));
+    }
+    rig.loop.advance(std::chrono::seconds(2));
+    EXPECT_EQ(rig.device->requests, 1U) << "the first has not ended";
+    rig.device->kept[0].complete();
+    rig.settle();
+    if (!is_ready_first) {
+      ASSERT_TRUE(set_ready(rig, true));
+    }
+    rig.loop.advance(std::chrono::seconds(2));
+    EXPECT_EQ(rig.driver().used_count(), 2U) << "what had no answer is done again";
+    EXPECT_TRUE(rig.works());
+  }
+}
+
 TEST_P(Pauses, WithoutADriverThereIsNothingToSuspend) {
   VduseRig rig(setup());
   const auto message = rig.kernel->suspend();

@@ -59,7 +59,7 @@ void Export::start_device(std::uint8_t status) {
 Export::Setup Export::set_up(unsigned queue) {
   Line& line = *lines_[queue];
   const bool paused = line.off && line.rest;
-  if (core_->queue_enabled(queue) && !paused) return Setup::running;
+  if (core_->queue_enabled(queue) && !paused) return line.off ? Setup::later : Setup::running;
   if (line.failed) return Setup::never;
   const auto info = node_->queue_info(queue);
   if (!info) {

@@ -242,8 +242,10 @@ void DeviceCore::kick_now(unsigned queue) {
 void DeviceCore::stop(StopMode mode, std::move_only_function<void(Status)> done) {
   const auto all = Together::of(queue_count() + 1U, std::move(done));
   for (unsigned queue = 0; queue < queue_count(); ++queue) {
-    state_->stop_queue(queue, mode, [all](const Result<QueueState>& state) {
-      all->one(state ? Status{} : Status(std::unexpected(state.error())));
+    state_->stop_queue(queue, mode, [all, mode, state = state_.get()](const Result<QueueState>& stopped) {
+      if (stopped) return all->one();
+      if (mode == StopMode::discard) state->break_device("outboard", stopped.error().message());
+      all->one(std::unexpected(stopped.error()));
     });
   }
   all->one();

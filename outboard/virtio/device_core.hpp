@@ -123,7 +123,7 @@ class DeviceCore final : private Host {
   void enable_queue(unsigned queue);
   /// Whether a reset of the queue (RING_RESET) is under way.
   bool queue_resetting(unsigned queue) const;
-  /// RING_RESET: stops the queue and disables it; queue_resetting() until then. Ignored where it was not negotiated.
+  /// RING_RESET: stops the queue and disables it; queue_resetting() until then, however long. Ignored if not negotiated.
   void reset_queue(unsigned queue);
 
   /// The driver says that a queue has new buffers. Any thread.
@@ -144,7 +144,7 @@ class DeviceCore final : private Host {
 
   /// State of a queue that has been stopped, and the way back. For suspend and migration and recovery. ETIMEDOUT: the
   /// queue did not come to rest within Options::stop_deadline. A drain is undone then: the queue finishes what runs, and
-  /// goes on from there, unless it is stopped again meanwhile. A discard breaks the device.
+  /// goes on from there, unless it is stopped again meanwhile. A discard goes on; who asks again is told when it ends.
   void stop_queue(unsigned queue, StopMode mode, std::move_only_function<void(Result<QueueState>)> done);
   /// EINVAL: the state is not consistent (the message names the field).
   Status start_queue(unsigned queue, const QueueState& state);

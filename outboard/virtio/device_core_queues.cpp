@@ -76,14 +76,16 @@ void DeviceCore::State::enable_queue(unsigned index) {
 }
 
 /// VIRTIO 1.4, 2.6.1.1.1: "The device MUST reset the queue when 1 is written to queue_reset", and reports 1 there until
-/// it has.
+/// it has. 4.1.4.3.2 lets the driver wait for that, so a reset that takes long breaks nothing: the log says why.
 void DeviceCore::State::reset_queue(unsigned index) {
   Queue* found = queue(index);
   if (found == nullptr || !negotiated(Feature::ring_reset) || resetting) return;
   if (!found->enabled || found->resetting) return;
   found->resetting = true;
   if (found->at_rest()) return queue_was_reset(index);
-  stop_queue(index, StopMode::discard, [](const Result<QueueState>&) {});
+  stop_queue(index, StopMode::discard, [this](const Result<QueueState>& stopped) {
+    if (!stopped) log.warning("{}: the reset of the queue ends when they have", stopped.error().message());
+  });
 }
 
 /// VIRTIO 1.4, 4.1.4.3.1: both queue_reset and queue_enable read 0 then. The rest is as after a device reset.
@@ -278,15 +280,13 @@ void DeviceCore::State::stopped(unsigned index, QueueState state) {
   if (goes_on) go_on(index);
 }
 
-/// The back end does not come back. Whoever waits is told; the queue goes on coming to rest. A drain is undone: nothing is
-/// wrong with the device, and its driver knows nothing of it. It is undone when the queue is at rest: only then may the
-/// device be told that it starts again.
+/// The back end does not come back. Whoever waits is told, and decides whether the device is broken; the queue goes on coming
+/// to rest. A drain is undone: nothing is wrong with the device, and its driver knows nothing of it. It is undone when the
+/// queue is at rest: only then may the device be told that it starts again.
 void DeviceCore::State::stop_is_late(unsigned index, StopMode mode) {
   Queue& queue = queues[index];
   const Error late = requests_are_late(index);
-  if (mode == StopMode::discard) {
-    break_device("outboard", late.message());
-  } else if (queue.stop_mode == StopMode::drain) {
+  if (mode == StopMode::drain && queue.stop_mode == StopMode::drain) {
     log.warning("{}: the queue is not stopped, and goes on when they have", late.message());
     queue.goes_on = true;
   }

@@ -118,12 +118,14 @@ void DeviceCore::State::begin_reset(Done done) {
   waiter->deadline = control.after(options.stop_deadline, [this, waiter] { reset_is_late(waiter); });
 }
 
-/// The reset is not given up. What makes it late has broken the device: see stop_is_late().
+/// The reset is not given up. The device is broken until it ends.
 void DeviceCore::State::reset_is_late(std::list<ResetWaiter>::iterator waiter) {
   const auto late = std::ranges::find_if_not(queues, &Queue::at_rest);
+  const Error error = requests_are_late(static_cast<unsigned>(late - queues.begin()));
   Done done = std::move(waiter->done);
   reset_waiters.erase(waiter);
-  done(requests_are_late(static_cast<unsigned>(late - queues.begin())));
+  break_device("outboard", error.message());
+  done(error);
 }
 
 void DeviceCore::State::finish_reset() {
