@@ -86,14 +86,18 @@ Channel::Channel(UniqueFd socket, Limits limits)
   limits_.max_fds = std::min(limits_.max_fds, spec::kernel_max_fds);
 }
 
-/// Makes room behind what has arrived: for all of the message that is on its way, once its size is known. What a long one
-/// took is not kept: one is rare, and there may be many connections.
+/// What a long message took is not kept: one is rare, and there may be many connections. Nor is it kept until the next message,
+/// which may never come.
+void Channel::give_back() {
+  if (begin_ != end_ || buffer_.size() <= initial_buffer) return;
+  begin_ = end_ = 0;
+  buffer_.resize(initial_buffer);
+  buffer_.shrink_to_fit();
+}
+
+/// Makes room behind what has arrived: for all of the message that is on its way, once its size is known.
 void Channel::make_room() {
   if (begin_ == end_) begin_ = end_ = 0;
-  if (end_ == 0 && !have_header_ && buffer_.size() > initial_buffer) {
-    buffer_.resize(initial_buffer);
-    buffer_.shrink_to_fit();
-  }
   const std::size_t wanted = have_header_ ? header_.msg_size : read_ahead;
   if (begin_ + wanted <= buffer_.size()) return;
   std::memmove(buffer_.data(), buffer_.data() + begin_, end_ - begin_);
@@ -175,6 +179,7 @@ Result<Channel::Received> Channel::receive_some(Wait wait) {
 Result<bool> Channel::ready() {
   const std::size_t arrived = end_ - begin_;
   if (!have_header_) {
+    give_back();
     if (arrived < header_size) return false;
     std::memcpy(&header_, buffer_.data() + begin_, header_size);
     OUTBOARD_CHECK(check_header(header_, limits_.max_message));

@@ -18,7 +18,7 @@ namespace outboard::vfio_user {
 /// One whole message. Owns the descriptors that came with it; what nobody takes is closed.
 struct Message {
   spec::Header header{};
-  Bytes payload;  ///< in the channel's buffer: until its next receive()
+  Bytes payload;  ///< in the channel's buffer: until its next ready() or receive()
   std::vector<UniqueFd> fds;
   /// More descriptors came than the channel takes, or this process could not hold them. None are left in `fds`.
   bool fds_lost = false;
@@ -110,6 +110,7 @@ class Channel {
     std::vector<UniqueFd> fds;
   };
 
+  void give_back();
   void make_room();
   Result<Received> receive_some(Wait wait);
   ssize_t receivable(Wait wait);
