@@ -45,7 +45,15 @@ Result<std::unique_ptr<pci::Handle>> TargetArguments::open(Context& context) con
   options.log = context.log;
   options.wait = std::chrono::duration_cast<Duration>(std::chrono::duration<double>(wait_seconds));
   options.pause = [&stop = context.stop](Duration time) { return stop.pause(time); };
-  return targets::open(target, options);
+  OUTBOARD_TRY(auto handle, targets::open(target, options));
+  // In every verb: a device that is asked back goes back, after what is in flight.
+  handle->on_event([&stop = context.stop, name = handle->name()](pci::Event event) {
+    // Of what happens besides, the calls tell that fail. The request may come again while we are on our way.
+    if (event != pci::Event::unplug_requested || stop.requested()) return;
+    print_error(Error(ECANCELED, "the device is wanted back: ending, as with Ctrl-C").on(name));
+    stop.request();
+  });
+  return handle;
 }
 
 Result<Exit> TargetArguments::name_in(Result<Exit> result) const {

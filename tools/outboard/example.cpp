@@ -1,5 +1,7 @@
+#include <poll.h>
 #include <unistd.h>
 
+#include <array>
 #include <charconv>
 #include <deque>
 #include <limits>
@@ -76,6 +78,7 @@ class ExampleSession {
 
   Status send(std::uint32_t value);
   Status show_answers(std::size_t leave);
+  Status wait_for_input(const LineReader& lines);
   Status show(const example::Call& call);
   void show_limit(const example::Limit& limit);
   void show_event(const example::Event& event);
@@ -132,12 +135,23 @@ Result<Exit> ExampleSession::values(const std::vector<std::string>& texts) {
   return refused_ ? Exit::failed : Exit::done;
 }
 
+/// Serves the driver meanwhile, which is told when the device is wanted back.
+Status ExampleSession::wait_for_input(const LineReader& lines) {
+  while (!lines.ready() && !context_.stop.requested()) {
+    std::array<pollfd, 3> fds{{{STDIN_FILENO, POLLIN, 0}, {context_.stop.fd(), POLLIN, 0}, {driver_->fd(), POLLIN, 0}}};
+    if (::poll(fds.data(), fds.size(), -1) < 0) continue;
+    if (fds[2].revents != 0) OUTBOARD_CHECK(driver_->process());
+  }
+  return {};
+}
+
 Result<Exit> ExampleSession::batch() {
   LineReader lines(STDIN_FILENO);
   for (std::uint64_t number = 1;; ++number) {
     if (context_.stop.requested()) return StopSignal::interrupted();
     // Nothing to read for now: answers are not held back for it.
     if (!lines.ready()) OUTBOARD_CHECK(show_answers(0));
+    OUTBOARD_CHECK(wait_for_input(lines));
     OUTBOARD_TRY(const auto line, lines.next(context_.stop.fd()));
     if (!line) break;
     const auto value = parse_value(*line);

@@ -55,12 +55,14 @@ void StopSignal::watch() {
     if (poll(fds.data(), fds.size(), milliseconds_left()) < 0) continue;
     if ((fds[1].revents & POLLIN) != 0) return;
     if ((fds[2].revents & POLLIN) != 0) deadline_set_.drain();
-    if ((fds[0].revents & POLLIN) != 0 && take_signal()) {
-      requested_.store(true, std::memory_order_relaxed);
-      wake_.signal();
-    }
+    if ((fds[0].revents & POLLIN) != 0 && take_signal()) request();
     if (deadline_is_over()) end_now(1);
   }
+}
+
+void StopSignal::request() {
+  requested_.store(true, std::memory_order_relaxed);
+  wake_.signal();
 }
 
 /// Whether there was one; the second one ends the process.

@@ -23,9 +23,11 @@ class StopSignal {
   StopSignal(const StopSignal&) = delete;
   StopSignal& operator=(const StopSignal&) = delete;
 
+  /// Another reason to end than a signal, which does as the first of them does. Any thread.
+  void request();
   /// Any thread.
   bool requested() const { return requested_.load(std::memory_order_relaxed); }
-  /// Readable from the first signal on.
+  /// Readable from the first signal, or request(), on.
   int fd() const { return wake_.get(); }
   /// Waits for `time`; false as soon as a signal comes. Any thread.
   bool pause(Duration time) const;
