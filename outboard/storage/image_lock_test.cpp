@@ -456,6 +456,7 @@ TEST_F(ImageLock, OfAnOwnerIsTheOneThatItsByteNames) {
   EXPECT_EQ(LockOwner::of(owner.requests()), owner);
   EXPECT_LE(owner.requests(), last_owner);
   EXPECT_GT(owner.life(), last_owner);
+  EXPECT_EQ(LockOwner{}.life(), last_owner + 1) << "the two ranges have no byte in common";
   EXPECT_NE(LockOwner::self().host, 0U) << "this boot has a name";
 }
 

@@ -24,6 +24,7 @@
 #include <outboard/base/reactor.hpp>
 #include <outboard/storage/image.hpp>
 #include <outboard/storage/uring_engine.hpp>
+#include <outboard/testing/denied_calls.hpp>
 #include <outboard/testing/temp_dir.hpp>
 
 namespace outboard::storage {
@@ -347,6 +348,16 @@ TEST_F(AnImage, WhoseFlushHasFailedFailsEveryFlushAfterThatOnWhateverIsSharedToo
   ASSERT_TRUE(shared);
   EXPECT_EQ(run(**shared, [&](auto done) { (*shared)->flush(done); }), EIO);
   EXPECT_EQ(run(*disk, [&](auto done) { disk->flush(done); }), EIO);
+}
+
+TEST_F(AnImage, ForWhichNoThreadCanBeStartedIsRefused) {
+  static_cast<void>(dir_.make_file("disk.raw", 4096));
+  outboard::testing::with_calls_denied({SYS_clone, SYS_clone3}, EAGAIN, [&] {
+    const auto disk = RawFile::open(*loop_, {.path = dir_.path("disk.raw"), .engine = Engine::pool}, Log());
+    ASSERT_FALSE(disk);
+    EXPECT_EQ(disk.error().code(), EAGAIN);
+    EXPECT_THAT(disk.error().message(), HasSubstr("starting threads for disk I/O"));
+  });
 }
 
 TEST_F(AnImage, ThatIsOnlyReadIsNotFlushed) {
