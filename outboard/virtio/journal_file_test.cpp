@@ -42,8 +42,12 @@ std::vector<std::byte> read_file(const std::string& path) {
   return bytes;
 }
 
+/// In place where the size is the same: file systems write a file to the disk when it is closed after a truncation, which
+/// would be most of the time of a test that writes thousands.
 void write_file(const std::string& path, Bytes bytes) {
-  std::ofstream(path, std::ios::binary | std::ios::trunc)
+  std::error_code missing;
+  const bool in_place = std::filesystem::file_size(path, missing) == bytes.size() && !missing;
+  std::ofstream(path, std::ios::binary | (in_place ? std::ios::in | std::ios::out : std::ios::trunc))
       .write(reinterpret_cast<const char*>(bytes.data()), static_cast<std::streamsize>(bytes.size()));
 }
 
