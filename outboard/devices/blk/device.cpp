@@ -171,7 +171,7 @@ void Device::stop_queue(unsigned queue, virtio::StopMode mode, Completion done) 
   });
 }
 
-void Device::discard_queue(unsigned queue) { lanes_[queue]->give_up_ranges(); }
+void Device::discard_queue(unsigned queue) { lanes_[queue]->give_up(); }
 
 void Device::handle(virtio::Request request) {
   Lane& lane = *lanes_[request.queue_index()];

@@ -1,7 +1,9 @@
 // The block device behind rings that a driver of another make has filled: chains that are longer, and requests that are
 // larger, than ours would send.
 
+#include <algorithm>
 #include <cstring>
+#include <utility>
 
 #include <gtest/gtest.h>
 
@@ -27,10 +29,11 @@ class Disk final : private virtio::TransportEvents {
     bool packed = false;
     std::uint16_t queue_size = 256;  ///< the device's
     std::uint16_t ring_size = 256;  ///< the driver's
+    std::uint64_t size = disk_size;
   };
 
   explicit Disk(const Setup& setup) : driver({.packed = setup.packed, .size = setup.ring_size}) {
-    auto backend = std::make_unique<testing::HeldBackend>(disk_size);
+    auto backend = std::make_unique<testing::HeldBackend>(setup.size);
     storage = backend.get();
     device = Device::create(std::move(backend), {.queue_size = setup.queue_size}).value();
     core = virtio::DeviceCore::create(
@@ -61,6 +64,10 @@ class Disk final : private virtio::TransportEvents {
 
   /// A read from sector 0 into `elements` elements of `size` bytes, which are all the same memory, by an indirect table.
   void read(unsigned elements, std::uint32_t size) {
+    begin(elements, size);
+    loop.run_until_idle();
+  }
+  void begin(unsigned elements, std::uint32_t size) {
     const memory::Iova data = driver.allocate(size, 512);
     const memory::Iova header = driver.allocate(sizeof(spec::RequestHeader));
     status_at = driver.allocate(1);
@@ -71,7 +78,6 @@ class Disk final : private virtio::TransportEvents {
     chain.writable_at(status_at, 1).publish();
     data_at = data;
     core->kick(0);
-    loop.run_until_idle();
   }
   int answer() const { return std::to_integer<int>(*driver.at(status_at)); }
 
@@ -138,6 +144,62 @@ TEST_P(BlkChains, OfMoreThan256MebibytesFailAndTheDeviceGoesOn) {
   EXPECT_NE(disk.log[0].find("256 MiB"), std::string::npos);
   disk.read(1, 512);
   EXPECT_EQ(disk.answer(), spec::status::ok);
+}
+
+using Call = testing::HeldBackend::Call;
+
+TEST_P(BlkChains, OfManyMebibytesLeaveTheLoopItsTurnWhereTheStorageWorksInsideTheCall) {
+  Disk disk({.packed = GetParam(), .size = 16 * mebibyte});
+  std::size_t most = 0, before = 0;
+  const auto neighbour = disk.loop.poll([&] {
+    most = std::max(most, disk.storage->calls.size() - std::exchange(before, disk.storage->calls.size()));
+    return false;
+  });
+  for (int i = 0; i < 2; ++i) disk.begin(12, mebibyte - 512);
+  disk.loop.run_until_idle();
+  constexpr std::uint64_t step = 4 * mebibyte, rest = 4 * mebibyte - 12 * 512;
+  EXPECT_EQ(disk.storage->calls, (std::vector<Call>{{'r', 0, step},
+                                                    {'r', step, step},
+                                                    {'r', 2 * step, rest},
+                                                    {'r', 0, step},
+                                                    {'r', step, step},
+                                                    {'r', 2 * step, rest}}));
+  EXPECT_EQ(most, 1U);
+  for (const auto& used : disk.driver.take_used()) EXPECT_EQ(used.length, 2 * step + rest + 1);
+  EXPECT_EQ(disk.answer(), spec::status::ok);
+}
+
+TEST_P(BlkChains, OfManyMebibytesAreOnePieceForOtherStorage) {
+  Disk disk({.packed = GetParam(), .size = 16 * mebibyte});
+  disk.storage->hold = true;
+  disk.read(12, mebibyte);
+  while (disk.storage->release() != 0) disk.loop.run_until_idle();
+  disk.read(12, mebibyte);
+  disk.storage->release();
+  disk.loop.run_until_idle();
+  EXPECT_EQ(disk.storage->calls,
+            (std::vector<Call>{{'r', 0, 4 * mebibyte}, {'r', 4 * mebibyte, 8 * mebibyte}, {'r', 0, 12 * mebibyte}}));
+  EXPECT_EQ(disk.driver.used_count(), 2U);
+}
+
+TEST_P(BlkChains, OfManyMebibytesEndBetweenTwoStepsWhenTheDeviceIsResetOrDestroyed) {
+  for (const bool is_destroyed : {false, true}) {
+    Disk disk({.packed = GetParam(), .size = 16 * mebibyte});
+    for (int i = 0; i < 2; ++i) disk.begin(12, mebibyte);
+    while (disk.storage->calls.empty()) disk.loop.run_once();
+    if (is_destroyed) {
+      disk.core.reset();
+      disk.storage = nullptr;
+      disk.device.reset();
+      disk.loop.run_until_idle();
+      continue;
+    }
+    disk.core->write_status(0);
+    disk.loop.run_until_idle();
+    EXPECT_EQ(disk.core->status(), 0);
+    EXPECT_EQ(disk.storage->calls.size(), 1U);
+    EXPECT_EQ(disk.driver.used_count(), 0U);
+  }
 }
 
 }  // namespace

@@ -21,6 +21,9 @@ class Disk {
   /// clearing 4 GiB takes. More is IOERR.
   static constexpr std::uint64_t max_data = UINT64_C(256) << 20;
 
+  /// Bytes that storage which does its work inside the call is asked for at a time.
+  static constexpr std::uint64_t data_step = UINT64_C(4) << 20;
+
   /// Bytes of a range that the storage is asked for at a time, so that a stop need not wait for all of them: where it has a
   /// fast way, and where it has to write zeros.
   static constexpr std::uint64_t fast_step = UINT64_C(64) << 20;

@@ -24,6 +24,19 @@ const char* name_of(std::uint32_t type) {
   }
 }
 
+/// The part of `pieces` that is `length` bytes from `offset` on.
+void cut(std::span<const iovec> pieces, std::uint64_t offset, std::uint64_t length, std::vector<iovec>& into) {
+  into.clear();
+  for (const iovec& piece : pieces) {
+    if (length == 0) return;
+    const std::uint64_t skipped = std::min<std::uint64_t>(offset, piece.iov_len);
+    const std::uint64_t taken = std::min(length, piece.iov_len - skipped);
+    if (taken != 0) into.push_back({static_cast<std::byte*>(piece.iov_base) + skipped, taken});
+    offset -= skipped;
+    length -= taken;
+  }
+}
+
 bool changes_disk(std::uint32_t type) {
   return type == spec::type::out || type == spec::type::discard || type == spec::type::write_zeroes ||
          type == spec::type::secure_erase;
@@ -33,7 +46,9 @@ bool changes_disk(std::uint32_t type) {
 
 void answer(virtio::Request request, std::uint8_t status) {
   Status written;
-  if (const std::uint64_t left = request.writable_left(); left > 1) written = request.write_zeros(left - 1);
+  const std::uint64_t left = request.writable_left();
+  if (left > Disk::data_step) return answer_only(std::move(request), status);
+  if (left > 1) written = request.write_zeros(left - 1);
   if (written) {
     written = request.write(status);
   } else if (request.fails_alone()) {
@@ -101,6 +116,7 @@ void Lane::read(virtio::Request request, std::uint64_t sector) {
   Op& op = take(std::move(request), spec::type::in);
   op.sector = sector;
   op.data = data;
+  if (data > Disk::data_step) return move_large(op, *pieces);
   storage->read(sector * sector_size, *pieces, [this, &op](int error) { finish(op, error); });
 }
 
@@ -117,7 +133,73 @@ void Lane::write(virtio::Request request, std::uint64_t sector) {
 
   Op& op = take(std::move(request), spec::type::out);
   op.sector = sector;
+  op.data = data;
+  if (data > Disk::data_step) return move_large(op, *pieces);
   storage->write(sector * sector_size, *pieces, [this, &op](int error) { write_done(op, error); });
+}
+
+/// Storage that does its work inside the call (memory, say) would keep the loop from everything else. It is asked for a step at
+/// a time, the oldest request first, and the loop has its turn in between. Other storage is asked for all that is left as soon
+/// as it has shown that it is not of that kind.
+void Lane::move_large(Op& op, std::span<const iovec> pieces) {
+  op.pieces = pieces;
+  op.moved = 0;
+  if (storage_works_ != StorageWorks::elsewhere && !in_steps_.empty()) return in_steps_.push_back(&op);
+  start_data_step(op);
+}
+
+/// Returns what has become of the step; over: `op` may be gone, and whatever names it.
+Lane::StepCall Lane::start_data_step(Op& op) {
+  const std::uint64_t left = op.data - op.moved;
+  const std::uint64_t length = storage_works_ == StorageWorks::elsewhere ? left : std::min(left, Disk::data_step);
+  cut(op.pieces, op.moved, length, op.step_pieces);
+  StepCall call = StepCall::runs;
+  op.step_call = &call;
+  const std::uint64_t offset = op.sector * sector_size + op.moved;
+  auto done = [this, &op, length](int error) { data_step_done(op, length, error); };
+  op.type == spec::type::in ? backend_->read(offset, op.step_pieces, done)
+                            : backend_->write(offset, op.step_pieces, done);
+  if (call != StepCall::runs) return call;
+  op.step_call = nullptr;
+  storage_works_ = StorageWorks::elsewhere;
+  return call;
+}
+
+void Lane::data_step_done(Op& op, std::uint64_t length, int error) {
+  StepCall* const call = std::exchange(op.step_call, nullptr);
+  if (call != nullptr) *call = StepCall::over;
+  op.moved += length;
+  if (error != 0 || op.moved == op.data) return data_done(op, error);
+  if (given_up_.load(std::memory_order_relaxed)) return data_done(op, ECANCELED);
+  if (call != nullptr) {
+    in_steps_.push_front(&op);
+    return post_data_step();
+  }
+  storage::Backend& storage = *backend_;
+  if (start_data_step(op) == StepCall::runs) storage.submit();
+}
+
+void Lane::post_data_step() {
+  if (std::exchange(step_posted_, true)) return;
+  disk_.host->queue_loop(queue_).post([this, alive = std::weak_ptr(alive_)] {
+    if (!alive.expired()) next_data_step();
+  });
+}
+
+/// Posted while there are requests in steps, once at a time.
+void Lane::next_data_step() {
+  step_posted_ = false;
+  Op& op = *in_steps_.front();
+  in_steps_.pop_front();
+  // First: with the last request the device may be gone.
+  if (!in_steps_.empty()) post_data_step();
+  if (given_up_.load(std::memory_order_relaxed)) return data_done(op, ECANCELED);
+  if (start_data_step(op) == StepCall::runs) backend_->submit();
+}
+
+void Lane::data_done(Op& op, int error) {
+  if (op.type == spec::type::in) return finish(op, error);
+  write_done(op, error);
 }
 
 /// Executed whether negotiated or not; the sector and any data mean nothing. It covers the completed writes of all queues.
@@ -207,7 +289,7 @@ void Lane::start_step(Op& op) {
 void Lane::step_done(Op& op, std::uint64_t length, int error) {
   StepCall* const call = std::exchange(op.step_call, nullptr);
   const bool left = error == 0 && ranges_left(op, length);
-  if (left && ranges_given_up_.load(std::memory_order_relaxed)) {
+  if (left && given_up_.load(std::memory_order_relaxed)) {
     error = ECANCELED;
   } else if (left) {
     if (call != nullptr) {

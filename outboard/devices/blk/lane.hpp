@@ -2,8 +2,12 @@
 
 #include <array>
 #include <atomic>
+#include <deque>
 #include <memory>
+#include <span>
 #include <vector>
+
+#include <sys/uio.h>
 
 #include <outboard/devices/blk/disk.hpp>
 #include <outboard/virtio/request.hpp>
@@ -20,18 +24,20 @@ class Lane {
   /// Looks for what the storage has ended; returns whether there was something.
   bool poll() { return backend_ != nullptr && backend_->poll(); }
 
-  /// The queue starts, and the answers of its ranges are wanted. Control loop.
-  void begin() { ranges_given_up_.store(false, std::memory_order_relaxed); }
-  /// The queue stops and no answer is wanted: a DISCARD or WRITE_ZEROES ends after the step that runs. Control loop.
-  void give_up_ranges() { ranges_given_up_.store(true, std::memory_order_relaxed); }
+  /// The queue starts, and its answers are wanted. Control loop.
+  void begin() { given_up_.store(false, std::memory_order_relaxed); }
+  /// The queue stops and no answer is wanted: a request of many steps ends after the one that runs. Control loop.
+  void give_up() { given_up_.store(true, std::memory_order_relaxed); }
 
   /// Gives back storage of this queue's own loop, once nothing runs on it any more. On the queue's loop.
   void close();
   bool has_own_loop() const;
 
  private:
-  /// What has become of a step of a range inside the call that asked for it.
+  /// What has become of a step inside the call that asked for it.
   enum class StepCall : std::uint8_t { runs, more, over };
+  /// Where the storage moves large data, as it has shown.
+  enum class StorageWorks : std::uint8_t { perhaps_inside_the_call, elsewhere };
 
   /// A request that is with the storage.
   struct Op {
@@ -39,7 +45,10 @@ class Lane {
     std::uint32_t type = 0;
     bool write_through = false;
     std::uint64_t sector = 0;
-    std::uint64_t data = 0;  ///< bytes of an IN
+    std::uint64_t data = 0;  ///< bytes of an IN or OUT
+    std::span<const iovec> pieces;  ///< of a large one: the request's
+    std::vector<iovec> step_pieces;  ///< those of the step that runs
+    std::uint64_t moved = 0;  ///< bytes of a large one that are done
     std::array<spec::RangeSegment, Disk::max_segments> segments;
     std::size_t segment_count = 0;
     std::size_t segment = 0;
@@ -50,6 +59,12 @@ class Lane {
 
   void read(virtio::Request request, std::uint64_t sector);
   void write(virtio::Request request, std::uint64_t sector);
+  void move_large(Op& op, std::span<const iovec> pieces);
+  StepCall start_data_step(Op& op);
+  void data_step_done(Op& op, std::uint64_t length, int error);
+  void post_data_step();
+  void next_data_step();
+  void data_done(Op& op, int error);
   void flush(virtio::Request request);
   void get_id(virtio::Request request);
   void ranges(virtio::Request request, std::uint32_t type);
@@ -74,15 +89,19 @@ class Lane {
   storage::Backend* backend_ = nullptr;
   std::unique_ptr<storage::Backend> own_;  // where the queue has a loop of its own
   bool closing_ = false;
-  std::atomic<bool> ranges_given_up_{false};
+  std::atomic<bool> given_up_{false};
   std::size_t running_ = 0;
+  StorageWorks storage_works_ = StorageWorks::perhaps_inside_the_call;
+  bool step_posted_ = false;
+  std::deque<Op*> in_steps_;  // large requests whose next step has not begun, the oldest first
   std::vector<std::unique_ptr<Op>> ops_;
   Op* free_ = nullptr;
+  std::shared_ptr<char> alive_ = std::make_shared<char>();  // for a step that is posted
 };
 
 /// Completes a request with `status` in the very last writable byte. What was not written before it is zeroed: the used
 /// length counts from the first writable byte, so that telling the status tells the data too. Where that is in no memory and
-/// the request fails alone, the status is IOERR. Needs a writable byte.
+/// the request fails alone, the status is IOERR. More than Disk::data_step is not zeroed: answer_only(). Needs a writable byte.
 void answer(virtio::Request request, std::uint8_t status);
 
 /// The same for a request that is too large to zero: what lies before the status stays as it was, and the used length
