@@ -148,10 +148,11 @@ Status KernelNode::set_up_queue(std::uint32_t index, std::uint16_t max_size, std
   config.group = group;
   const int done = file_->control(spec::ioctl::vq_setup, &config);
   if (done == -EINVAL) {
-    return Error(EINVAL, fmt::format("queue {} cannot be set up: there is no such queue, or no group {}, or a driver "
-                                     "runs already",
-                                     index, group))
-        .on(name_);
+    return Error(EINVAL, fmt::format("the kernel refuses queue {}: the device was created with fewer queues or another "
+                                     "API version, or its driver runs already",
+                                     index))
+        .on(name_)
+        .cure("give `outboard serve` the options that the device was created with");
   }
   if (done < 0) return failed(done, fmt::format("setting up queue {}", index));
   return {};

@@ -11,6 +11,7 @@
 #include <outboard/vduse/bus.hpp>
 #include <outboard/vduse/control.hpp>
 #include <outboard/vduse/export.hpp>
+#include <outboard/virtio/journal_file.hpp>
 
 namespace outboard::vduse {
 
@@ -39,6 +40,10 @@ class Server {
     std::string journal{};
     /// Without: if the server is killed, the device cannot be taken over, and what is in flight waits for ever.
     bool no_journal = false;
+    /// How the options of the server before, whose journal is of shape `before`, differ from this one's, for people: "with
+    /// --queues 2, without --packed". Empty, or none: that cannot be told.
+    std::function<std::string(const virtio::JournalFile::Shape& before, const virtio::JournalFile::Shape& now)>
+        differing_options{};
     unsigned threads = 0;  ///< for queues; 0: they share the device's loop
     Duration spin{0};  ///< how long the loops look for work before they sleep
     std::string run = "/run/outboard";  ///< locks and journals

@@ -55,6 +55,19 @@ bool wait_a_little(const TimePoint& end) {
   return true;
 }
 
+/// Who can answer requests in flight of a device that could not be taken over for `code`.
+std::string_view who_answers(int code) {
+  switch (code) {
+    case ESTALE:
+    case EDEADLK:
+      return "only a server with the storage that the device had can carry out: start that one, and end it with SIGTERM";
+    case EINVAL:
+      return "only a server with the options of the server before can carry out: start that one, and end it with SIGTERM";
+    default:
+      return "nobody can answer: only a restart of this machine ends them";
+  }
+}
+
 }  // namespace
 
 Server::State::State(Options given)
@@ -87,7 +100,7 @@ Status Server::State::prepare(DeviceFactory& factory) {
     OUTBOARD_TRY(lock, lock_name(lock_path(options.run, options.name), options.lock_patience));
   }
   if (!options.take_lock && !exists())
-    return Error(ENOENT, "there is no such device: who hands its node over makes it first")
+    return Error(ENOENT, "there is no such device; it has to be created before its node is handed over")
         .on("vduse:" + options.name)
         .cure(fmt::format("outboard vduse create TYPE {} ...", options.name));
   OUTBOARD_TRY(stop_event, EventFd::create());
@@ -95,8 +108,15 @@ Status Server::State::prepare(DeviceFactory& factory) {
   if (options.replace && exists()) OUTBOARD_CHECK(clear_away(factory));
   OUTBOARD_CHECK(make_device(factory));
   const Status begun = !exists() ? begin_fresh() : bus.attached(options.name) ? take_over() : begin_again();
-  if (!begun) return Error(begun.error()).on("vduse:" + options.name);
+  if (!begun) return about_this_device(begun.error());
   return {};
+}
+
+/// With the name of the device in front, and what the error is about after it.
+Error Server::State::about_this_device(const Error& error) const {
+  const std::string name = "vduse:" + options.name;
+  const bool other = !error.subject().empty() && error.subject() != options.name && error.subject() != name;
+  return Error(error.code(), other ? error.message() : error.what()).on(name).cure(error.cure());
 }
 
 Status Server::State::make_device(DeviceFactory& factory) {
@@ -195,13 +215,8 @@ Status Server::State::clear_away(DeviceFactory& factory) {
     } else {
       log.warning("{}", taken.error().message());
       if (const unsigned requests = in_flight(); requests != 0) {
-        const bool answerable = taken.error().code() == ESTALE || taken.error().code() == EDEADLK;
         return Error(taken.error())
-            .cure(fmt::format("{} requests are in flight that {}", requests,
-                              answerable
-                                  ? "only a server with the storage that the device had can carry out: start that one, "
-                                    "and end it with SIGTERM"
-                                  : "nobody can answer: only a restart of this machine ends them"));
+            .cure(fmt::format("{} requests are in flight that {}", requests, who_answers(taken.error().code())));
       }
     }
     forget_device();
@@ -343,16 +358,41 @@ void Server::State::renew_journal() {
   exported->core().change_journal(*journal, [lost] {});
 }
 
+/// What to do about a journal that cannot be used. Removing the device is the last resort, since it destroys it.
+Error Server::State::without_journal(const Error& why, const virtio::JournalFile::Shape& now) const {
+  switch (why.code()) {
+    case EINVAL: {
+      const auto before = virtio::JournalFile::shape_of(options.journal);
+      const std::string differing =
+          before && options.differing_options ? options.differing_options(*before, now) : std::string();
+      return Error(why).cure("start this server with the options of the server before it" +
+                             (differing.empty() ? "" : ": " + differing));
+    }
+    case ENOTSUP:
+      return Error(why).cure("start the version of the program that served the device before");
+    case EACCES:
+    case EPERM:
+      return Error(why).cure("start this server as the user of the server before it");
+    default:
+      return Error(why).cure(
+          "name the journal of the server before with --journal; where it is lost a running device cannot be taken over, and "
+          "--replace removes it if nothing is in flight");
+  }
+}
+
 /// Nothing that cannot be read is replaced while the driver runs: guessing would lose requests, or answer them twice.
 Result<Export::Living> Server::State::read_journal() {
   OUTBOARD_TRY(const auto shape, journal_shape());
   auto opened = virtio::JournalFile::open(options.journal, shape);
   if (!opened) {
     if (opened.error().code() == EBUSY) return opened.error();
-    return Export::Living{.why_not = Error(opened.error())
-                                         .cure("without its journal a running device cannot be taken over: --replace "
-                                               "removes it if nothing is in flight")};
+    return Export::Living{.why_not = without_journal(opened.error(), shape)};
   }
+  if (options.no_journal)
+    log.warning(
+        "{}: the take-over needs this journal of the server before, so it is used and kept up to date although "
+        "--no-journal is given",
+        options.journal);
   journal = std::move(*opened);
   const auto before = journal->predecessor();
   OUTBOARD_CHECK(wait_for_end_of(before.pid, before.start_time, patience));

@@ -24,6 +24,7 @@ struct Server::State {
   // How it begins: server_begin.cpp.
   Status prepare(DeviceFactory& factory);
   Status make_device(DeviceFactory& factory);
+  Error about_this_device(const Error& error) const;
   Status begin_fresh();
   Status begin_again();
   Status take_over();
@@ -41,6 +42,7 @@ struct Server::State {
   void renew_journal();
   Result<Export::Living> read_journal();
   Result<virtio::JournalFile::Shape> journal_shape();
+  Error without_journal(const Error& why, const virtio::JournalFile::Shape& now) const;
   std::vector<std::byte> transport_area(const std::vector<std::uint32_t>& spaces) const;
   bool exists() const;
 

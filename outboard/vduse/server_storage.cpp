@@ -35,8 +35,8 @@ void Server::State::become_io_flusher() {
     flusher.emplace(std::move(*begun));
   } else if (exported && exported->device().storage().page_cache) {
     log.warning(
-        "{}: when memory is short the kernel may let this server wait for writes that are its own, and then the disk "
-        "hangs; give it CAP_SYS_RESOURCE, or serve the image with --direct",
+        "this server may not call prctl(PR_SET_IO_FLUSHER) ({}), so the disk can hang when memory is short: the kernel "
+        "can make the server wait for its own writes. Give it CAP_SYS_RESOURCE, or serve the image with --direct",
         begun.error().message());
   }
 }

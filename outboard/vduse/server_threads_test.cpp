@@ -509,6 +509,46 @@ TEST_F(ServerTest, StorageThatEndedWithItsServerIsNotTakenForTheSame) {
   EXPECT_THAT(refused(options()).message(), HasSubstr("ended with that process"));
 }
 
+TEST_F(ServerTest, OtherOptionsThanTheServerBeforeHadAreNamedAndReplacingIsNotTheAdvice) {
+  leave_one_driven();
+  auto with = options();
+  with.differing_options = [](const auto& before, const auto& now) {
+    return fmt::format("with --queues {}, not {}", before.queue_sizes.size(), now.queue_sizes.size());
+  };
+  const auto refused = server(std::move(with), {16, 16});
+  ASSERT_FALSE(refused);
+  EXPECT_THAT(refused.error().message(), HasSubstr(journal)) << "the path of the journal";
+  EXPECT_THAT(refused.error().message(), HasSubstr("number of queues: 1, not 2"));
+  EXPECT_EQ(refused.error().cure(),
+            "start this server with the options of the server before it: with --queues 1, not 2");
+  EXPECT_TRUE(there());
+  fs::remove(journal);
+  const auto lost = server();
+  ASSERT_FALSE(lost);
+  EXPECT_THAT(lost.error().cure(), HasSubstr("--journal"));
+  EXPECT_THAT(lost.error().cure(), HasSubstr("--replace"));
+}
+
+TEST_F(ServerTest, ReplacingWithOtherOptionsLeavesWhatTheServerBeforeCanStillAnswer) {
+  leave_one_driven();
+  write("sys/class/block/vda/inflight", "1 0");
+  auto with = options();
+  with.replace = true;
+  const auto refused = server(std::move(with), {16, 16});
+  ASSERT_FALSE(refused);
+  EXPECT_THAT(refused.error().cure(), HasSubstr("options of the server before"));
+  EXPECT_TRUE(there() && has_journal());
+}
+
+TEST_F(ServerTest, AJournalThatIsUsedInSpiteOfNoJournalIsSaid) {
+  leave_one_driven();
+  auto with = options();
+  with.no_journal = true;
+  const auto taken = server(std::move(with));
+  ASSERT_TRUE(taken) << taken.error().message();
+  EXPECT_THAT(said(), HasSubstr("although --no-journal is given"));
+}
+
 TEST_F(ServerTest, WhereNoDriverRunsOtherStorageDoesNoHarm) {
   leave_one_attached();
   storage.id = "file 13";

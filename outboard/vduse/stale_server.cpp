@@ -29,6 +29,12 @@ std::string holder_in(int fd) {
   return !number ? "another process" : fmt::format("process {}", pid);
 }
 
+Error not_permitted(Error error) {
+  if (error.code() != EACCES && error.code() != EPERM) return error;
+  return std::move(error).cure(
+      "run as root; or let root create the device for this user: outboard vduse create ... --owner USER");
+}
+
 std::string run_folder(const std::string& run) { return run + "/vduse"; }
 
 }  // namespace
@@ -46,14 +52,14 @@ Result<std::string> make_run_folder(const std::string& run) {
   std::string folder = run_folder(run);
   for (const std::string& each : {run, folder}) {
     if (::mkdir(each.c_str(), mode) != 0 && errno != EEXIST)
-      return Error::from_errno("making a folder for locks and journals").on(each);
+      return not_permitted(Error::from_errno("creating a folder for locks and journals").on(each));
   }
   return folder;
 }
 
 Result<UniqueFd> lock_name(const std::string& path, Duration patience) {
   UniqueFd fd(::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600));
-  if (!fd) return Error::from_errno("making a lock file").on(path);
+  if (!fd) return not_permitted(Error::from_errno("creating the lock file of the device").on(path));
   const auto locked = wait_for_lock(fd.get(), Clock::system().now() + patience);
   if (!locked) return Error(locked.error()).on(path);
   if (!*locked)

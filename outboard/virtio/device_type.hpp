@@ -17,6 +17,7 @@ namespace outboard::virtio {
 struct FeatureName {
   Feature bit;            ///< of the device type: 0...23, 50...127
   std::string_view name;  ///< as the chapter has it, without VIRTIO_<TYPE>_F_
+  std::string_view option{};  ///< the option of the device that alone decides whether it is offered, if there is one
 };
 
 /// A kind of device that can be made from the words a person types (`serve blk --image ...`, `local:blk,image=...`).

@@ -26,7 +26,11 @@ namespace {
 
 constexpr std::uint64_t life_place = 0x6c696665;  ///< of Control::life, for its check
 
-Error failed(const std::string& path, std::string what) { return Error::from_errno(std::move(what)).on(path); }
+Error failed(const std::string& path, std::string what) {
+  Error error = Error::from_errno(std::move(what)).on(path);
+  if (error.code() != EACCES && error.code() != EPERM) return error;
+  return std::move(error).cure("keep the log where this user may write: --journal FILE");
+}
 
 /// What a small file has, up to `limit` bytes.
 std::string read_text(const char* path, std::size_t limit) {
@@ -48,7 +52,7 @@ Result<std::array<std::uint8_t, 16>> boot_id() {
     const char* from = digits.data() + 2 * i;
     well = std::from_chars(from, from + 2, id[i], 16).ptr == from + 2;
   }
-  if (!well) return Error(EIO, "what this kernel's run is called cannot be read").on(path);
+  if (!well) return Error(EIO, "the boot ID of the kernel cannot be read").on(path);
   return id;
 }
 
@@ -139,6 +143,20 @@ std::uint32_t version_of(Bytes header_bytes) {
   return header.version;
 }
 
+/// "bit 12 (offered), bit 34 (not offered)", of `found`.
+std::string differing_bits(const Header& found, const Header& wanted) {
+  std::string text;
+  for (std::uint32_t bit = 0; bit < 32 * found.offered.size(); ++bit) {
+    const auto offers = [bit](const Header& header) {
+      return (std::uint32_t{header.offered[bit / 32]} >> (bit % 32) & 1) != 0;
+    };
+    if (offers(found) == offers(wanted)) continue;
+    text +=
+        fmt::format("{}bit {} ({} before)", text.empty() ? "" : ", ", bit, offers(found) ? "offered" : "not offered");
+  }
+  return text;
+}
+
 /// Whether a log with header `found` is the one of header `wanted`.
 Status compare(Bytes found_bytes, Bytes wanted_bytes) {
   Header found{}, wanted{};
@@ -152,11 +170,8 @@ Status compare(Bytes found_bytes, Bytes wanted_bytes) {
   if (found.device_id != wanted.device_id)
     return other(EINVAL, fmt::format("type of device: ID {}, not {}", std::uint32_t{found.device_id},
                                      std::uint32_t{wanted.device_id}));
-  for (std::size_t i = 0; i < found.offered.size(); ++i) {
-    if (found.offered[i] != wanted.offered[i])
-      return other(EINVAL, fmt::format("set of features: word {} is {:#x}, not {:#x}", i,
-                                       std::uint32_t{found.offered[i]}, std::uint32_t{wanted.offered[i]}));
-  }
+  if (const std::string bits = differing_bits(found, wanted); !bits.empty())
+    return other(EINVAL, "set of features: they differ in " + bits);
   if (found.queue_count != wanted.queue_count)
     return other(EINVAL, fmt::format("number of queues: {}, not {}", std::uint32_t{found.queue_count},
                                      std::uint32_t{wanted.queue_count}));
@@ -330,6 +345,30 @@ Result<std::unique_ptr<JournalFile>> JournalFile::open(const std::string& path, 
   std::unique_ptr<JournalFile> file(new JournalFile(path, std::move(state)));
   if (predecessor != self) file->predecessor_ = predecessor;
   return file;
+}
+
+Result<JournalFile::Shape> JournalFile::shape_of(const std::string& path) {
+  const UniqueFd fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK));
+  struct stat info{};
+  if (!fd || ::fstat(fd.get(), &info) < 0) return failed(path, "opening the in-flight log");
+  if (!S_ISREG(info.st_mode)) return damaged("it is no regular file").on(path);
+  const auto bytes = read_header(fd.get(), static_cast<std::uint64_t>(info.st_size));
+  if (!bytes) return Error(bytes.error()).on(path);
+  Header header{};
+  std::memcpy(&header, bytes->data(), sizeof header);
+  const Bytes instance = std::as_bytes(std::span(header.instance))
+                             .first(std::min<std::size_t>(header.instance_length, header.instance.size()));
+  Shape shape{.instance = {instance.begin(), instance.end()},
+              .device_id = header.device_id,
+              .queue_sizes = std::vector<std::uint16_t>(header.queue_count),
+              .config_size = header.config_size};
+  for (std::uint32_t i = 0; i < Features::words; ++i) shape.offered.set_word(i, header.offered[i]);
+  for (std::size_t i = 0; i < shape.queue_sizes.size(); ++i) {
+    le16 size{};
+    std::memcpy(&size, bytes->data() + sizeof header + i * sizeof size, sizeof size);
+    shape.queue_sizes[i] = size;
+  }
+  return shape;
 }
 
 namespace {

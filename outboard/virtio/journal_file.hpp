@@ -64,6 +64,10 @@ class JournalFile final : public Journal {
   /// features, queues or another size of the configuration space. Each says what it found and what it wanted.
   static Result<std::unique_ptr<JournalFile>> open(const std::string& path, const Shape& expected);
 
+  /// What a file was made for: to say how a server differs from the one before it. Nothing is locked or changed. ENOENT, EACCES
+  /// and whatever else the file system says; EBADMSG, ENOTSUP: as open().
+  static Result<Shape> shape_of(const std::string& path);
+
   /// Removes the file of a device that is no more; where there is none, well. Before anything is removed: EBUSY: another
   /// process has it open; EEXIST: `lives` says of the instance in it that its device is there; EBADMSG: it is no such file
   /// (one that was never finished counts as one, a damaged one too).

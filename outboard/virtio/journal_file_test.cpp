@@ -112,6 +112,19 @@ TEST_F(File, IsWholeForItsOwnerAloneAndClosedOnExec) {
   EXPECT_EQ(opened(small_shape()), 0) << said;
 }
 
+TEST_F(File, SaysWhatItWasMadeFor) {
+  const auto shape = JournalFile::shape_of(path);
+  ASSERT_TRUE(shape) << shape.error().message();
+  EXPECT_EQ(shape->instance, small_shape().instance);
+  EXPECT_EQ(shape->device_id, small_shape().device_id);
+  EXPECT_EQ(shape->offered, small_shape().offered);
+  EXPECT_EQ(shape->queue_sizes, small_shape().queue_sizes);
+  EXPECT_EQ(shape->config_size, small_shape().config_size);
+  EXPECT_EQ(JournalFile::shape_of(dir.path("none")).error().code(), ENOENT);
+  write_file(dir.path("short"), std::vector<std::byte>(whole_.begin(), whole_.begin() + 100));
+  EXPECT_EQ(JournalFile::shape_of(dir.path("short")).error().code(), EBADMSG);
+}
+
 TEST_F(File, KeepsWhichStorageStandsBehindTheDevice) {
   EXPECT_TRUE(JournalFile::open(path, small_shape()).value()->storage()->empty());
   const std::vector<std::byte> most(JournalFile::max_storage, std::byte{7});
@@ -221,6 +234,8 @@ TEST_F(File, OfAnotherDeviceIsRefusedWithWhatDiffers) {
   refused(ESTALE, "another device", [](auto& shape) { shape.instance.push_back(std::byte{0}); });
   refused(EINVAL, "ID 2, not 1", [](auto& shape) { shape.device_id = 1; });
   refused(EINVAL, "set of features", [](auto& shape) { shape.offered.set(Feature::in_order); });
+  refused(EINVAL, "they differ in bit 35 (not offered before)",
+          [](auto& shape) { shape.offered.set(Feature::in_order); });
   refused(EINVAL, "number of queues: 2, not 1", [](auto& shape) { shape.queue_sizes.pop_back(); });
   refused(EINVAL, "size of a queue", [](auto& shape) { shape.queue_sizes[0] = 16; });
   refused(EINVAL, "60, not 61 bytes", [](auto& shape) { shape.config_size = 61; });
