@@ -82,7 +82,7 @@ Result<std::shared_ptr<Budget::Share>> Budget::join(std::uint64_t descriptors) {
     return Error(EMFILE, "up to " + std::to_string(descriptors) + " more file descriptors are needed, and " +
                              std::to_string(left) + " of the process's " + std::to_string(limits_.descriptors) +
                              " are left")
-        .cure("raise the limit of open files (ulimit -n), or serve fewer devices or queues");
+        .cure("raise the limit of open files (ulimit -n, or LimitNOFILE= of a unit), or serve fewer devices or queues");
   }
   std::shared_ptr<Share> share(new Share(shared_from_this(), descriptors));
   descriptors_set_aside_ += descriptors;

@@ -14,8 +14,7 @@ namespace outboard {
 Result<IoFlusher> IoFlusher::begin() {
   // Set already, by whoever this thread works for: so it stays in the end.
   if (::prctl(PR_GET_IO_FLUSHER, 0, 0, 0, 0) == 1) return IoFlusher(::gettid(), false);
-  if (::prctl(PR_SET_IO_FLUSHER, 1, 0, 0, 0) != 0)
-    return Error::from_errno("having the kernel prefer this thread's writes");
+  if (::prctl(PR_SET_IO_FLUSHER, 1, 0, 0, 0) != 0) return Error(errno);
   return IoFlusher(::gettid(), true);
 }
 

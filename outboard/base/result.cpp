@@ -13,7 +13,11 @@ Error::Error(int code, std::string what) : Error(Detail{code > 0 ? code : EIO, s
 
 Error Error::from_errno(std::string what) {
   const int code = errno;
-  return Error(code, std::move(what) + ": " + std::generic_category().message(code));
+  Error error(code, std::move(what) + ": " + std::generic_category().message(code));
+  // Wherever it happens, one thing helps.
+  if (code == EMFILE)
+    return std::move(error).cure("raise the limit of open files: ulimit -n, or LimitNOFILE= of a unit");
+  return error;
 }
 
 Error Error::on(std::string subject) && {

@@ -38,8 +38,10 @@ std::string described(const StorageIdentity& storage) {
 }
 
 Error other(const StorageIdentity& before, const StorageIdentity& now, std::string_view what) {
-  return Error(ESTALE,
-               fmt::format("{}: behind the device was {}; now it is {}", what, described(before), described(now)));
+  const std::string was = described(before), is = described(now);
+  if (was == is)
+    return Error(ESTALE, fmt::format("{}: the device had {}; this is another file of that name and size", what, was));
+  return Error(ESTALE, fmt::format("{}: the device had {}; now it has {}", what, was, is));
 }
 
 }  // namespace
@@ -60,12 +62,12 @@ std::vector<std::byte> StorageIdentity::encode() const {
 }
 
 Result<StorageIdentity> StorageIdentity::decode(Bytes bytes) {
-  const Error damaged(EBADMSG, "what names the storage is damaged");
+  const Error damaged(EBADMSG, "the identity of the storage is damaged");
   ByteReader reader(bytes);
   const auto head = reader.read<Layout>();
   if (!head) return damaged;
   if (head->version != version)
-    return Error(ENOTSUP, fmt::format("what names the storage has version {}, and this program knows version {}",
+    return Error(ENOTSUP, fmt::format("the identity of the storage has version {}, and this program knows version {}",
                                       std::uint32_t{head->version}, version));
   const std::uint32_t contents = head->contents;
   if (contents > static_cast<std::uint32_t>(Contents::kept) || head->id_length > max_id || head->name_length > max_name)
@@ -85,8 +87,7 @@ Result<StorageIdentity> StorageIdentity::decode(Bytes bytes) {
 
 Status check_same_storage(const StorageIdentity& before, const StorageIdentity& now) {
   if (before.contents == Contents::memory)
-    return Error(ESTALE,
-                 fmt::format("behind the device was {}: its contents ended with that process", described(before)));
+    return Error(ESTALE, fmt::format("the device had {}: its contents ended with that process", described(before)));
   if (before.contents != now.contents || before.id != now.id) return other(before, now, "it is other storage");
   if (now.size < before.size) return other(before, now, "the storage has become smaller");
   return {};

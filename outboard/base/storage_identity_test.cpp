@@ -73,6 +73,7 @@ TEST(SameStorage, AnotherFileIsNotNorASmallerOne) {
   StorageIdentity other = image;
   other.id = "file 13 of 8:1, born 1.5";
   EXPECT_EQ(check_same_storage(image, other).error().code(), ESTALE);
+  EXPECT_THAT(check_same_storage(image, other).error().message(), HasSubstr("another file of that name and size"));
   StorageIdentity smaller = image;
   smaller.size = 2048;
   const auto shrunk = check_same_storage(image, smaller);

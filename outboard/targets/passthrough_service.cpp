@@ -79,7 +79,7 @@ Result<Words> take(OptionSet& words) {
 Status behind_an_iommu(const pci::Handle& handle) {
   const auto* const kernels = dynamic_cast<const vfio::Handle*>(&handle);
   if (kernels == nullptr || kernels->door() != vfio::Door::no_iommu) return {};
-  return Error(EPERM, "no IOMMU keeps the device from the rest of the memory: its client would have this whole machine")
+  return Error(EPERM, "the device is not behind an IOMMU: its client could access all memory of this machine")
       .on(handle.name())
       .cure("turn the IOMMU on (VT-d or AMD-Vi in the firmware, intel_iommu=on) and leave door=no-iommu away");
 }

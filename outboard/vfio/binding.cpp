@@ -76,7 +76,7 @@ Result<std::vector<std::string>> Binding::commands(const Request& request) const
     const std::string driver = driver_for(facts, request);
     if (facts.driver == driver) continue;
     // The lines are for a shell.
-    if (!is_driver_name(driver)) return Error(EINVAL, fmt::format("'{}' is no name of a driver", driver));
+    if (!is_driver_name(driver)) return Error(EINVAL, fmt::format("'{}' is not the name of a driver", driver));
     std::error_code code;
     const std::string module = fmt::format("modprobe {}", driver);
     if (!fs::exists(sysfs_.root() / "bus" / "pci" / "drivers" / driver, code) &&
@@ -200,7 +200,8 @@ Status Binding::check_handed_over(const FunctionFacts& facts) const {
   return Error(EINVAL, facts.driver.empty()
                            ? std::string("it has no driver, and was not handed over to VFIO")
                            : fmt::format("it is driven by '{}', and not handed over to VFIO", facts.driver))
-      .on(facts.address.text());
+      .on(facts.address.text())
+      .cure("there is nothing to give back; `outboard pci list` shows which functions are handed over");
 }
 
 /// The kernel would wait until whoever has it closes it.

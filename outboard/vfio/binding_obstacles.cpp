@@ -88,7 +88,7 @@ void Binding::add_driver_obstacles(const FunctionFacts& facts, const Request& re
   }
   const std::string driver = driver_for(facts, request);
   if (!is_driver_name(driver)) {
-    found.push_back({EINVAL, fmt::format("'{}' is no name of a driver", driver), "--driver vfio-pci"});
+    found.push_back({EINVAL, fmt::format("'{}' is not the name of a driver", driver), "--driver vfio-pci"});
     return;
   }
   std::error_code code;

@@ -277,7 +277,7 @@ Status check_binding(const FunctionFacts& facts, Door door) {
   }
   const bool without = facts.no_iommu_group || !facts.group;
   if (without && door != Door::no_iommu) {
-    return Error(ENODEV, "the device is behind no IOMMU, so it could reach all memory")
+    return Error(ENODEV, "the device is not behind an IOMMU and could access all memory")
         .cure(
             "turn the IOMMU on (VT-d or AMD-Vi in the firmware, intel_iommu=on); without one only door=no-iommu "
             "works, for root, and nothing protects the machine");

@@ -62,7 +62,7 @@ Status Interrupts::check(InterruptKind kind, std::uint64_t start, std::uint64_t 
 Status Interrupts::may_enable(InterruptKind kind) const {
   for (const auto other : {InterruptKind::intx, InterruptKind::msi, InterruptKind::msix}) {
     if (other != kind && !bound_[index(other)].empty()) {
-      return Error(EINVAL, fmt::format("{} is enabled; one of the three can be", name_of(other)));
+      return Error(EINVAL, fmt::format("{} is enabled, and only one kind of interrupt can be", name_of(other)));
     }
   }
   return {};

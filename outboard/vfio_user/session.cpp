@@ -257,7 +257,8 @@ Status Session::dma_map(Message& message) {
   // Without its memory a device does not work, and most clients go on as if nothing were wrong.
   const int code = mapped ? 0 : mapped.error().code();
   if (code == ENOTSUP || code == ENOSPC) {
-    log_.error("memory of the client cannot be used: {}; {}", mapped.error().message(), mapped.error().cure());
+    const std::string& cure = mapped.error().cure();
+    log_.error("memory of the client cannot be used: {}{}{}", mapped.error().message(), cure.empty() ? "" : "; ", cure);
   }
   return answer(message.header, mapped);
 }

@@ -48,12 +48,30 @@ Error in_use(const std::string& path) {
       .cure("end that server, or listen on another path");
 }
 
+/// The lock file is another user's, or no file at all.
+Error not_ours(const std::string& path, int code) {
+  return Error(code, lock_path(path) + " is not a file of this user")
+      .on(path)
+      .cure(
+          "if no server of another user listens there, have that user or root remove both files; or listen on another path");
+}
+
 Error cannot_create(const std::string& path) {
   const int code = errno;
   Error error = Error::from_errno("creating the socket").on(path);
   if (code == ENOENT) return std::move(error).cure("create its directory first");
   if (code == EACCES || code == EPERM) return std::move(error).cure("choose a directory that this user may write to");
   return error;
+}
+
+Error cannot_lock(const std::string& path) {
+  const int code = errno;
+  struct stat there{};
+  if (code != EACCES || ::lstat(lock_path(path).c_str(), &there) != 0) {
+    errno = code;
+    return cannot_create(path);
+  }
+  return not_ours(path, code);
 }
 
 /// A lock of the open file that only a descriptor for writing can have: flock() would let whoever may read the file keep
@@ -70,13 +88,11 @@ Result<UniqueFd> take_lock(const std::string& path) {
   const std::string name = lock_path(path);
   for (int attempt = 0; attempt < 100; ++attempt) {
     UniqueFd lock(::open(name.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, lock_mode));
-    if (!lock) return cannot_create(path);
+    if (!lock) return cannot_lock(path);
     struct stat status{};
     if (::fstat(lock.get(), &status) != 0) return Error::from_errno("examining " + name);
     if (!S_ISREG(status.st_mode) || status.st_uid != ::geteuid()) {
-      return Error(EACCES, name + " is not a file of this user")
-          .on(path)
-          .cure("remove it, or choose another directory");
+      return not_ours(path, EACCES);
     }
     if ((status.st_mode & ~lock_mode & 0777) != 0) {  // others may have it open, and have locked it for reading
       if (still_named(lock, name) && ::unlink(name.c_str()) != 0) return cannot_create(path);

@@ -16,6 +16,7 @@ namespace {
 
 using Common = spec::CommonConfig;
 
+constexpr const char* any_function = "`outboard show` and `outboard lspci` take every PCI function";
 constexpr unsigned max_config_reads = 100;
 constexpr Duration shortest_wait = std::chrono::microseconds(50), longest_wait = std::chrono::milliseconds(10);
 
@@ -25,13 +26,14 @@ Result<std::uint32_t> virtio_device_id(pci::Handle& handle) {
   const std::uint16_t id = device.value();
   if (vendor.value() != spec::vendor_id)
     return Error(ENODEV, fmt::format("not a virtio device: vendor {:04x}, device {:04x}", vendor.value(), id))
-        .on(handle.name());
+        .on(handle.name())
+        .cure(any_function);
   if (id >= spec::first_transitional_device && id <= spec::last_transitional_device)
     return Error(ENOTSUP, fmt::format("a transitional virtio device ({:04x}); only modern ones are driven", id))
         .on(handle.name())
         .cure("make it modern (QEMU: disable-legacy=on)");
   if (id <= spec::first_modern_device || id > spec::last_modern_device)
-    return Error(ENODEV, fmt::format("not a virtio device: device {:04x}", id)).on(handle.name());
+    return Error(ENODEV, fmt::format("not a virtio device: device {:04x}", id)).on(handle.name()).cure(any_function);
   return static_cast<std::uint32_t>(id - spec::first_modern_device);
 }
 

@@ -234,6 +234,9 @@ Status Device::resize(std::uint64_t bytes) {
                              bytes, before, before))
         .on(backend_->description());
   if (bytes == before) return {};
+  if (host_ != nullptr)
+    host_->log().warning("{}: the disk has {} bytes now, {} than before ({})", backend_->description(), bytes,
+                         bytes > before ? "more" : "fewer", before);
   backend_->set_capacity(bytes);
   capacity_changed();
   return {};

@@ -636,7 +636,7 @@ TEST_P(BlkDevice, D_BO_2_ReloadTellsTheDriverOnlyOfASizeThatIsAnother) {
   EXPECT_EQ(rig.transport->vector(0).drain(), 1u);
   rig.disk->on_measure = [] { return Error(EINVAL, "not a size"); };
   ASSERT_TRUE(rig.device->reload()) << "what is looked at later is in the log";
-  EXPECT_THAT(rig.lines, ElementsAre(HasSubstr("not a size")));
+  EXPECT_THAT(rig.lines, ElementsAre(HasSubstr("2097152 bytes now, more than before"), HasSubstr("not a size")));
   EXPECT_EQ(rig.config<le64>(0), 2 * disk_sectors);
 }
 
@@ -652,6 +652,7 @@ TEST_P(BlkDevice, ReloadDoesNotMakeADiskSmallerUnderItsDriver) {
   }
   ASSERT_TRUE(rig.transport->reset());
   EXPECT_TRUE(rig.device->reload()) << "no driver has anything there";
+  EXPECT_THAT(rig.lines.back(), HasSubstr("fewer than before"));
   EXPECT_EQ(rig.config<le64>(0), disk_sectors / 2);
   EXPECT_EQ(rig.device->storage().size, disk_size / 2);
 }

@@ -238,7 +238,7 @@ Result<std::uint32_t> Driver::factorial(std::uint32_t number) {
 }
 
 Status Driver::raise_interrupt(std::uint32_t causes) {
-  if (causes == 0) return Error(EINVAL, "an interrupt has a cause");
+  if (causes == 0) return Error(EINVAL, "an interrupt needs a cause that is not 0");
   if (polls()) return Error(ENOTSUP, "the driver was started without interrupts").on(handle_->name());
   causes_ &= ~causes;
   OUTBOARD_CHECK(store(InterruptRaise(causes)));
