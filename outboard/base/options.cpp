@@ -27,9 +27,7 @@ std::optional<unsigned> shift_of(std::string_view suffix) {
   return static_cast<unsigned>(10 * (index + 1));
 }
 
-Error about(std::string_view name, std::string text) {
-  return Error(EINVAL, "'" + std::string(name) + "' " + std::move(text));
-}
+std::string quoted(std::string_view text) { return "'" + std::string(text) + "'"; }
 
 }  // namespace
 
@@ -41,6 +39,17 @@ Result<std::uint64_t> parse_size(std::string_view text) {
   const auto bytes = checked_multiply(count, UINT64_C(1) << *shift);
   if (!bytes) return Error(ERANGE, "'" + std::string(text) + "' is too large");
   return *bytes;
+}
+
+std::string OptionSet::typed(std::string_view name, std::string_view value) const {
+  const bool words = syntax_ == Syntax::words;
+  std::string text = (words ? "" : "--") + std::string(name);
+  if (!value.empty()) text += (words ? "=" : " ") + std::string(value);
+  return text;
+}
+
+Error OptionSet::refused(std::string_view name, int code, std::string why) const {
+  return Error(code, std::move(why)).on(typed(name));
 }
 
 Result<OptionSet> OptionSet::parse(std::string_view text) {
@@ -67,7 +76,7 @@ Result<OptionSet> OptionSet::parse(std::string_view text) {
 
 Status OptionSet::set(std::string name, std::optional<std::string> value) {
   if (name.empty()) return Error(EINVAL, "an empty word among the options");
-  if (has(name)) return about(name, "is given twice");
+  if (has(name)) return refused(name, EINVAL, "given twice");
   words_.push_back({std::move(name), std::move(value), false});
   return {};
 }
@@ -85,7 +94,8 @@ OptionSet::Word* OptionSet::use(std::string_view name) {
 }
 
 Result<std::string_view> OptionSet::value_of(const Word& word) const {
-  if (!word.value || word.value->empty()) return about(word.name, "needs a value: " + word.name + "=...");
+  if (!word.value || word.value->empty())
+    return refused(word.name, EINVAL, "a value is missing").cure(typed(word.name, "VALUE"));
   return *word.value;
 }
 
@@ -103,11 +113,11 @@ Result<std::uint64_t> OptionSet::number(std::string_view name, std::uint64_t oth
   OUTBOARD_TRY(const auto value, value_of(*word));
   const bool hexadecimal = value.starts_with("0x");
   const auto number = whole_number(hexadecimal ? value.substr(2) : value, hexadecimal ? 16 : 10);
-  if (!number && number.error().code() == EINVAL)
-    return about(name, "takes a number, not '" + std::string(value) + "'");
+  if (!number && number.error().code() == EINVAL) return refused(name, EINVAL, quoted(value) + " is not a number");
   if (!number || *number < lowest || *number > highest)
-    return Error(ERANGE, "'" + std::string(name) + "' is " + std::string(value) + ": it must be between " +
-                             std::to_string(lowest) + " and " + std::to_string(highest));
+    return refused(
+        name, ERANGE,
+        std::string(value) + " is not between " + std::to_string(lowest) + " and " + std::to_string(highest));
   return *number;
 }
 
@@ -116,7 +126,7 @@ Result<std::uint64_t> OptionSet::size(std::string_view name, std::uint64_t other
   if (word == nullptr) return otherwise;
   OUTBOARD_TRY(const auto value, value_of(*word));
   auto bytes = parse_size(value);
-  if (!bytes) return Error(bytes.error()).while_doing("'" + std::string(name) + "'");
+  if (!bytes) return Error(bytes.error()).on(typed(name));
   return *bytes;
 }
 
@@ -125,7 +135,7 @@ Result<bool> OptionSet::flag(std::string_view name, bool otherwise) {
   if (word == nullptr) return otherwise;
   if (!word->value || word->value == "on" || word->value == "yes" || word->value == "true") return true;
   if (word->value == "off" || word->value == "no" || word->value == "false") return false;
-  return about(name, "is either on or off, not '" + *word->value + "'");
+  return refused(name, EINVAL, quoted(*word->value) + " is neither on nor off");
 }
 
 Result<std::string_view> OptionSet::choice(std::string_view name, std::span<const std::string_view> choices,
@@ -136,7 +146,7 @@ Result<std::string_view> OptionSet::choice(std::string_view name, std::span<cons
   if (const auto found = std::ranges::find(choices, value); found != choices.end()) return *found;
   std::string list;
   for (const auto choice : choices) list += (list.empty() ? "" : ", ") + std::string(choice);
-  return about(name, "is one of " + list + ", not '" + std::string(value) + "'");
+  return refused(name, EINVAL, quoted(value) + " is not one of " + list);
 }
 
 std::optional<std::optional<std::string>> OptionSet::take(std::string_view name) {
@@ -153,8 +163,9 @@ Status OptionSet::finish(std::span<const OptionHelp> known) const {
   std::string list;
   for (const auto& option : known) list += (list.empty() ? "" : ", ") + std::string(option.name);
   const bool misplaced = std::ranges::find(known, left->name, &OptionHelp::name) != known.end();
-  return about(left->name, misplaced ? "does not go with the other words" : "is not a word it knows")
-      .cure(list.empty() ? "it takes no words" : "it takes: " + list);
+  if (misplaced) return refused(left->name, EINVAL, "does not go with the other options").cure("leave it out");
+  return refused(left->name, EINVAL, "there is no such option")
+      .cure(list.empty() ? "it takes no options" : "it takes: " + list);
 }
 
 }  // namespace outboard

@@ -23,11 +23,19 @@ struct OptionHelp {
 Result<std::uint64_t> parse_size(std::string_view text);
 
 /// The words that configure something: `image=disk.raw,queues=2,read-only` in a target, `--image disk.raw --queues 2
-/// --read-only` on a command line. Typed getters; every error names the word. Each getter marks its word as used, so that
-/// what nobody asked for can be refused (finish). One thread at a time.
+/// --read-only` on a command line. Typed getters; the subject of every error is the word (typed()). Each getter marks its
+/// word as used, so that what nobody asked for can be refused (finish). One thread at a time.
 class OptionSet {
  public:
-  OptionSet() = default;
+  /// How a person has typed the words, for messages.
+  enum class Syntax : std::uint8_t {
+    words,  ///< image=disk.raw,read-only
+    command_line,  ///< --image disk.raw --read-only
+  };
+  explicit OptionSet(Syntax syntax = Syntax::words) : syntax_(syntax) {}
+
+  /// `name`, and `value` where one is meant, as a person types it: "image=FILE", "--image FILE", "--read-only".
+  std::string typed(std::string_view name, std::string_view value = {}) const;
 
   /// Words separated by commas; a comma inside a value is doubled, as in QEMU. EINVAL: an empty or repeated word.
   static Result<OptionSet> parse(std::string_view text);
@@ -65,7 +73,9 @@ class OptionSet {
   const Word* find(std::string_view name) const;
   Word* use(std::string_view name);
   Result<std::string_view> value_of(const Word& word) const;
+  Error refused(std::string_view name, int code, std::string why) const;
 
+  Syntax syntax_;
   std::vector<Word> words_;
 };
 

@@ -7,10 +7,10 @@
 namespace outboard::storage {
 
 Status check_size(std::uint64_t size, std::string_view what) {
-  if (size == 0) return Error(EINVAL, fmt::format("{} of 0 bytes", what)).cure("give it a size: size=64M");
+  if (size == 0) return Error(EINVAL, fmt::format("the size of {} is 0", what)).cure("a disk has at least 512 bytes");
   if (size % 512 != 0) {
     return Error(EINVAL, fmt::format("{} of {} bytes: the size must be a multiple of 512", what, size))
-        .cure(fmt::format("size={}", size - size % 512 + 512));
+        .cure(fmt::format("the next larger one is {}", size - size % 512 + 512));
   }
   return {};
 }

@@ -1,5 +1,6 @@
 #include <outboard/targets/service.hpp>
 
+#include <algorithm>
 #include <array>
 #include <functional>
 
@@ -63,6 +64,26 @@ Result<Address> listener_of(std::string_view listener, const ServeOptions& optio
   return parse_address(listener, "listener", schemes);
 }
 
+bool has_word(std::span<const OptionHelp> known, std::string_view name) {
+  return std::ranges::find(known, name, &OptionHelp::name) != known.end();
+}
+
+/// The options of the other listener are known too: that they are not for this one is said of them.
+Status check_words_of_listener(const virtio::DeviceType& type, const OptionSet& words, const Address& address) {
+  const bool on_vduse = address.scheme == "vduse";
+  for (const auto& word : on_vduse ? transport_words() : vduse_words()) {
+    const bool elsewhere = on_vduse ? is_pci_word(word.name) : true;
+    if (!elsewhere || !words.has(word.name) || has_word(type.options, word.name)) continue;
+    const std::string listener =
+        address.rest.empty() ? "a vfio-user socket" : fmt::format("{}:{}", address.scheme, address.rest);
+    return Error(EINVAL, fmt::format("this option is for {}, and the listener is {}",
+                                     on_vduse ? "vfio-user:PATH" : "vduse:NAME", listener))
+        .on(words.typed(word.name))
+        .cure("leave it out, or serve on the other listener");
+  }
+  return {};
+}
+
 }  // namespace
 
 std::span<const OptionHelp> listener_schemes() { return schemes; }
@@ -70,6 +91,7 @@ std::span<const OptionHelp> listener_schemes() { return schemes; }
 Result<std::unique_ptr<Service>> serve(const virtio::DeviceType& type, OptionSet words, std::string_view listener,
                                        ServeOptions options) {
   OUTBOARD_TRY(const auto address, listener_of(listener, options));
+  OUTBOARD_CHECK(check_words_of_listener(type, words, address));
   if (address.scheme == "vduse") return serve_on_vduse(type, std::move(words), std::string(address.rest), options.log);
   OUTBOARD_TRY(auto plan, plan_function(type, std::move(words)));
   return serve_on_vfio_user(std::move(plan), std::string(address.rest), std::move(options));

@@ -73,7 +73,7 @@ Result<Address> parse_address(std::string_view text, std::string_view kind, std:
 
 Result<LocalTarget> parse_local(std::string_view text) {
   const std::size_t comma = std::min(text.find(','), text.size());
-  LocalTarget local{text.substr(0, comma), {}};
+  LocalTarget local{text.substr(0, comma), OptionSet()};
   if (comma < text.size()) {
     OUTBOARD_TRY(local.words, OptionSet::parse(text.substr(comma + 1)));
   }

@@ -16,6 +16,7 @@ namespace outboard::targets {
 namespace {
 
 using ::testing::HasSubstr;
+using ::testing::Not;
 
 std::string message_of(std::string_view target) {
   auto handle = open(target);
@@ -41,13 +42,13 @@ TEST(Targets, AnUnknownDeviceIsNamedAndTheKnownOnesListed) {
 
 TEST(Targets, AnUnknownWordIsNamedAndTheKnownOnesListed) {
   const std::string message = message_of("local:blk,null,size=1M,pakced");
-  EXPECT_THAT(message, HasSubstr("'pakced'"));
+  EXPECT_THAT(message, HasSubstr("pakced: there is no such option"));
   EXPECT_THAT(message, HasSubstr("image"));
   EXPECT_THAT(message, HasSubstr("packed"));
 }
 
 TEST(Targets, AWordThatIsGivenTwiceIsRefused) {
-  EXPECT_THAT(message_of("local:blk,null,size=1M,size=2M"), HasSubstr("'size' is given twice"));
+  EXPECT_THAT(message_of("local:blk,null,size=1M,size=2M"), HasSubstr("size: given twice"));
 }
 
 TEST(Targets, ALocalDeviceIsDriven) {
@@ -63,7 +64,7 @@ TEST(Targets, AFunctionThatIsNoVirtioDeviceIsDrivenAsWell) {
   auto handle = open("local:edu,dma-time=5,spin=20");
   ASSERT_TRUE(handle) << handle.error().message();
   EXPECT_EQ((*handle)->identity()->device, 0x11E8);
-  EXPECT_THAT(message_of("local:edu,dma-maks=1"), HasSubstr("'dma-maks'"));
+  EXPECT_THAT(message_of("local:edu,dma-maks=1"), HasSubstr("dma-maks: there is no such option"));
   EXPECT_THAT(message_of("local:edu,packed"), HasSubstr("it takes: dma-mask, dma-time, factorial-time, spin"));
 }
 
@@ -178,6 +179,47 @@ TEST(Listeners, AFunctionThatIsNoVirtioDeviceIsServed) {
   EXPECT_EQ((*service)->where(), "vfio-user:" + dir.path("edu.sock"));
   EXPECT_EQ((*service)->description(), "");
   EXPECT_TRUE((*service)->reload()) << "there is nothing to look at again";
+}
+
+TEST(Listeners, AnOptionOfTheOtherListenerIsNamedWithTheListenerThatItIsFor) {
+  const auto refused = [](std::string name, std::string listener) {
+    OptionSet words(OptionSet::Syntax::command_line);
+    EXPECT_TRUE(words.set("null", std::nullopt) && words.set("size", "1M") && words.set(std::move(name), "2"));
+    const auto service = serve(**find_device("blk"), words, listener, {});
+    return service ? std::string("served") : service.error().message();
+  };
+  const outboard::testing::TempDir dir;
+  const std::string socket = "vfio-user:" + dir.path("blk.sock");
+  EXPECT_EQ(refused("threads", socket), "--threads: this option is for vduse:NAME, and the listener is " + socket);
+  for (const auto& word : vduse_words())
+    EXPECT_THAT(refused(std::string(word.name), socket), HasSubstr("is for vduse:NAME")) << word.name;
+  for (const char* name : {"vectors", "error-interrupt"})
+    EXPECT_THAT(refused(name, "vduse:disk"), HasSubstr("is for vfio-user:PATH")) << name;
+}
+
+TEST(Listeners, VduseListsEveryOptionThatItTakes) {
+  std::string list;
+  for (const auto& word : words_beside_device_on_vduse()) list += std::string(word.name) + " ";
+  for (const char* word : {"packed ", "in-order ", "iommu-platform ", "poll ", "spin ", "threads ", "journal "})
+    EXPECT_THAT(list, HasSubstr(word));
+  EXPECT_THAT(list, Not(HasSubstr("vectors")));
+  EXPECT_THAT(list, Not(HasSubstr("error-interrupt")));
+}
+
+TEST(TransportWords, WhatAServerBeforeHadOtherwiseIsSaidAsItIsTyped) {
+  const virtio::DeviceType& blk = *(*find_device("blk"))->type;
+  const virtio::JournalFile::Shape plain{.device_id = 2, .offered = virtio::Features{}, .queue_sizes = {256}};
+  EXPECT_EQ(differing_options(blk, plain, plain), "");
+  auto other = plain;
+  other.queue_sizes = {128, 128};
+  other.offered.set(virtio::Feature::ring_packed);
+  for (const auto& feature : blk.features) {
+    if (feature.name == "RO") other.offered.set(feature.bit);
+  }
+  EXPECT_EQ(differing_options(blk, plain, other),
+            "without --packed, without --read-only, with --queues 1, with --queue-size 256");
+  EXPECT_EQ(differing_options(blk, other, plain),
+            "with --packed, with --read-only, with --queues 2, with --queue-size 128");
 }
 
 TEST(TransportWords, AreTakenOutAndUnderstood) {

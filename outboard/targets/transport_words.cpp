@@ -1,5 +1,6 @@
 #include <outboard/targets/transport_words.hpp>
 
+#include <algorithm>
 #include <array>
 #include <string_view>
 
@@ -18,6 +19,8 @@ constexpr std::array<OptionHelp, 7> words_of_transport{{
     {"poll", "", "never sleep: look at the rings all the time, with doorbells in shared memory"},
     {"spin", "USEC", "look for work for so long before sleeping (microseconds)"},
 }};
+
+constexpr std::array<std::string_view, 2> pci_words{"vectors", "error-interrupt"};
 
 constexpr std::array<OptionHelp, 1> words_of_function{{words_of_transport.back()}};
 
@@ -42,6 +45,8 @@ Result<Duration> take_spin(OptionSet& words) {
 
 std::span<const OptionHelp> transport_words() { return words_of_transport; }
 std::span<const OptionHelp> function_words() { return words_of_function; }
+
+bool is_pci_word(std::string_view name) { return std::ranges::find(pci_words, name) != pci_words.end(); }
 
 /// An unknown word is as likely a misspelt one of ours: list them too.
 Error with_known_words(const Error& error, std::span<const OptionHelp> ours) {
@@ -68,7 +73,7 @@ Result<TransportOptions> take_transport_words(OptionSet& words) {
   options.function.vectors = static_cast<unsigned>(vectors);
   options.function.shared_doorbells = options.function.core.poll;
   OUTBOARD_TRY(options.function.error_interrupt, words.flag("error-interrupt", false));
-  for (const std::string_view word : {"vectors", "error-interrupt"}) words.take(word);
+  for (const std::string_view word : pci_words) words.take(word);
   return options;
 }
 

@@ -4,6 +4,7 @@
 #include <memory>
 #include <span>
 #include <string>
+#include <string_view>
 
 #include <outboard/base/loop.hpp>
 #include <outboard/base/options.hpp>
@@ -32,6 +33,9 @@ Result<TransportOptions> take_transport_words(OptionSet& words);
 
 /// Those that say how a device runs, wherever it is served: ring features, polling. `words` keeps the others.
 Status take_core_words(OptionSet& words, virtio::DeviceCore::Options& core, Duration& spin);
+
+/// Whether a word of transport_words() is about PCI, so that VDUSE has no use for it.
+bool is_pci_word(std::string_view name);
 
 /// The error of a device type that does not know a word, with `ours` among those that would have been known.
 Error with_known_words(const Error& error, std::span<const OptionHelp> ours);

@@ -1,10 +1,13 @@
 #include <outboard/targets/vduse_service.hpp>
 
+#include <algorithm>
 #include <array>
+#include <iterator>
 #include <utility>
 #include <vector>
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <outboard/targets/transport_words.hpp>
 
@@ -50,7 +53,10 @@ Status take_api(OptionSet& words, vduse::Export::Options& device) {
   OUTBOARD_TRY(device.api_version, words.number("api", 0, 0, 1));
   OUTBOARD_TRY(const bool grouped, words.flag("group-each-queue", false));
   if (!grouped) return {};
-  if (device.api_version == 0) return Error(EINVAL, "groups of queues need --api 1").on("group-each-queue");
+  if (device.api_version == 0)
+    return Error(EINVAL, "groups of queues need API version 1")
+        .on(words.typed("group-each-queue"))
+        .cure("add " + words.typed("api", "1"));
   for (std::uint32_t queue = 0; queue < most_grouped_queues; ++queue) device.groups.push_back(queue);
   device.address_spaces = spaces_of_grouped;
   return {};
@@ -80,6 +86,14 @@ class VduseService final : public Service {
 
 std::span<const OptionHelp> vduse_words() { return words_of_vduse; }
 
+std::vector<OptionHelp> words_beside_device_on_vduse() {
+  std::vector<OptionHelp> known;
+  std::ranges::copy_if(transport_words(), std::back_inserter(known),
+                       [](const OptionHelp& word) { return !is_pci_word(word.name); });
+  known.insert(known.end(), words_of_vduse.begin(), words_of_vduse.end());
+  return known;
+}
+
 Result<vduse::Server::Options> take_vduse_words(OptionSet& words, const std::string& name, const Log& log) {
   static constexpr std::array<std::string_view, 2> drivers{"virtio", "vhost"};
   vduse::Server::Options options;
@@ -89,8 +103,8 @@ Result<vduse::Server::Options> take_vduse_words(OptionSet& words, const std::str
   OUTBOARD_CHECK(take_core_words(words, options.device.core, options.spin));
   if (names_platform && options.device.core.access_platform != virtio::AccessPlatform::require)
     return Error(EINVAL, "the kernel takes no VDUSE device without ACCESS_PLATFORM")
-        .on("iommu-platform")
-        .cure("leave it out, or say require");
+        .on(words.typed("iommu-platform"))
+        .cure("leave it out, or say " + words.typed("iommu-platform", "require"));
   OUTBOARD_CHECK(take_api(words, options.device));
   OUTBOARD_CHECK(take_node(words, options));
   OUTBOARD_TRY(options.device.own_bounce, words.flag("own-bounce", false));
@@ -105,18 +119,44 @@ Result<vduse::Server::Options> take_vduse_words(OptionSet& words, const std::str
   OUTBOARD_TRY(options.replace, words.flag("replace", false));
   OUTBOARD_TRY(options.accept_other_storage, words.flag("accept-other-storage", false));
   if (options.no_journal && !options.journal.empty())
-    return Error(EINVAL, "there is one, or there is none").on("journal, no-journal");
+    return Error(EINVAL, "they are mutually exclusive")
+        .on(fmt::format("{}, {}", words.typed("journal"), words.typed("no-journal")))
+        .cure("leave one of them out");
   for (const auto& word : words_of_vduse) words.take(word.name);
   return options;
+}
+
+std::string differing_options(const virtio::DeviceType& type, const virtio::JournalFile::Shape& before,
+                              const virtio::JournalFile::Shape& now) {
+  std::vector<std::string> parts;
+  const auto compare_flag = [&](virtio::Feature bit, std::string_view option) {
+    const bool was = before.offered.has(bit);
+    if (!option.empty() && was != now.offered.has(bit))
+      parts.push_back(fmt::format("{} --{}", was ? "with" : "without", option));
+  };
+  const auto compare_number = [&](std::string_view option, std::size_t was, std::size_t is) {
+    const bool known = std::ranges::find(type.options, option, &OptionHelp::name) != type.options.end();
+    if (known && was != is) parts.push_back(fmt::format("with --{} {}", option, was));
+  };
+  compare_flag(virtio::Feature::ring_packed, "packed");
+  compare_flag(virtio::Feature::in_order, "in-order");
+  for (const auto& feature : type.features) compare_flag(feature.bit, feature.option);
+  compare_number("queues", before.queue_sizes.size(), now.queue_sizes.size());
+  if (!before.queue_sizes.empty() && !now.queue_sizes.empty())
+    compare_number("queue-size", before.queue_sizes[0], now.queue_sizes[0]);
+  return fmt::format("{}", fmt::join(parts, ", "));
 }
 
 Result<std::unique_ptr<Service>> serve_on_vduse(const virtio::DeviceType& type, OptionSet words,
                                                 const std::string& name, const Log& log) {
   OUTBOARD_TRY(auto options, take_vduse_words(words, name, log));
+  options.differing_options = [&type](const auto& before, const auto& now) {
+    return differing_options(type, before, now);
+  };
   auto make = [&type, words = std::move(words)](Loop& loop, const Log& its) -> Result<std::unique_ptr<virtio::Device>> {
     OptionSet own = words;
     auto device = type.make(own, loop, its);
-    if (!device) return with_known_words(device.error(), words_of_vduse);
+    if (!device) return with_known_words(device.error(), words_beside_device_on_vduse());
     return device;
   };
   OUTBOARD_TRY(auto server, vduse::Server::create(std::move(make), std::move(options)));

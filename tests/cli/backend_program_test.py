@@ -45,7 +45,7 @@ def test_a_path_and_a_descriptor_exclude_each_other(test):
 
 def test_it_says_where_a_socket_is_to_be_named(test):
     done = test.run([program(test), '--ram', '--size=1M'], status=2)
-    complaint(test, done, 'where is the device to be served', cure='--socket-path=')
+    complaint(test, done, 'no listener is given', cure='--socket-path=')
 
 
 def test_the_words_of_the_command_are_not_its_own(test):

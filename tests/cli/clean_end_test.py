@@ -59,6 +59,16 @@ def test_sigterm_under_load(test):
         test.true(client.output().startswith('outboard: '), f'the client says {client.output()}')
 
 
+def test_a_client_that_loses_its_device_says_so(test):
+    server = test.serve('blk', '--ram', '--size', '16M')
+    client = bench(test, server.target)
+    server.signal(signal.SIGTERM)
+    test.equal(client.wait(60), 1, "the client's exit status")
+    said = client.output().splitlines()
+    test.true('the device has gone' in said[0] and 'start it again' in said[1], f'the client says {said}')
+    test.equal(server.wait(), 0, "the server's exit status")
+
+
 def test_sigterm_is_heard_while_an_image_is_waited_for(test):
     image = test.image()
     with open(image, 'rb') as requests:
@@ -205,7 +215,7 @@ def test_serving_on_a_descriptor(test):
         test.outboard('show', f'vfio-user:{path}')
         test.equal(server.stop(), 0, 'the exit status')
         test.true(path.exists(), 'a socket that is not ours was removed')
-    refused(test, 'serve', 'blk', '--ram', '--size', '1M', '--fd', '99', says=['--fd 99', 'not open'])
+    refused(test, 'serve', 'blk', '--ram', '--size', '1M', '--fd', '99', says=['--fd', '99', 'not open'], status=2)
     refused(test, 'serve', 'blk', '--ram', '--size', '1M', '--fd', '0', says=['not a listening socket'], cure='socket')
 
 

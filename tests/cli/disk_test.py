@@ -4,6 +4,7 @@ import json
 import os
 import random
 import re
+import signal
 
 from command import RAM, harness, refused, unread
 
@@ -151,6 +152,16 @@ def test_show_and_doctor_as_json(test):
     findings = json.loads(test.outboard('doctor', '--json').stdout)['findings']
     test.true(all(one['state'] in ('ok', 'missing', 'denied', 'low') for one in findings), 'an unknown state')
     test.true(all((one['state'] == 'ok') == (one['cure'] == '') for one in findings), 'what is wrong has a cure')
+
+
+def test_a_disk_whose_size_has_changed_is_logged(test):
+    image = test.image(size=16 << 20)
+    server = test.serve('blk', '--image', image)
+    for size, how in ((32 << 20, 'more'), (8 << 20, 'fewer')):
+        os.truncate(image, size)
+        server.signal(signal.SIGHUP)
+        harness.wait_until(lambda: f'the disk has {size} bytes now, {how} than before' in server.output(), 20, 'a line')
+        test.equal(json.loads(test.outboard('blk', 'info', server.target, '--json').stdout)['capacity_bytes'], size)
 
 
 def test_reset(test):

@@ -65,16 +65,18 @@ def test_it_takes_part_in_the_verbs_of_every_function(test):
 def test_errors(test):
     refused(test, 'edu', 'local:edu', status=2)
     refused(test, 'edu', 'local:edu', 'frobnicate', says=["'frobnicate'"], status=2)
-    refused(test, 'edu', 'local:edu', 'factorial', says=['of what number?'], cure='factorial 12', status=2)
+    refused(test, 'edu', 'local:edu', 'factorial', says=['factorial needs a number'], cure='factorial 12', status=2)
     refused(test, 'edu', 'local:edu', 'factorial', '1x', says=["'1x' is not a number"], status=2)
     refused(test, 'edu', 'local:edu', 'factorial', '4294967296', says=["'4294967296'"], status=2)
     refused(test, 'edu', 'local:edu', 'info', '1', says=['not expected: 1'], cure='edu --help', status=2)
-    refused(test, 'edu', 'local:edu', 'interrupt', '0', says=['a cause'], status=2)
+    refused(test, 'edu', 'local:edu', 'interrupt', '0', says=['a cause'], cure='interrupt 1', status=2)
+    for words in (['blk', 'info', 'local:edu'], ['example', 'local:edu', '1']):
+        refused(test, *words, says=['not a virtio device'], cure='outboard show')
     refused(test, 'edu', 'local:edu', 'interrupt', '--interrupts', 'none', says=['without interrupts'])
     refused(test, 'edu', 'local:blk,null,size=1M', 'info', says=['not an edu device: it is 1af4:1042'])
     refused(test, 'edu', 'local:edu,factorial-time=9000000', 'factorial', '3', '--timeout', '0.2',
             says=['the factorial does not end'])
-    refused(test, 'edu', 'local:edu,packed', 'info', says=["'packed'"], cure='dma-mask, dma-time, factorial-time, spin')
+    refused(test, 'edu', 'local:edu,packed', 'info', says=['packed: there is no such option'], cure='dma-mask, dma-time, factorial-time, spin', status=2)
     refused(test, 'serve', 'edu', '--listen', 'vduse:edu0', says=['not a virtio device'], cure='vfio-user:PATH')
     refused(test, 'serve', 'edu', '--packed', says=['--packed'], status=2)
     refused(test, 'vduse', 'create', 'edu', 'edu0', says=["'edu'"], cure='blk', status=2)

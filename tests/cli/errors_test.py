@@ -24,6 +24,10 @@ def test_words_that_no_verb_knows(test):
     refused(test, 'serve', 'disk', '--ram', says=["'disk'", 'outboard serve'], cure='blk', status=2)
     refused(test, 'blk', 'raed', RAM, says=["'raed'"], cure='read, write', status=2)
     refused(test, 'blk', says=['one more word'], cure='info, read', status=2)
+    for words in (['serve', '-v'], ['vduse', '--json'], ['blk', '-v']):
+        refused(test, *words, says=[f'`outboard {words[0]}` needs one more word'], cure='one of: ', status=2)
+    refused(test, 'serve', 'blk', '--null', '--size', '1M', says=['no listener is given'], cure='--listen vfio-user:PATH',
+            status=2)
     refused(test, 'show', RAM, 'b', 'c', says=['not expected: b c'], cure='outboard show --help', status=2)
     refused(test, '-v', 'serve', 'blk', '--null', '--size', '1M', '--listen', 'vfio-user:/x',
             says=['not expected before the verb: -v'], cure='outboard serve blk --help', status=2)
@@ -33,7 +37,7 @@ def test_numbers_that_are_none(test):
     for words in (['show', RAM, '--wait', 'nan'], ['show', RAM, '--wait', '-1'], ['blk', 'bench', RAM, '--seconds', 'inf'],
                   ['blk', 'bench', RAM, '--depth', '1.5']):
         refused(test, *words, says=[words[-2]], status=2)
-    refused(test, 'blk', 'bench', 'local:blk,null,size=16G', '--bs', '5G', says=['--bs', '1 GiB'])
+    refused(test, 'blk', 'bench', 'local:blk,null,size=16G', '--bs', '5G', says=['--bs', '1 GiB'], status=2)
 
 
 def test_help_has_an_example(test):
@@ -50,10 +54,55 @@ def test_help_has_an_example(test):
 def test_words_of_a_target(test):
     refused(test, 'show', 'disk.raw', says=['disk.raw', 'not a target'], cure='vfio-user:PATH', status=2)
     refused(test, 'show', 'vfoi-user:/x', says=["'vfoi-user'"], cure='vfio-user:PATH', status=2)
-    refused(test, 'show', 'local:disk', says=["'disk'"], cure='blk')
-    refused(test, 'show', 'local:blk,null,size=1M,pakced', says=["'pakced'"], cure='packed')
-    refused(test, 'show', 'local:blk', says=['something behind it'], cure='image=FILE')
-    refused(test, 'show', 'local:blk,null,size=big', says=['size', "'big'"])
+    refused(test, 'show', 'local:disk', says=["'disk'"], cure='blk', status=2)
+    refused(test, 'show', 'local:blk,null,size=1M,pakced', says=['pakced: there is no such option'], cure='packed', status=2)
+    refused(test, 'show', 'local:blk', says=['image, ram, null: no backing storage'], cure='image=FILE', status=2)
+    refused(test, 'show', 'local:blk,null', says=['size: a null disk needs a size'], cure='size=64M', status=2)
+    refused(test, 'show', 'local:blk,null,size=big', says=["size: 'big'"], status=2)
+    refused(test, 'show', 'local:blk,null,size=1M,queues=300', says=['queues: 300'], status=2)
+    refused(test, 'show', 'local:blk,null,size=1M,size=2M', says=['size: given twice'], status=2)
+    refused(test, 'show', 'local:blk,null,size=1M,threads=2', says=['threads: there is no such option'], status=2)
+    refused(test, 'show', 'vfio:nowhere', says=['nowhere'], status=2)
+
+
+def test_a_value_that_an_option_does_not_take_is_status_2(test):
+    disk = ['serve', 'blk', '--listen', f'vfio-user:{test.sockets}/s']
+    null = [*disk, '--null', '--size', '1M']
+    for words in (['--queues', '257'], ['--queues', 'two'], ['--queue-size', '3'], ['--queue-size', '100'],
+                  ['--serial', 'x' * 21], ['--vectors', '1'], ['--spin', '-1'], ['--iommu-platform', 'foo']):
+        refused(test, *null, *words, says=[f'{words[0]}: '], status=2)
+    for size in ('12x', '0', '1000'):
+        refused(test, *disk, '--ram', '--size', size, says=['--size: '], status=2)
+    refused(test, *disk, '--ram', says=['--size: a ram disk needs a size'], cure='--size 64M', status=2)
+    refused(test, *disk, '--image', 'disk.raw', '--engine', 'magic', says=["--engine: 'magic'", 'io_uring'], status=2)
+    refused(test, *null, '--direct', says=['--direct: does not go with'], cure='leave it out', status=2)
+    refused(test, *disk, says=['--image, --ram, --null: no backing storage is given'], cure='--image FILE', status=2)
+    refused(test, *null, '--image', 'x', says=['--image, --ram, --null'], cure='--ram', status=2)
+    refused(test, 'serve', 'edu', '--dma-mask', 'x', '--listen', f'vfio-user:{test.sockets}/s', says=['--dma-mask: '], status=2)
+    refused(test, 'serve', 'blk', '--null', '--size', '1M', '--fd', '77', says=['--fd: descriptor 77 is not open'], status=2)
+    # What is wrong with the thing that an option names is no wrong usage.
+    refused(test, *disk, '--image', test.folder / 'none', says=['no such image'], cure='truncate', status=1)
+
+
+def test_an_option_of_the_other_listener(test):
+    null = ['serve', 'blk', '--null', '--size', '1M', '--listen']
+    for words in (['--threads', '2'], ['--replace'], ['--accept-other-storage'], ['--journal', 'x'], ['--no-attach']):
+        refused(test, *null, f'vfio-user:{test.sockets}/s', *words, says=[words[0], 'for vduse:NAME', test.sockets],
+                cure='leave it out', status=2)
+    for words in (['--error-interrupt'], ['--vectors', '3'], ['--unplug-wait', '3']):
+        refused(test, *null, 'vduse:none', *words, says=[words[0], 'for vfio-user:PATH', 'vduse:none'], cure='leave it out',
+                status=2)
+    refused(test, *null, 'vduse:none', '--journal', 'x', '--no-journal', says=['--journal, --no-journal', 'mutually exclusive'],
+            cure='leave one', status=2)
+    refused(test, *null, 'vduse:none', '--iommu-platform', 'on', says=['--iommu-platform: '], cure='--iommu-platform require',
+            status=2)
+
+
+def test_too_few_file_descriptors(test):
+    for limit, queues in ((9, 1), (12, 1), (16, 1), (64, 256), (400, 256)):
+        done = test.run(['bash', '-c', f'ulimit -n {limit}; exec "$0" "$@"', test.command, 'serve', 'blk', '--null', '--size',
+                         '1M', '--queues', queues, '--listen', f'vfio-user:{test.sockets}/s'], status=1)
+        complaint(test, done, 'file', cure='ulimit -n')
 
 
 def test_words_of_a_listener(test):
@@ -137,6 +186,18 @@ def test_nobody_listens(test):
     refused(test, 'show', f'vfio-user:{path}', says=[path], cure='outboard serve')
 
 
+def test_a_lock_file_of_another_user(test):
+    words = as_nobody(test)
+    if os.geteuid() != 0:
+        test.skip('there is no other user to be had')
+    folder = test.sockets / 'shared'
+    folder.mkdir()
+    folder.chmod(0o777)
+    (folder / 's.lock').touch(0o600)
+    done = test.run([*words, 'serve', 'blk', '--null', '--size', '1M', '--listen', f'vfio-user:{folder}/s'], status=1)
+    complaint(test, done, f'{folder}/s.lock is not a file of this user', cure='remove')
+
+
 def test_a_second_client_is_told_who_has_the_device(test):
     server = test.serve('blk', '--ram', '--size', '16M')
     first = test.start([test.command, 'blk', 'bench', server.target, '--seconds', '60'])
@@ -202,7 +263,7 @@ def test_bytes_of_a_disk_do_not_go_to_a_terminal(test):
     command = ['bash', '-c', f'exec "$0" blk read {RAM} --length 512 "$@" >&{screen}', test.command]
     client = test.start(command, pass_fds=(screen,))
     test.equal(client.wait(), 2, 'the exit status')
-    test.true('not for a terminal' in client.output() and '--force' in client.output(), f'it says {client.output()}')
+    test.true('not printed on a terminal' in client.output() and '--force' in client.output(), f'it says {client.output()}')
     test.equal(select.select([keyboard], [], [], 0)[0], [], 'what the terminal got')
     forced = test.start([*command, '--force'], pass_fds=(screen,))
     shown = b''

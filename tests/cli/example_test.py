@@ -128,7 +128,7 @@ def test_mistakes(test):
     refused(test, 'example', 'local:example', '--watch', says=['no limit'])
     refused(test, 'example', 'local:blk,ram,size=1M', '5', says=['not an example device'])
     refused(test, 'serve', 'example', '--listen', 'vfio-user:x.sock', '--limit', '1', '--limit-file', 'y',
-            says=['one place'], cure='limit=N')
+            says=['--limit, --limit-file: they are mutually exclusive'], cure='leave one', status=2)
     refused(test, 'serve', 'example', '--listen', 'vfio-user:x.sock', '--limit-file', test.folder / 'none',
             says=['none', 'no limit can be read'])
 

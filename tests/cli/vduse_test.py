@@ -49,20 +49,21 @@ def test_a_device_id_that_the_kernel_does_not_take(test):
 
 
 def test_words_of_the_device_are_those_of_serve(test):
-    refused(test, 'vduse', 'create', 'blk', 'disk0', says=['something behind it'], cure='image=FILE')
+    refused(test, 'vduse', 'create', 'blk', 'disk0', says=['--image, --ram, --null', 'no backing storage'],
+            cure='--image FILE', status=2)
     refused(test, 'vduse', 'create', 'blk', 'disk0', '--image', test.folder / 'none.raw', says=['none.raw'])
     refused(test, 'vduse', 'create', 'blk', 'disk0', '--ram', '--size', '1M', '--group-each-queue',
-            says=['--api 1'])
+            says=['--group-each-queue'], cure='--api 1', status=2)
 
 
 def test_an_owner_that_does_not_exist(test):
     refused(test, 'vduse', 'create', 'blk', 'disk0', '--ram', '--size', '1M', '--owner', 'no-such-user',
-            says=["'no-such-user'"])
+            says=['--owner', "'no-such-user'"], status=2)
 
 
 def test_doctor_has_a_row_for_each_thing_that_is_needed(test):
     rows = {row['name']: row for row in json.loads(test.outboard('doctor', '--json').stdout)['findings']}
-    for name in ('vduse', 'virtio_vdpa', 'vhost_vdpa', 'VDUSE', 'vDPA netlink', 'CAP_NET_ADMIN'):
+    for name in ('vduse', 'virtio_vdpa', 'vhost_vdpa', 'VDUSE', 'vDPA netlink', 'CAP_NET_ADMIN', 'CAP_SYS_RESOURCE'):
         test.true(name in rows, f'no row {name}')
         test.equal(rows[name]['state'] == 'ok', rows[name]['cure'] == '', f'a cure for {name}')
 

@@ -114,7 +114,8 @@ void Bench::next(Slot& slot, TimePoint now) {
 void Bench::completed(Slot& slot) {
   --in_flight_;
   const TimePoint now = Clock::system().now();
-  if (slot.io.error != 0) return fail(Error(slot.io.error).while_doing(arguments_.writes() ? "writing" : "reading"));
+  if (slot.io.error != 0)
+    return fail(DiskSession::io_error(slot.io.error, arguments_.writes() ? "writing" : "reading"));
   const auto taken = (now - slot.submitted).count();
   latencies_->record(static_cast<std::uint64_t>(taken));
   total_ns_ += static_cast<double>(taken);
@@ -193,7 +194,7 @@ Status check(const BenchArguments& arguments, const DiskSession& session, std::u
   if (arguments.block == 0 || arguments.block % block != 0 || arguments.range.offset % block != 0)
     return Error(EINVAL, fmt::format("--bs and --offset must be multiples of the disk's block, {} bytes", block));
   if (arguments.block > largest_block)
-    return Error(EINVAL, fmt::format("--bs {}: at most {}", arguments.block, size_text(largest_block)));
+    return usage_error(fmt::format("--bs: {} is more than {}", arguments.block, size_text(largest_block)));
   if (arguments.block > length)
     return Error(EINVAL, fmt::format("{} bytes are less than one request of {}", length, arguments.block));
   return {};

@@ -40,7 +40,8 @@ Bytes wanted_part(const Transfer::Piece& piece, std::uint64_t begin, std::uint64
 
 Result<Exit> read(const ReadArguments& arguments, Context& context) {
   if (isatty(STDOUT_FILENO) == 1 && !arguments.force)
-    return usage_error("the bytes of a disk are not for a terminal", "send them on (> FILE), or say --force");
+    return usage_error("the bytes of the disk are not printed on a terminal",
+                       "redirect them (> FILE), or give --force");
   OUTBOARD_TRY(const auto session, DiskSession::open(arguments.target, context, {}));
   const std::uint64_t begin = arguments.range.offset;
   const std::uint64_t length =

@@ -3,6 +3,7 @@
 #include <poll.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <charconv>
 #include <ranges>
 
@@ -10,6 +11,8 @@
 
 #include <outboard/base/options.hpp>
 #include <outboard/base/printable.hpp>
+#include <outboard/pci/address.hpp>
+#include <outboard/targets/device_table.hpp>
 #include <outboard/targets/target.hpp>
 
 namespace outboard::command {
@@ -19,6 +22,21 @@ namespace {
 /// No call of the library returns it, so it tells a usage error from the others.
 constexpr int usage_code = EBADRQC;
 constexpr const char* standard_output = "standard output";
+
+/// Whether an error is about the words of a target, and not about the thing that they lead to.
+bool is_about_words(const targets::Address& target, const Error& error) {
+  if (target.scheme == "vfio-user" || (error.code() != EINVAL && error.code() != ERANGE)) return false;
+  const auto taken_apart = targets::parse_local(target.rest);
+  if (!taken_apart) return true;
+  const std::string word = error.subject().substr(0, error.subject().find(','));
+  if (taken_apart->words.has(word)) return true;
+  if (target.scheme == "vfio") return !pci::Address::parse(taken_apart->device);
+  const auto device = targets::find_device(taken_apart->device);
+  // What is missing is about words too.
+  if (!device) return true;
+  const auto known = (*device)->options();
+  return std::ranges::find(known, word, &OptionHelp::name) != known.end();
+}
 
 }  // namespace
 
@@ -45,9 +63,11 @@ Result<std::unique_ptr<pci::Handle>> TargetArguments::open(Context& context) con
   options.log = context.log;
   options.wait = std::chrono::duration_cast<Duration>(std::chrono::duration<double>(wait_seconds));
   options.pause = [&stop = context.stop](Duration time) { return stop.pause(time); };
-  OUTBOARD_TRY(auto handle, targets::open(target, options));
+  auto handle = targets::open(target, options);
+  if (!handle && is_about_words(*address, handle.error())) return as_usage_error(handle.error());
+  if (!handle) return handle;
   // In every verb: a device that is asked back goes back, after what is in flight.
-  handle->on_event([&stop = context.stop, name = handle->name()](pci::Event event) {
+  (*handle)->on_event([&stop = context.stop, name = (*handle)->name()](pci::Event event) {
     // Of what happens besides, the calls tell that fail. The request may come again while we are on our way.
     if (event != pci::Event::unplug_requested || stop.requested()) return;
     print_error(Error(ECANCELED, "the device is wanted back: ending, as with Ctrl-C").on(name));
@@ -94,7 +114,11 @@ Error usage_error(std::string what, std::string cure) {
 
 Error as_usage_error(const Error& error) { return usage_error(error.message(), error.cure()); }
 
-bool is_usage_error(const Error& error) { return error.code() == usage_code; }
+bool is_usage_error(const Error& error) {
+  const int code = error.code();
+  const bool of_value = code == EINVAL || code == ERANGE || code == EBADF;
+  return code == usage_code || (of_value && error.subject().starts_with("--"));
+}
 
 CLI::Option* add_seconds(CLI::App& verb, const std::string& name, double& into, double least, const std::string& help) {
   static constexpr double most = 86400;

@@ -12,6 +12,13 @@ TEST(Command, OnlyAReaderOfStdoutThatHasGoneIsPassedOverInSilence) {
   EXPECT_FALSE(nobody_reads(Error(ENOSPC, "writing").on("standard output")));
 }
 
+TEST(Command, AValueThatAnOptionDoesNotTakeIsWrongUsage) {
+  EXPECT_TRUE(is_usage_error(Error(ERANGE, "300 is not between 1 and 256").on("--queues")));
+  EXPECT_TRUE(is_usage_error(Error(EINVAL, "'12x' is not a size").on("--size")));
+  EXPECT_FALSE(is_usage_error(Error(EINVAL, "the image has 1000 bytes").on("disk.raw")));
+  EXPECT_FALSE(is_usage_error(Error(EIO, "writing").on("--ready-fd 9")));
+}
+
 TEST(Command, SecondsAreNumbersInTheirRange) {
   for (const char* good : {"0.01", "2", "1e2", "86400"}) {
     double seconds = 0;

@@ -51,6 +51,13 @@ Status DiskSession::run(blk::Io& io) {
   return {};
 }
 
+Error DiskSession::io_error(int code, std::string_view doing) {
+  if (code != ENODEV) return Error(code).while_doing(doing);
+  return Error(code,
+               fmt::format("{}: the device has gone: its server took it back, or it was unplugged or given up", doing))
+      .cure("-v shows why; if its server has ended, start it again");
+}
+
 Status DiskSession::flush() {
   if (!driver_->limits().flush) return {};
   blk::Io io;

@@ -39,6 +39,8 @@ class DiskSession {
   /// Submits on the first queue and waits for the end of it, Ctrl-C or not.
   Status run(blk::Io& io);
   Status flush();
+  /// A request that has ended with `code` while `doing` ("reading"). Says so where the device has gone.
+  static Error io_error(int code, std::string_view doing);
 
   /// Whole sectors, one after the other. EINVAL when [offset, offset + length) is not on the disk.
   Status check_range(std::uint64_t offset, std::uint64_t length) const;

@@ -50,6 +50,17 @@ Finding net_admin(const std::string& root) {
   return finding;
 }
 
+Finding sys_resource(const std::string& root) {
+  static constexpr unsigned cap_sys_resource = 24;
+  Finding finding{
+      "CAP_SYS_RESOURCE", "disks of this kernel that do not hang when memory is short", State::ok, "effective", {}};
+  if ((capabilities(root) >> cap_sys_resource & 1) != 0) return finding;
+  finding.state = State::denied;
+  finding.detail = "not effective";
+  finding.cure = "run as root, or give a server on vduse:NAME this capability alone; or serve the image with --direct";
+  return finding;
+}
+
 }  // namespace
 
 std::vector<Finding> examine_vduse(const std::string& root, vduse::Netlink& netlink) {
@@ -60,6 +71,7 @@ std::vector<Finding> examine_vduse(const std::string& root, vduse::Netlink& netl
       device_node(root, "VDUSE", "making VDUSE devices", "/dev/vduse/control", "modprobe vduse"),
       management_device(netlink),
       net_admin(root),
+      sys_resource(root),
   };
 }
 

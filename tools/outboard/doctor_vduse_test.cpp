@@ -77,5 +77,13 @@ TEST_F(DoctorVduse, TheRightToAttachIsOneBit) {
   EXPECT_EQ(finding("CAP_NET_ADMIN").state, Finding::State::ok);
 }
 
+TEST_F(DoctorVduse, TheRightNotToWaitForOwnWritesIsAnotherBit) {
+  capabilities("0000000000001000");
+  EXPECT_EQ(finding("CAP_SYS_RESOURCE").state, Finding::State::denied);
+  EXPECT_NE(finding("CAP_SYS_RESOURCE").cure.find("--direct"), std::string::npos);
+  capabilities("0000000001000000");
+  EXPECT_EQ(finding("CAP_SYS_RESOURCE").state, Finding::State::ok);
+}
+
 }  // namespace
 }  // namespace outboard::command

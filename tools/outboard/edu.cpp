@@ -155,14 +155,14 @@ Result<std::vector<std::uint32_t>> parse_numbers(const std::vector<std::string>&
 /// What the words alone tell, before the device is touched.
 Status check_words(const EduArguments& arguments, const std::vector<std::uint32_t>& numbers) {
   if (arguments.action == "factorial") {
-    if (numbers.empty()) return usage_error("of what number?", "outboard edu TARGET factorial 12");
+    if (numbers.empty()) return usage_error("factorial needs a number", "outboard edu TARGET factorial 12");
     return {};
   }
   const std::size_t most = arguments.action == "info" ? 0 : 1;
   if (numbers.size() > most)
     return usage_error(fmt::format("not expected: {}", arguments.values[most]), "outboard edu --help");
   if (arguments.action == "interrupt" && !numbers.empty() && numbers[0] == 0)
-    return usage_error("an interrupt has a cause: 0 is none");
+    return usage_error("interrupt needs a cause that is not 0", "outboard edu TARGET interrupt 1");
   return {};
 }
 

@@ -203,7 +203,7 @@ Result<Exit> ExampleSession::watch() {
 Result<Exit> run(const ExampleArguments& arguments, Context& context) {
   if (arguments.batch && !arguments.values.empty()) return usage_error("--batch takes its numbers from stdin");
   if (!arguments.batch && !arguments.watch && arguments.values.empty())
-    return usage_error("what is to be done: numbers, --batch or --watch?", "outboard example --help");
+    return usage_error("nothing to do: give numbers, --batch or --watch", "outboard example --help");
   for (const auto& text : arguments.values) {
     if (!parse_value(text)) return usage_error(not_a_value(text));
   }

@@ -121,10 +121,10 @@ Error wrong_words(const CLI::App& app, const CLI::ParseError& error) {
   if (!known.empty() && stray != left.end())
     return usage_error(fmt::format("'{}' is not a word that `{}` knows", *stray, name),
                        fmt::format("it knows: {}", fmt::join(known, ", ")));
-  if (!known.empty() && left.empty())
+  const bool more = dynamic_cast<const CLI::ExtrasError*>(&error) != nullptr;
+  if (!known.empty() && (left.empty() || !more))
     return usage_error(fmt::format("`{}` needs one more word", name),
                        fmt::format("one of: {}", fmt::join(known, ", ")));
-  const bool more = dynamic_cast<const CLI::ExtrasError*>(&error) != nullptr;
   if (more && left.empty())
     return usage_error(fmt::format("not expected before the verb: {}", fmt::join(app.remaining(true), " ")),
                        name + " --help");
@@ -180,7 +180,7 @@ int main(int argc, char** argv) {
     const auto printed = print(app.help());
     return printed ? 0 : fail(printed.error());
   }
-  if (!plan.action) return fail(usage_error("what is to be done?", "outboard --help lists the verbs"));
+  if (!plan.action) return fail(usage_error("no verb is given", "outboard --help lists the verbs"));
   const auto done = run(plan);
   return done ? static_cast<int>(*done) : fail(done.error());
 }

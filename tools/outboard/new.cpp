@@ -63,7 +63,7 @@ Result<fs::path> standalone_root(const NewArguments& arguments) {
   const auto kind = fs::symlink_status(folder, error).type();
   if (kind == fs::file_type::not_found) {
     if (fs::is_directory(folder.parent_path(), error)) return folder;
-    return Error(ENOENT, "is to be made in a folder that does not exist")
+    return Error(ENOENT, "the folder that it should be created in does not exist")
         .on(*arguments.standalone)
         .cure("create it: mkdir -p " + folder.parent_path().string());
   }
@@ -91,8 +91,7 @@ Status check_words(const NewArguments& arguments) {
   if (auto name = check_device_name(arguments.name); !name) return as_usage_error(name.error());
   if (arguments.checkout == "") return usage_error("--checkout needs a folder");
   if (arguments.standalone == "") return usage_error("--standalone needs a folder");
-  if (arguments.assigned && !arguments.device_id)
-    return usage_error("--assigned says something of --device-id, which is not there");
+  if (arguments.assigned && !arguments.device_id) return usage_error("--assigned needs --device-id");
   if (arguments.device_id)
     if (auto id = check_device_id(*arguments.device_id, arguments.assigned); !id) return as_usage_error(id.error());
   const auto same_name = [&](const auto& entry) { return entry.name == arguments.name; };

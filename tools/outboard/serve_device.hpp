@@ -10,7 +10,7 @@ namespace outboard::command {
 /// A device that is to be served: `entry` beforehand, the rest from the command line.
 struct ServeArguments {
   const targets::DeviceEntry* entry = nullptr;
-  OptionSet words;
+  OptionSet words{OptionSet::Syntax::command_line};
   ServePlace place;
 };
 

@@ -13,7 +13,7 @@ constexpr const char* example = "outboard serve pci --device vfio:0000:00:04.0 -
 
 struct PciArguments {
   TargetArguments device;
-  OptionSet words;
+  OptionSet words{OptionSet::Syntax::command_line};
   ServePlace place;
 };
 

@@ -59,7 +59,7 @@ void look_again(targets::Service& service, const Log& log) {
   if (const auto done = service.reload()) {
     log.info("SIGHUP: looking again");
   } else {
-    log.error("SIGHUP: {}; it goes on as it was", done.error().message());
+    log.error("SIGHUP: {}; the device stays as it was", done.error().message());
   }
 }
 
@@ -89,18 +89,20 @@ void ServePlace::add_others_to(CLI::App& verb, CLI::Option* listen) {
 
 Result<UniqueFd> ServePlace::socket(const std::string& example) const {
   if (fd >= 0) {
-    if (fcntl(fd, F_GETFD) < 0) return Error(EBADF, "file descriptor is not open").on(fmt::format("--fd {}", fd));
+    if (fcntl(fd, F_GETFD) < 0) return Error(EBADF, fmt::format("descriptor {} is not open", fd)).on("--fd");
     return UniqueFd(fd);
   }
   if (listener.empty()) {
     OUTBOARD_TRY(UniqueFd activated, activated_socket());
-    if (!activated) return usage_error("where is the device to be served?", example);
+    if (!activated) return usage_error("no listener is given", example);
     return activated;
   }
   const auto address = targets::parse_address(listener, "listener", targets::listener_schemes());
   if (!address) return as_usage_error(address.error());
   if (address->scheme != "vfio-user" && unplug_wait_seconds != 0)
-    return usage_error(fmt::format("--unplug-wait is for vfio-user:PATH, and this is {}", listener));
+    return usage_error(
+        fmt::format("--unplug-wait: this option is for vfio-user:PATH, and the listener is {}", listener),
+        "leave it out, or serve on the other listener");
   return UniqueFd();
 }
 

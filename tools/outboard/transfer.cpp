@@ -42,9 +42,9 @@ Status Transfer::take_oldest(const Sink& sink) {
   Slot& slot = slots_[taken_ % slots_.size()];
   while (!slot.done) OUTBOARD_CHECK(session_.pump());
   if (slot.io.error != 0) {
-    return Error(slot.io.error)
-        .while_doing(fmt::format("{} {} bytes at {}", kind_ == blk::Io::Kind::read ? "reading" : "writing",
-                                 slot.piece.bytes.size(), slot.piece.offset));
+    return DiskSession::io_error(slot.io.error,
+                                 fmt::format("{} {} bytes at {}", kind_ == blk::Io::Kind::read ? "reading" : "writing",
+                                             slot.piece.bytes.size(), slot.piece.offset));
   }
   ++taken_;
   return sink(slot.piece);

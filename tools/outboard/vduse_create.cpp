@@ -28,7 +28,7 @@ namespace {
 struct CreateArguments {
   const virtio::DeviceType* type = nullptr;
   std::string name;
-  OptionSet words;
+  OptionSet words{OptionSet::Syntax::command_line};
   std::string owner;
 };
 
@@ -47,14 +47,14 @@ Result<uid_t> user_of(const std::string& name) {
   if (const auto number = as_number<uid_t>(name)) return *number;
   // No other thread of this program looks anybody up.
   const passwd* found = ::getpwnam(name.c_str());  // NOLINT(concurrency-mt-unsafe)
-  if (found == nullptr) return Error(EINVAL, fmt::format("there is no user '{}'", name));
+  if (found == nullptr) return Error(EINVAL, fmt::format("there is no user '{}'", name)).on("--owner");
   return found->pw_uid;
 }
 
 Result<gid_t> group_of(const std::string& name) {
   if (const auto number = as_number<gid_t>(name)) return *number;
   const group* found = ::getgrnam(name.c_str());  // NOLINT(concurrency-mt-unsafe): as above
-  if (found == nullptr) return Error(EINVAL, fmt::format("there is no group '{}'", name));
+  if (found == nullptr) return Error(EINVAL, fmt::format("there is no group '{}'", name)).on("--owner");
   return found->gr_gid;
 }
 
@@ -105,7 +105,7 @@ Result<Exit> create(const CreateArguments& arguments, Context& context) {
       context.log.error("{}", removed.error().message());
     return done.error();
   }
-  OUTBOARD_CHECK(print(fmt::format("{}: made, for a server with the same words\n", arguments.name)));
+  OUTBOARD_CHECK(print(fmt::format("{}: created; serve it with the same options\n", arguments.name)));
   return Exit::done;
 }
 
@@ -143,7 +143,8 @@ Result<Owner> parse_owner(std::string_view text) {
   if (!group.empty()) {
     OUTBOARD_TRY(owner.group, group_of(group));
   }
-  if (!owner.user && !owner.group) return Error(EINVAL, fmt::format("'{}' names nobody", text)).cure("USER[:GROUP]");
+  if (!owner.user && !owner.group)
+    return Error(EINVAL, fmt::format("'{}' names neither a user nor a group", text)).on("--owner").cure("USER[:GROUP]");
   return owner;
 }
 

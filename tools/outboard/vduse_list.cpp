@@ -2,6 +2,8 @@
 
 #include <unistd.h>
 
+#include <fstream>
+
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 #include <nlohmann/json.hpp>
@@ -31,16 +33,37 @@ std::string server_text(const VduseDevice& device) {
 }
 
 ordered_json as_json(const VduseDevice& device) {
-  ordered_json json{
-      {"name", device.name}, {"attached", device.attached}, {"driver", nullptr}, {"child", nullptr},
-      {"made", nullptr},     {"users", device.users},       {"server", nullptr}, {"journal", device.journal}};
+  ordered_json json{{"name", device.name},    {"attached", device.attached},
+                    {"driver", nullptr},      {"child", nullptr},
+                    {"made", nullptr},        {"users", device.users},
+                    {"server", nullptr},      {"journal", !device.journal.empty()},
+                    {"journal_path", nullptr}};
   if (device.child) {
     json["driver"] = vduse::name_of(device.child->driver);
     json["child"] = device.child->name;
     if (!device.child->made.empty()) json["made"] = device.child->made;
   }
+  if (!device.journal.empty()) json["journal_path"] = device.journal;
   if (device.server) json["server"] = {{"pid", device.server->pid}, {"command", device.server->command}};
   return json;
+}
+
+/// The value of an option among a process's arguments. Nothing: it was not given, or this user may not see that.
+std::optional<std::string> argument_of(const std::string& proc, int pid, const std::string& option) {
+  std::ifstream arguments(fmt::format("{}/{}/cmdline", proc, pid));
+  for (std::string word; std::getline(arguments, word, '\0');) {
+    if (word == option && std::getline(arguments, word, '\0')) return word;
+    if (word.starts_with(option + "=")) return word.substr(option.size() + 1);
+  }
+  return std::nullopt;
+}
+
+std::string journal_of(const VduseDevice& device, const vduse::Bus::Options& places) {
+  if (device.server) {
+    if (const auto path = argument_of(places.proc, device.server->pid, "--journal")) return *path;
+  }
+  const std::string usual = vduse_journal(device.name, places.run);
+  return ::access(usual.c_str(), F_OK) == 0 ? usual : "";
 }
 
 }  // namespace
@@ -58,7 +81,7 @@ std::vector<VduseDevice> vduse_devices(const std::string& root) {
     if (device.child && device.child->driver == vduse::BusDriver::virtio && !device.child->made.empty())
       device.users = bus.users_of(device.child->made);
     device.server = holder_of(fmt::format("{}/vduse/{}", places.dev, name), places.proc);
-    device.journal = ::access(vduse_journal(name, places.run).c_str(), F_OK) == 0;
+    device.journal = journal_of(device, places);
     devices.push_back(std::move(device));
   }
   return devices;
@@ -70,7 +93,7 @@ std::string vduse_text(const std::vector<VduseDevice>& devices) {
   for (const auto& device : devices) {
     const std::string use = device.users.empty() ? "" : fmt::format(", used: {}", fmt::join(device.users, " "));
     text += fmt::format("{:<16} {}{}, {}, {}\n", device.name, bus_text(device), use, server_text(device),
-                        device.journal ? "journal" : "no journal");
+                        device.journal.empty() ? "no journal" : "journal " + device.journal);
   }
   return text;
 }

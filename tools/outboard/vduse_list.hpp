@@ -17,7 +17,8 @@ struct VduseDevice {
   std::optional<vduse::BusChild> child;
   std::vector<std::string> users;         ///< of its disk: see vduse::Bus::users_of
   std::optional<Holder> server;           ///< who has its node open, as far as this user may see it
-  bool journal = false;                   ///< in its usual place
+  /// Where its journal is, as its server was told or in its usual place; empty: there is none.
+  std::string journal;
 };
 
 /// All of this machine. `root` stands in front of /dev, /proc, /run and /sys (tests).

@@ -50,9 +50,10 @@ TEST_F(VduseList, ADiskWithItsServerAndItsUsers) {
   make("proc/4711/fd");
   fs::create_symlink(root.path("dev/vduse/blk0"), root.path("proc/4711/fd/5"));
   write("run/outboard/vduse/blk0.journal", "");
+  const std::string usual = root.path("run/outboard/vduse/blk0.journal");
   const auto devices = vduse_devices(root.path());
   EXPECT_EQ(vduse_text(devices),
-            "blk0             virtio_vdpa /dev/vda, used: /data, served by 4711 (outboard), journal\n");
+            "blk0             virtio_vdpa /dev/vda, used: /data, served by 4711 (outboard), journal " + usual + "\n");
   const auto json = nlohmann::json::parse(vduse_json(devices))["devices"][0];
   EXPECT_EQ(json["name"], "blk0");
   EXPECT_EQ(json["attached"], true);
@@ -62,6 +63,20 @@ TEST_F(VduseList, ADiskWithItsServerAndItsUsers) {
   EXPECT_EQ(json["users"][0], "/data");
   EXPECT_EQ(json["server"]["pid"], 4711);
   EXPECT_EQ(json["journal"], true);
+  EXPECT_EQ(json["journal_path"], usual);
+}
+
+TEST_F(VduseList, AJournalIsWhereItsServerWasTold) {
+  make("sys/class/vduse/blk0");
+  write("dev/vduse/blk0", "");
+  write("proc/4711/comm", "outboard");
+  make("proc/4711/fd");
+  fs::create_symlink(root.path("dev/vduse/blk0"), root.path("proc/4711/fd/5"));
+  for (const std::string& option :
+       {std::string("--journal\0/srv/blk0.journal", 28), std::string("--journal=/srv/blk0.journal")}) {
+    write("proc/4711/cmdline", std::string("outboard\0serve\0", 15) + option + std::string("\0-v", 3));
+    EXPECT_EQ(vduse_devices(root.path()).at(0).journal, "/srv/blk0.journal") << option;
+  }
 }
 
 TEST_F(VduseList, ADeviceForPrograms) {

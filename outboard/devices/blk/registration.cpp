@@ -1,8 +1,12 @@
 #include <outboard/devices/blk/registration.hpp>
 
 #include <array>
+#include <bit>
+
+#include <fmt/format.h>
 
 #include <outboard/devices/blk/device.hpp>
+#include <outboard/devices/blk/layout.hpp>
 #include <outboard/storage/null.hpp>
 #include <outboard/storage/ram.hpp>
 #include <outboard/storage/raw_file.hpp>
@@ -29,7 +33,7 @@ constexpr std::array feature_names = {
     virtio::FeatureName{feature::size_max, "SIZE_MAX"},
     virtio::FeatureName{feature::seg_max, "SEG_MAX"},
     virtio::FeatureName{feature::geometry, "GEOMETRY"},
-    virtio::FeatureName{feature::ro, "RO"},
+    virtio::FeatureName{feature::ro, "RO", "read-only"},
     virtio::FeatureName{feature::blk_size, "BLK_SIZE"},
     virtio::FeatureName{feature::flush, "FLUSH"},
     virtio::FeatureName{feature::topology, "TOPOLOGY"},
@@ -55,18 +59,42 @@ Result<std::unique_ptr<storage::Backend>> open_image(OptionSet& set, bool read_o
   return file;
 }
 
+/// Of a disk that has no image.
+Result<std::uint64_t> take_size(OptionSet& set, std::string_view kind) {
+  if (!set.has("size"))
+    return Error(EINVAL, fmt::format("a {} disk needs a size", kind))
+        .on(set.typed("size"))
+        .cure(fmt::format("for example {}", set.typed("size", "64M")));
+  OUTBOARD_TRY(const auto size, set.size("size", 0));
+  if (const auto good = storage::check_size(size, fmt::format("a {} disk", kind)); !good)
+    return Error(good.error()).on(set.typed("size"));
+  return size;
+}
+
+/// What the device would refuse, in the words that were typed.
+Status check(const OptionSet& set, const Device::Options& options) {
+  if (!std::has_single_bit(options.queue_size))
+    return Error(EINVAL, fmt::format("{} is not a power of two", options.queue_size)).on(set.typed("queue-size"));
+  if (options.id.size() > spec::id_size)
+    return Error(EINVAL, fmt::format("'{}' is longer than {} bytes", options.id, spec::id_size))
+        .on(set.typed("serial"));
+  return {};
+}
+
 /// The storage that the words name: exactly one of image, ram and null.
 Result<std::unique_ptr<storage::Backend>> open_storage(OptionSet& set, bool read_only, Loop& loop, const Log& log) {
   OUTBOARD_TRY(const bool ram, set.flag("ram", false));
   OUTBOARD_TRY(const bool null, set.flag("null", false));
   const bool image = set.has("image");
   if (image + ram + null != 1) {
-    return Error(EINVAL,
-                 image + ram + null == 0 ? "a disk needs something behind it" : "a disk has one thing behind it")
-        .cure("one of: image=FILE, ram with size=64M, null with size=1G");
+    return Error(EINVAL, image + ram + null == 0 ? "no backing storage is given"
+                                                 : "a disk has one backing storage, not several")
+        .on(fmt::format("{}, {}, {}", set.typed("image"), set.typed("ram"), set.typed("null")))
+        .cure(fmt::format("use one of: {}; {} with {}; {} with {}", set.typed("image", "FILE"), set.typed("ram"),
+                          set.typed("size", "64M"), set.typed("null"), set.typed("size", "1G")));
   }
   if (image) return open_image(set, read_only, loop, log);
-  OUTBOARD_TRY(const auto size, set.size("size", 0));
+  OUTBOARD_TRY(const auto size, take_size(set, ram ? "ram" : "null"));
   if (ram) {
     OUTBOARD_TRY(std::unique_ptr<storage::Backend> disk, storage::Ram::create(size, read_only));
     return disk;
@@ -83,6 +111,7 @@ Result<std::unique_ptr<virtio::Device>> make(OptionSet& set, Loop& loop, const L
   OUTBOARD_TRY(const bool read_only, set.flag("read-only", false));
   options.queues = static_cast<unsigned>(queues);
   options.queue_size = static_cast<std::uint16_t>(queue_size);
+  OUTBOARD_CHECK(check(set, options));
   OUTBOARD_TRY(auto disk, open_storage(set, read_only, loop, log));
   OUTBOARD_CHECK(set.finish(words));
   OUTBOARD_TRY(std::unique_ptr<virtio::Device> device, Device::create(std::move(disk), options));

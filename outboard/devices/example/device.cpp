@@ -34,7 +34,7 @@ Result<std::unique_ptr<Device>> Device::create(const Options& options) {
     return Error(EINVAL,
                  fmt::format("queue-size is {}: it must be a power of two between 4 and 32768", options.queue_size));
   if (options.limit && !options.limit_file.empty())
-    return Error(EINVAL, "a limit comes from one place").cure("limit=N or limit-file=FILE");
+    return Error(EINVAL, "limit and limit-file are mutually exclusive").cure("leave one of them out");
   std::uint32_t limit = options.limit.value_or(0);
   if (!options.limit_file.empty()) {
     OUTBOARD_TRY(limit, read_limit(options.limit_file));

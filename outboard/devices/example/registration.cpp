@@ -1,7 +1,10 @@
 #include <outboard/devices/example/registration.hpp>
 
 #include <array>
+#include <bit>
 #include <limits>
+
+#include <fmt/format.h>
 
 #include <outboard/devices/example/device.hpp>
 
@@ -26,6 +29,17 @@ Result<std::optional<std::uint32_t>> value_of(OptionSet& set, std::string_view w
   return static_cast<std::uint32_t>(value);
 }
 
+/// What the device would refuse, in the words that were typed.
+Status check(const OptionSet& set, const Device::Options& options) {
+  if (options.limit && !options.limit_file.empty())
+    return Error(EINVAL, "they are mutually exclusive")
+        .on(fmt::format("{}, {}", set.typed("limit"), set.typed("limit-file")))
+        .cure("leave one of them out");
+  if (!std::has_single_bit(options.queue_size))
+    return Error(EINVAL, fmt::format("{} is not a power of two", options.queue_size)).on(set.typed("queue-size"));
+  return {};
+}
+
 Result<std::unique_ptr<virtio::Device>> make(OptionSet& set, Loop& /*loop*/, const Log& /*log*/) {
   Device::Options options;
   OUTBOARD_TRY(options.limit, value_of(set, "limit"));
@@ -33,6 +47,7 @@ Result<std::unique_ptr<virtio::Device>> make(OptionSet& set, Loop& /*loop*/, con
   OUTBOARD_TRY(const auto queue_size, set.number("queue-size", 64, 4, 32768));
   options.queue_size = static_cast<std::uint16_t>(queue_size);
   OUTBOARD_TRY(options.break_on, value_of(set, "break-on"));
+  OUTBOARD_CHECK(check(set, options));
   OUTBOARD_CHECK(set.finish(words));
   OUTBOARD_TRY(std::unique_ptr<virtio::Device> device, Device::create(options));
   return device;
