@@ -3,9 +3,10 @@
 #include <pthread.h>
 
 #include <future>
-#include <system_error>
 
 #include <fmt/format.h>
+
+#include <outboard/base/thread.hpp>
 
 namespace outboard {
 
@@ -20,13 +21,9 @@ Result<std::unique_ptr<ReactorPool>> ReactorPool::create(unsigned threads, const
     std::promise<void> running;
     const auto begun = running.get_future();
     member.reactor->post([&running] { running.set_value(); });
-    try {
-      member.thread = std::thread([reactor = member.reactor.get(), log] {
-        if (const auto done = reactor->run(); !done) log.error("{}", done.error().message());
-      });
-    } catch (const std::system_error& error) {
-      return Error(error.code().value(), "starting a thread");
-    }
+    OUTBOARD_TRY(member.thread, start_thread("an event loop", [reactor = member.reactor.get(), log] {
+                   if (const auto done = reactor->run(); !done) log.error("{}", done.error().message());
+                 }));
     const std::string title = fmt::format("{}-{}", name, number).substr(0, 15);
     pthread_setname_np(member.thread.native_handle(), title.c_str());
     begun.wait();

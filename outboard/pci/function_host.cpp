@@ -5,10 +5,10 @@
 #include <future>
 #include <mutex>
 #include <optional>
-#include <system_error>
 #include <thread>
 
 #include <outboard/base/reactor.hpp>
+#include <outboard/base/thread.hpp>
 
 namespace outboard::pci {
 
@@ -68,11 +68,7 @@ class ThreadHost final : public FunctionHost {
   Status begin(FunctionFactory factory, Log log, Duration spin) {
     std::promise<Result<std::unique_ptr<Reactor>>> made;
     auto reactor = made.get_future();
-    try {
-      thread_ = std::thread([&made, spin] { serve(made, spin); });
-    } catch (const std::system_error& error) {
-      return Error(error.code().value(), "starting the function's thread");
-    }
+    OUTBOARD_TRY(thread_, start_thread("the function", [&made, spin] { serve(made, spin); }));
     auto served = reactor.get();
     if (!served) {
       thread_.join();

@@ -1,8 +1,8 @@
 #include <outboard/pci/passthrough.hpp>
 
 #include <algorithm>
-#include <system_error>
 
+#include <outboard/base/thread.hpp>
 #include <outboard/pci/capability_ids.hpp>
 #include <outboard/pci/mmap_areas.hpp>
 #include <outboard/pci/registers.hpp>
@@ -246,11 +246,9 @@ void Passthrough::blocking(std::function<Status()> call, Completion then) {
   if (worker_.joinable()) worker_.join();
   // Without a thread the loop waits for as long as the device takes.
   auto shared = std::make_shared<Loop::Task>(std::move(task));
-  try {
-    worker_ = std::thread([shared] { (*shared)(); });
-  } catch (const std::system_error&) {
-    (*shared)();
-  }
+  auto worker = start_thread("a reset", [shared] { (*shared)(); });
+  if (!worker) return (*shared)();
+  worker_ = std::move(*worker);
 }
 
 void Passthrough::came_back(const Status& result, Completion then) {

@@ -2,13 +2,13 @@
 
 #include <condition_variable>
 #include <mutex>
-#include <system_error>
 #include <thread>
 #include <vector>
 
 #include <fmt/format.h>
 
 #include <outboard/base/fd.hpp>
+#include <outboard/base/thread.hpp>
 #include <outboard/storage/signals_blocked.hpp>
 
 namespace outboard::storage {
@@ -57,10 +57,11 @@ Result<std::unique_ptr<PoolEngine>> PoolEngine::create(Loop& loop, Client& clien
   OUTBOARD_TRY(state.watch,
                loop.watch(state.done.get(), Ready::readable, [&engine = *engine](Ready) { engine.poll(); }));
   const SignalsBlocked blocked;
-  try {
-    for (unsigned i = 0; i < threads; ++i) state.threads.emplace_back([&state] { state.work(); });
-  } catch (const std::system_error& failure) {
-    if (state.threads.empty()) return Error(failure.code().value(), "starting threads for disk I/O");
+  for (unsigned i = 0; i < threads; ++i) {
+    auto thread = start_thread("disk I/O", [&state] { state.work(); });
+    if (!thread && state.threads.empty()) return thread.error();
+    if (!thread) break;  // fewer do the same
+    state.threads.push_back(std::move(*thread));
   }
   return engine;
 }

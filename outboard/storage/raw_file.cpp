@@ -8,6 +8,7 @@
 
 #include <fmt/format.h>
 
+#include <outboard/base/thread.hpp>
 #include <outboard/storage/aligned_engine.hpp>
 #include <outboard/storage/end_guard.hpp>
 #include <outboard/storage/image_identity.hpp>
@@ -193,16 +194,15 @@ void RawFile::State::measure(Measured done) {
 /// Asks for the size on a thread of its own.
 void RawFile::State::start_looking() {
   if (looker.joinable()) looker.join();  // it has told, so it has ended or is about to
-  try {
-    const SignalsBlocked blocked;
-    looker = std::thread([this, &on = loop, there = std::weak_ptr<char>(alive)]() mutable {
-      on.post([this, there = std::move(there), size = image->size_now()] {
-        if (!there.expired()) looked(size);
+  const SignalsBlocked blocked;
+  auto thread =
+      start_thread("looking at the image's size", [this, &on = loop, there = std::weak_ptr<char>(alive)]() mutable {
+        on.post([this, there = std::move(there), size = image->size_now()] {
+          if (!there.expired()) looked(size);
+        });
       });
-    });
-  } catch (const std::system_error& failure) {
-    looked(Error(failure.code().value(), "starting a thread to look at the image").on(image->path));
-  }
+  if (!thread) return looked(Error(thread.error()).on(image->path));
+  looker = std::move(*thread);
 }
 
 void RawFile::State::looked(const Result<std::uint64_t>& size) {

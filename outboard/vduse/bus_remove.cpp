@@ -8,6 +8,7 @@
 
 #include <fmt/format.h>
 
+#include <outboard/base/thread.hpp>
 #include <outboard/vduse/node_caretaker.hpp>
 #include <outboard/virtio/journal_file.hpp>
 
@@ -17,21 +18,23 @@ namespace {
 constexpr Duration retry_pause = std::chrono::milliseconds(50);
 constexpr unsigned retries = 40;
 
-/// Row 14: says after a while that something takes long, and why that may be.
+/// Row 14: says after a while that something takes long, and why that may be. Without a thread it is not said.
 class Reminder {
  public:
-  Reminder(Duration after, std::function<void()> say)
-      : thread_([this, after, say = std::move(say)] {
-          std::unique_lock lock(mutex_);
-          if (!over_.wait_for(lock, after, [this] { return done_; })) say();
-        }) {}
+  Reminder(Duration after, std::function<void()> say) {
+    auto thread = start_thread("a reminder", [this, after, say = std::move(say)] {
+      std::unique_lock lock(mutex_);
+      if (!over_.wait_for(lock, after, [this] { return done_; })) say();
+    });
+    if (thread) thread_ = std::move(*thread);
+  }
   ~Reminder() {
     {
       const std::lock_guard lock(mutex_);
       done_ = true;
     }
     over_.notify_all();
-    thread_.join();
+    if (thread_.joinable()) thread_.join();
   }
   Reminder(const Reminder&) = delete;
   Reminder& operator=(const Reminder&) = delete;

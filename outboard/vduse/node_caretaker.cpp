@@ -4,6 +4,8 @@
 
 #include <cstring>
 
+#include <outboard/base/thread.hpp>
+
 namespace outboard::vduse {
 namespace {
 
@@ -30,16 +32,18 @@ bool accepts(const spec::Request& request) {
 }  // namespace
 
 Caretaker::Caretaker(std::unique_ptr<Node> node, EventFd end, Log log)
-    : node_(std::move(node)), end_(std::move(end)), log_(std::move(log)), thread_([this] { run(); }) {}
+    : node_(std::move(node)), end_(std::move(end)), log_(std::move(log)) {}
 
 Result<std::unique_ptr<Caretaker>> Caretaker::start(std::unique_ptr<Node> node, const Log& log) {
   OUTBOARD_TRY(auto end, EventFd::create());
-  return std::unique_ptr<Caretaker>(new Caretaker(std::move(node), std::move(end), log));
+  std::unique_ptr<Caretaker> caretaker(new Caretaker(std::move(node), std::move(end), log));
+  OUTBOARD_TRY(caretaker->thread_, start_thread("the device's messages", [&one = *caretaker] { one.run(); }));
+  return caretaker;
 }
 
 Caretaker::~Caretaker() {
   end_.signal();
-  thread_.join();
+  if (thread_.joinable()) thread_.join();
 }
 
 /// False: there is nothing left to answer for.

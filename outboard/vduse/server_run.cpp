@@ -6,6 +6,7 @@
 
 #include <fmt/format.h>
 
+#include <outboard/base/thread.hpp>
 #include <outboard/vduse/server_state.hpp>
 #include <outboard/virtio/spec.hpp>
 
@@ -65,8 +66,8 @@ void Server::State::in_background(std::function<Status(Bus&)> work, std::functio
         if (within->loop != nullptr) within->log.write(level, line);
       },
       Level::debug);
-  background = std::thread(
-      [this, within, its_bus = Bus(std::move(places)), work = std::move(work), then = std::move(then)]() mutable {
+  auto thread =
+      start_thread("the bus", [this, within, its_bus = Bus(std::move(places)), work = std::move(work), then]() mutable {
         Status done = work(its_bus);
         const std::lock_guard held(within->mutex);
         if (within->loop == nullptr) return;
@@ -75,6 +76,14 @@ void Server::State::in_background(std::function<Status(Bus&)> work, std::functio
           then(std::move(done));
         });
       });
+  if (thread) {
+    background = std::move(*thread);
+    return;
+  }
+  own->post([this, then = std::move(then), error = thread.error()] {
+    working = false;
+    then(error);
+  });
 }
 
 /// It may be in the kernel, which does not let it go: the process ends when that does.

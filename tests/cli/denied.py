@@ -14,6 +14,8 @@ CALLS = {
     'io_uring_setup': 425, 'io_uring_enter': 426, 'io_uring_register': 427, 'pidfd_send_signal': 424, 'pidfd_open': 434,
     'close_range': 436, 'openat2': 437, 'pidfd_getfd': 438, 'faccessat2': 439, 'process_madvise': 440, 'epoll_pwait2': 441,
 }
+# Without these nothing works, and the command has to say so.
+NEEDED = {'clone3': 435}
 # linux/filter.h, linux/seccomp.h, linux/prctl.h
 LOAD_WORD, JUMP_IF_EQUAL, RETURN = 0x20, 0x15, 0x06
 ALLOW, FAIL_WITH = 0x7fff0000, 0x00050000
@@ -40,5 +42,5 @@ def deny(numbers, error):
 
 
 if __name__ == '__main__':
-    deny([CALLS[name] for name in sys.argv[2].split(',')], getattr(errno, sys.argv[1]))
+    deny([(CALLS | NEEDED)[name] for name in sys.argv[2].split(',')], getattr(errno, sys.argv[1]))
     os.execvp(sys.argv[3], sys.argv[3:])

@@ -1,6 +1,7 @@
 """The command on a kernel that lacks the system calls of the last years, and under a filter that denies them."""
 
 import pathlib
+import subprocess
 import sys
 
 from command import harness
@@ -39,6 +40,15 @@ def test_a_disk_is_served_without_each_of_them(test):
 def test_a_device_in_this_process_works_without_any_of_them(test):
     for error in ERRORS:
         writes_and_reads(test, 'local:blk,ram,size=4M', without(error, *denied.CALLS))
+
+
+def test_a_thread_that_cannot_be_started_is_said(test):
+    for words in (['serve', 'blk', '--ram', '--size', '1M', '--listen', f'vfio-user:{test.sockets}/s'],
+                  ['blk', 'bench', 'local:blk,ram,size=4M']):
+        run = subprocess.run([*without('EPERM', 'clone3'), test.command, *words], capture_output=True, text=True)
+        test.equal(run.returncode, 1, f'the exit status: {run.stderr}')
+        lines = run.stderr.splitlines()
+        test.true(len(lines) == 2 and 'a thread for' in lines[0] and 'clone3' in lines[1], run.stderr)
 
 
 def test_a_client_that_waits_for_its_server_finds_it(test):

@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <csignal>
 #include <mutex>
+#include <new>
 
 #include <fmt/format.h>
 #include <fmt/ranges.h>
@@ -181,8 +182,13 @@ int main(int argc, char** argv) {
     return printed ? 0 : fail(printed.error());
   }
   if (!plan.action) return fail(usage_error("no verb is given", "outboard --help lists the verbs"));
-  const auto done = run(plan);
-  return done ? static_cast<int>(*done) : fail(done.error());
+  try {
+    const auto done = run(plan);
+    return done ? static_cast<int>(*done) : fail(done.error());
+  } catch (const std::bad_alloc&) {
+    std::fputs("outboard: out of memory\n  raise the limit: ulimit -v, ulimit -d, MemoryMax= of the service\n", stderr);
+    return static_cast<int>(Exit::failed);
+  }
 }
 
 }  // namespace

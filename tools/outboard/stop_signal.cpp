@@ -9,6 +9,8 @@
 #include <chrono>
 #include <csignal>
 
+#include <outboard/base/thread.hpp>
+
 namespace outboard::command {
 
 namespace {
@@ -31,8 +33,10 @@ Result<std::unique_ptr<StopSignal>> StopSignal::create() {
   OUTBOARD_TRY(auto end, EventFd::create());
   OUTBOARD_TRY(auto deadline_set, EventFd::create());
   if (pthread_sigmask(SIG_BLOCK, &set, nullptr) != 0) return Error(EINVAL, "signals cannot be blocked");
-  return std::unique_ptr<StopSignal>(
+  std::unique_ptr<StopSignal> stop(
       new StopSignal(std::move(signals), std::move(wake), std::move(end), std::move(deadline_set)));
+  OUTBOARD_TRY(stop->thread_, start_thread("signals", [&one = *stop] { one.watch(); }));
+  return stop;
 }
 
 StopSignal::StopSignal(UniqueFd signals, EventFd wake, EventFd end, EventFd deadline_set)
@@ -40,12 +44,11 @@ StopSignal::StopSignal(UniqueFd signals, EventFd wake, EventFd end, EventFd dead
       wake_(std::move(wake)),
       end_(std::move(end)),
       deadline_set_(std::move(deadline_set)),
-      interruption_(wake_.get()),
-      thread_([this] { watch(); }) {}
+      interruption_(wake_.get()) {}
 
 StopSignal::~StopSignal() {
   end_.signal();
-  thread_.join();
+  if (thread_.joinable()) thread_.join();
 }
 
 // A thread of its own, so that the second signal and the deadline work however the others are stuck.
