@@ -35,8 +35,10 @@ Result<Facts> examine(int fd) {
   if (::fstat(fd, &info) < 0) return Error::from_errno("examining a memory file");
   if (!S_ISREG(info.st_mode)) return Error(EINVAL, "the descriptor is neither a regular file nor a memory file");
   struct statfs system{};
-  if (::fstatfs(fd, &system) < 0) return Error::from_errno("examining a memory file");
-  const bool huge = static_cast<std::uint64_t>(system.f_type) == HUGETLBFS_MAGIC;
+  // A seccomp profile may forbid asking. Huge pages show in the size of a block; other files may have large ones too, and then
+  // are held to the same rules.
+  const bool huge = ::fstatfs(fd, &system) == 0 ? static_cast<std::uint64_t>(system.f_type) == HUGETLBFS_MAGIC
+                                                : info.st_blksize > static_cast<blksize_t>(small_page());
   facts.size = static_cast<std::uint64_t>(info.st_size);
   facts.page_size = static_cast<std::uint64_t>(huge ? info.st_blksize : static_cast<blksize_t>(small_page()));
   facts.pages_stay = seals >= 0 && (seals & F_SEAL_SHRINK) != 0 && !huge;

@@ -4,6 +4,7 @@
 #include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -15,6 +16,7 @@
 #include <gtest/gtest.h>
 
 #include <outboard/memory/fault_guard.hpp>
+#include <outboard/testing/denied_calls.hpp>
 #include <outboard/testing/temp_dir.hpp>
 
 // "Row n" is a row of the list of hostile input to a vfio-user server: DMA_MAP with descriptors of all kinds.
@@ -43,6 +45,16 @@ TEST(HostMemory, MapsAFileThatCannotShrink) {
   ASSERT_EQ(::pread(fd.get(), &seen, 1, page + 5), 1);
   EXPECT_EQ(seen, 0x5a);
   EXPECT_FALSE((*memory)->poisoned());
+}
+
+TEST(HostMemory, IsMappedWhereFstatfsIsForbidden) {
+  const UniqueFd file = testing::make_sealed_memfd(page);
+  for (const int error : {EPERM, ENOSYS}) {
+    testing::with_calls_denied({SYS_fstatfs}, error, [&file] {
+      const auto memory = HostMemory::map_file(file, 0, page, Access::read_write);
+      EXPECT_TRUE(memory) << memory.error().message();
+    });
+  }
 }
 
 TEST(HostMemory, MappingOutlivesTheDescriptor) {

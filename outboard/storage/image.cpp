@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <bit>
+#include <cstdint>
 
 #include <fcntl.h>
 #include <linux/fs.h>
@@ -108,13 +109,15 @@ Result<std::uint64_t> size_of(const Image& image, int fd) {
     if (::fstat(fd, &info) != 0) return Error::from_errno("looking at the image").on(image.path);
     size = static_cast<std::uint64_t>(info.st_size);
   }
-  if (size == 0) return Error(EINVAL, "the image is empty").on(image.path).cure("truncate -s 1G " + quoted(image.path));
-  if (size % 512 != 0) {
-    return Error(EINVAL, fmt::format("the image has {} bytes, which is not a multiple of 512", size))
-        .on(image.path)
-        .cure(fmt::format("truncate -s {} {}", size - size % 512 + 512, quoted(image.path)));
-  }
-  return check_end(image, size);
+  if (size != 0 && size % 512 == 0) return check_end(image, size);
+  Error error = Error(EINVAL, size == 0 ? "the image is empty"
+                                        : fmt::format("the image has {} bytes, which is not a multiple of 512", size))
+                    .on(image.path);
+  const std::uint64_t whole = size - size % 512 + 512;
+  const bool can_grow = !image.block_device && !image.geometry.read_only && whole <= INT64_MAX;
+  if (!can_grow) return error;
+  if (size == 0) return std::move(error).cure("truncate -s 1G " + quoted(image.path));
+  return std::move(error).cure(fmt::format("truncate -s {} {}", whole, quoted(image.path)));
 }
 
 void measure_block_device(Image& image, int fd) {

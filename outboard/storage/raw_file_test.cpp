@@ -102,6 +102,18 @@ TEST_F(AnImage, WhoseSizeIsNotAMultipleOf512IsRefusedWithTheCommandThatMendsIt) 
   EXPECT_EQ(error.cure(), "truncate -s 1024 " + dir_.path("odd.raw"));
 }
 
+TEST_F(AnImage, ThatIsOnlyReadOrCannotGrowIsRefusedWithoutAdviceToGrowIt) {
+  static_cast<void>(dir_.make_file("odd.raw", 1000));
+  static_cast<void>(dir_.make_file("empty.raw", 0));
+  EXPECT_EQ(refused(dir_.path("odd.raw"), true).cure(), "");
+  EXPECT_EQ(refused(dir_.path("empty.raw"), true).cure(), "");
+  const UniqueFd memory = outboard::testing::make_memfd(4096);
+  if (::ftruncate(memory.get(), INT64_MAX) != 0) GTEST_SKIP() << "no file of this size in memory";
+  const Error error = refused("/proc/self/fd/" + std::to_string(memory.get()));
+  EXPECT_EQ(error.code(), EINVAL);
+  EXPECT_EQ(error.cure(), "");
+}
+
 TEST_F(AnImage, ThatIsAFifoIsRefusedWithoutWaitingForItsOtherEnd) {
   ASSERT_EQ(::mkfifo(dir_.path("fifo").c_str(), 0600), 0);
   EXPECT_THAT(refused(dir_.path("fifo")).message(), HasSubstr("neither a file nor a block device"));

@@ -14,6 +14,8 @@ def test_usage_is_status_2(test):
                       ['blk', 'bench', RAM, '--rw', 'sideways'], ['blk', 'bench', RAM, '--depth', '0'],
                       ['blk', 'read', RAM, '--offset', '5Z'], ['show', RAM, '--wait', 'soon'],
                       ['serve', 'blk', '--null', '--size', '1M'],
+                      *(['serve', 'blk', '--null', '--size', '1M', *words, '--listen', 'vfio-user:/x']
+                        for words in (['--queues', '257'], ['--queue-size', '3'], ['--vectors', '1'])),
                       ['serve', 'blk', '--null', '--size', '1M', '--listen', 'vfio-user:/x', '--fd', '3'],
                       ['lspci', RAM, '-x', '--dump'], ['serve', 'blk', '--null', '--null']):
         refused(test, *arguments, status=2)
@@ -31,6 +33,11 @@ def test_words_that_no_verb_knows(test):
     refused(test, 'show', RAM, 'b', 'c', says=['not expected: b c'], cure='outboard show --help', status=2)
     refused(test, '-v', 'serve', 'blk', '--null', '--size', '1M', '--listen', 'vfio-user:/x',
             says=['not expected before the verb: -v'], cure='outboard serve blk --help', status=2)
+
+
+def test_a_word_without_its_value(test):
+    said = refused(test, 'serve', 'blk', '--image', '', '--listen', 'vfio-user:/x', says=['a value is missing'], status=2)
+    test.true('image=' not in str(said), f'the syntax of a target: {said}')
 
 
 def test_numbers_that_are_none(test):
