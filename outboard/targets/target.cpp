@@ -24,6 +24,9 @@ constexpr std::array<OptionHelp, 3> schemes{{
 
 constexpr Duration first_pause = std::chrono::milliseconds(5), longest_pause = std::chrono::milliseconds(250);
 
+/// Between the 2 s after which a server of ours says that it is late, and the 5 s after which QEMU gives the connection up.
+constexpr Duration forward_deadline = std::chrono::seconds(3);
+
 bool sleep_for(Duration time) {
   std::this_thread::sleep_for(time);
   return true;
@@ -34,6 +37,10 @@ Result<std::unique_ptr<pci::Handle>> open_vfio_user(std::string_view path, const
   const auto connect = [&]() -> Status {
     vfio_user::Client::Options client;
     client.log = options.log;
+    if (options.purpose == Purpose::forward) {
+      client.timeout = forward_deadline;
+      client.on_timeout = vfio_user::Client::OnTimeout::end;
+    }
     OUTBOARD_TRY(handle, vfio_user::Client::connect(std::string(path), std::move(client)));
     return {};
   };

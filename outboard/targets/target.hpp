@@ -13,12 +13,17 @@
 
 namespace outboard::targets {
 
+/// What the handle is for. A server that serves a function on has a client of its own, which does not wait for ever: a function
+/// on a vfio-user socket that leaves a command unanswered for three seconds is given up, and counts as gone.
+enum class Purpose : std::uint8_t { drive, forward };
+
 struct OpenOptions {
   Log log{};
   /// For how long to go on trying while nobody listens yet. Other failures are final at once.
   Duration wait{0};
   /// Waits between two attempts; false: give up (ECANCELED). By default the thread sleeps.
   std::function<bool(Duration)> pause{};
+  Purpose purpose = Purpose::drive;
 };
 
 /// Opens what a person has named as a target:

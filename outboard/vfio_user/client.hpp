@@ -18,10 +18,14 @@ namespace outboard::vfio_user {
 /// then on, gone() is true, Event::gone is raised once from process() or the loop, and windows read as all-ones.
 class Client final : public pci::Handle {
  public:
+  /// What becomes of the connection when a command has not been answered in time: it stays, and the next command waits as
+  /// long; or it ends, and the server is gone.
+  enum class OnTimeout : std::uint8_t { stay, end };
   struct Options {
     Log log;
     /// For any answer, and for connecting.
     Duration timeout{std::chrono::seconds(5)};
+    OnTimeout on_timeout = OnTimeout::stay;
     /// For the answer to a reset, which may take a device longer.
     Duration reset_timeout{std::chrono::seconds(30)};
     /// How long a call looks for the answer before it sleeps.

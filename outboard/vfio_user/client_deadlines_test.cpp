@@ -61,6 +61,17 @@ TEST_F(ClientDeadlines, Row74_SignalsDoNotPutTheDeadlineOfARequestOff) {
   EXPECT_FALSE(SignalStorm::gave_up());
 }
 
+// Otherwise a few commands in a row wait for longer than whoever waits for all of them.
+TEST_F(ClientDeadlines, AServerThatIsToBeGivenUpGetsOneDeadlineForAllCommands) {
+  options_.timeout = 50ms;
+  options_.on_timeout = Client::OnTimeout::end;
+  connect();
+  EXPECT_EQ(error_of(read()), ETIMEDOUT);
+  EXPECT_TRUE(client_->gone());
+  options_.timeout = std::chrono::minutes(10);
+  EXPECT_EQ(error_of(read()), ETIMEDOUT);
+}
+
 TEST_F(ClientDeadlines, SignalsDoNotEndAWaitThatIsAnswered) {
   options_.timeout = std::chrono::minutes(10);
   connect();

@@ -21,6 +21,7 @@ Requests::Options request_options(const Client::Options& options) {
       .channel = {.max_message = sizeof(spec::Header) + sizeof(spec::RegionAccess) + spec::default_max_data_xfer_size,
                   .max_fds = spec::kernel_max_fds},
       .timeout = options.timeout,
+      .on_timeout = options.on_timeout == Client::OnTimeout::end ? Requests::OnTimeout::end : Requests::OnTimeout::stay,
       .spin = options.spin};
 }
 

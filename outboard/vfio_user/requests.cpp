@@ -321,6 +321,8 @@ void Requests::expire() {
     return true;
   });
   for (Pending& pending : late) pending.done(Error(ETIMEDOUT, "the server did not answer in time"));
+  if (!late.empty() && options_.on_timeout == OnTimeout::end)
+    return fail(Error(ETIMEDOUT, "the server did not answer in time and is given up"));
   if (abandoned_.size() > options_.max_abandoned) fail(Error(ETIMEDOUT, "the server leaves too much unanswered"));
 }
 

@@ -31,9 +31,12 @@ class Requests {
     bool reply_has_fds = false;
     std::optional<Duration> timeout{};  ///< instead of the usual one
   };
+  /// What becomes of the connection when a request has not been answered in time.
+  enum class OnTimeout : std::uint8_t { stay, end };
   struct Options {
     Channel::Limits channel;
     Duration timeout{std::chrono::seconds(5)};
+    OnTimeout on_timeout = OnTimeout::stay;
     Duration spin{0};  ///< how long a wait looks for the reply before it sleeps
     std::size_t max_abandoned = 256;
   };

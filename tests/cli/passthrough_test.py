@@ -1,6 +1,7 @@
 """`serve pci` and `explain-config` from a shell, over functions of other processes. Real devices: tests/system."""
 
 import json
+import signal
 
 from command import RAM, harness, refused
 
@@ -27,6 +28,15 @@ def test_a_device_that_goes_ends_its_server(test):
     server = test.serve('pci', '--device', disk.target)
     test.equal(disk.stop(), 0, "the disk's exit status")
     test.equal(server.wait(), 1, "the exporter's exit status")
+
+
+def test_a_device_that_does_not_answer_ends_its_server(test):
+    disk = test.serve('blk', '--ram', '--size', '16M')
+    server = test.serve('pci', '--device', disk.target)
+    disk.signal(signal.SIGSTOP)
+    test.outboard('blk', 'info', server.target, status=1)
+    test.equal(server.wait(), 1, "the exporter's exit status")
+    disk.signal(signal.SIGCONT)
 
 
 def test_what_cannot_be_served_is_said(test):

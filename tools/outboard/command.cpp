@@ -56,10 +56,11 @@ void TargetArguments::add_to(CLI::App& verb, const std::string& name) {
   add_seconds(verb, "--wait", wait_seconds, 0, "keep trying for so long while the server is starting");
 }
 
-Result<std::unique_ptr<pci::Handle>> TargetArguments::open(Context& context) const {
+Result<std::unique_ptr<pci::Handle>> TargetArguments::open(Context& context, targets::Purpose purpose) const {
   const auto address = targets::parse_address(target, "target", targets::target_schemes());
   if (!address) return as_usage_error(address.error());
   targets::OpenOptions options;
+  options.purpose = purpose;
   options.log = context.log;
   options.wait = std::chrono::duration_cast<Duration>(std::chrono::duration<double>(wait_seconds));
   options.pause = [&stop = context.stop](Duration time) { return stop.pause(time); };

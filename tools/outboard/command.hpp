@@ -11,6 +11,7 @@
 #include <outboard/base/log.hpp>
 #include <outboard/base/result.hpp>
 #include <outboard/pci/handle.hpp>
+#include <outboard/targets/target.hpp>
 #include <tools/outboard/stop_signal.hpp>
 
 namespace outboard::command {
@@ -56,7 +57,7 @@ struct TargetArguments {
   double wait_seconds = 0;
 
   void add_to(CLI::App& verb, const std::string& name = "TARGET");
-  Result<std::unique_ptr<pci::Handle>> open(Context& context) const;
+  Result<std::unique_ptr<pci::Handle>> open(Context& context, targets::Purpose purpose = targets::Purpose::drive) const;
   /// Puts the target's name in front of a failure that does not say what it is about.
   Result<Exit> name_in(Result<Exit> result) const;
 };
