@@ -368,7 +368,7 @@ TEST_F(AnImage, ForWhichNoThreadCanBeStartedIsRefused) {
     const auto disk = RawFile::open(*loop_, {.path = dir_.path("disk.raw"), .engine = Engine::pool}, Log());
     ASSERT_FALSE(disk);
     EXPECT_EQ(disk.error().code(), EAGAIN);
-    EXPECT_THAT(disk.error().message(), HasSubstr("starting threads for disk I/O"));
+    EXPECT_THAT(disk.error().message(), HasSubstr("a thread for disk I/O cannot be started"));
   });
 }
 
