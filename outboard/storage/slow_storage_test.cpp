@@ -197,7 +197,8 @@ class ManyHeldReads : public SlowStorage {
     EXPECT_EQ(ended, 0U);
     storage_->release();
     while (ended != count) ASSERT_TRUE(loop_->run_once(std::chrono::seconds(1)));
-    EXPECT_LE(threads_of_this_process(), before + max_threads);
+    // Where the engine itself counts, a thread that has answered may not be idle yet when the next request needs one.
+    EXPECT_LE(threads_of_this_process(), before + 2 * max_threads);
   }
 };
 
