@@ -77,11 +77,16 @@ refuses_to_remove() { # TEXT
   grep -q "is in use: $1" /tmp/remove.err
 }
 
+# PID has FILE open as its standard input, and has become what it is to be.
+reads_from() { [ "$(readlink "/proc/$1/fd/0")" = "$2" ] && [ "$(cat "/proc/$1/comm")" = sleep ]; }
+
 used_by_a_process() {
   truncate -s 16M $image
   start_disk disk --image $image
-  sleep 1000 <"/dev/$(disk_of disk)" &
+  name=$(disk_of disk)
+  sleep 1000 <"/dev/$name" &
   sleeper=$!
+  wait_for 10 reads_from $sleeper "/dev/$name"
   kill "$server"
   wait_for 10 says "still used by process $sleeper (sleep)" disk
   kill -9 "$server"
