@@ -188,7 +188,7 @@ struct UringEngine::State {
   bool prepare(FileOp& op);
   Start start_of(const FileOp& op);
   bool has_room();
-  void count(FileOp& op);
+  void count(FileOp& op, Start how);
   void uncount(FileOp& op);
   bool is_cautious();
   void prepare_waiting();
@@ -228,14 +228,22 @@ bool UringEngine::State::has_room() {
   return fits() || (prepared != 0 && enter() && fits());
 }
 
-void UringEngine::State::count(FileOp& op) {
-  op.counted = true;
+/// What begins as `how` says.
+void UringEngine::State::count(FileOp& op, Start how) {
+  ++in_flight;
+  op.on_worker = how == Start::worker;
+  if (op.on_worker) ++on_workers;
+  op.counted = how != Start::cached;
+  if (!op.counted) return;
   ++counted;
   rule.begun->fetch_add(1, std::memory_order_relaxed);
 }
 
+/// It has ended.
 void UringEngine::State::uncount(FileOp& op) {
-  if (!std::exchange(op.counted, false)) return;
+  --in_flight;
+  if (op.on_worker) --on_workers;
+  if (!op.counted) return;
   --counted;
   rule.begun->fetch_sub(1, std::memory_order_relaxed);
 }
@@ -282,13 +290,10 @@ bool UringEngine::State::prepare(FileOp& op) {
       break;  // never given to this engine
   }
   if (fixed && op.kind != FileOp::Kind::discard && op.kind != FileOp::Kind::size) entry->flags |= IOSQE_FIXED_FILE;
-  op.on_worker = how == Start::worker;
-  if (op.on_worker) entry->flags |= IOSQE_ASYNC;
-  if (op.on_worker) ++on_workers;
-  if (how != Start::cached) count(op);
+  if (how == Start::worker) entry->flags |= IOSQE_ASYNC;
   io_uring_sqe_set_data(entry, &op);
   ++prepared;
-  ++in_flight;
+  count(op, how);
   return true;
 }
 
@@ -330,9 +335,7 @@ bool UringEngine::State::deliver() {
     auto* op = static_cast<FileOp*>(io_uring_cqe_get_data(completion));
     const int result = completion->res;
     io_uring_cqe_seen(&ring.get(), completion);
-    --in_flight;
     uncount(*op);
-    if (op->on_worker) --on_workers;
     any = true;
     op->result = result;
     client.ended(*op);
