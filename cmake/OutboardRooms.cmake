@@ -47,6 +47,7 @@ function(_outboard_add_library target path)
   set(source "${PROJECT_SOURCE_DIR}/outboard/${path}")
   file(GLOB sources CONFIGURE_DEPENDS "${source}/*.cpp")
   file(GLOB headers CONFIGURE_DEPENDS "${source}/*.hpp")
+  list(FILTER headers EXCLUDE REGEX "_test\\.hpp$")  # the tests' own
   file(GLOB tests CONFIGURE_DEPENDS "${source}/*_test.cpp")
   if(tests)
     list(REMOVE_ITEM sources ${tests})

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Reads every include of the library and complains about one that the table of rooms does not allow.
 
-Headers must be guarded by #pragma once. Files *_test.cpp are exempt. Usage: check_includes.py [SOURCE_FOLDER]
+Headers must be guarded by #pragma once. Files *_test.cpp and *_test.hpp are exempt. Usage: check_includes.py [SOURCE_FOLDER]
 """
 
 import pathlib
@@ -41,7 +41,7 @@ def check(source):
     table = rooms.may_include(source)
     library = source / 'outboard'
     for path in sorted([*library.rglob('*.hpp'), *library.rglob('*.cpp')]):
-        if path.name.endswith('_test.cpp'):
+        if path.name.endswith(('_test.cpp', '_test.hpp')):
             continue
         if path.suffix == '.hpp' and not re.search('^#pragma once$', path.read_text(), re.MULTILINE):
             yield f'{path.relative_to(source)}:1: has no #pragma once'

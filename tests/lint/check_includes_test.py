@@ -49,6 +49,7 @@ class CheckIncludes(unittest.TestCase):
     def test_fakes_are_for_tests(self):
         self.refused('pci/x.cpp', '#include <outboard/testing/y.hpp>')
         self.allowed('pci/x_test.cpp', '#include <outboard/testing/y.hpp>')
+        self.allowed('pci/x_test.hpp', '#include <outboard/testing/y.hpp>')
         self.refused('testing/x.hpp', '#include <outboard/targets/y.hpp>')
 
     def test_written_in_full(self):
