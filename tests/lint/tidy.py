@@ -3,8 +3,8 @@
 
 The inputs of a file: itself, our headers that it includes (directly or not), its compile command, .clang-tidy, and the
 version of clang-tidy. When the file passes, a stamp of that name is left in ${XDG_CACHE_HOME:-~/.cache}/outboard/tidy, which
-trees and clones share as they share ccache. Read are the sources of the library, the command, the examples; and each header
-that no source of the same name brings along.
+trees and clones share as they share ccache. Read are the sources of the library, the command, the examples, with the headers
+that they include; and by itself each header that none of them includes.
 """
 
 import argparse
@@ -22,6 +22,8 @@ import rooms
 
 TIDY = 'clang-tidy-19'
 TREE = rooms.SOURCE / 'build' / 'asan-ubsan'
+# One command for each source. clang-tidy reads a source as often as the file names it, and several targets compile the same.
+COMMANDS = TREE / 'tidy'
 STAMPS = pathlib.Path(os.environ.get('XDG_CACHE_HOME') or pathlib.Path.home() / '.cache') / 'outboard' / 'tidy'
 STAMP_DAYS = 30  # a stamp that nobody has asked for since goes
 
@@ -53,24 +55,32 @@ def inputs_hash(entry, path):
     return digest.hexdigest()
 
 
+def is_source(name):
+    path = pathlib.Path(name)
+    if not path.is_relative_to(rooms.SOURCE) or path.is_relative_to(TREE) or not path.exists():
+        return False
+    return path.relative_to(rooms.SOURCE).parts[0] in ('outboard', 'tools', 'examples') and not name.endswith('_test.cpp')
+
+
 def wanted(entries):
     """(file to give to clang-tidy, source file that it stands for, entry)"""
+    included = set()
+    for name, entry in sorted(entries.items()):
+        if is_source(name):
+            included.update(closure(pathlib.Path(name)))
+            yield pathlib.Path(name), pathlib.Path(name), entry
     checks = TREE / 'header_check'
     for name, entry in sorted(entries.items()):
-        path = rooms.pathlib.Path(name)
+        path = pathlib.Path(name)
         if path.is_relative_to(checks):
             header = rooms.SOURCE / 'outboard' / str(path.relative_to(checks)).removesuffix('.cpp')
-            if header.exists() and not header.with_suffix('.cpp').exists():
+            if header.exists() and header not in included:
                 yield path, header, entry
-        elif path.is_relative_to(rooms.SOURCE) and not path.is_relative_to(TREE) and path.exists():
-            top = path.relative_to(rooms.SOURCE).parts[0]
-            if top in ('outboard', 'tools', 'examples') and not name.endswith('_test.cpp'):
-                yield path, path, entry
 
 
 def run(job):
     path, source, entry, stamp = job
-    done = subprocess.run([TIDY, '--quiet', '-p', str(TREE), str(path)], capture_output=True, text=True, check=False)
+    done = subprocess.run([TIDY, '--quiet', '-p', str(COMMANDS), str(path)], capture_output=True, text=True, check=False)
     if done.returncode == 0:
         stamp.touch()
         return source, ''
@@ -100,6 +110,8 @@ def main():
     STAMPS.mkdir(parents=True, exist_ok=True)
     drop_old_stamps()
     entries = {entry['file']: entry for entry in json.loads((TREE / 'compile_commands.json').read_text())}
+    COMMANDS.mkdir(exist_ok=True)
+    (COMMANDS / 'compile_commands.json').write_text(json.dumps(list(entries.values())))
     jobs = []
     for path, source, entry in wanted(entries):
         name = str(source.relative_to(rooms.SOURCE))
