@@ -1,8 +1,10 @@
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <cstring>
 #include <span>
+#include <vector>
 
 #include <sys/uio.h>
 
@@ -23,6 +25,19 @@ void for_each_piece(std::span<const iovec> pieces, Each&& each) {
   for (const iovec& piece : pieces) {
     each(offset, MutableBytes(static_cast<std::byte*>(piece.iov_base), piece.iov_len));
     offset += piece.iov_len;
+  }
+}
+
+/// Makes `into` the part of `pieces` that is `length` bytes from `offset` on, or what there is of it. `pieces` may not be in `into`.
+inline void cut(std::span<const iovec> pieces, std::uint64_t offset, std::uint64_t length, std::vector<iovec>& into) {
+  into.clear();
+  for (const iovec& piece : pieces) {
+    if (length == 0) return;
+    const std::uint64_t skipped = std::min<std::uint64_t>(offset, piece.iov_len);
+    const std::uint64_t taken = std::min(length, piece.iov_len - skipped);
+    if (taken != 0) into.push_back({static_cast<std::byte*>(piece.iov_base) + skipped, taken});
+    offset -= skipped;
+    length -= taken;
   }
 }
 

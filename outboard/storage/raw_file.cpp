@@ -129,14 +129,8 @@ void RawFile::State::start_transfer(Operation& op) {
 void RawFile::State::advance(Operation& op, std::uint64_t bytes) {
   op.offset += bytes;
   op.left -= bytes;
-  std::vector<iovec> rest(op.whole.begin(), op.whole.end());
-  auto piece = rest.begin();
-  while (piece != rest.end() && bytes >= piece->iov_len) bytes -= (piece++)->iov_len;
-  if (piece != rest.end()) {
-    piece->iov_base = static_cast<std::byte*>(piece->iov_base) + bytes;
-    piece->iov_len -= bytes;
-  }
-  rest.erase(rest.begin(), piece);
+  std::vector<iovec> rest;  // a second one: `whole` may be the first
+  cut(op.whole, bytes, op.left, rest);
   op.rest = std::move(rest);
   op.whole = op.rest;
 }
