@@ -3,7 +3,10 @@
 
 #include <algorithm>
 #include <cstring>
+#include <string_view>
+#include <tuple>
 #include <utility>
+#include <vector>
 
 #include <gtest/gtest.h>
 
@@ -41,19 +44,28 @@ class Disk final : private virtio::TransportEvents {
                {.packed = setup.packed, .log = Log([this](Level, std::string_view line) { log.emplace_back(line); })})
                .value();
     EXPECT_TRUE(map.map(driver.mapping()));
+    start();
+  }
+  ~Disk() override { core.reset(); }
+
+  void start() {
     core->write_status(status::acknowledge | status::driver);
-    virtio::Features accepted{virtio::Feature::version_1, virtio::Feature::indirect_desc, feature::seg_max};
-    if (setup.packed) accepted.set(virtio::Feature::ring_packed);
+    virtio::Features accepted{virtio::Feature::version_1, virtio::Feature::indirect_desc, feature::seg_max,
+                              feature::discard, feature::write_zeroes};
+    if (driver.packed()) accepted.set(virtio::Feature::ring_packed);
     for (std::uint32_t word = 0; word < virtio::Features::words; ++word)
       core->write_driver_features(word, accepted.word(word));
     core->write_status(core->status() | status::features_ok);
-    core->set_queue_size(0, setup.ring_size);
+    core->set_queue_size(0, driver.size());
     for (unsigned area = 0; area < virtio::ring_parts; ++area) core->set_queue_address(0, area, driver.address(area));
     core->enable_queue(0);
     core->write_status(core->status() | status::driver_ok);
     loop.run_until_idle();
   }
-  ~Disk() override { core.reset(); }
+  void reset() {
+    core->write_status(0);
+    loop.run_until_idle();
+  }
 
   std::uint32_t seg_max() {
     le32 value;
@@ -77,6 +89,20 @@ class Disk final : private virtio::TransportEvents {
     for (unsigned i = 0; i < elements; ++i) chain.writable_at(data, size);
     chain.writable_at(status_at, 1).publish();
     data_at = data;
+    core->kick(0);
+  }
+  /// A DISCARD or WRITE_ZEROES, or with no segments a FLUSH.
+  void begin_ranges(std::uint32_t type, const std::vector<spec::RangeSegment>& segments) {
+    const spec::RequestHeader header{type, 0, 0};
+    const auto text = [](const void* at, std::size_t size) {
+      return std::string_view(static_cast<const char*>(at), size);
+    };
+    auto chain = driver.chain();
+    chain.readable(text(&header, sizeof header));
+    if (!segments.empty()) chain.readable(text(segments.data(), segments.size() * sizeof(spec::RangeSegment)));
+    chain.writable(1).publish();
+    status_at = chain.at(segments.empty() ? 1 : 2);
+    *driver.at(status_at) = std::byte{0xff};
     core->kick(0);
   }
   int answer() const { return std::to_integer<int>(*driver.at(status_at)); }
@@ -147,24 +173,38 @@ TEST_P(BlkChains, OfMoreThan256MebibytesFailAndTheDeviceGoesOn) {
 }
 
 using Call = testing::HeldBackend::Call;
+constexpr std::uint64_t step = 4 * mebibyte;
+constexpr std::uint32_t sectors_of_a_mebibyte = mebibyte / sector_size;
+
+/// How many operations the storage is asked for in one turn of the loop, at most.
+class OperationsOfATurn {
+ public:
+  explicit OperationsOfATurn(Disk& disk)
+      : neighbour_(disk.loop.poll([this, &calls = disk.storage->calls] {
+          most_ = std::max(most_, calls.size() - std::exchange(before_, calls.size()));
+          return false;
+        })) {}
+  std::size_t most() const { return most_; }
+
+ private:
+  std::size_t most_ = 0;
+  std::size_t before_ = 0;
+  Registration neighbour_;
+};
 
 TEST_P(BlkChains, OfManyMebibytesLeaveTheLoopItsTurnWhereTheStorageWorksInsideTheCall) {
   Disk disk({.packed = GetParam(), .size = 16 * mebibyte});
-  std::size_t most = 0, before = 0;
-  const auto neighbour = disk.loop.poll([&] {
-    most = std::max(most, disk.storage->calls.size() - std::exchange(before, disk.storage->calls.size()));
-    return false;
-  });
+  const OperationsOfATurn turns(disk);
   for (int i = 0; i < 2; ++i) disk.begin(12, mebibyte - 512);
   disk.loop.run_until_idle();
-  constexpr std::uint64_t step = 4 * mebibyte, rest = 4 * mebibyte - 12 * 512;
+  constexpr std::uint64_t rest = 4 * mebibyte - 12 * 512;
   EXPECT_EQ(disk.storage->calls, (std::vector<Call>{{'r', 0, step},
                                                     {'r', step, step},
                                                     {'r', 2 * step, rest},
                                                     {'r', 0, step},
                                                     {'r', step, step},
                                                     {'r', 2 * step, rest}}));
-  EXPECT_EQ(most, 1U);
+  EXPECT_EQ(turns.most(), 1U);
   for (const auto& used : disk.driver.take_used()) EXPECT_EQ(used.length, 2 * step + rest + 1);
   EXPECT_EQ(disk.answer(), spec::status::ok);
 }
@@ -177,8 +217,7 @@ TEST_P(BlkChains, OfManyMebibytesAreOnePieceForOtherStorage) {
   disk.read(12, mebibyte);
   disk.storage->release();
   disk.loop.run_until_idle();
-  EXPECT_EQ(disk.storage->calls,
-            (std::vector<Call>{{'r', 0, 4 * mebibyte}, {'r', 4 * mebibyte, 8 * mebibyte}, {'r', 0, 12 * mebibyte}}));
+  EXPECT_EQ(disk.storage->calls, (std::vector<Call>{{'r', 0, step}, {'r', step, 2 * step}, {'r', 0, 3 * step}}));
   EXPECT_EQ(disk.driver.used_count(), 2U);
 }
 
@@ -194,12 +233,122 @@ TEST_P(BlkChains, OfManyMebibytesEndBetweenTwoStepsWhenTheDeviceIsResetOrDestroy
       disk.loop.run_until_idle();
       continue;
     }
-    disk.core->write_status(0);
-    disk.loop.run_until_idle();
+    disk.reset();
     EXPECT_EQ(disk.core->status(), 0);
     EXPECT_EQ(disk.storage->calls.size(), 1U);
     EXPECT_EQ(disk.driver.used_count(), 0U);
   }
+}
+
+// Ranges that the storage works on inside the call are done in the same steps.
+
+TEST_P(BlkChains, WithLargeRangesLeaveTheLoopItsTurnWhereTheStorageWorksInsideTheCall) {
+  for (const auto& [type, flags, kind] :
+       {std::tuple{spec::type::discard, 0U, 'd'}, std::tuple{spec::type::write_zeroes, 0U, 'z'},
+        std::tuple{spec::type::write_zeroes, spec::RangeSegment::unmap, 'u'}}) {
+    Disk disk({.packed = GetParam(), .size = 16 * mebibyte});
+    const OperationsOfATurn turns(disk);
+    for (int i = 0; i < 2; ++i) disk.begin_ranges(type, {{2, 11 * sectors_of_a_mebibyte, flags}});
+    disk.loop.run_until_idle();
+    std::vector<Call> expected;
+    for (int i = 0; i < 2; ++i) {
+      expected.insert(expected.end(),
+                      {{kind, 1024, step}, {kind, 1024 + step, step}, {kind, 1024 + 2 * step, 3 * mebibyte}});
+      if (type == spec::type::write_zeroes) expected.push_back({'f', 0, 0});  // this driver cannot flush
+    }
+    EXPECT_EQ(disk.storage->calls, expected);
+    EXPECT_LE(turns.most(), 2U) << "a step, and the flush behind the last";
+    EXPECT_EQ(disk.driver.used_count(), 2U);
+    EXPECT_EQ(disk.answer(), spec::status::ok);
+  }
+}
+
+TEST_P(BlkChains, WithRangesShareATurnUntilTheyAreAStepTogether) {
+  Disk disk({.packed = GetParam(), .size = 16 * mebibyte});
+  const OperationsOfATurn turns(disk);
+  for (int i = 0; i < 8; ++i) disk.begin_ranges(spec::type::discard, {{0, sectors_of_a_mebibyte, 0}});
+  disk.loop.run_until_idle();
+  EXPECT_EQ(turns.most(), 4U) << "of several requests";
+  EXPECT_EQ(disk.driver.take_used().size(), 8U);
+  disk.begin_ranges(spec::type::discard, std::vector<spec::RangeSegment>(8, {0, sectors_of_a_mebibyte, 0}));
+  disk.loop.run_until_idle();
+  EXPECT_EQ(turns.most(), 4U) << "of one";
+  EXPECT_EQ(disk.storage->calls, std::vector<Call>(16, {'d', 0, mebibyte}));
+  EXPECT_EQ(disk.driver.take_used().size(), 1U);
+}
+
+TEST_P(BlkChains, OfManyMebibytesAndLargeRangesAreDoneInTheirOrderAndKeepSmallOnesFromNothing) {
+  Disk disk({.packed = GetParam(), .size = 16 * mebibyte});
+  disk.begin(9, mebibyte);
+  disk.begin_ranges(spec::type::discard, {{0, 9 * sectors_of_a_mebibyte, 0}});
+  disk.begin(1, 512);
+  disk.begin_ranges(spec::type::flush, {});
+  disk.loop.run_until_idle();
+  EXPECT_EQ(disk.storage->calls, (std::vector<Call>{{'r', 0, step},
+                                                    {'r', 0, 512},
+                                                    {'f', 0, 0},
+                                                    {'r', step, step},
+                                                    {'r', 2 * step, mebibyte},
+                                                    {'d', 0, step},
+                                                    {'d', step, step},
+                                                    {'d', 2 * step, mebibyte}}));
+  EXPECT_EQ(disk.driver.used_count(), 4U);
+}
+
+TEST_P(BlkChains, WithLargeRangesEndBetweenTwoStepsWhenTheDeviceIsResetAndItGoesOnAfterwards) {
+  Disk disk({.packed = GetParam(), .size = 16 * mebibyte});
+  for (int round = 0; round < 2; ++round) {
+    disk.storage->calls.clear();
+    for (int i = 0; i < 2; ++i) disk.begin_ranges(spec::type::discard, {{0, 12 * sectors_of_a_mebibyte, 0}});
+    while (disk.storage->calls.empty()) disk.loop.run_once();
+    disk.reset();
+    EXPECT_EQ(disk.core->status(), 0);
+    EXPECT_EQ(disk.storage->calls.size(), 1U);
+    EXPECT_EQ(disk.driver.used_count(), 0U);
+    disk.driver.restart();
+    disk.start();
+  }
+  disk.storage->calls.clear();
+  disk.begin_ranges(spec::type::discard, {{0, 12 * sectors_of_a_mebibyte, 0}});
+  disk.loop.run_until_idle();
+  EXPECT_EQ(disk.storage->calls, (std::vector<Call>{{'d', 0, step}, {'d', step, step}, {'d', 2 * step, step}}));
+  EXPECT_EQ(disk.driver.used_count(), 1U);
+}
+
+TEST_P(BlkChains, WithLargeRangesAreDoneInLargerStepsByOtherStorage) {
+  Disk disk({.packed = GetParam(), .size = 16 * mebibyte});
+  disk.storage->shape.capacity = 256 * mebibyte;
+  disk.device->capacity_changed();
+  disk.storage->hold = true;
+  disk.begin_ranges(spec::type::discard, {{0, 100 * sectors_of_a_mebibyte, 0}});
+  do disk.loop.run_until_idle();
+  while (disk.storage->release() != 0);
+  EXPECT_EQ(disk.storage->calls,
+            (std::vector<Call>{{'d', 0, step}, {'d', step, 64 * mebibyte}, {'d', 68 * mebibyte, 32 * mebibyte}}));
+  EXPECT_EQ(disk.driver.used_count(), 1U);
+}
+
+TEST_P(BlkChains, WithLargeRangesGoOnWhereTheStorageHasTakenItsTimeOnlyLater) {
+  Disk disk({.packed = GetParam(), .size = 16 * mebibyte});
+  disk.storage->shape.capacity = 256 * mebibyte;
+  disk.device->capacity_changed();
+  for (int i = 0; i < 2; ++i) disk.begin_ranges(spec::type::discard, {{0, 70 * sectors_of_a_mebibyte, 0}});
+  while (disk.storage->calls.empty()) disk.loop.run_once();
+  disk.storage->hold = true;
+  const unsigned at_first = disk.storage->submits;
+  disk.loop.run_until_idle();
+  const unsigned by_turns = disk.storage->submits;
+  EXPECT_GT(by_turns, at_first);
+  EXPECT_EQ(disk.storage->release(), 2U);
+  EXPECT_EQ(disk.storage->submits, by_turns + 2);
+  EXPECT_EQ(disk.storage->release(), 2U);
+  EXPECT_EQ(disk.storage->calls, (std::vector<Call>{{'d', 0, step},
+                                                    {'d', step, step},
+                                                    {'d', 0, 64 * mebibyte},
+                                                    {'d', 2 * step, 62 * mebibyte},
+                                                    {'d', 64 * mebibyte, 6 * mebibyte}}));
+  disk.loop.run_until_idle();
+  EXPECT_EQ(disk.driver.used_count(), 2U);
 }
 
 }  // namespace

@@ -21,10 +21,10 @@ class Disk {
   /// clearing 4 GiB takes. More is IOERR.
   static constexpr std::uint64_t max_data = UINT64_C(256) << 20;
 
-  /// Bytes that storage which does its work inside the call is asked for at a time.
-  static constexpr std::uint64_t data_step = UINT64_C(4) << 20;
+  /// Bytes that storage which does its work inside the call is asked for in one turn of the loop.
+  static constexpr std::uint64_t turn_bytes = UINT64_C(4) << 20;
 
-  /// Bytes of a range that the storage is asked for at a time, so that a stop need not wait for all of them: where it has a
+  /// Bytes of a range that other storage is asked for at a time, so that a stop need not wait for all of them: where it has a
   /// fast way, and where it has to write zeros.
   static constexpr std::uint64_t fast_step = UINT64_C(64) << 20;
   static constexpr std::uint64_t slow_step = UINT64_C(1) << 20;
@@ -53,8 +53,8 @@ class Disk {
     return range_within(sector, count, capacity.load(std::memory_order_relaxed));
   }
 
-  /// Bytes to ask the storage for at a time; `unmap` as in a range segment.
-  std::uint64_t step(std::uint32_t type, bool unmap) const {
+  /// Bytes of a range to ask the storage for at a time; `unmap` as in a range segment.
+  std::uint64_t range_step(std::uint32_t type, bool unmap) const {
     const storage::Geometry shape = primary.geometry();
     const bool fast = type == spec::type::discard || shape.can_write_zeroes || (unmap && shape.can_unmap_zeroes);
     return fast ? fast_step : slow_step;

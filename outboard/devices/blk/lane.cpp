@@ -5,6 +5,8 @@
 #include <span>
 #include <utility>
 
+#include <outboard/storage/pieces.hpp>
+
 namespace outboard::blk {
 
 namespace {
@@ -24,18 +26,9 @@ const char* name_of(std::uint32_t type) {
   }
 }
 
-/// The part of `pieces` that is `length` bytes from `offset` on.
-void cut(std::span<const iovec> pieces, std::uint64_t offset, std::uint64_t length, std::vector<iovec>& into) {
-  into.clear();
-  for (const iovec& piece : pieces) {
-    if (length == 0) return;
-    const std::uint64_t skipped = std::min<std::uint64_t>(offset, piece.iov_len);
-    const std::uint64_t taken = std::min(length, piece.iov_len - skipped);
-    if (taken != 0) into.push_back({static_cast<std::byte*>(piece.iov_base) + skipped, taken});
-    offset -= skipped;
-    length -= taken;
-  }
-}
+bool moves_data(std::uint32_t type) { return type == spec::type::in || type == spec::type::out; }
+
+bool unmaps(const spec::RangeSegment& segment) { return (segment.flags & spec::RangeSegment::unmap) != 0; }
 
 bool changes_disk(std::uint32_t type) {
   return type == spec::type::out || type == spec::type::discard || type == spec::type::write_zeroes ||
@@ -47,7 +40,7 @@ bool changes_disk(std::uint32_t type) {
 void answer(virtio::Request request, std::uint8_t status) {
   Status written;
   const std::uint64_t left = request.writable_left();
-  if (left > Disk::data_step) return answer_only(std::move(request), status);
+  if (left > Disk::turn_bytes) return answer_only(std::move(request), status);
   if (left > 1) written = request.write_zeros(left - 1);
   if (written) {
     written = request.write(status);
@@ -116,7 +109,7 @@ void Lane::read(virtio::Request request, std::uint64_t sector) {
   Op& op = take(std::move(request), spec::type::in);
   op.sector = sector;
   op.data = data;
-  if (data > Disk::data_step) return move_large(op, *pieces);
+  if (data > Disk::turn_bytes) return move_large(op, *pieces);
   storage->read(sector * sector_size, *pieces, [this, &op](int error) { finish(op, error); });
 }
 
@@ -134,72 +127,14 @@ void Lane::write(virtio::Request request, std::uint64_t sector) {
   Op& op = take(std::move(request), spec::type::out);
   op.sector = sector;
   op.data = data;
-  if (data > Disk::data_step) return move_large(op, *pieces);
-  storage->write(sector * sector_size, *pieces, [this, &op](int error) { write_done(op, error); });
+  if (data > Disk::turn_bytes) return move_large(op, *pieces);
+  storage->write(sector * sector_size, *pieces, [this, &op](int error) { work_done(op, error); });
 }
 
-/// Storage that does its work inside the call (memory, say) would keep the loop from everything else. It is asked for a step at
-/// a time, the oldest request first, and the loop has its turn in between. Other storage is asked for all that is left as soon
-/// as it has shown that it is not of that kind.
 void Lane::move_large(Op& op, std::span<const iovec> pieces) {
   op.pieces = pieces;
-  op.moved = 0;
-  if (storage_works_ != StorageWorks::elsewhere && !in_steps_.empty()) return in_steps_.push_back(&op);
-  start_data_step(op);
-}
-
-/// Returns what has become of the step; over: `op` may be gone, and whatever names it.
-Lane::StepCall Lane::start_data_step(Op& op) {
-  const std::uint64_t left = op.data - op.moved;
-  const std::uint64_t length = storage_works_ == StorageWorks::elsewhere ? left : std::min(left, Disk::data_step);
-  cut(op.pieces, op.moved, length, op.step_pieces);
-  StepCall call = StepCall::runs;
-  op.step_call = &call;
-  const std::uint64_t offset = op.sector * sector_size + op.moved;
-  auto done = [this, &op, length](int error) { data_step_done(op, length, error); };
-  op.type == spec::type::in ? backend_->read(offset, op.step_pieces, done)
-                            : backend_->write(offset, op.step_pieces, done);
-  if (call != StepCall::runs) return call;
-  op.step_call = nullptr;
-  storage_works_ = StorageWorks::elsewhere;
-  return call;
-}
-
-void Lane::data_step_done(Op& op, std::uint64_t length, int error) {
-  StepCall* const call = std::exchange(op.step_call, nullptr);
-  if (call != nullptr) *call = StepCall::over;
-  op.moved += length;
-  if (error != 0 || op.moved == op.data) return data_done(op, error);
-  if (given_up_.load(std::memory_order_relaxed)) return data_done(op, ECANCELED);
-  if (call != nullptr) {
-    in_steps_.push_front(&op);
-    return post_data_step();
-  }
-  storage::Backend& storage = *backend_;
-  if (start_data_step(op) == StepCall::runs) storage.submit();
-}
-
-void Lane::post_data_step() {
-  if (std::exchange(step_posted_, true)) return;
-  disk_.host->queue_loop(queue_).post([this, alive = std::weak_ptr(alive_)] {
-    if (!alive.expired()) next_data_step();
-  });
-}
-
-/// Posted while there are requests in steps, once at a time.
-void Lane::next_data_step() {
-  step_posted_ = false;
-  Op& op = *in_steps_.front();
-  in_steps_.pop_front();
-  // First: with the last request the device may be gone.
-  if (!in_steps_.empty()) post_data_step();
-  if (given_up_.load(std::memory_order_relaxed)) return data_done(op, ECANCELED);
-  if (start_data_step(op) == StepCall::runs) backend_->submit();
-}
-
-void Lane::data_done(Op& op, int error) {
-  if (op.type == spec::type::in) return finish(op, error);
-  write_done(op, error);
+  op.done = 0;
+  start(op);
 }
 
 /// Executed whether negotiated or not; the sector and any data mean nothing. It covers the completed writes of all queues.
@@ -226,7 +161,7 @@ void Lane::ranges(virtio::Request request, std::uint32_t type) {
   Op& op = take(std::move(request), type);
   const std::uint8_t status = check_ranges(op.request, op);
   if (status != spec::status::ok) return answer(release(op), status);
-  run_ranges(op);
+  start(op);
 }
 
 /// Takes the segments and checks all of them, before any is touched.
@@ -236,7 +171,7 @@ std::uint8_t Lane::check_ranges(virtio::Request& request, Op& op) const {
   const std::uint64_t count = length / sizeof(spec::RangeSegment);
   const std::uint32_t most = op.type == spec::type::discard ? Disk::max_segments : disk_.max_write_zeroes_segments;
   op.segment = 0;
-  op.ranged = 0;
+  op.done = 0;
   op.segment_count = static_cast<std::size_t>(std::min<std::uint64_t>(count, Disk::max_segments));
   if (op.segment_count == 0) return spec::status::ioerr;
   const auto bytes = std::as_writable_bytes(std::span(op.segments).first(op.segment_count));
@@ -263,69 +198,118 @@ std::uint8_t Lane::check_segments(const Op& op) const {
   return good ? spec::status::ok : spec::status::ioerr;
 }
 
-/// Goes through the ranges step by step, as long as the storage does them at once.
-void Lane::run_ranges(Op& op) {
+/// Begins with a request that takes several steps, or whose cost is not in its bytes. Storage that does its work inside the call
+/// (memory, say) would keep the loop from everything else: in one turn of the loop it is asked for turn_bytes, the oldest request
+/// first. Other storage is asked for more at a time, as soon as it has shown that it is not of that kind.
+void Lane::start(Op& op) {
+  if (storage_works_ == StorageWorks::elsewhere || fits_into_turn(op)) return static_cast<void>(run_steps(op));
+  in_steps_.push_back(&op);
+  post_turn();
+}
+
+bool Lane::fits_into_turn(const Op& op) const {
+  return turn_used_ == 0 || turn_used_ + next_step(op).length <= Disk::turn_bytes;
+}
+
+/// Asks for steps as long as the storage does them inside the call and the turn lasts. Over: `op` may be gone, and whatever names
+/// it, this lane included.
+Lane::StepCall Lane::run_steps(Op& op) {
   while (true) {
+    if (given_up_.load(std::memory_order_relaxed)) {
+      work_done(op, ECANCELED);
+      return StepCall::over;
+    }
     StepCall call = StepCall::runs;
     op.step_call = &call;
-    start_step(op);
-    if (call == StepCall::more) continue;
-    if (call == StepCall::runs) op.step_call = nullptr;  // else it is gone
-    return;
+    ask_for_step(op);
+    if (call == StepCall::over) return call;
+    if (call == StepCall::runs) {
+      op.step_call = nullptr;
+      storage_works_ = StorageWorks::elsewhere;
+      return call;
+    }
+    if (fits_into_turn(op)) continue;
+    in_steps_.push_front(&op);
+    post_turn();
+    return call;
   }
 }
 
-void Lane::start_step(Op& op) {
-  const spec::RangeSegment& segment = op.segments[op.segment];
-  const bool unmap = (segment.flags & spec::RangeSegment::unmap) != 0;
-  const std::uint64_t offset = segment.sector * sector_size + op.ranged;
-  const std::uint64_t length = std::min(segment.num_sectors * sector_size - op.ranged, disk_.step(op.type, unmap));
-  op.sector = offset / sector_size;
+/// Where `op` goes on, in bytes of the disk.
+Lane::Step Lane::next_step(const Op& op) const {
+  Step step;
+  if (moves_data(op.type)) {
+    step = {op.sector * sector_size + op.done, op.data - op.done};
+  } else {
+    const spec::RangeSegment& segment = op.segments[op.segment];
+    const std::uint64_t left = segment.num_sectors * sector_size - op.done;
+    step = {segment.sector * sector_size + op.done, std::min(left, disk_.range_step(op.type, unmaps(segment)))};
+  }
+  if (storage_works_ != StorageWorks::elsewhere) step.length = std::min(step.length, Disk::turn_bytes);
+  return step;
+}
+
+void Lane::ask_for_step(Op& op) {
+  const auto [offset, length] = next_step(op);
   auto done = [this, &op, length](int error) { step_done(op, length, error); };
+  if (moves_data(op.type)) {
+    storage::cut(op.pieces, op.done, length, op.step_pieces);
+    return op.type == spec::type::in ? backend_->read(offset, op.step_pieces, done)
+                                     : backend_->write(offset, op.step_pieces, done);
+  }
+  op.sector = offset / sector_size;
   if (op.type == spec::type::discard) return backend_->discard(offset, length, done);
-  backend_->write_zeroes(offset, length, unmap, done);
+  backend_->write_zeroes(offset, length, unmaps(op.segments[op.segment]), done);
 }
 
 void Lane::step_done(Op& op, std::uint64_t length, int error) {
   StepCall* const call = std::exchange(op.step_call, nullptr);
-  const bool left = error == 0 && ranges_left(op, length);
-  if (left && given_up_.load(std::memory_order_relaxed)) {
-    error = ECANCELED;
-  } else if (left) {
-    if (call != nullptr) {
-      *call = StepCall::more;
-      return;
-    }
-    // Kept, since the operation may end in there, and with it what backend_ names, and this lane.
-    storage::Backend& storage = *backend_;
-    run_ranges(op);
-    return storage.submit();
-  }
-  if (call != nullptr) *call = StepCall::over;
-  ranges_done(op, error);
+  if (call != nullptr) turn_used_ += length;
+  const bool more = error == 0 && is_more_left(op, length);
+  if (call != nullptr) *call = more ? StepCall::more : StepCall::over;
+  if (!more) return work_done(op, error);
+  if (call == nullptr && run_steps(op) == StepCall::runs) backend_->submit();
 }
 
 /// Counts a step that is done; returns whether another one is to follow.
-bool Lane::ranges_left(Op& op, std::uint64_t length) const {
-  op.ranged += length;
-  if (op.ranged >= op.segments[op.segment].num_sectors * sector_size) {
-    ++op.segment;
-    op.ranged = 0;
+bool Lane::is_more_left(Op& op, std::uint64_t length) {
+  op.done += length;
+  if (moves_data(op.type)) return op.done < op.data;
+  if (op.done < op.segments[op.segment].num_sectors * sector_size) return true;
+  op.done = 0;
+  return ++op.segment < op.segment_count;
+}
+
+void Lane::post_turn() {
+  if (std::exchange(turn_posted_, true)) return;
+  disk_.host->queue_loop(queue_).post([this, alive = std::weak_ptr(alive_)] {
+    if (!alive.expired()) next_turn();
+  });
+}
+
+/// Posted while there are requests in steps, once at a time.
+void Lane::next_turn() {
+  turn_posted_ = false;
+  turn_used_ = 0;
+  bool last = false;
+  while (!last && fits_into_turn(*in_steps_.front())) {
+    Op& op = *in_steps_.front();
+    in_steps_.pop_front();
+    last = in_steps_.empty();  // with it the device may go
+    if (run_steps(op) == StepCall::runs) backend_->submit();
   }
-  return op.segment < op.segment_count;
+  if (!last) post_turn();
 }
 
-void Lane::ranges_done(Op& op, int error) {
-  if (op.type == spec::type::discard) return finish(op, error);
-  write_done(op, error);
-}
-
-void Lane::write_done(Op& op, int error) {
+/// What was asked for has been done, but for the flush that a write may need.
+void Lane::work_done(Op& op, int error) {
   // VIRTIO 1.4, 5.2.6.2: "the device MUST ensure that stable writes are committed to it, before reporting completion of
   // the write": those of a driver that cannot flush, and those with writeback 0 from submission to completion.
-  const bool flush = error == 0 && op.write_through && !disk_.writeback.load(std::memory_order_relaxed);
+  const bool stable = op.type == spec::type::out || op.type == spec::type::write_zeroes;
+  const bool flush = stable && error == 0 && op.write_through && !disk_.writeback.load(std::memory_order_relaxed);
   if (!flush) return finish(op, error);
-  storage::Backend& storage = *backend_;  // as in step_done
+  // Kept, since the operation may end in there, and with it what backend_ names, and this lane.
+  storage::Backend& storage = *backend_;
   storage.flush([this, &op](int flush_error) { finish(op, flush_error); });
   storage.submit();
 }

@@ -36,8 +36,13 @@ class Lane {
  private:
   /// What has become of a step inside the call that asked for it.
   enum class StepCall : std::uint8_t { runs, more, over };
-  /// Where the storage moves large data, as it has shown.
+  /// Where the storage does its work, as it has shown.
   enum class StorageWorks : std::uint8_t { perhaps_inside_the_call, elsewhere };
+
+  struct Step {
+    std::uint64_t offset = 0;
+    std::uint64_t length = 0;
+  };
 
   /// A request that is with the storage.
   struct Op {
@@ -48,11 +53,10 @@ class Lane {
     std::uint64_t data = 0;  ///< bytes of an IN or OUT
     std::span<const iovec> pieces;  ///< of a large one: the request's
     std::vector<iovec> step_pieces;  ///< those of the step that runs
-    std::uint64_t moved = 0;  ///< bytes of a large one that are done
     std::array<spec::RangeSegment, Disk::max_segments> segments;
     std::size_t segment_count = 0;
     std::size_t segment = 0;
-    std::uint64_t ranged = 0;  ///< bytes of the segment that are done
+    std::uint64_t done = 0;  ///< bytes of the data, or of the segment, in steps
     StepCall* step_call = nullptr;  ///< while the storage is being asked for a step
     Op* next_free = nullptr;
   };
@@ -60,23 +64,22 @@ class Lane {
   void read(virtio::Request request, std::uint64_t sector);
   void write(virtio::Request request, std::uint64_t sector);
   void move_large(Op& op, std::span<const iovec> pieces);
-  StepCall start_data_step(Op& op);
-  void data_step_done(Op& op, std::uint64_t length, int error);
-  void post_data_step();
-  void next_data_step();
-  void data_done(Op& op, int error);
   void flush(virtio::Request request);
   void get_id(virtio::Request request);
   void ranges(virtio::Request request, std::uint32_t type);
   std::uint8_t check_ranges(virtio::Request& request, Op& op) const;
   std::uint8_t check_segments(const Op& op) const;
 
-  void run_ranges(Op& op);
-  void start_step(Op& op);
+  void start(Op& op);
+  bool fits_into_turn(const Op& op) const;
+  StepCall run_steps(Op& op);
+  Step next_step(const Op& op) const;
+  void ask_for_step(Op& op);
   void step_done(Op& op, std::uint64_t length, int error);
-  bool ranges_left(Op& op, std::uint64_t length) const;
-  void ranges_done(Op& op, int error);
-  void write_done(Op& op, int error);
+  static bool is_more_left(Op& op, std::uint64_t length);
+  void post_turn();
+  void next_turn();
+  void work_done(Op& op, int error);
   void finish(Op& op, int error);
   void fail(virtio::Request request, const Error& error);
 
@@ -92,8 +95,9 @@ class Lane {
   std::atomic<bool> given_up_{false};
   std::size_t running_ = 0;
   StorageWorks storage_works_ = StorageWorks::perhaps_inside_the_call;
-  bool step_posted_ = false;
-  std::deque<Op*> in_steps_;  // large requests whose next step has not begun, the oldest first
+  std::uint64_t turn_used_ = 0;  // bytes that the storage has done inside the call, since the last turn that was posted
+  bool turn_posted_ = false;
+  std::deque<Op*> in_steps_;  // requests whose next step has not begun, the oldest first; a turn is posted for them
   std::vector<std::unique_ptr<Op>> ops_;
   Op* free_ = nullptr;
   std::shared_ptr<char> alive_ = std::make_shared<char>();  // for a step that is posted
@@ -101,7 +105,7 @@ class Lane {
 
 /// Completes a request with `status` in the very last writable byte. What was not written before it is zeroed: the used
 /// length counts from the first writable byte, so that telling the status tells the data too. Where that is in no memory and
-/// the request fails alone, the status is IOERR. More than Disk::data_step is not zeroed: answer_only(). Needs a writable byte.
+/// the request fails alone, the status is IOERR. More than Disk::turn_bytes is not zeroed: answer_only(). Needs a writable byte.
 void answer(virtio::Request request, std::uint8_t status);
 
 /// The same for a request that is too large to zero: what lies before the status stays as it was, and the used length
