@@ -94,14 +94,17 @@ Result<std::unique_ptr<DeviceCore>> DeviceCore::create(Device& device, memory::A
 }
 
 DeviceCore::~DeviceCore() {
+  state_->gone = true;
+  state_->resetting = false;
   for (State::Queue& queue : state_->queues) {
     queue.memory->remove_user(*queue.engine);
     queue.engine->halt();
     queue.engine->abandon();
-    queue.drain_waiters.deadline.reset();
-    queue.discard_waiters.deadline.reset();
+    queue.drain_waiters = {};
+    queue.discard_waiters = {};
   }
-  for (State::ResetWaiter& waiter : state_->reset_waiters) waiter.deadline.reset();
+  state_->reset_waiters.clear();
+  state_->reset_followers.clear();
 }
 
 void DeviceCore::set_journal(Journal& journal) {
@@ -241,14 +244,17 @@ void DeviceCore::kick_now(unsigned queue) {
 
 void DeviceCore::stop(StopMode mode, std::move_only_function<void(Status)> done) {
   const auto all = Together::of(queue_count() + 1U, std::move(done));
-  for (unsigned queue = 0; queue < queue_count(); ++queue) {
-    state_->stop_queue(queue, mode, [all, mode, state = state_.get()](const Result<QueueState>& stopped) {
-      if (stopped) return all->one();
-      if (mode == StopMode::discard) state->break_device("outboard", stopped.error().message());
-      all->one(std::unexpected(stopped.error()));
-    });
-  }
-  all->one();
+  State* const state = state_.get();
+  state->hold_reset([&] {
+    for (unsigned queue = 0; queue < state->queues.size() && !state->gone; ++queue) {
+      state->stop_queue(queue, mode, [all, mode, state](const Result<QueueState>& stopped) {
+        if (stopped) return all->one();
+        if (mode == StopMode::discard) state->break_device("outboard", stopped.error().message());
+        all->one(std::unexpected(stopped.error()));
+      });
+    }
+    if (!state->gone) all->one();
+  });
 }
 
 void DeviceCore::reset(std::move_only_function<void(Status)> done) { state_->start_reset(std::move(done)); }
@@ -267,6 +273,7 @@ Status DeviceCore::start_queue(unsigned queue, const QueueState& state) {
   State::Queue* found = state_->queue(queue);
   if (found == nullptr) return Error(EINVAL, "no such queue");
   if (!found->at_rest()) return Error(EBUSY, "the queue is running");
+  if (state_->resetting) return Error(EBUSY, "a reset of the device is still in progress");
   OUTBOARD_CHECK(state_->check(*found, state));
   found->size = state.size;
   found->address = {state.descriptors, state.driver, state.device};

@@ -72,7 +72,9 @@ class DeviceCore final : private Host {
   /// not well-formed (queue sizes, device ID).
   static Result<std::unique_ptr<DeviceCore>> create(Device& device, memory::AddressMap& memory, Loop& control,
                                                     TransportEvents& events, Options options);
-  /// Queues on loops of their own must have been stopped. Requests that the device still has do nothing any more.
+  /// Queues on loops of their own must have been stopped. Requests that the device still has do nothing any more. Whoever
+  /// waits for a stop, a reset or a capture is not told: the callbacks are destroyed with the core. One that is running may
+  /// destroy it.
   ~DeviceCore() override;
 
   /// Options::journal, for those who can make it only when they know what is offered. Before the driver writes a status.
@@ -133,11 +135,13 @@ class DeviceCore final : private Host {
 
   /// Stops every queue, whatever status says; `done` comes when nothing of this device touches memory any more, or says
   /// ETIMEDOUT when that takes longer than Options::stop_deadline. What was told to discard is broken then, and its memory
-  /// stays mapped until the I/O has ended. A queue that is late for a drain goes on: see stop_queue().
+  /// stays mapped until the I/O has ended. A queue that is late for a drain goes on: see stop_queue(), and
+  /// there ECANCELED.
   void stop(StopMode mode, std::move_only_function<void(Status)> done);
   /// A device reset from outside the status field (PCI reset, FLR). `done` comes when it has ended, or says ETIMEDOUT when
   /// that takes longer than Options::stop_deadline: I/O of before the reset may then still touch memory. The reset is not
-  /// given up: until it ends the status is not 0 and no queue starts, and after_reset() tells of the end.
+  /// given up: until it ends the status is not 0 and no queue starts, and after_reset() tells of the end. The driver may be
+  /// started from `done`.
   void reset(std::move_only_function<void(Status)> done);
   /// Calls `ended` when no reset is under way: at once, or when the one that is has ended.
   void after_reset(std::move_only_function<void()> ended);
@@ -145,13 +149,19 @@ class DeviceCore final : private Host {
   /// State of a queue that has been stopped, and the way back. For suspend and migration and recovery. ETIMEDOUT: the
   /// queue did not come to rest within Options::stop_deadline. A drain is undone then: the queue finishes what runs, and
   /// goes on from there, unless it is stopped again meanwhile. A discard goes on; who asks again is told when it ends.
+  /// ECANCELED, of a drain: it has become a discard, for a stop or a reset of the device, and requests were given up. A queue
+  /// that its driver resets counts as drained, and nothing of it is in flight.
   void stop_queue(unsigned queue, StopMode mode, std::move_only_function<void(Result<QueueState>)> done);
-  /// EINVAL: the state is not consistent (the message names the field).
+  /// EINVAL: the state is not consistent (the message names the field). EBUSY: the queue is not at rest, or a reset of the
+  /// device is still in progress.
   Status start_queue(unsigned queue, const QueueState& state);
 
   /// Brings every queue to rest (drain) and takes the whole device's state. The device stays at rest, and can be reset, or
   /// destroyed when the state lives elsewhere. With an error the device goes on as if nobody had asked, a queue that is
-  /// late once it has come to rest. ETIMEDOUT: a queue did not come to rest; what Device::save_state says.
+  /// late once it has come to rest; but a queue that somebody else has stopped too stays at rest. ETIMEDOUT: a queue did not
+  /// come to rest. EBUSY: another capture is in progress. ECANCELED: the drain has become a discard, or the driver has
+  /// started a queue meanwhile. What Device::save_state says. A device that its driver resets meanwhile is captured when the
+  /// reset has ended; ETIMEDOUT where that takes longer than Options::stop_deadline.
   void capture(std::move_only_function<void(Result<DeviceState>)> done);
   /// Goes on where another device of this type was captured; requests that were in flight come first, as replays. The
   /// memory must be mapped as it was. Whoever ran the device before may have been stopped between publishing and telling:

@@ -17,37 +17,62 @@ Error refused(std::string_view why) { return Error(EINVAL, fmt::format("the devi
 
 }  // namespace
 
-void DeviceCore::capture(std::move_only_function<void(Result<DeviceState>)> done) {
-  struct Taken {
-    std::vector<QueueState> queues;
-    std::vector<unsigned> stopped;  ///< those that ran
+/// What a capture knows of a queue that it stops.
+struct DeviceCore::State::Capture {
+  struct Stop {
+    bool ran;
+    std::uint64_t call;  ///< Queue::stop_calls, with that of the capture
   };
-  const auto taken = std::make_shared<Taken>(Taken{.queues = std::vector<QueueState>(queue_count()), .stopped = {}});
-  const auto all = Together::of(queue_count() + std::size_t{1}, [weak = std::weak_ptr(state_), taken,
-                                                                 done = std::move(done)](const Status& rested) mutable {
-    const auto state = weak.lock();
-    if (state == nullptr) return done(Error(ECANCELED, "the device is gone"));
-    auto captured = rested ? state->captured(std::move(taken->queues)) : Result<DeviceState>(rested.error());
-    if (!captured) {
-      for (const unsigned index : taken->stopped) state->go_on(index);
+  std::vector<Stop> stops{};
+  CaptureDone done;
+};
+
+void DeviceCore::capture(std::move_only_function<void(Result<DeviceState>)> done) { state_->capture(std::move(done)); }
+
+void DeviceCore::State::capture(CaptureDone done) {
+  if (capturing) return done(Error(EBUSY, "another capture of the device is still in progress"));
+  if (resetting) return capture_after_reset(std::move(done));
+  capturing = true;
+  const auto capture = std::make_shared<Capture>(Capture{.done = std::move(done)});
+  const auto all =
+      Together::of(queues.size() + 1, [this, capture](const Status& rested) { end_capture(*capture, rested); });
+  hold_reset([&] {
+    for (unsigned index = 0; index < queues.size() && !gone; ++index) {
+      const Queue& queue = queues[index];
+      // One that a capture before this has stopped, and that would go on, ran too.
+      capture->stops.push_back({.ran = queue.phase == Phase::running || queue.goes_on, .call = queue.stop_calls + 1});
+      stop_queue(index, StopMode::drain, [all](const Result<QueueState>& stopped) {
+        all->one(stopped ? Status() : Status(std::unexpected(stopped.error())));
+      });
     }
-    done(std::move(captured));
+    if (!gone) all->one();
   });
-  for (unsigned index = 0; index < queue_count(); ++index) {
-    const State::Queue& queue = state_->queues[index];
-    // One that a capture before this has stopped, and that would go on, ran too.
-    if (queue.phase == State::Phase::running || queue.goes_on) taken->stopped.push_back(index);
-    stop_queue(index, StopMode::drain, [taken, all, index](Result<QueueState> stopped) {
-      if (!stopped) return all->one(stopped.error());
-      taken->queues[index] = std::move(*stopped);
-      all->one();
-    });
-  }
-  all->one();
 }
 
-/// The whole of the state, once its queues are at rest.
-Result<DeviceState> DeviceCore::State::captured(std::vector<QueueState> at_rest) {
+/// A reset that is under way changes all that is to be captured. This waits for it as one more reset does, so no longer.
+void DeviceCore::State::capture_after_reset(CaptureDone done) {
+  begin_reset([this, done = std::move(done)](const Status& ended) mutable {
+    if (!ended) return done(ended.error());
+    capture(std::move(done));
+  });
+}
+
+void DeviceCore::State::end_capture(Capture& capture, const Status& rested) {
+  capturing = false;
+  if (resetting) return capture_after_reset(std::move(capture.done));
+  auto state = rested ? captured() : Result<DeviceState>(rested.error());
+  if (!state) {
+    for (unsigned index = 0; index < queues.size(); ++index) {
+      const auto& [ran, call] = capture.stops[index];
+      if (ran && queues[index].stop_calls == call) go_on(index);
+    }
+  }
+  capture.done(std::move(state));
+}
+
+/// The whole of the state, once the queues have come to rest. As it is then: the driver may have reset a queue since.
+Result<DeviceState> DeviceCore::State::captured() {
+  if (!quiet()) return Error(ECANCELED, "the driver has started a queue of the device meanwhile");
   auto own = device.save_state();
   if (!own) return Error(own.error()).while_doing("saving the device's state");
   DeviceState all;
@@ -55,7 +80,7 @@ Result<DeviceState> DeviceCore::State::captured(std::vector<QueueState> at_rest)
   all.status = status;
   all.generation = core.config_generation();
   all.accepted = accepted;
-  all.queues = std::move(at_rest);
+  for (const Queue& queue : queues) all.queues.push_back(at_rest(queue));
   all.device = std::move(*own);
   return all;
 }

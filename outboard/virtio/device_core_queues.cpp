@@ -39,6 +39,13 @@ QueueState DeviceCore::State::fresh(const Queue& queue) const {
           .in_flight = {}};
 }
 
+/// The state of a queue that is at rest.
+QueueState DeviceCore::State::at_rest(const Queue& queue) const {
+  QueueState state = queue.saved ? *queue.saved : fresh(queue);
+  state.enabled = queue.enabled;
+  return state;
+}
+
 bool DeviceCore::State::ring_is_mapped(const Queue& queue, const QueueState& ring) const {
   memory::AddressMap& map = *queue.memory;
   if (paused) return true;  // it cannot be looked at now; the queue is parked if it is not there later
@@ -83,9 +90,7 @@ void DeviceCore::State::reset_queue(unsigned index) {
   if (!found->enabled || found->resetting) return;
   found->resetting = true;
   if (found->at_rest()) return queue_was_reset(index);
-  stop_queue(index, StopMode::discard, [this](const Result<QueueState>& stopped) {
-    if (!stopped) log.warning("{}: the reset of the queue ends when they have", stopped.error().message());
-  });
+  stop_queue(index, StopMode::discard, {});
 }
 
 /// VIRTIO 1.4, 4.1.4.3.1: both queue_reset and queue_enable read 0 then. The rest is as after a device reset.
@@ -192,10 +197,10 @@ void DeviceCore::State::go_on(unsigned index) {
 
 void DeviceCore::State::stop_queue(unsigned index, StopMode mode, StopDone done) {
   Queue& queue = queues[index];
+  ++queue.stop_calls;
   if (queue.at_rest()) {
-    QueueState state = queue.saved ? *queue.saved : fresh(queue);
-    state.enabled = queue.enabled;
-    return done(std::move(state));
+    if (done) done(at_rest(queue));
+    return;
   }
   queue.goes_on = false;
   StopWaiters& waiters = queue.waiters(mode);
@@ -261,38 +266,65 @@ void DeviceCore::State::tell_device(unsigned index, Device::Completion done) {
 }
 
 void DeviceCore::State::stopped(unsigned index, QueueState state) {
+  if (gone) return;
   Queue& queue = queues[index];
   queue.phase = Phase::at_rest;
-  std::vector<StopDone> dones;
-  for (StopWaiters* waiters : {&queue.drain_waiters, &queue.discard_waiters}) {
-    waiters->deadline.reset();
-    std::ranges::move(std::exchange(waiters->dones, {}), std::back_inserter(dones));
-  }
+  // A queue that its driver has reset has nothing in flight, as one that was drained.
+  const bool gave_up = queue.stop_mode == StopMode::discard && !queue.resetting;
   if (queue.resetting) {
     queue_was_reset(index);
-    state = fresh(queue);
+  } else if (queue.enabled) {
+    queue.saved = std::move(state);
   }
-  state.enabled = queue.enabled;
-  if (state.enabled) queue.saved = state;
   const bool goes_on = std::exchange(queue.goes_on, false);
-  for (StopDone& done : dones) done(state);
-  if (resetting && quiet()) return finish_reset();
-  if (goes_on) go_on(index);
+  hold_reset([&] {
+    const Result<QueueState> rested = at_rest(queue);
+    tell_stopped(index, StopMode::drain, gave_up ? was_overtaken(index) : rested);
+    tell_stopped(index, StopMode::discard, rested);
+    if (goes_on && !gone) go_on(index);
+  });
+}
+
+/// Tells those who wait for a stop. A queue that one of them starts again is stopped again for the others.
+void DeviceCore::State::tell_stopped(unsigned index, StopMode mode, const Result<QueueState>& stopped) {
+  for (StopDone& done : take_waiters(index, mode)) {
+    if (gone) return;
+    if (!done) continue;
+    if (queues[index].at_rest()) {
+      done(stopped);
+    } else {
+      stop_queue(index, mode, std::move(done));
+    }
+  }
+}
+
+std::vector<DeviceCore::State::StopDone> DeviceCore::State::take_waiters(unsigned index, StopMode mode) {
+  StopWaiters& waiters = queues[index].waiters(mode);
+  waiters.deadline.reset();
+  return std::exchange(waiters.dones, {});
 }
 
 /// The back end does not come back. Whoever waits is told, and decides whether the device is broken; the queue goes on coming
 /// to rest. A drain is undone: nothing is wrong with the device, and its driver knows nothing of it. It is undone when the
 /// queue is at rest: only then may the device be told that it starts again.
 void DeviceCore::State::stop_is_late(unsigned index, StopMode mode) {
+  const auto self = shared_from_this();  // who waits may destroy the core
   Queue& queue = queues[index];
   const Error late = requests_are_late(index);
   if (mode == StopMode::drain && queue.stop_mode == StopMode::drain) {
     log.warning("{}: the queue is not stopped, and goes on when they have", late.message());
     queue.goes_on = true;
   }
-  StopWaiters& waiters = queue.waiters(mode);
-  waiters.deadline.reset();
-  for (StopDone& done : std::exchange(waiters.dones, {})) done(late);
+  if (mode == StopMode::discard && queue.resetting)
+    log.warning("{}: the reset of the queue ends when they have", late.message());
+  for (StopDone& done : take_waiters(index, mode)) {
+    if (gone) return;
+    if (done) done(late);
+  }
+}
+
+Error DeviceCore::State::was_overtaken(unsigned index) {
+  return Error(ECANCELED, fmt::format("queue {}: a discard has overtaken the drain", index));
 }
 
 Error DeviceCore::State::requests_are_late(unsigned index) {

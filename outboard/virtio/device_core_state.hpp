@@ -16,6 +16,7 @@ namespace outboard::virtio {
 /// What a DeviceCore consists of. Control loop, but for what says otherwise.
 struct DeviceCore::State final : QueueOwner, std::enable_shared_from_this<DeviceCore::State> {
   using StopDone = std::move_only_function<void(Result<QueueState>)>;
+  using CaptureDone = std::move_only_function<void(Result<DeviceState>)>;
   using Done = std::move_only_function<void(Status)>;
 
   /// What a queue's engine does. Moved by run_engine(), stop_queue(), tell_device() and stopped().
@@ -26,7 +27,7 @@ struct DeviceCore::State final : QueueOwner, std::enable_shared_from_this<Device
     stopping,  ///< so has the device; requests may be running
   };
 
-  /// Who waits for a queue's stop, and until when.
+  /// Who waits for a queue's stop, and until when. An empty function waits for nothing.
   struct StopWaiters {
     std::vector<StopDone> dones;
     Registration deadline;
@@ -48,6 +49,8 @@ struct DeviceCore::State final : QueueOwner, std::enable_shared_from_this<Device
     Phase phase = Phase::at_rest;
     StopMode stop_mode = StopMode::drain;  ///< of the stop that is under way
     bool goes_on = false;  ///< it is late for its drain, which has been given up: it goes on once it has come to rest
+    std::uint64_t stop_calls =
+        0;  ///< of stop_queue(): who undoes its own stop sees whether somebody else wants one too
     std::shared_ptr<DeviceQueue> engine;
     memory::AddressMap* memory = nullptr;
     Loop* loop = nullptr;
@@ -77,6 +80,9 @@ struct DeviceCore::State final : QueueOwner, std::enable_shared_from_this<Device
   std::atomic<bool> broken{false};
   bool paused = false;
   bool resetting = false;
+  bool gone = false;  ///< the core has been destroyed, by a callback that is still running: nothing is touched any more
+  bool capturing = false;
+  unsigned reset_holds = 0;  ///< a reset that is under way does not end before there are none
   /// The reset takes back a restore() that failed: the journal hears nothing of it, and the device gets its own state of
   /// before back, of which a reset need not clear all.
   bool undoing = false;
@@ -102,6 +108,9 @@ struct DeviceCore::State final : QueueOwner, std::enable_shared_from_this<Device
   void add_failed();
   void start_reset(Done done);
   void begin_reset(Done done);
+  template <typename Body>
+  void hold_reset(Body&& body);
+  void finish_reset_if_quiet();
   void finish_reset();
   void reset_is_late(std::list<ResetWaiter>::iterator waiter);
   void break_device(std::string_view clause, std::string_view what);
@@ -113,6 +122,7 @@ struct DeviceCore::State final : QueueOwner, std::enable_shared_from_this<Device
   bool may_set_up(const Queue& queue) const;
   bool well_formed(const Queue& queue) const;
   QueueState fresh(const Queue& queue) const;
+  QueueState at_rest(const Queue& queue) const;
   bool ring_is_mapped(const Queue& queue, const QueueState& ring) const;
   void enable_queue(unsigned index);
   void reset_queue(unsigned index);
@@ -128,10 +138,17 @@ struct DeviceCore::State final : QueueOwner, std::enable_shared_from_this<Device
   void stop_engine(unsigned index);
   void tell_device(unsigned index, Device::Completion done);
   void stopped(unsigned index, QueueState state);
+  void tell_stopped(unsigned index, StopMode mode, const Result<QueueState>& stopped);
+  std::vector<StopDone> take_waiters(unsigned index, StopMode mode);
   void stop_is_late(unsigned index, StopMode mode);
   static Error requests_are_late(unsigned index);
+  static Error was_overtaken(unsigned index);
   bool quiet() const;
-  Result<DeviceState> captured(std::vector<QueueState> at_rest);
+  struct Capture;
+  void capture(CaptureDone done);
+  void capture_after_reset(CaptureDone done);
+  void end_capture(Capture& capture, const Status& rested);
+  Result<DeviceState> captured();
   Status restore(const DeviceState& from);
   Status check(const DeviceState& from) const;
   Status check_queues(const DeviceState& from) const;
@@ -147,5 +164,17 @@ struct DeviceCore::State final : QueueOwner, std::enable_shared_from_this<Device
   void queue_used(unsigned queue) override { events.notify_queue(queue); }
   void queue_broken(unsigned queue, std::string_view clause, std::string_view what) override;
 };
+
+/// Runs `body`, which calls back while it walks the queues or those who wait. A callback may have been waiting for the end of
+/// a reset, and start the device again; so the reset ends when `body` has. It may also destroy the core: then `gone` is set,
+/// and `body` touches nothing any more.
+template <typename Body>
+void DeviceCore::State::hold_reset(Body&& body) {
+  const auto self = shared_from_this();
+  ++reset_holds;
+  body();
+  --reset_holds;
+  if (!gone) finish_reset_if_quiet();
+}
 
 }  // namespace outboard::virtio

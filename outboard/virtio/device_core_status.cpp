@@ -83,7 +83,7 @@ Status DeviceCore::State::start_queues(const std::vector<std::pair<unsigned, Que
     if (started) continue;
     for (auto begun = starting.begin(); begun != next; ++begun) {
       queues[begun->first].phase = Phase::running;
-      stop_queue(begun->first, StopMode::discard, [](const Result<QueueState>&) {});
+      stop_queue(begun->first, StopMode::discard, {});
     }
     return Error(EIO, fmt::format("queue {}: {}", next->first, started.error().message()));
   }
@@ -107,20 +107,19 @@ void DeviceCore::State::start_reset(Done done) {
 }
 
 void DeviceCore::State::begin_reset(Done done) {
-  const auto self = shared_from_this();  // who waits may destroy the core
   const auto waiter = reset_waiters.insert(reset_waiters.end(), {std::move(done)});
   resetting = true;
-  for (unsigned index = 0; index < queues.size(); ++index) {
-    stop_queue(index, StopMode::discard, [](const Result<QueueState>&) {});
-  }
-  if (!resetting) return;
-  if (quiet()) return finish_reset();
-  waiter->deadline = control.after(options.stop_deadline, [this, waiter] { reset_is_late(waiter); });
+  hold_reset([&] {
+    for (unsigned index = 0; index < queues.size() && !gone; ++index) stop_queue(index, StopMode::discard, {});
+    if (gone || quiet()) return;
+    waiter->deadline = control.after(options.stop_deadline, [this, waiter] { reset_is_late(waiter); });
+  });
 }
 
 /// The reset is not given up. The device is broken until it ends.
 void DeviceCore::State::reset_is_late(std::list<ResetWaiter>::iterator waiter) {
   const auto late = std::ranges::find_if_not(queues, &Queue::at_rest);
+  if (late == queues.end()) return finish_reset_if_quiet();
   const Error error = requests_are_late(static_cast<unsigned>(late - queues.begin()));
   Done done = std::move(waiter->done);
   reset_waiters.erase(waiter);
@@ -128,7 +127,12 @@ void DeviceCore::State::reset_is_late(std::list<ResetWaiter>::iterator waiter) {
   done(error);
 }
 
+void DeviceCore::State::finish_reset_if_quiet() {
+  if (resetting && reset_holds == 0 && quiet()) finish_reset();
+}
+
 void DeviceCore::State::finish_reset() {
+  const auto self = shared_from_this();  // who is told may destroy the core
   device.reset();
   accepted = {};
   accepted_beyond = false;
@@ -151,9 +155,17 @@ void DeviceCore::State::finish_reset() {
     events.was_reset();
   }
   resetting = false;
-  const auto self = shared_from_this();  // who waits may destroy the core
-  for (ResetWaiter& waiter : std::exchange(reset_waiters, {})) waiter.done({});
-  for (auto& ended : std::exchange(reset_followers, {})) ended();
+  // Both before anybody is told: who comes then, perhaps after another reset has begun, waits for the end of that.
+  auto waiters = std::exchange(reset_waiters, {});
+  auto followers = std::exchange(reset_followers, {});
+  for (ResetWaiter& waiter : waiters) {
+    if (gone) return;
+    waiter.done({});
+  }
+  for (auto& ended : followers) {
+    if (gone) return;
+    ended();
+  }
 }
 
 // Broken.
