@@ -5,30 +5,19 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
+#include <outboard/base/shell_word.hpp>
+
 namespace outboard::command {
-
-namespace {
-
-/// A word for a shell.
-std::string quoted(const std::string& word) {
-  static constexpr const char* plain = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_./:+,-";
-  if (!word.empty() && word.find_first_not_of(plain) == std::string::npos) return word;
-  std::string text = "'";
-  for (const char c : word) text += c == '\'' ? std::string("'\\''") : std::string(1, c);
-  return text + "'";
-}
-
-}  // namespace
 
 std::string announcement(const std::vector<std::string>& lines, const std::string& verb,
                          const BindArguments& arguments) {
   if (lines.empty()) return "# nothing is to be done\n";
   std::string words = fmt::format("{} {}", verb, fmt::join(arguments.addresses, " "));
-  if (!arguments.driver.empty()) words += " --driver " + quoted(arguments.driver);
+  if (!arguments.driver.empty()) words += " --driver " + shell_word(arguments.driver);
   if (arguments.no_iommu) words += " --no-iommu";
   const auto loads = [](const std::string& line) { return line.starts_with("modprobe "); };
   if (arguments.modprobe || std::ranges::any_of(lines, loads)) words += " --modprobe";
-  if (arguments.state != BindArguments{}.state) words += " --state " + quoted(arguments.state);
+  if (arguments.state != BindArguments{}.state) words += " --state " + shell_word(arguments.state);
   return fmt::format("# nothing has been done; as root:\n{}\n# or: outboard pci {} --yes\n", fmt::join(lines, "\n"),
                      words);
 }
