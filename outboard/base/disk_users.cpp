@@ -107,12 +107,15 @@ const Mount* mount_of(const std::string& path, const std::vector<Mount>& mounts)
   return found;
 }
 
+enum class Partitions : unsigned char { included, left_out };
+
 /// What stands on one disk.
 class Stack {
  public:
-  Stack(std::string_view disk, const std::string& sysfs, const std::string& proc)
+  Stack(std::string_view disk, const std::string& sysfs, const std::string& proc,
+        Partitions partitions = Partitions::included)
       : blocks_(fs::path(sysfs) / "class" / "block"), proc_(proc), own_(mounts_of_self(proc)) {
-    add(std::string(disk));
+    add(std::string(disk), blocks_ / disk, partitions);
     // Each turn may find what stands on what the one before has found.
     for (std::size_t before = 0; before != devices_.size();) {
       before = devices_.size();
@@ -145,13 +148,14 @@ class Stack {
   }
 
   /// A device with its partitions and, in turn, their holders.
-  void add(const std::string& name) { add(name, blocks_ / name); }
-  void add(const std::string& name, const fs::path& folder) {
+  void add(const std::string& name) { add(name, blocks_ / name, Partitions::included); }
+  void add(const std::string& name, const fs::path& folder, Partitions partitions) {
     if (has(name)) return;
     devices_.push_back({name, first_line(folder / "dev")});
     std::error_code hidden;
     for (const std::string& entry : names_in(folder)) {
-      if (fs::exists(folder / entry / "partition", hidden)) add(entry, folder / entry);
+      if (partitions == Partitions::included && fs::exists(folder / entry / "partition", hidden))
+        add(entry, folder / entry, partitions);
     }
     for (const std::string& holder : names_in(folder / "holders")) {
       above_.insert(holder);
@@ -199,8 +203,9 @@ std::vector<DeviceNode> devices_on_disk(std::string_view disk, const std::string
   return Stack(disk, sysfs, proc).devices();
 }
 
-std::vector<std::string> users_of_disk(std::string_view disk, const std::string& sysfs, const std::string& proc) {
-  const Stack stack(disk, sysfs, proc);
+namespace {
+
+std::vector<std::string> users_of(const Stack& stack, const std::string& proc) {
   std::set<std::string> users = stack.above();
   for (const Mount& mount : mounts_of_all(proc)) {
     if (stack.carries(mount)) users.insert(mount.point);
@@ -210,6 +215,29 @@ std::vector<std::string> users_of_disk(std::string_view disk, const std::string&
     if (stack.carries(unescaped(line.substr(0, line.find_first_of(" \t"))))) users.insert("swap");
   }
   return {users.begin(), users.end()};
+}
+
+/// The folder of a block device; of a partition it lies in that of its disk.
+fs::path folder_of(std::string_view device, const std::string& sysfs) {
+  std::error_code hidden;
+  return fs::canonical(fs::path(sysfs) / "class" / "block" / device, hidden);
+}
+
+}  // namespace
+
+std::vector<std::string> users_of_disk(std::string_view disk, const std::string& sysfs, const std::string& proc) {
+  return users_of(Stack(disk, sysfs, proc), proc);
+}
+
+std::string disk_of_partition(std::string_view device, const std::string& sysfs) {
+  const fs::path folder = folder_of(device, sysfs);
+  std::error_code hidden;
+  return fs::exists(folder / "partition", hidden) ? folder.parent_path().filename().string() : std::string();
+}
+
+std::vector<std::string> users_beside_partitions(std::string_view disk, const std::string& sysfs,
+                                                 const std::string& proc) {
+  return users_of(Stack(disk, sysfs, proc, Partitions::left_out), proc);
 }
 
 bool is_on_disk(dev_t number, std::string_view disk, const std::string& sysfs, const std::string& proc) {

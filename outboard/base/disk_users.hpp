@@ -29,6 +29,13 @@ std::vector<DeviceNode> devices_on_disk(std::string_view disk, const std::string
 std::vector<std::string> users_of_disk(std::string_view disk, const std::string& sysfs = "/sys",
                                        const std::string& proc = "/proc");
 
+/// The disk ("vda") of which `device` ("vda1") is a partition; empty: it is none.
+std::string disk_of_partition(std::string_view device, const std::string& sysfs = "/sys");
+
+/// users_of_disk() of the disk as a whole: without those of its partitions. They keep each partition from being claimed.
+std::vector<std::string> users_beside_partitions(std::string_view disk, const std::string& sysfs = "/sys",
+                                                 const std::string& proc = "/proc");
+
 /// Whether the block device, or file system, of this number (st_rdev, st_dev) is on `disk`, as devices_on_disk() says.
 bool is_on_disk(dev_t number, std::string_view disk, const std::string& sysfs = "/sys",
                 const std::string& proc = "/proc");

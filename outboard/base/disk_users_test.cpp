@@ -71,6 +71,22 @@ TEST_F(DiskUsers, AMountOfThePartitionIsFoundByNumberAndByName) {
   EXPECT_THAT(users(), ElementsAre("/data two"));
 }
 
+TEST_F(DiskUsers, OfTheWholeDiskAreThoseBesideItsPartitions) {
+  fs::create_symlink("vda/vda1", machine.path("sys/class/block/vda1"));
+  EXPECT_EQ(disk_of_partition("vda1", machine.path("sys")), "vda");
+  EXPECT_EQ(disk_of_partition("vda", machine.path("sys")), "");
+  EXPECT_EQ(disk_of_partition("vdz", machine.path("sys")), "");
+  const auto beside = [&] { return users_beside_partitions("vda", machine.path("sys"), machine.path("proc")); };
+  mount("40 22 254:1 / /part rw - ext4 /dev/vda1 rw");
+  EXPECT_THAT(beside(), IsEmpty());
+  mount("40 22 254:0 / /whole rw - ext4 /dev/vda rw");
+  EXPECT_THAT(beside(), ElementsAre("/whole"));
+  EXPECT_THAT(users("vda1"), IsEmpty());
+  block("dm-0", "253:0");
+  write("sys/class/block/vda/holders/dm-0/dev", "253:0");
+  EXPECT_THAT(beside(), ElementsAre("/whole", "dm-0"));
+}
+
 TEST_F(DiskUsers, MountsOfOtherNamespacesAreSeen) {
   write("proc/12/mountinfo", "40 22 254:0 / /inside rw - ext4 /dev/vda rw\n");
   fs::create_directories(machine.path("proc/12/ns"));
