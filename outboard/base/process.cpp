@@ -1,6 +1,11 @@
 #include <outboard/base/process.hpp>
 
+#include <signal.h>
+#include <sys/stat.h>
+
 #include <charconv>
+#include <cstdlib>
+#include <filesystem>
 #include <fstream>
 #include <string>
 #include <string_view>
@@ -12,15 +17,23 @@
 namespace outboard {
 namespace {
 
-/// Numbered as in proc(5); of those that are read here.
-enum class StatField : unsigned { state = 3, threads = 20, start_time = 22 };
+namespace fs = std::filesystem;
 
-std::string stat_of(int pid) {
-  std::ifstream file(fmt::format("/proc/{}/stat", pid));
+/// Numbered as in proc(5); of those that are read here.
+enum class StatField : unsigned { state = 3, flags = 9, threads = 20, start_time = 22 };
+
+/// PF_EXITING, PF_DUMPCORE and PF_SIGNALED of the kernel's <linux/sched.h>.
+constexpr std::uint64_t exiting = 0x4, dumping_core = 0x200, killed_by_signal = 0x400;
+
+/// Of a process, or of one of its threads: `folder` is /proc/PID or /proc/PID/task/TID.
+std::string stat_in(const std::string& folder) {
+  std::ifstream file(folder + "/stat");
   std::string line;
   std::getline(file, line);
   return line;
 }
+
+std::string stat_of(int pid) { return stat_in(fmt::format("/proc/{}", pid)); }
 
 /// Empty where there is none.
 std::string_view field_of(std::string_view line, StatField wanted) {
@@ -37,6 +50,41 @@ std::uint64_t number_of(std::string_view field) {
   std::uint64_t value = 0;
   std::from_chars(field.data(), field.data() + field.size(), value);
   return value;
+}
+
+std::uint64_t flags_of(std::string_view line) { return number_of(field_of(line, StatField::flags)); }
+
+/// Whether SIGKILL waits for a thread, or for its process. Each thread of a process that exits or crashes gets one.
+bool is_to_be_killed(const std::string& folder) {
+  constexpr std::uint64_t sigkill = 1U << (SIGKILL - 1);
+  std::ifstream status(folder + "/status");
+  for (std::string line; std::getline(status, line);) {
+    const bool pending = line.starts_with("SigPnd:") || line.starts_with("ShdPnd:");
+    if (pending && (std::strtoull(line.c_str() + 7, nullptr, 16) & sigkill) != 0) return true;
+  }
+  return false;
+}
+
+std::optional<int> as_pid(std::string_view text) {
+  int pid = 0;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), pid);
+  if (error != std::errc{} || end != text.data() + text.size()) return std::nullopt;
+  return pid;
+}
+
+/// proc(5), NSpid: of each PID namespace that it is in, the innermost last. 0: not to be learnt.
+int number_in_its_container(const fs::path& process) {
+  std::ifstream status(process / "status");
+  for (std::string line; std::getline(status, line);) {
+    if (line.starts_with("NSpid:"))
+      return as_pid(std::string_view(line).substr(line.find_last_of(" \t") + 1)).value_or(0);
+  }
+  return 0;
+}
+
+/// A thread that only exits says nothing about its process.
+bool shows_the_end_of_its_process(const std::string& thread) {
+  return (flags_of(stat_in(thread)) & killed_by_signal) != 0 || is_to_be_killed(thread);
 }
 
 }  // namespace
@@ -56,6 +104,32 @@ bool process_has_ended(int pid, std::uint64_t start_time) {
   const std::string_view state = field_of(line, StatField::state);
   // A first thread that is dead may have left others, which still wait in the kernel.
   return (state == "Z" || state == "X") && number_of(field_of(line, StatField::threads)) <= 1;
+}
+
+bool process_is_ending(int pid, const std::string& proc) {
+  const std::string folder = fmt::format("{}/{}", proc, pid);
+  const std::string line = stat_in(folder);
+  const std::string_view state = field_of(line, StatField::state);
+  if (state == "Z" || state == "X") return true;
+  // Before it is PF_EXITING, a thread waits for its io_uring requests: then the other threads show what has happened.
+  if ((flags_of(line) & (exiting | dumping_core | killed_by_signal)) != 0 || is_to_be_killed(folder)) return true;
+  std::error_code gone;
+  for (fs::directory_iterator thread(folder + "/task", gone), end; !gone && thread != end; thread.increment(gone)) {
+    if (shows_the_end_of_its_process(thread->path().string())) return true;
+  }
+  return false;
+}
+
+std::optional<int> process_in_container(int number, const std::function<bool(std::uint64_t)>& is_its_namespace,
+                                        const std::string& proc) {
+  std::error_code gone;
+  for (fs::directory_iterator entry(proc, gone), end; !gone && entry != end; entry.increment(gone)) {
+    const auto pid = as_pid(entry->path().filename().string());
+    if (!pid || number_in_its_container(entry->path()) != number) continue;
+    struct stat found{};
+    if (::stat((entry->path() / "ns" / "pid").c_str(), &found) == 0 && is_its_namespace(found.st_ino)) return pid;
+  }
+  return std::nullopt;
 }
 
 }  // namespace outboard

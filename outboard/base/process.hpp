@@ -1,6 +1,8 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
+#include <optional>
 #include <string>
 
 namespace outboard {
@@ -16,5 +18,14 @@ std::uint64_t start_time_of(int pid);
 /// Whether the process that was started then has ended, by the same file: it is gone, another one has its number, or it only
 /// waits for its parent. Where a descriptor of the process (pidfd_open) cannot be had.
 bool process_has_ended(int pid, std::uint64_t start_time);
+
+/// Whether a process answers nobody any more though it is still there: it was killed, has crashed or exits, and the kernel
+/// may be busy with its threads for as long as the storage takes. `proc` stands for /proc. Any thread.
+bool process_is_ending(int pid, const std::string& proc = "/proc");
+
+/// The process that has this number in a PID namespace (of this inode number, /proc/PID/ns/pid); its number here. Nothing:
+/// there is none, or it cannot be seen from here. `proc` stands for /proc. Any thread.
+std::optional<int> process_in_container(int number, const std::function<bool(std::uint64_t)>& is_its_namespace,
+                                        const std::string& proc = "/proc");
 
 }  // namespace outboard
