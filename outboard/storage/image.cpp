@@ -13,9 +13,9 @@
 #include <fmt/format.h>
 
 #include <outboard/base/file_holder.hpp>
+#include <outboard/base/shell_word.hpp>
 #include <outboard/storage/direct_rules.hpp>
 #include <outboard/storage/image_claim.hpp>
-#include <outboard/storage/quoted.hpp>
 
 namespace outboard::storage {
 
@@ -36,7 +36,7 @@ Error no_permission(int code, const std::string& path, bool read_only) {
   if (!read_only && is_write_protected(path)) {
     return Error(code, "the block device is write-protected")
         .on(path)
-        .cure("serve it read-only, or: blockdev --setrw " + quoted(path));
+        .cure("serve it read-only, or: blockdev --setrw " + shell_path(path));
   }
   if (code == EROFS) {
     return Error(EROFS, "it lies on a file system that is mounted read-only").on(path).cure("serve it read-only");
@@ -44,9 +44,9 @@ Error no_permission(int code, const std::string& path, bool read_only) {
   if (!read_only && ::access(path.c_str(), R_OK) == 0) {
     return Error(code, "no permission to write the image")
         .on(path)
-        .cure("serve it read-only, or: chmod u+w " + quoted(path));
+        .cure("serve it read-only, or: chmod u+w " + shell_path(path));
   }
-  return Error(code, "no permission to read the image").on(path).cure("see: ls -ld " + quoted(path));
+  return Error(code, "no permission to read the image").on(path).cure("see: ls -ld " + shell_path(path));
 }
 
 Error open_error(int code, const std::string& path, bool read_only) {
@@ -54,7 +54,7 @@ Error open_error(int code, const std::string& path, bool read_only) {
     case ENOENT:
       return Error(ENOENT, "there is no such image")
           .on(path)
-          .cure("to make an empty one: truncate -s 1G " + quoted(path));
+          .cure("to make an empty one: truncate -s 1G " + shell_path(path));
     case EACCES:
     case EPERM:
     case EROFS:
@@ -64,7 +64,7 @@ Error open_error(int code, const std::string& path, bool read_only) {
     case EBUSY:
       return Error(EBUSY, "the block device is in use (mounted, swap, part of a volume, or claimed by another process)")
           .on(path)
-          .cure("see what uses it: lsblk " + quoted(path));
+          .cure("see what uses it: lsblk " + shell_path(path));
     case EMFILE:
     case ENFILE:
       return Error(code, "out of file descriptors").on(path).cure("raise the limit: ulimit -n, LimitNOFILE=");
@@ -97,7 +97,7 @@ Result<std::uint64_t> check_end(const Image& image, std::uint64_t size) {
                                    size, unit))
       .on(image.path)
       .cure(fmt::format("serve it without O_DIRECT, or: truncate -s {} {}", (size / unit + 1) * unit,
-                        quoted(image.path)));
+                        shell_path(image.path)));
 }
 
 Result<std::uint64_t> size_of(const Image& image, int fd) {
@@ -116,8 +116,8 @@ Result<std::uint64_t> size_of(const Image& image, int fd) {
   const std::uint64_t whole = size - size % 512 + 512;
   const bool can_grow = !image.block_device && !image.geometry.read_only && whole <= INT64_MAX;
   if (!can_grow) return error;
-  if (size == 0) return std::move(error).cure("truncate -s 1G " + quoted(image.path));
-  return std::move(error).cure(fmt::format("truncate -s {} {}", whole, quoted(image.path)));
+  if (size == 0) return std::move(error).cure("truncate -s 1G " + shell_path(image.path));
+  return std::move(error).cure(fmt::format("truncate -s {} {}", whole, shell_path(image.path)));
 }
 
 void measure_block_device(Image& image, int fd) {

@@ -1,18 +1,19 @@
 #include <outboard/storage/image_claim.hpp>
 
-#include <algorithm>
 #include <filesystem>
+#include <optional>
 #include <system_error>
 #include <vector>
 
+#include <fcntl.h>
+#include <sys/stat.h>
 #include <sys/sysmacros.h>
 
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
 #include <outboard/base/disk_users.hpp>
-#include <outboard/base/wait.hpp>
-#include <outboard/storage/quoted.hpp>
+#include <outboard/base/shell_word.hpp>
 
 namespace outboard::storage {
 
@@ -20,16 +21,6 @@ namespace {
 
 /// A mounted disk is refused after this. Whoever looks at a new disk (udev) claims it for less.
 constexpr Duration patience_with_users = std::chrono::milliseconds(500);
-constexpr Duration shortest_pause = std::chrono::milliseconds(5);
-constexpr Duration longest_pause = std::chrono::milliseconds(100);
-/// A wait of less is not worth a line.
-constexpr Duration silent = std::chrono::milliseconds(200);
-
-/// Who keeps a block device from being claimed, as far as that can be seen.
-struct Claimant {
-  enum class Kind : std::uint8_t { users, process, unseen } kind = Kind::unseen;
-  std::string who{};
-};
 
 std::string name_of(dev_t device) {
   std::error_code hidden;
@@ -38,65 +29,73 @@ std::string name_of(dev_t device) {
   return folder.filename().string();
 }
 
-Claimant claimant_of(dev_t device) {
+/// Who has claimed a block device, as far as that can be seen. A partition cannot be claimed while its whole disk is, nor a
+/// disk while one of its partitions is.
+std::vector<std::string> claimants_of(const std::string& device) {
+  if (device.empty()) return {};
+  std::vector<std::string> found = users_of_disk(device);
+  const std::string disk = disk_of_partition(device);
+  if (!found.empty() || disk.empty()) return found;
+  for (const std::string& user : users_beside_partitions(disk)) found.push_back(fmt::format("{} (on {})", user, disk));
+  return found;
+}
+
+/// For people: processes with the device, or the disk that it is a partition of, open, one of which may have claimed it. To have a device open is no claim, and
+/// which opener has asked for one the kernel does not tell.
+std::string openers_for_people(const std::string& device) {
+  std::vector<std::string> names;
+  std::vector<DeviceNode> devices = devices_on_disk(device);
+  if (const std::string disk = disk_of_partition(device); !disk.empty())
+    devices.push_back(devices_on_disk(disk).front());
+  for (const DeviceOpener& opener : openers_of(devices))
+    names.push_back(fmt::format("process {} ({})", opener.process.pid, opener.process.command));
+  return names.empty() ? "something that cannot be seen from here" : fmt::format("{}", fmt::join(names, ", "));
+}
+
+Obstacle obstacle_on(dev_t device, const std::string& path, const LockPatience& patience) {
+  const auto made = [&](const std::string& what, Duration bound) {
+    return Obstacle{.who = "the block device, which is in use",
+                    .what = "the block device is in use: " + what,
+                    .bound = bound,
+                    .refusal = Error(EBUSY, "the block device is in use: " + what)
+                                   .on(path)
+                                   .cure("see what uses it: lsblk " + shell_path(path))};
+  };
   const std::string disk = name_of(device);
-  if (disk.empty()) return {};
-  if (const auto users = users_of_disk(disk); !users.empty())
-    return {Claimant::Kind::users, fmt::format("{}", fmt::join(users, ", "))};
-  const auto openers = openers_of(devices_on_disk(disk));
-  if (openers.empty()) return {};
-  const Holder& process = openers.front().process;
-  return {Claimant::Kind::process, fmt::format("process {} ({})", process.pid, process.command)};
-}
-
-Duration bound_of(Claimant::Kind kind, const LockPatience& patience) {
-  switch (kind) {
-    case Claimant::Kind::users:
-      return patience_with_users;
-    case Claimant::Kind::process:
-      return patience.running;
-    case Claimant::Kind::unseen:
-      break;
-  }
-  return patience.ended;
-}
-
-constexpr const char* unseen =
-    "the kernel is still writing what a process that has ended left in the page cache, or something that cannot be seen "
-    "from here has claimed it";
-
-Error refused(const Claimant& claimant, const std::string& path) {
-  const std::string what = claimant.kind == Claimant::Kind::unseen ? unseen : claimant.who;
-  return Error(EBUSY, "the block device is in use: " + what).on(path).cure("see what uses it: lsblk " + quoted(path));
-}
-
-void log_wait(const Claimant& claimant, const std::string& path, Duration bound, const Log& log) {
-  log.warning("{}: waiting up to {:.0f} s: the block device is in use: {}", path,
-              std::chrono::duration<double>(bound).count(),
-              claimant.kind == Claimant::Kind::unseen ? unseen : claimant.who);
+  if (const auto users = claimants_of(disk); !users.empty())
+    return made(fmt::format("{}", fmt::join(users, ", ")), patience_with_users);
+  // A process that has it open does not make this wait shorter: it may be a mere reader.
+  return made(fmt::format("the kernel is still writing what a process that has ended left in the page cache, or {} has "
+                          "claimed it",
+                          disk.empty() ? "something that cannot be seen from here" : openers_for_people(disk)),
+              patience.ended);
 }
 
 }  // namespace
 
 Result<UniqueFd> claim_patiently(const std::string& path, dev_t device, const LockPatience& patience, const Log& log,
                                  const std::function<Result<UniqueFd>()>& open) {
-  const TimePoint begin = Clock::system().now();
-  bool logged = false;
-  for (Duration pause = shortest_pause;; pause = std::min(2 * pause, longest_pause)) {
+  UniqueFd claimed;
+  OUTBOARD_CHECK(wait_patiently(path, patience, log, [&]() -> Result<std::optional<Obstacle>> {
     auto fd = open();
-    const Duration waited = Clock::system().now() - begin;
-    if (fd && logged) log.info("{}: free after {:.1f} s", path, std::chrono::duration<double>(waited).count());
-    if (fd || fd.error().code() != EBUSY) return fd;
-    const Claimant claimant = claimant_of(device);
-    const Duration bound = bound_of(claimant.kind, patience);
-    if (waited >= bound) return refused(claimant, path);
-    if (waited >= silent && claimant.kind != Claimant::Kind::users && !logged) {
-      log_wait(claimant, path, bound, log);
-      logged = true;
-    }
-    if (!patience.wait(pause))
-      return Error(ECANCELED, "interrupted while waiting for the block device, which is in use").on(path);
-  }
+    if (!fd && fd.error().code() == EBUSY) return obstacle_on(device, path, patience);
+    if (!fd) return fd.error();
+    claimed = std::move(*fd);
+    return std::nullopt;
+  }));
+  return claimed;
+}
+
+Status wait_for_claim_of_the_dead(const std::string& path, int fd, const LockPatience& patience, const Log& log) {
+  struct stat info{};
+  if (::fstat(fd, &info) != 0) return Error::from_errno("looking at the image").on(path);
+  if (!S_ISBLK(info.st_mode)) return {};
+  return wait_patiently(path, patience, log, [&]() -> Result<std::optional<Obstacle>> {
+    const UniqueFd claim(::open(path.c_str(), O_RDONLY | O_EXCL | O_NONBLOCK | O_CLOEXEC));
+    // Who is seen has it in place of the dead one.
+    if (claim || errno != EBUSY || !claimants_of(name_of(info.st_rdev)).empty()) return std::nullopt;
+    return obstacle_on(info.st_rdev, path, patience);
+  });
 }
 
 }  // namespace outboard::storage

@@ -1,12 +1,11 @@
 #pragma once
 
 #include <cstdint>
-#include <functional>
 #include <string>
 
 #include <outboard/base/log.hpp>
-#include <outboard/base/loop.hpp>
 #include <outboard/base/result.hpp>
+#include <outboard/storage/patience.hpp>
 
 namespace outboard::storage {
 
@@ -14,19 +13,6 @@ namespace outboard::storage {
 enum class ImageAccess : std::uint8_t {
   read,   ///< reads; others may read too, nobody may write
   write,  ///< reads and writes; nobody else may do either
-};
-
-/// How long an opener waits for an image that another one holds.
-struct LockPatience {
-  /// For a process that runs: it may be about to end.
-  Duration running = std::chrono::seconds(3);
-  /// For a process that was killed or has ended, while the kernel still carries out its disk requests.
-  Duration ended = std::chrono::seconds(60);
-  /// Waits, and says whether to go on. By default pause_thread().
-  std::function<bool(Duration)> pause{};
-
-  /// False: give up, with ECANCELED.
-  bool wait(Duration time) const;
 };
 
 /// What lock_image() could lock of an image.

@@ -3,6 +3,7 @@
 #include <outboard/storage/image_lock.hpp>
 
 #include <array>
+#include <cstdlib>
 #include <cstring>
 #include <fstream>
 #include <functional>
@@ -16,6 +17,7 @@
 #include <fcntl.h>
 #include <sched.h>
 #include <signal.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
@@ -24,9 +26,13 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <outboard/base/process.hpp>
+#include <outboard/base/reactor.hpp>
 #include <outboard/storage/image.hpp>
 #include <outboard/storage/lock_bytes.hpp>
+#include <outboard/storage/lock_holders.hpp>
 #include <outboard/storage/lock_owner.hpp>
+#include <outboard/storage/raw_file.hpp>
 #include <outboard/testing/held_file_system.hpp>
 #include <outboard/testing/temp_dir.hpp>
 
@@ -84,11 +90,12 @@ class Holder {
   /// The storage has answered: the kernel closes what the process had open.
   void finish_requests() { requests_.reset(); }
 
- private:
   /// A PID namespace of its own, in which the process is number 1.
   static pid_t fork_into_container() {
     return static_cast<pid_t>(::syscall(SYS_clone, CLONE_NEWPID | SIGCHLD, nullptr, nullptr, nullptr, nullptr));
   }
+
+ private:
   [[noreturn]] static void hold(const std::string& path, ImageAccess access, Kind kind, int ready, int queue) {
     const auto image = open_image(path, access == ImageAccess::read, kind == Kind::direct, Log(), none);
     if (!image) ::_exit(1);
@@ -305,7 +312,7 @@ TEST_F(ImageLock, IsWaitedForUntilItsProcessEnds) {
     holder.finish_requests();
     holder.kill();
   });
-  EXPECT_THAT(line, HasSubstr("waiting up to 600 s for process " + std::to_string(holder.pid()) + " ("));
+  EXPECT_THAT(line, HasSubstr("waiting up to 600 s: process " + std::to_string(holder.pid()) + " ("));
 }
 
 TEST_F(ImageLock, OfAKilledProcessIsWaitedForUntilItsLastRequestHasEnded) {
@@ -334,28 +341,93 @@ TEST_F(ImageLock, OfAProcessWhoseThreadsAreStillWithTheStorageIsWaitedForAsLong)
   EXPECT_TRUE(opened.get());
 }
 
+/// A process that has the image open ends while the kernel still is with its storage.
+class ImageLockOfAProcessThatEnds : public ImageLock, public ::testing::WithParamInterface<const char*> {
+ protected:
+  void SetUp() override {
+    ImageLock::SetUp();
+    auto made = outboard::testing::HeldFileSystem::create(65536);
+    if (!made) GTEST_SKIP() << "no FUSE file system here: " << made.error().message();
+    storage_ = std::move(*made);
+  }
+  /// Ends as `how` says, once a thread of it waits for the storage: another one ("exit, others wait") or one of the kernel's
+  /// for io_uring. Does not return.
+  void live_and_end(const std::string& how, int ready) const {
+    signal(SIGABRT, SIG_DFL);
+    signal(SIGSEGV, SIG_DFL);
+    const rlimit no_core{};
+    ::setrlimit(RLIMIT_CORE, &no_core);
+    const auto image = open(ImageAccess::write);
+    if (!image) ::_exit(1);
+    auto loop = Reactor::create().value();
+    auto disk = RawFile::open(
+        *loop, {.path = storage_->disk(), .engine = how == "exits_with_threads" ? Engine::pool : Engine::io_uring},
+        Log());
+    if (!disk) ::_exit(2);
+    (*disk)->flush([](int) {});
+    (*disk)->submit();
+    char word = 0;
+    if (::read(ready, &word, 1) != 1) ::_exit(3);
+    if (how == "is_killed") static_cast<void>(::raise(SIGKILL));
+    if (how == "crashes") static_cast<void>(::raise(SIGSEGV));
+    if (how == "aborts") std::abort();
+    ::_exit(1);
+  }
+  std::unique_ptr<outboard::testing::HeldFileSystem> storage_;
+};
+
+TEST_P(ImageLockOfAProcessThatEnds, IsKnownForOneThatIsEnding) {
+  storage_->hold(outboard::testing::HeldFileSystem::Call::fsync);
+  std::array<int, 2> ready{};
+  ASSERT_EQ(::pipe2(ready.data(), O_CLOEXEC), 0);
+  const UniqueFd theirs(ready[0]);
+  UniqueFd ours(ready[1]);
+  const int pid = ::fork();
+  if (pid == 0) live_and_end(GetParam(), theirs.get());
+  while (storage_->holding() == 0 && !storage_->gave_up()) std::this_thread::yield();
+  ASSERT_EQ(::write(ours.get(), "e", 1), 1);
+  // From the moment on at which it has begun to end.
+  while (!process_is_ending(pid) && !storage_->gave_up()) std::this_thread::yield();
+  const auto refused = open(ImageAccess::write);
+  EXPECT_GT(storage_->holding(), 0U) << "the kernel is done with it";
+  EXPECT_FALSE(storage_->gave_up());
+  storage_->release();
+  ASSERT_FALSE(refused);
+  EXPECT_THAT(refused.error().message(), HasSubstr("process " + std::to_string(pid) + " is ending, but the kernel"));
+  EXPECT_EQ(::waitpid(pid, nullptr, 0), pid);
+  EXPECT_TRUE(open(ImageAccess::write, until_freed));
+}
+
+INSTANTIATE_TEST_SUITE_P(Storage, ImageLockOfAProcessThatEnds,
+                         ::testing::Values("is_killed", "crashes", "aborts", "exits", "exits_with_threads"),
+                         [](const auto& how) { return std::string(how.param); });
+
 TEST_F(ImageLock, OfAKilledProcessThatIsStillWithTheStorageIsWaitedForAsLong) {
   auto made = outboard::testing::HeldFileSystem::create(65536);
   if (!made) GTEST_SKIP() << "no FUSE file system here: " << made.error().message();
   auto& storage = **made;
-  storage.hold(outboard::testing::HeldFileSystem::Call::fsync);
-  const int pid = ::fork();
-  if (pid == 0) {
-    const auto image = open(ImageAccess::write);
-    const UniqueFd file(::open(storage.disk().c_str(), O_RDWR | O_CLOEXEC));
-    ::_exit(image && ::fsync(file.get()) == 0 ? 0 : 1);
+  for (const bool contained : {false, true}) {
+    storage.hold(outboard::testing::HeldFileSystem::Call::fsync);
+    const int pid = contained ? Holder::fork_into_container() : ::fork();
+    if (pid == 0) {
+      const auto image = open(ImageAccess::write);
+      const UniqueFd file(::open(storage.disk().c_str(), O_RDWR | O_CLOEXEC));
+      ::_exit(image && ::fsync(file.get()) == 0 ? 0 : 1);
+    }
+    if (pid < 0) GTEST_SKIP() << "no PID namespaces here";
+    while (storage.holding() == 0 && !storage.gave_up()) std::this_thread::yield();
+    ::kill(pid, SIGKILL);
+    const auto refused = open(ImageAccess::write);
+    storage.release();
+    ASSERT_FALSE(refused);
+    EXPECT_EQ(refused.error().code(), EBUSY);
+    EXPECT_THAT(refused.error().message(),
+                HasSubstr((contained ? "process 1 of another container" : "process " + std::to_string(pid)) +
+                          " is ending, but the kernel still carries out its disk"));
+    EXPECT_EQ(::waitpid(pid, nullptr, 0), pid);
+    EXPECT_EQ(refusal(ImageAccess::write), 0);
+    EXPECT_FALSE(storage.gave_up());
   }
-  while (storage.holding() == 0 && !storage.gave_up()) std::this_thread::yield();
-  ::kill(pid, SIGKILL);
-  const auto refused = open(ImageAccess::write);
-  storage.release();
-  ASSERT_FALSE(refused);
-  EXPECT_EQ(refused.error().code(), EBUSY);
-  EXPECT_THAT(refused.error().message(), HasSubstr("process " + std::to_string(pid) +
-                                                   " has been killed, but the kernel still carries out its disk"));
-  EXPECT_EQ(::waitpid(pid, nullptr, 0), pid);
-  EXPECT_EQ(refusal(ImageAccess::write), 0);
-  EXPECT_FALSE(storage.gave_up());
 }
 
 TEST_F(ImageLock, OfAKilledReaderIsWaitedForByReadersToo) {
@@ -398,6 +470,29 @@ TEST_F(ImageLock, IsFoundAmongReadersOfNeighbouringNumbers) {
     }
     EXPECT_EQ(refusal(ImageAccess::read), 0);
   }
+}
+
+TEST_F(ImageLock, IsRefusedWhereMoreLocksAreThereThanAreLookedAt) {
+  const UniqueFd crowd(::open(path().c_str(), O_RDWR | O_CLOEXEC));
+  LockOwner owner{.host = LockOwner::self().host ^ 1, .container = 1, .pid = 0};
+  const auto add_one = [&] {
+    owner.pid += 2;  // neighbours would become one lock
+    return set_lock(crowd.get(), F_RDLCK, owner.requests()) == 0 && set_lock(crowd.get(), F_RDLCK, owner.life()) == 0;
+  };
+  for (unsigned i = 0; i < LockHolders::max_locks; ++i) ASSERT_TRUE(add_one());
+  EXPECT_EQ(refusal(ImageAccess::read), 0);
+  ASSERT_TRUE(add_one());
+  const auto image = open(ImageAccess::read);
+  ASSERT_FALSE(image);
+  EXPECT_EQ(image.error().code(), EBUSY);
+  EXPECT_THAT(image.error().message(), HasSubstr("more than 2048 locks are on the image"));
+}
+
+TEST_F(ImageLock, OfLifeIsLetGoLast) {
+  // A name without a life is that of a dead process: whoever looked in between would take us for one. Members are destroyed in
+  // the opposite order of their addresses.
+  const Image image;
+  for (const UniqueFd* other : {&image.fd, &image.direct}) EXPECT_TRUE(std::less<>()(&image.guard, other));
 }
 
 TEST_F(ImageLock, IsNotWaitedForInTheProcessThatHasIt) {

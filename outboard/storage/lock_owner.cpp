@@ -9,6 +9,8 @@
 
 #include <fmt/format.h>
 
+#include <outboard/base/process.hpp>
+
 namespace outboard::storage {
 
 namespace {
@@ -66,6 +68,13 @@ off_t LockOwner::life() const { return requests() + to_life; }
 bool LockOwner::is_of_this_container() const {
   const LockOwner here = self();
   return host == here.host && container == here.container;
+}
+
+std::optional<int> LockOwner::number_here() const {
+  if (is_of_this_container()) return static_cast<int>(pid);
+  if (host != self().host) return std::nullopt;
+  return process_in_container(static_cast<int>(pid),
+                              [this](std::uint64_t space) { return low(space, container_bits) == container; });
 }
 
 std::string described(const LockOwner& owner) {

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 
 #include <sys/types.h>
@@ -26,6 +27,9 @@ struct LockOwner {
 
   /// Its number means something here.
   bool is_of_this_container() const;
+  /// The number by which this process sees it, also where it is in another container of this host. Nothing: it cannot be
+  /// seen from here.
+  std::optional<int> number_here() const;
   bool operator==(const LockOwner&) const = default;
 };
 

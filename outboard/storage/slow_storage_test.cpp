@@ -5,7 +5,6 @@
 #include <atomic>
 #include <filesystem>
 #include <fstream>
-#include <future>
 #include <iterator>
 #include <memory>
 #include <optional>
@@ -15,13 +14,7 @@
 
 #include <fcntl.h>
 #include <linux/io_uring.h>
-#include <linux/loop.h>
-#include <signal.h>
-#include <sys/ioctl.h>
-#include <sys/stat.h>
 #include <sys/syscall.h>
-#include <sys/sysmacros.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #include <fmt/format.h>
@@ -29,19 +22,19 @@
 #include <gtest/gtest.h>
 
 #include <outboard/base/reactor.hpp>
-#include <outboard/storage/image.hpp>
 #include <outboard/storage/pool_engine.hpp>
 #include <outboard/storage/raw_file.hpp>
 #include <outboard/storage/uring_engine.hpp>
 #include <outboard/testing/denied_calls.hpp>
 #include <outboard/testing/held_file_system.hpp>
+#include <outboard/testing/loop_device.hpp>
 #include <outboard/testing/temp_dir.hpp>
 
 namespace outboard::storage {
 namespace {
 
 using outboard::testing::HeldFileSystem;
-using ::testing::HasSubstr;
+using outboard::testing::LoopDevice;
 using Call = HeldFileSystem::Call;
 
 constexpr std::uint64_t disk_size = UINT64_C(16) << 20;
@@ -231,40 +224,6 @@ INSTANTIATE_TEST_SUITE_P(Storage, SlowStorage,
                                            How{"pool_direct", Engine::pool, true}),
                          [](const auto& how) { return std::string(how.param.name); });
 
-struct LoopDevice {
-  UniqueFd device;  ///< keeps it; without anyone who has it open it is gone
-  std::string path;
-};
-
-/// EBUSY: somebody else has taken the number meanwhile.
-Result<LoopDevice> take_free_loop_device(const UniqueFd& control, const UniqueFd& file, std::uint32_t block_size) {
-  const int number = ::ioctl(control.get(), LOOP_CTL_GET_FREE);
-  if (number < 0) return Error::from_errno("asking for a free loop device");
-  LoopDevice made;
-  made.path = fmt::format("/dev/loop{}", number);
-  made.device = UniqueFd(::open(made.path.c_str(), O_RDWR | O_CLOEXEC));
-  loop_config config{};
-  config.fd = static_cast<std::uint32_t>(file.get());
-  config.block_size = block_size;
-  config.info.lo_flags = LO_FLAGS_AUTOCLEAR;
-  if (!made.device || ::ioctl(made.device.get(), LOOP_CONFIGURE, &config) != 0)
-    return Error::from_errno("setting up").on(made.path);
-  return made;
-}
-
-/// A block device on a file. Tests that run beside this one ask for loop devices too.
-Result<LoopDevice> attach_loop_device(const std::string& file_path, std::uint32_t block_size) {
-  const UniqueFd control(::open("/dev/loop-control", O_RDWR | O_CLOEXEC));
-  if (!control) return Error::from_errno("opening").on("/dev/loop-control");
-  const UniqueFd file(::open(file_path.c_str(), O_RDWR | O_CLOEXEC));
-  if (!file) return Error::from_errno("opening").on(file_path);
-  constexpr int attempts = 100;
-  auto made = take_free_loop_device(control, file, block_size);
-  for (int i = 1; i < attempts && !made && made.error().code() == EBUSY; ++i)
-    made = take_free_loop_device(control, file, block_size);
-  return made;
-}
-
 /// A block device (a loop device) on a file of a held file system; gone when nobody has it open.
 class SlowDisk : public ::testing::TestWithParam<bool> {
  protected:
@@ -272,7 +231,7 @@ class SlowDisk : public ::testing::TestWithParam<bool> {
     auto made = HeldFileSystem::create(disk_size);
     if (!made) GTEST_SKIP() << "no FUSE file system here: " << made.error().message();
     storage_ = std::move(*made);
-    auto device = attach_loop_device(storage_->disk(), 0);
+    auto device = LoopDevice::attach(storage_->disk());
     if (!device) GTEST_SKIP() << "no loop device here: " << device.error().message();
     device_ = std::move(*device);
     loop_ = Reactor::create().value();
@@ -335,213 +294,6 @@ TEST_P(SlowDisk, WhoseQueueIsFullKeepsNoLoopWaiting) {
 
 INSTANTIATE_TEST_SUITE_P(Storage, SlowDisk, ::testing::Bool(),
                          [](const auto& direct) { return std::string(direct.param ? "direct" : "cached"); });
-
-/// A process that has written to a disk through the page cache; it keeps the disk until it is killed.
-pid_t start_writer(LoopDevice& device, std::size_t bytes) {
-  std::array<int, 2> ready{};
-  if (::pipe2(ready.data(), O_CLOEXEC) != 0) return -1;
-  const UniqueFd theirs(ready[0]);
-  UniqueFd ours(ready[1]);
-  const pid_t pid = ::fork();
-  if (pid == 0) {
-    device.device.reset();
-    auto image = open_image(device.path, false, false, Log());
-    const std::vector<char> dirt(bytes, 'd');
-    image->guard.reset();  // io_uring lets go of what is registered with it after everything else
-    if (!image || ::pwrite(image->fd.get(), dirt.data(), dirt.size(), 0) != static_cast<ssize_t>(bytes)) ::_exit(1);
-    static_cast<void>(!::write(ours.get(), "w", 1));
-    while (true) ::pause();
-  }
-  ours.reset();
-  char word = 0;
-  return ::read(theirs.get(), &word, 1) == 1 ? pid : -1;
-}
-
-TEST(ADiskWhoseWriterWasKilled, IsClaimedOnceTheKernelHasWrittenWhatItLeft) {
-  auto made = HeldFileSystem::create(disk_size);
-  if (!made) GTEST_SKIP() << "no FUSE file system here: " << made.error().message();
-  HeldFileSystem& storage = **made;
-  auto device = attach_loop_device(storage.disk(), 0);
-  if (!device) GTEST_SKIP() << "no loop device here: " << device.error().message();
-  const pid_t writer = start_writer(*device, 1 << 20);
-  ASSERT_GT(writer, 0);
-  device->device.reset();  // the last one that closes it waits for its pages
-  storage.hold(Call::write);
-  ::kill(writer, SIGKILL);
-  while (storage.holding() == 0 && !storage.gave_up()) std::this_thread::yield();
-
-  std::promise<std::string> said;
-  std::atomic<bool> first{true};
-  const Log log([&](Level level, std::string_view line) {
-    if (level == Level::warning && first.exchange(false)) said.set_value(std::string(line));
-  });
-  const LockPatience patience{.running = Duration::zero(), .ended = std::chrono::seconds(600)};
-  auto opened = std::async(std::launch::async, [&] {
-    auto image = open_image(device->path, false, false, log, patience);
-    if (first.exchange(false)) said.set_value(image ? "did not wait" : image.error().message());
-    return image;
-  });
-  const std::string line = said.get_future().get();
-  EXPECT_THAT(line, HasSubstr("waiting up to 600 s"));
-  EXPECT_THAT(line, HasSubstr("the kernel is still writing what a process that has ended left"));
-  storage.release();
-  const auto image = opened.get();
-  EXPECT_TRUE(image) << image.error().message();
-  EXPECT_FALSE(storage.gave_up());
-  EXPECT_EQ(::waitpid(writer, nullptr, 0), writer);
-}
-
-TEST(ADiskOf4096ByteBlocks, TakesRangesOfSectorsAndLosesNoWayOfDoingThemByIt) {
-  const outboard::testing::TempDir dir;
-  const UniqueFd file = dir.make_file("disk.raw", disk_size);
-  const std::vector<char> old(disk_size, 'o');
-  ASSERT_EQ(::pwrite(file.get(), old.data(), old.size(), 0), static_cast<ssize_t>(old.size()));
-  auto device = attach_loop_device(dir.path("disk.raw"), 4096);
-  if (!device) GTEST_SKIP() << "no loop device here: " << device.error().message();
-  for (const Engine engine : {Engine::io_uring, Engine::pool}) {
-    auto loop = Reactor::create().value();
-    auto disk = RawFile::open(*loop, {.path = device->path, .engine = engine}, Log()).value();
-    EXPECT_EQ(disk->geometry().logical_block, 4096U);
-    EXPECT_TRUE(disk->geometry().can_discard);
-    const auto run = [&](auto&& start) {
-      std::optional<int> result;
-      start([&result](int error) { result = error; });
-      disk->submit();
-      while (!result && loop->run_once(std::chrono::seconds(1))) {
-      }
-      return result.value_or(-1);
-    };
-    const auto read = [&](std::uint64_t offset, std::size_t size) {
-      std::string bytes(size, '?');
-      const iovec piece{bytes.data(), bytes.size()};
-      EXPECT_EQ(run([&](auto done) { disk->read(offset, std::span(&piece, 1), done); }), 0);
-      return bytes;
-    };
-    EXPECT_EQ(run([&](auto done) { disk->discard(512, 512, done); }), 0) << "no whole block: nothing to do";
-    EXPECT_EQ(run([&](auto done) { disk->discard(512, 4096, done); }), 0);
-    EXPECT_EQ(read(0, 8192), std::string(8192, 'o'));
-    for (const bool may_unmap : {false, true}) {
-      const std::uint64_t at = (may_unmap ? 1 << 20 : 2 << 20) + 512;
-      EXPECT_EQ(run([&](auto done) { disk->write_zeroes(at, 16384, may_unmap, done); }), 0);
-      EXPECT_EQ(read(at - 512, 17408), std::string(512, 'o') + std::string(16384, '\0') + std::string(512, 'o'));
-    }
-    EXPECT_EQ(run([&](auto done) { disk->discard((4 << 20) + 512, 65536, done); }), 0);
-    EXPECT_EQ(read(4 << 20, 4096), std::string(4096, 'o'));
-    EXPECT_EQ(read((4 << 20) + 4096, 61440), std::string(61440, '\0')) << "discards still reach the disk";
-    const iovec all{const_cast<char*>(old.data()), 8 << 20};
-    ASSERT_EQ(run([&](auto done) { disk->write(0, std::span(&all, 1), done); }), 0);
-  }
-}
-
-class ADiskThatIsClaimed : public ::testing::Test {
- protected:
-  void SetUp() override {
-    static_cast<void>(dir_.make_file("disk.raw", disk_size));
-    auto device = attach_loop_device(dir_.path("disk.raw"), 0);
-    if (!device) GTEST_SKIP() << "no loop device here: " << device.error().message();
-    device_ = std::move(*device);
-    claim_ = UniqueFd(::open(device_.path.c_str(), O_RDWR | O_EXCL | O_CLOEXEC));
-    ASSERT_TRUE(claim_);
-  }
-  outboard::testing::TempDir dir_;
-  LoopDevice device_;
-  UniqueFd claim_;
-};
-
-TEST_F(ADiskThatIsClaimed, IsRefusedToWritersAndNotToReaders) {
-  const LockPatience none{.running = Duration::zero(), .ended = Duration::zero()};
-  const auto writer = open_image(device_.path, false, false, Log(), none);
-  ASSERT_FALSE(writer);
-  EXPECT_EQ(writer.error().code(), EBUSY);
-  EXPECT_THAT(writer.error().message(), HasSubstr("the block device is in use"));
-  EXPECT_THAT(writer.error().cure(), HasSubstr("lsblk " + device_.path));
-  EXPECT_TRUE(open_image(device_.path, true, false, Log(), none));
-}
-
-TEST_F(ADiskThatIsClaimed, IsAskedForMoreAndMoreSeldom) {
-  std::vector<std::int64_t> pauses;
-  LockPatience patience{.running = std::chrono::seconds(600), .ended = std::chrono::seconds(600)};
-  patience.pause = [&pauses](Duration time) {
-    pauses.push_back(std::chrono::duration_cast<std::chrono::milliseconds>(time).count());
-    return pauses.size() < 7;
-  };
-  const auto image = open_image(device_.path, false, false, Log(), patience);
-  ASSERT_FALSE(image);
-  EXPECT_EQ(image.error().code(), ECANCELED);
-  EXPECT_EQ(pauses, (std::vector<std::int64_t>{5, 10, 20, 40, 80, 100, 100}));
-}
-
-TEST_F(ADiskThatIsClaimed, IsOpenedOnceTheClaimIsGivenUp) {
-  LockPatience patience{.running = std::chrono::seconds(600), .ended = std::chrono::seconds(600)};
-  patience.pause = [this](Duration) {
-    claim_.reset();
-    return true;
-  };
-  EXPECT_TRUE(open_image(device_.path, false, false, Log(), patience));
-}
-
-TEST(ADiskThatIsReadAndWritten, IsKnownByItsDiskAndNotByItsName) {
-  const outboard::testing::TempDir dir;
-  static_cast<void>(dir.make_file("disk.raw", disk_size));
-  const auto identity = [&](const std::string& path) {
-    auto loop = Reactor::create().value();
-    const auto disk = RawFile::open(*loop, {.path = path, .read_only = true, .engine = Engine::pool}, Log());
-    EXPECT_TRUE(disk) << disk.error().message();
-    return disk ? (*disk)->identity() : StorageIdentity{};
-  };
-  std::vector<StorageIdentity> seen;
-  for (int i = 0; i < 2; ++i) {
-    auto device = attach_loop_device(dir.path("disk.raw"), 0);
-    if (!device) GTEST_SKIP() << "no loop device here: " << device.error().message();
-    ASSERT_EQ(::symlink(device->path.c_str(), dir.path("link").c_str()), 0);
-    seen.push_back(identity(device->path));
-    struct stat info{};
-    ASSERT_EQ(::fstat(device->device.get(), &info), 0);
-    EXPECT_EQ(seen.back().device, info.st_rdev);
-    EXPECT_TRUE(check_same_storage(seen.back(), identity(dir.path("link"))));
-    ASSERT_EQ(::unlink(dir.path("link").c_str()), 0);
-    EXPECT_THAT(seen.back().id, ::testing::MatchesRegex(fmt::format("block device {}:{}, disk [1-9][0-9]*",
-                                                                    major(info.st_rdev), minor(info.st_rdev))));
-  }
-  EXPECT_NE(seen[0].id, seen[1].id) << "another disk, though perhaps of the same number";
-}
-
-TEST(ADiskOf4096ByteBlocks, KeepsEverySectorThatQueuesWriteAtOnceByODirect) {
-  const outboard::testing::TempDir dir;
-  static_cast<void>(dir.make_file("disk.raw", disk_size));
-  auto device = attach_loop_device(dir.path("disk.raw"), 4096);
-  if (!device) GTEST_SKIP() << "no loop device here: " << device.error().message();
-  constexpr std::size_t sectors = 512;
-  for (const Engine engine : {Engine::io_uring, Engine::pool}) {
-    auto loop = Reactor::create().value();
-    auto disk = RawFile::open(*loop, {.path = device->path, .direct = true, .engine = engine}, Log()).value();
-    ASSERT_THAT(disk->description(), HasSubstr("O_DIRECT"));
-    auto other = disk->share(*loop).value();
-    for (unsigned round = 0; round < 20; ++round) {
-      std::string bytes;
-      for (std::size_t i = 0; i < sectors; ++i)
-        bytes += std::string(512, static_cast<char>('A' + (i * 7 + round) % 57));
-      std::size_t ended = 0;
-      std::vector<iovec> pieces;
-      for (std::size_t i = 0; i < sectors; ++i) pieces.push_back({bytes.data() + i * 512, 512});
-      for (std::size_t i = 0; i < sectors; ++i) {
-        Backend& queue = i % 2 == 0 ? *disk : *other;
-        queue.write(i * 512, std::span(&pieces[i], 1), [&ended](int error) { ended += error == 0 ? 1U : 0U; });
-      }
-      disk->submit();
-      other->submit();
-      while (ended != sectors) ASSERT_TRUE(loop->run_once(std::chrono::seconds(10)));
-      std::string back(bytes.size(), '?');
-      const iovec all{back.data(), back.size()};
-      std::optional<int> result;
-      disk->read(0, std::span(&all, 1), [&result](int error) { result = error; });
-      disk->submit();
-      while (!result) ASSERT_TRUE(loop->run_once(std::chrono::seconds(10)));
-      ASSERT_EQ(*result, 0);
-      ASSERT_TRUE(back == bytes) << "round " << round;
-    }
-  }
-}
 
 /// What an engine runs writes into memory of whoever started it.
 class AnEngineThatGoes : public ::testing::TestWithParam<Engine>, public FileEngine::Client {

@@ -139,7 +139,7 @@ def test_image_that_another_server_has(test):
     image = test.image()
     test.serve('blk', '--image', image)
     refused(test, 'serve', 'blk', '--image', image, '--listen', f'vfio-user:{test.sockets}/s', says=[image, 'is using the image'],
-            cure='fuser', notice='waiting up to 3 s for process')
+            cure='fuser', notice='waiting up to 3 s: process')
     refused(test, 'blk', 'info', f'local:blk,image={image}', says=[image, 'is using the image'], cure='fuser')
 
 

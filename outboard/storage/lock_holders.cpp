@@ -1,0 +1,90 @@
+#include <outboard/storage/lock_holders.hpp>
+
+#include <cerrno>
+#include <vector>
+
+#include <fmt/format.h>
+
+#include <outboard/base/process.hpp>
+#include <outboard/base/shell_word.hpp>
+#include <outboard/storage/lock_bytes.hpp>
+
+namespace outboard::storage {
+
+namespace {
+
+Status add_holder(LockHolders& holders, int fd, const LockOwner& owner) {
+  OUTBOARD_TRY(const bool lives, is_locked_by_others(fd, owner.life()));
+  if (!lives) {
+    holders.ended = owner;  // perhaps one that had the number which is ours now
+    return {};
+  }
+  if (owner == LockOwner::self()) {
+    holders.self = true;
+    return {};
+  }
+  const auto pid = owner.number_here();
+  (pid && process_is_ending(*pid) ? holders.ending : holders.running) = owner;
+  return {};
+}
+
+}  // namespace
+
+bool is_too_far(int error) { return has_no_locks(error) || error == EOVERFLOW || error == EFBIG; }
+
+Result<LockHolders> holders_of(int fd) {
+  LockHolders found;
+  // The kernel shows any one lock of a range; what is left and right of it is asked next, which makes two questions a lock at
+  // most. Bounded, since others lock too.
+  std::vector<ByteRange> ranges{{first_owner, last_owner}};
+  for (unsigned left = 2 * LockHolders::max_locks + 1; !ranges.empty(); --left) {
+    if (left == 0) {
+      found.too_many = true;
+      break;
+    }
+    const ByteRange range = ranges.back();
+    ranges.pop_back();
+    const auto locked = locked_by_others(fd, range);
+    if (!locked && is_too_far(locked.error().code())) return LockHolders{.unknown = true};
+    if (!locked) return locked.error();
+    if (!*locked) continue;
+    const ByteRange there = **locked;
+    if (there.first > range.first) ranges.push_back({range.first, there.first - 1});
+    if (there.last < range.last) ranges.push_back({there.last + 1, range.last});
+    // More than one byte is no process: a program that locks all of the file.
+    if (there.first == there.last) OUTBOARD_CHECK(add_holder(found, fd, LockOwner::of(there.first)));
+  }
+  return found;
+}
+
+std::string named(const Holder& process) {
+  if (process.command.empty()) return fmt::format("process {}", process.pid);
+  return fmt::format("process {} ({})", process.pid, process.command);
+}
+
+std::string named(const LockOwner& owner, const std::string& path) {
+  if (const auto pid = owner.number_here()) return named(Holder{*pid, process_name(*pid)});
+  // Where /proc hides namespaces, whoever has the file open is it.
+  const bool same_host = owner.host == LockOwner::self().host;
+  if (const auto seen = same_host ? holder_of(path) : std::nullopt) return named(*seen);
+  return described(owner);
+}
+
+Obstacle requests_of_the_dead(const LockHolders& holders, const std::string& path, const LockPatience& patience) {
+  const auto made = [&](const std::string& who, const std::string& what, const std::string& cure) {
+    return Obstacle{
+        .who = who, .what = what, .bound = patience.ended, .refusal = Error(EBUSY, what).on(path).cure(cure)};
+  };
+  if (!holders.any_serves_no_more())
+    return made("other programs",
+                fmt::format("more than {} locks are on the image, so requests of a dead server cannot be ruled out",
+                            LockHolders::max_locks),
+                "end the programs that hold them; to find them: fuser -v " + shell_path(path));
+  const std::string who = described(holders.ending ? *holders.ending : *holders.ended);
+  return made(who,
+              fmt::format("{} {}, but the kernel still carries out its disk requests", who,
+                          holders.ending ? "is ending" : "has ended"),
+              "start again when they are done; what holds them up is the storage below the image (see: dmesg)");
+}
+
+}  // namespace outboard::storage
