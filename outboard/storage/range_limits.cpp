@@ -1,39 +1,23 @@
 #include <outboard/storage/range_limits.hpp>
 
-#include <cstdint>
-#include <fstream>
-#include <optional>
-#include <string>
-#include <string_view>
-
 #include <linux/magic.h>
 #include <sys/stat.h>
-#include <sys/sysmacros.h>
 #include <sys/vfs.h>
 
-#include <fmt/format.h>
+#include <outboard/storage/request_queue.hpp>
 
 namespace outboard::storage {
 
 namespace {
 
-/// A limit of the request queue of a block device; a partition has that of its disk.
-std::optional<std::uint64_t> queue_limit(dev_t device, std::string_view name) {
-  const std::string folder = fmt::format("/sys/dev/block/{}:{}", major(device), minor(device));
-  for (const char* where : {"", "/.."}) {
-    std::ifstream file(fmt::format("{}{}/queue/{}", folder, where, name));
-    if (std::uint64_t value = 0; file >> value) return value;
-  }
-  return std::nullopt;
-}
-
 void measure_block_device(Image& image) {
   struct stat info{};
   if (::fstat(image.fd.get(), &info) != 0) return;
   Geometry& geometry = image.geometry;
+  const auto queue = RequestQueue::of(info.st_rdev);
   // Unknown: trying a discard costs nothing; zeros may be the kernel's to write, which takes as long as it takes.
-  geometry.can_discard = geometry.can_discard && queue_limit(info.st_rdev, "discard_max_bytes").value_or(1) != 0;
-  const bool zeroes = !geometry.read_only && queue_limit(info.st_rdev, "write_zeroes_max_bytes").value_or(0) != 0;
+  geometry.can_discard = geometry.can_discard && queue.limit("discard_max_bytes").value_or(1) != 0;
+  const bool zeroes = !geometry.read_only && queue.limit("write_zeroes_max_bytes").value_or(0) != 0;
   geometry.can_write_zeroes = geometry.can_unmap_zeroes = zeroes;
 }
 

@@ -25,9 +25,8 @@ namespace {
 constexpr unsigned submission_entries = 256;
 constexpr unsigned completion_entries = 4096;
 
-/// Operations of all engines on a device beyond which none is begun where it is submitted: fewer than any disk's queue has
-/// room for, since whatever more is begun may have to wait for room.
-constexpr unsigned max_begun_here = 48;
+/// What all engines together may begin on a disk where it is submitted, at most.
+constexpr std::uint64_t max_room = 256;
 /// Threads of the kernel, of either kind that it has (bounded and unbounded), for all that one thread submits. Left to itself
 /// the kernel makes one for each operation that waits: thousands where storage hangs, and no process is left for others.
 constexpr unsigned max_workers = 64;
@@ -69,14 +68,14 @@ enum class Start : std::uint8_t {
 
 using Count = std::atomic<unsigned>;
 
-/// What has been begun on a device, in all of this process.
-std::shared_ptr<Count> begun_on(dev_t device) {
+/// What has been begun on a disk, in all of this process.
+std::shared_ptr<Count> begun_on(dev_t disk) {
   static std::mutex mutex;
-  static std::map<dev_t, std::weak_ptr<Count>> devices;  // guarded by mutex
+  static std::map<dev_t, std::weak_ptr<Count>> disks;  // guarded by mutex
   const std::lock_guard lock(mutex);
-  std::erase_if(devices, [](const auto& each) { return each.second.expired(); });
-  auto count = devices[device].lock();
-  if (!count) devices[device] = count = std::make_shared<Count>(0);
+  std::erase_if(disks, [](const auto& each) { return each.second.expired(); });
+  auto count = disks[disk].lock();
+  if (!count) disks[disk] = count = std::make_shared<Count>(0);
   return count;
 }
 
@@ -223,7 +222,7 @@ bool UringEngine::State::has_room() {
     const unsigned cached = in_flight - counted;
     const unsigned own = in_flight - std::min(in_flight, ended);
     const unsigned all = rule.begun->load(std::memory_order_relaxed);
-    return own < max_begun_here && all - std::min({all, counted, ended - std::min(ended, cached)}) < max_begun_here;
+    return own < rule.room && all - std::min({all, counted, ended - std::min(ended, cached)}) < rule.room;
   };
   return fits() || (prepared != 0 && enter() && fits());
 }
@@ -406,18 +405,28 @@ void UringEngine::submit() { state_->run(); }
 
 bool UringEngine::poll() { return state_->run(); }
 
+unsigned room_in(const RequestQueue& queue) {
+  const auto depth = queue.depth();
+  if (!depth) return SubmissionRule{}.room;
+  return static_cast<unsigned>(std::clamp<std::uint64_t>(*depth * 3 / 4, 1, max_room));
+}
+
 SubmissionRule submission_for(int fd) {
+  const auto on_disk = [](dev_t device) {
+    const RequestQueue queue = RequestQueue::of(device).below();
+    return SubmissionRule{Submission::here, begun_on(queue.disk()), room_in(queue)};
+  };
   struct stat info{};
   struct statfs system{};
   if (::fstat(fd, &info) != 0) return {};
-  if (S_ISBLK(info.st_mode)) return {Submission::here, begun_on(info.st_rdev)};
+  if (S_ISBLK(info.st_mode)) return on_disk(info.st_rdev);
   if (!S_ISREG(info.st_mode) || ::fstatfs(fd, &system) != 0) return {};
   switch (static_cast<unsigned long>(system.f_type)) {
     case EXT4_SUPER_MAGIC:
     case XFS_SUPER_MAGIC:
     case BTRFS_SUPER_MAGIC:
     case F2FS_SUPER_MAGIC:
-      return {Submission::here, begun_on(info.st_dev)};
+      return on_disk(info.st_dev);
     case TMPFS_MAGIC:  // has no queue
       return {.where = Submission::here};
     default:

@@ -7,6 +7,7 @@
 #include <outboard/base/loop.hpp>
 #include <outboard/base/result.hpp>
 #include <outboard/storage/file_engine.hpp>
+#include <outboard/storage/request_queue.hpp>
 
 namespace outboard::storage {
 
@@ -22,9 +23,17 @@ enum class Submission : std::uint8_t {
 /// How to submit to a file.
 struct SubmissionRule {
   Submission where = Submission::on_workers;
-  /// What this process has begun on the device that has the file, and has not ended: the engines of all its images share it.
+  /// What this process has begun on the disk that has the file, and has not ended: the engines of all its images, and of all
+  /// its partitions, share it.
   std::shared_ptr<std::atomic<unsigned>> begun = std::make_shared<std::atomic<unsigned>>(0);
+  /// How much of that there may be before the next operation is begun on threads of the kernel, since it might have to wait for
+  /// room in the disk's queue.
+  unsigned room = 48;
 };
+
+/// How much may be begun on a disk with this queue: three quarters of what it has room for, since schedulers keep the last one
+/// from writes and others use the disk too; 1...256. 48 where that is unknown.
+unsigned room_in(const RequestQueue& queue);
 
 /// How to submit to the file behind `fd`: a block device, or a file on a file system of a disk or in memory, or anything else,
 /// which may be at the other end of a network or in another process. May wait for the storage. Any thread.

@@ -255,12 +255,17 @@ TEST_F(AnEngine, BeginsNothingHereForASecondAfterASubmissionThatWaited) {
 }
 
 TEST_F(AnEngine, SharesTheRoomOfADeviceWithTheOthers) {
-  make_engine(file_, file_);
-  *rule_.begun = 47;  // of other queues, and other images
-  EXPECT_TRUE(begins_here(read_of(true))) << "there is room";
-  *rule_.begun = 48;
-  EXPECT_FALSE(begins_here(read_of(true))) << "it might wait for room, so the kernel's threads do it";
-  EXPECT_EQ(*rule_.begun, 48U);
+  for (const unsigned room : {1U, 48U, 192U}) {
+    rule_.room = room;
+    make_engine(file_, file_);
+    *rule_.begun = room - 1;  // of other queues, and other images
+    EXPECT_TRUE(begins_here(read_of(true))) << "there is room";
+    *rule_.begun = room;
+    EXPECT_FALSE(begins_here(read_of(true))) << "it might wait for room, so the kernel's threads do it";
+    EXPECT_EQ(*rule_.begun, room);
+    engine_.reset();
+    ended_.clear();
+  }
 }
 
 TEST_F(AnEngine, GivesBackTheRoomOfWhatHasEnded) {
@@ -315,6 +320,9 @@ TEST(SubmissionRules, OfABlockDeviceAreThoseOfADisk) {
     const auto rule = submission_for(disk.get());
     EXPECT_EQ(rule.where, Submission::here) << each.path();
     EXPECT_EQ(submission_for(disk.get()).begun, rule.begun);
+    struct stat info{};
+    ASSERT_EQ(::fstat(disk.get(), &info), 0);
+    EXPECT_EQ(rule.room, room_in(RequestQueue::of(info.st_rdev).below()));
     return;
   }
   GTEST_SKIP() << "no block devices here";

@@ -1,0 +1,68 @@
+#include <outboard/storage/request_queue.hpp>
+
+#include <filesystem>
+#include <fstream>
+#include <iterator>
+#include <system_error>
+
+#include <sys/sysmacros.h>
+
+#include <fmt/format.h>
+
+namespace outboard::storage {
+
+namespace {
+
+/// Layers of device mapper beyond which nobody looks.
+constexpr unsigned max_layers = 16;
+
+std::string folder_of(const std::string& sys, dev_t device) {
+  return fmt::format("{}/dev/block/{}:{}", sys, major(device), minor(device));
+}
+
+/// From a file that says "8:0".
+std::optional<dev_t> read_device(const std::string& path) {
+  std::ifstream file(path);
+  unsigned major = 0;
+  unsigned minor = 0;
+  char colon = 0;
+  if (!(file >> major >> colon >> minor) || colon != ':') return std::nullopt;
+  return makedev(major, minor);
+}
+
+std::optional<dev_t> only_device_below(const std::string& sys, dev_t disk) {
+  std::error_code none;
+  const std::filesystem::directory_iterator slaves(folder_of(sys, disk) + "/slaves", none);
+  if (none || std::distance(begin(slaves), end(slaves)) != 1) return std::nullopt;
+  const std::filesystem::directory_iterator first(folder_of(sys, disk) + "/slaves", none);
+  if (none || first == end(first)) return std::nullopt;
+  return read_device(first->path().string() + "/dev");
+}
+
+}  // namespace
+
+RequestQueue RequestQueue::of(dev_t device, std::string sys) {
+  const std::string folder = folder_of(sys, device);
+  std::error_code none;
+  const bool is_partition = std::filesystem::exists(folder + "/partition", none);
+  const dev_t disk = is_partition ? read_device(folder + "/../dev").value_or(device) : device;
+  return {disk, std::move(sys)};
+}
+
+RequestQueue RequestQueue::below() const {
+  RequestQueue queue = *this;
+  for (unsigned layer = 0; layer < max_layers; ++layer) {
+    const auto next = only_device_below(sys_, queue.disk_);
+    if (!next) break;
+    queue = of(*next, sys_);
+  }
+  return queue;
+}
+
+std::optional<std::uint64_t> RequestQueue::limit(std::string_view name) const {
+  std::ifstream file(fmt::format("{}/queue/{}", folder_of(sys_, disk_), name));
+  if (std::uint64_t value = 0; file >> value) return value;
+  return std::nullopt;
+}
+
+}  // namespace outboard::storage

@@ -1,0 +1,35 @@
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <string_view>
+
+#include <sys/types.h>
+
+namespace outboard::storage {
+
+/// The request queue of a block device, as the kernel describes it in sysfs. A partition has that of its disk.
+class RequestQueue {
+ public:
+  /// Of a device that is unknown there nothing is known. `sys` is where sysfs is.
+  static RequestQueue of(dev_t device, std::string sys = "/sys");
+  /// The queue in which requests end up for which this one is: that of the disk below, if there is one disk only (LVM,
+  /// encryption). Else it is this one.
+  RequestQueue below() const;
+
+  /// The disk whose queue it is.
+  dev_t disk() const { return disk_; }
+  /// How many requests the queue has room for; nullopt: unknown, or the device has none of its own.
+  std::optional<std::uint64_t> depth() const { return limit("nr_requests"); }
+  /// A value of its by the name of its file.
+  std::optional<std::uint64_t> limit(std::string_view name) const;
+
+ private:
+  RequestQueue(dev_t disk, std::string sys) : disk_(disk), sys_(std::move(sys)) {}
+
+  dev_t disk_;
+  std::string sys_;
+};
+
+}  // namespace outboard::storage
