@@ -205,10 +205,14 @@ Start UringEngine::State::start_of(const FileOp& op) {
     return Start::worker;
   const bool may_miss = op.kind == FileOp::Kind::read && !op.direct;
   if (may_miss && cache_known) {
-    if (hits >= trusted_hits) return has_room() ? Start::cached : Start::worker;
-    const auto cached = in_page_cache(fds[0], op.offset, total_length({op.pieces, op.piece_count}));
-    hits = cached == Cached::all ? hits + 1 : 0;
-    if (cached != Cached::unknown) return cached == Cached::all ? Start::cached : Start::worker;
+    auto cached = Cached::all;
+    if (hits < trusted_hits) {
+      cached = in_page_cache(fds[0], op.offset, total_length({op.pieces, op.piece_count}));
+      hits = cached == Cached::all ? hits + 1 : 0;
+    }
+    // The kernel may read ahead for one that is there.
+    if (cached == Cached::all) return has_room() ? Start::cached : Start::worker;
+    if (cached == Cached::not_all) return Start::worker;
     cache_known = false;
   }
   return !is_cautious() && has_room() ? Start::here : Start::worker;
