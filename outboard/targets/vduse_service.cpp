@@ -9,13 +9,14 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
+#include <outboard/storage/image_requests.hpp>
 #include <outboard/targets/transport_words.hpp>
 
 namespace outboard::targets {
 
 namespace {
 
-constexpr std::array<OptionHelp, 11> words_of_vduse{{
+constexpr std::array<OptionHelp, 12> words_of_vduse{{
     {"threads", "N", "threads for the queues (0: they share one with everything else)"},
     {"no-attach", "", "leave putting it on the bus to others (vdpa dev add name NAME mgmtdev vduse)"},
     {"node-fd", "N", "the device's node, opened and handed over by somebody who may: descriptor N"},
@@ -24,6 +25,8 @@ constexpr std::array<OptionHelp, 11> words_of_vduse{{
     {"no-journal", "", "note nothing: a server that is killed leaves a device that nobody can take over"},
     {"replace", "", "remove what a dead server has left, instead of taking it over"},
     {"accept-other-storage", "", "take a disk over although its image is another than before (one that was moved)"},
+    {"old-requests-ended", "",
+     "with --accept-other-storage: the kernel has no requests on the other image, where that cannot be seen"},
     {"api", "VERSION", "VDUSE's interface: 0, or 1 with groups of queues (0)"},
     {"group-each-queue", "", "API 1: a group, which can have an address space of its own, for each queue"},
     {"own-bounce", "", "give the kernel memory for its bounce buffer (needs the right to lock that much)"},
@@ -118,6 +121,14 @@ Result<vduse::Server::Options> take_vduse_words(OptionSet& words, const std::str
   OUTBOARD_TRY(options.no_journal, words.flag("no-journal", false));
   OUTBOARD_TRY(options.replace, words.flag("replace", false));
   OUTBOARD_TRY(options.accept_other_storage, words.flag("accept-other-storage", false));
+  OUTBOARD_TRY(options.old_requests_have_ended, words.flag("old-requests-ended", false));
+  if (options.old_requests_have_ended && !options.accept_other_storage)
+    return Error(EINVAL, "is about the storage before this one")
+        .on(words.typed("old-requests-ended"))
+        .cure(fmt::format("give {} too, or leave it out", words.typed("accept-other-storage")));
+  options.wait_for_requests_on = [log](const StorageIdentity& before) {
+    return storage::wait_for_requests_on(before, {}, log);
+  };
   if (options.no_journal && !options.journal.empty())
     return Error(EINVAL, "they are mutually exclusive")
         .on(fmt::format("{}, {}", words.typed("journal"), words.typed("no-journal")))

@@ -8,6 +8,7 @@
 #include <outboard/base/log.hpp>
 #include <outboard/base/loop.hpp>
 #include <outboard/base/result.hpp>
+#include <outboard/base/storage_identity.hpp>
 #include <outboard/vduse/bus.hpp>
 #include <outboard/vduse/control.hpp>
 #include <outboard/vduse/export.hpp>
@@ -36,6 +37,12 @@ class Server {
     /// Take over a device although other storage stands behind it than its driver has seen: whoever sets it knows that the
     /// contents are the same (an image that was moved or copied while no server ran).
     bool accept_other_storage = false;
+    /// Waits until the kernel has ended the requests of a dead server on `before`, storage that this server does not have
+    /// (accept_other_storage): their data still reach the memory of the driver. What storage::wait_for_requests_on() does
+    /// for images. Without it, and with any error of it, the device is not taken over.
+    std::function<Status(const StorageIdentity& before)> wait_for_requests_on{};
+    /// Does not wait for them: whoever sets it knows that they have ended.
+    bool old_requests_have_ended = false;
     /// Where the requests in flight are noted, for the server after this one; empty: RUN/vduse/NAME.journal.
     std::string journal{};
     /// Without: if the server is killed, the device cannot be taken over, and what is in flight waits for ever.
@@ -71,7 +78,8 @@ class Server {
   /// Everything up to answering the kernel's messages. EBUSY: a live server has the name. EEXIST: a device of this name
   /// that is not this one's (another type, other features, a journal of something else), and nothing has been done to it.
   /// ESTALE: a driver uses the device that a dead server left, with other storage behind it than this one has, or with more of
-  /// it, or with storage that ended with that server (StorageIdentity). EDEADLK: the storage, or the journal, is on the disk that
+  /// it, or with storage that ended with that server (StorageIdentity); or that storage is accepted, and it cannot be known
+  /// whether the kernel still carries out requests on the other one (EBUSY: it does). EDEADLK: the storage, or the journal, is on the disk that
   /// is to be served.
   /// Otherwise what the device, Control, open_node or the journal say. With an error nothing is left behind that was not
   /// there before.

@@ -97,7 +97,7 @@ Status Server::State::prepare(DeviceFactory& factory) {
   OUTBOARD_CHECK(check_name(options.name));
   if (options.take_lock) {
     OUTBOARD_CHECK(make_run_folder(options.run));
-    OUTBOARD_TRY(lock, lock_name(lock_path(options.run, options.name), options.lock_patience));
+    OUTBOARD_TRY(lock, lock_name(lock_path(options.run, options.name), options.lock_patience, log));
   }
   if (!options.take_lock && !exists())
     return Error(ENOENT, "there is no such device; it has to be created before its node is handed over")
@@ -395,7 +395,7 @@ Result<Export::Living> Server::State::read_journal() {
         options.journal);
   journal = std::move(*opened);
   const auto before = journal->predecessor();
-  OUTBOARD_CHECK(wait_for_end_of(before.pid, before.start_time, patience));
+  OUTBOARD_CHECK(wait_for_end_of(before.pid, before.start_time, patience, log));
   Export::Living living;
   OUTBOARD_TRY(const auto area, journal->transport());
   // Written before a driver can come.

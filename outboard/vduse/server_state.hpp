@@ -50,6 +50,7 @@ struct Server::State {
   void become_io_flusher();
   Status check_not_on_itself() const;
   Status check_storage() const;
+  Status wait_for_old_requests(const Result<StorageIdentity>& before) const;
   Status note_storage();
 
   // How it goes on and ends: server_run.cpp.

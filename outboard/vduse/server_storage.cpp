@@ -77,12 +77,30 @@ Status Server::State::check_storage() const {
   if (options.accept_other_storage) {
     if (before) OUTBOARD_CHECK(check_not_smaller(*before, now));
     log.warning("{}; accepted, as this server was told to", same.error().message());
-    return {};
+    return wait_for_old_requests(before);
   }
   return Error(ESTALE, same.error().message())
       .cure(
           "start the server with the storage that the device had; --accept-other-storage if its contents are the same (an "
           "image that was moved); --replace removes the device once nobody uses it");
+}
+
+/// The lock on this server's own storage tells nothing of requests on the storage before it. A read of these would end in memory
+/// that the driver uses for something else by then; a write would take its data from there.
+Status Server::State::wait_for_old_requests(const Result<StorageIdentity>& before) const {
+  if (options.old_requests_have_ended || (before && keeps_nothing(*before))) return {};
+  const auto wait = [&]() -> Status {
+    if (!before) return before.error();
+    if (options.wait_for_requests_on) return options.wait_for_requests_on(*before);
+    return Error(ESTALE,
+                 fmt::format("whether the kernel still carries out requests on {} cannot be known", before->name));
+  };
+  const Status ended = wait();
+  if (ended || ended.error().code() == EBUSY || ended.error().code() == ECANCELED) return ended;
+  return Error(ESTALE, ended.error().message())
+      .cure(
+          "put the image back where it was; or, if it is certain that the requests have ended (its file system could be "
+          "unmounted, its disk detached), --old-requests-ended");
 }
 
 Status Server::State::note_storage() {

@@ -473,6 +473,7 @@ TEST_F(ServerTest, OtherStorageIsNotPutUnderADriverUnasked) {
   EXPECT_THAT(error.cure(), HasSubstr("--replace"));
   auto with = options();
   with.accept_other_storage = true;
+  with.wait_for_requests_on = [](const StorageIdentity&) { return Status(); };
   {
     auto one = server(std::move(with));
     ASSERT_TRUE(one) << one.error().message();
@@ -481,6 +482,60 @@ TEST_F(ServerTest, OtherStorageIsNotPutUnderADriverUnasked) {
   }
   auto next = server();
   EXPECT_TRUE(next) << "what was accepted is what it is from then on: " << next.error().message();
+}
+
+TEST_F(ServerTest, OtherStorageThatIsAcceptedWaitsForTheRequestsOnTheStorageBefore) {
+  leave_one_driven();
+  const StorageIdentity before = storage;
+  storage.id = "file 13";
+  std::vector<std::string> asked_for;
+  const auto accepting = [&](Status ended) {
+    auto with = options();
+    with.accept_other_storage = true;
+    with.wait_for_requests_on = [&asked_for, ended](const StorageIdentity& image) {
+      asked_for.push_back(image.id);
+      return ended;
+    };
+    return with;
+  };
+  for (const int code : {EBUSY, ECANCELED}) {
+    const Error error = refused(accepting(Error(code, "the kernel still carries out its disk requests")));
+    EXPECT_EQ(error.code(), code);
+    EXPECT_THAT(error.message(), HasSubstr("still carries out"));
+  }
+  const Error error = refused(accepting(Error(ENOENT, "it is not there any more")));
+  EXPECT_EQ(error.code(), ESTALE);
+  EXPECT_THAT(error.message(), HasSubstr("not there any more"));
+  EXPECT_THAT(error.cure(), HasSubstr("--old-requests-ended"));
+  EXPECT_EQ(asked_for, std::vector<std::string>(3, before.id));
+  auto one = server(accepting({}));
+  EXPECT_TRUE(one) << one.error().message();
+  EXPECT_EQ(asked_for.size(), 4U);
+}
+
+TEST_F(ServerTest, OtherStorageIsNotAcceptedWhereNothingIsKnownOfTheRequestsOnTheStorageBefore) {
+  leave_one_driven();
+  storage.id = "file 13";
+  auto with = options();
+  with.accept_other_storage = true;
+  const Error error = refused(std::move(with));
+  EXPECT_EQ(error.code(), ESTALE);
+  EXPECT_THAT(error.cure(), HasSubstr("--old-requests-ended"));
+  auto knowing = options();
+  knowing.accept_other_storage = true;
+  knowing.old_requests_have_ended = true;
+  knowing.wait_for_requests_on = [](const StorageIdentity&) -> Status { return Error(EBUSY); };
+  auto one = server(std::move(knowing));
+  EXPECT_TRUE(one) << one.error().message();
+}
+
+TEST_F(ServerTest, MemoryOfADeadServerHasNoRequestsToWaitFor) {
+  storage = {.contents = StorageIdentity::Contents::memory, .size = 8192};
+  leave_one_driven();
+  auto with = options();
+  with.accept_other_storage = true;
+  auto one = server(std::move(with));
+  EXPECT_TRUE(one) << one.error().message();
 }
 
 TEST_F(ServerTest, SmallerStorageIsNotPutUnderADriverAndLargerIs) {

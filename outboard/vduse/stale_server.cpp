@@ -5,6 +5,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include <charconv>
 #include <chrono>
 #include <string_view>
 
@@ -19,14 +20,31 @@ namespace {
 
 constexpr Duration pause = std::chrono::milliseconds(20);
 
-std::string holder_in(int fd) {
+/// The process that a lock file names; 0: none. Whoever may serve the device may write there.
+int holder_in(int fd) {
   char text[32] = {};
   const ssize_t length = ::pread(fd, text, sizeof text - 1, 0);
-  std::string_view pid(text, length > 0 ? static_cast<std::size_t>(length) : 0);
-  while (!pid.empty() && pid.back() == '\n') pid.remove_suffix(1);
-  // Whoever may serve the device may write here.
-  const bool number = !pid.empty() && pid.find_first_not_of("0123456789") == std::string_view::npos;
-  return !number ? "another process" : fmt::format("process {}", pid);
+  std::string_view number(text, length > 0 ? static_cast<std::size_t>(length) : 0);
+  while (!number.empty() && number.back() == '\n') number.remove_suffix(1);
+  int pid = 0;
+  const auto [end, error] = std::from_chars(number.data(), number.data() + number.size(), pid);
+  return error == std::errc{} && end == number.data() + number.size() && pid > 0 ? pid : 0;
+}
+
+void log_wait(int pid, const Log& log) {
+  log.warning("waiting up to {} s for process {}, which served this device and is ending",
+              std::chrono::duration_cast<std::chrono::seconds>(patience_with_ending).count(), pid);
+}
+
+Error not_ended(int code, int pid) {
+  return Error(code, fmt::format("process {}, which served this device, has not ended yet", pid))
+      .cure("wait until it has; a process that was killed ends when its disk accesses have");
+}
+
+Error held_by(int pid) {
+  if (pid != 0 && process_is_ending(pid)) return not_ended(EBUSY, pid);
+  const std::string who = pid == 0 ? "another process" : fmt::format("process {}", pid);
+  return Error(EBUSY, who + " serves this device").cure("stop that one first");
 }
 
 Error not_permitted(Error error) {
@@ -57,33 +75,40 @@ Result<std::string> make_run_folder(const std::string& run) {
   return folder;
 }
 
-Result<UniqueFd> lock_name(const std::string& path, Duration patience) {
+Result<UniqueFd> lock_name(const std::string& path, Duration patience, const Log& log) {
   UniqueFd fd(::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600));
   if (!fd) return not_permitted(Error::from_errno("creating the lock file of the device").on(path));
-  const auto locked = wait_for_lock(fd.get(), Clock::system().now() + patience);
+  auto locked = wait_for_lock(fd.get(), Clock::system().now() + patience);
+  if (const int pid = holder_in(fd.get()); locked && !*locked && pid != 0 && process_is_ending(pid)) {
+    log_wait(pid, log);
+    locked = wait_for_lock(fd.get(), Clock::system().now() + patience_with_ending);
+  }
   if (!locked) return Error(locked.error()).on(path);
-  if (!*locked)
-    return Error(EBUSY, fmt::format("{} serves this device", holder_in(fd.get()))).on(path).cure("stop that one first");
+  if (!*locked) return Error(held_by(holder_in(fd.get()))).on(path);
   const std::string pid = fmt::format("{}\n", ::getpid());
   if (::ftruncate(fd.get(), 0) < 0 || ::pwrite(fd.get(), pid.data(), pid.size(), 0) < 0)
     return Error::from_errno("writing a lock file").on(path);
   return fd;
 }
 
-Status wait_for_end_of(int pid, std::uint64_t start_time, Duration patience) {
+Status wait_for_end_of(int pid, std::uint64_t start_time, Duration patience, const Log& log) {
   if (pid <= 0 || pid == ::getpid()) return {};
   const UniqueFd process(static_cast<int>(::syscall(SYS_pidfd_open, pid, 0)));
   if (!process && errno == ESRCH) return {};
   // Looked at once the descriptor holds on to whoever has the number.
   if (start_time_of(pid) != start_time) return {};
-  const TimePoint end = Clock::system().now() + patience;
+  TimePoint end = Clock::system().now() + patience;
+  bool ending = false;
   // Without a descriptor: where the kernel has none of processes, or a seccomp filter denies them.
   while (process ? !wait_readable(process.get(), {}) : !process_has_ended(pid, start_time)) {
+    if (Clock::system().now() >= end && !ending && process_is_ending(pid)) {
+      ending = true;
+      end += patience_with_ending;
+      log_wait(pid, log);
+    }
     const bool over = Clock::system().now() >= end;
     if (!over && pause_thread(pause)) continue;
-    return Error(over ? ETIMEDOUT : ECANCELED,
-                 fmt::format("process {}, which served this device, has not ended yet", pid))
-        .cure("wait until it has; a process that was killed ends when its disk accesses have");
+    return not_ended(over ? ETIMEDOUT : ECANCELED, pid);
   }
   return {};
 }

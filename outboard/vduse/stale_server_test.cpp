@@ -1,18 +1,22 @@
 #include <outboard/vduse/stale_server.hpp>
 
 #include <fcntl.h>
+#include <signal.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include <fstream>
+#include <memory>
+#include <thread>
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include <outboard/base/process.hpp>
 #include <outboard/testing/denied_calls.hpp>
+#include <outboard/testing/held_file_system.hpp>
 #include <outboard/testing/temp_dir.hpp>
 
 namespace outboard::vduse {
@@ -96,6 +100,60 @@ class Child {
   UniqueFd leash_;
   int pid_ = 0;
 };
+
+/// A server that was killed, while a thread of it is with the storage.
+class EndingServer : public ::testing::Test {
+ protected:
+  using Storage = outboard::testing::HeldFileSystem;
+
+  void SetUp() override {
+    auto made = Storage::create(65536);
+    if (!made) GTEST_SKIP() << "no FUSE file system here: " << made.error().message();
+    storage_ = std::move(*made);
+    storage_->hold(Storage::Call::fsync);
+    pid_ = ::fork();
+    if (pid_ == 0) {
+      const auto lock = lock_name(path(), Duration(0));
+      const UniqueFd disk(::open(storage_->disk().c_str(), O_RDWR | O_CLOEXEC));
+      ::_exit(lock && ::fsync(disk.get()) == 0 ? 0 : 1);
+    }
+    while (storage_->holding() == 0 && !storage_->gave_up()) std::this_thread::yield();
+    start_time_ = start_time_of(pid_);
+    ::kill(pid_, SIGKILL);
+  }
+  void TearDown() override {
+    if (!storage_) return;
+    storage_->release();
+    EXPECT_FALSE(storage_->gave_up());
+    EXPECT_EQ(::waitpid(pid_, nullptr, 0), pid_);
+  }
+  std::string path() const { return dir_.path("lock"); }
+  /// Lets the storage answer once somebody waits for this process.
+  Log releasing() {
+    return Log([this](Level, std::string_view line) {
+      said_ = line;
+      storage_->release();
+    });
+  }
+
+  outboard::testing::TempDir dir_;
+  std::unique_ptr<Storage> storage_;
+  int pid_ = -1;
+  std::uint64_t start_time_ = 0;
+  std::string said_;
+};
+
+TEST_F(EndingServer, KeepsItsSuccessorWaitingForTheNameAsLongAsTheStorageTakes) {
+  const auto lock = lock_name(path(), Duration(0), releasing());
+  EXPECT_TRUE(lock) << lock.error().message();
+  EXPECT_THAT(said_, HasSubstr("waiting up to 60 s for process " + std::to_string(pid_)));
+}
+
+TEST_F(EndingServer, IsWaitedForAsLongAsTheStorageTakes) {
+  const Status ended = wait_for_end_of(pid_, start_time_, Duration(0), releasing());
+  EXPECT_TRUE(ended) << ended.error().message();
+  EXPECT_THAT(said_, HasSubstr("waiting up to 60 s for process " + std::to_string(pid_)));
+}
 
 void check_that_an_end_is_waited_for() {
   Child child;

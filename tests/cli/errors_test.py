@@ -93,7 +93,7 @@ def test_a_value_that_an_option_does_not_take_is_status_2(test):
 
 def test_an_option_of_the_other_listener(test):
     null = ['serve', 'blk', '--null', '--size', '1M', '--listen']
-    for words in (['--threads', '2'], ['--replace'], ['--accept-other-storage'], ['--journal', 'x'], ['--no-attach']):
+    for words in (['--threads', '2'], ['--replace'], ['--accept-other-storage'], ['--old-requests-ended'], ['--journal', 'x'], ['--no-attach']):
         refused(test, *null, f'vfio-user:{test.sockets}/s', *words, says=[words[0], 'for vduse:NAME', test.sockets],
                 cure='leave it out', status=2)
     for words in (['--error-interrupt'], ['--vectors', '3'], ['--unplug-wait', '3']):
@@ -101,6 +101,8 @@ def test_an_option_of_the_other_listener(test):
                 status=2)
     refused(test, *null, 'vduse:none', '--journal', 'x', '--no-journal', says=['--journal, --no-journal', 'mutually exclusive'],
             cure='leave one', status=2)
+    refused(test, *null, 'vduse:none', '--old-requests-ended', says=['--old-requests-ended: is about the storage before'],
+            cure='--accept-other-storage too', status=2)
     refused(test, *null, 'vduse:none', '--iommu-platform', 'on', says=['--iommu-platform: '], cure='--iommu-platform require',
             status=2)
 

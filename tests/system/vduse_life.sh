@@ -132,18 +132,22 @@ other_storage_is_refused() {
   rm $image
   truncate -s 32M $image
   refuses_storage 'other storage' --image $image
-  start_disk disk --image $image.moved --accept-other-storage
+  refuses_storage 'cannot be known' --image $image.moved --accept-other-storage
+  start_disk disk --image $image.moved --accept-other-storage --old-requests-ended
   echo 3 >/proc/sys/vm/drop_caches
   expect_equal "$(sha256sum </mnt/data)" "$sum" hash
   kill_server
-  start_disk disk --image $image.moved
+  cp $image.moved $image.copied
+  start_disk disk --image $image.copied --accept-other-storage
+  kill_server
+  start_disk disk --image $image.copied
   umount /mnt
   e2fsck -fn "/dev/$name"
   kill_server
   refuses_storage "the very disk" --image "/dev/$name"
-  start_disk disk --image $image.moved
+  start_disk disk --image $image.copied
   stop_disk disk
-  rm $image.moved $image.other
+  rm $image.moved $image.copied $image.other
 }
 
 memory_is_gone_with_its_server() {
