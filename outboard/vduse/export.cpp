@@ -153,24 +153,33 @@ void Export::shut_down(std::move_only_function<void(Status)> done) {
   config_retry_.reset();
   live_ = false;
   interrupts_->set_live(false);
+  auto end = [this, weak = std::weak_ptr(self_), done = std::move(done)](Status rested) mutable {
+    if (weak.expired()) return done(Error(ECANCELED, "the device is gone"));
+    stopped(std::move(rested), std::move(done));
+  };
   core_->stop(virtio::StopMode::drain,
-              [this, weak = std::weak_ptr(self_), done = std::move(done)](Status stopped) mutable {
-                if (weak.expired()) return done(Error(ECANCELED, "the device is gone"));
-                const bool rested = static_cast<bool>(stopped);
-                auto close = [this, weak, stopped = std::move(stopped), done = std::move(done)]() mutable {
-                  if (weak.expired()) return done(Error(ECANCELED, "the device is gone"));
-                  interrupts_->disconnect();
-                  for (const auto& group : groups_) group->use(nullptr);
-                  node_.reset();
-                  done(std::move(stopped));
-                };
-                if (rested) return forget_memory(std::move(close));
-                // A queue that is late would go on once it has come to rest. What goes on keeps its memory, and may do so
-                // for ever.
-                core_->stop(virtio::StopMode::discard, [](const Status&) {});
-                forget_memory([] {});
-                close();
+              [this, weak = std::weak_ptr(self_), end = std::move(end)](Status rested) mutable {
+    // A queue that is off and late has been told to discard before.
+                const bool discards = !rested && rested.error().code() == ECANCELED;
+                if (discards && !weak.expired()) return core_->stop(virtio::StopMode::discard, std::move(end));
+                end(std::move(rested));
               });
+}
+
+void Export::stopped(Status stopped, std::move_only_function<void(Status)> done) {
+  const bool rested = static_cast<bool>(stopped);
+  auto close = [this, weak = std::weak_ptr(self_), stopped = std::move(stopped), done = std::move(done)]() mutable {
+    if (weak.expired()) return done(Error(ECANCELED, "the device is gone"));
+    interrupts_->disconnect();
+    for (const auto& group : groups_) group->use(nullptr);
+    node_.reset();
+    done(std::move(stopped));
+  };
+  if (rested) return forget_memory(std::move(close));
+  // A queue that is late would go on once it has come to rest. What goes on keeps its memory, and may do so for ever.
+  core_->stop(virtio::StopMode::discard, [](const Status&) {});
+  forget_memory([] {});
+  close();
 }
 
 /// Drops every mapping of the driver's memory: nothing of a driver that has gone may be touched by way of what was learnt

@@ -113,7 +113,7 @@ class Export final : private virtio::TransportEvents {
     std::atomic<bool> rests{false};  ///< the driver has stopped it, without a reset, or is about to
     std::optional<virtio::QueueState> rest{};  ///< where, once it does
     bool off = false;  ///< until it is ready again, or the device is reset: a kick does not wake it
-    bool kicked = false;  ///< while it came to rest
+    bool kicked = false;  ///< while it came to rest, or the device was being suspended
   };
 
   Export(std::unique_ptr<virtio::Device> device, Loop& control, Options options);
@@ -141,13 +141,16 @@ class Export final : private virtio::TransportEvents {
   void give_up(const Error& why);
 
   // Stopping without a reset: export_pauses.cpp.
-  void rest(unsigned queue, std::move_only_function<void(const Result<virtio::QueueState>&)> done);
+  virtio::StopMode stop_mode(unsigned queue) const;
+  void rest(unsigned queue, virtio::StopMode mode,
+            std::move_only_function<void(const Result<virtio::QueueState>&)> done);
   void rest_late(unsigned queue);
   void kicked_at_rest(unsigned queue);
   void resume(unsigned queue);
   bool goes_on(unsigned queue, const spec::VqInfo& info);
   void set_vq_ready(std::uint32_t id, const spec::VqReadyRequest& request);
   void suspend(std::uint32_t id);
+  void undo_suspend(const std::vector<unsigned>& stopped);
 
   // Queues: export_queues.cpp.
   enum class Setup : unsigned char { running, later, never };
@@ -165,6 +168,7 @@ class Export final : private virtio::TransportEvents {
   Status probe(Duration patience);
   Status take_over(Living& living);
 
+  void stopped(Status stopped, std::move_only_function<void(Status)> done);
   void forget_memory(std::move_only_function<void()> done);
   void publish_config();
   void tell_config();

@@ -219,7 +219,7 @@ void Export::tell_spaces() {
 /// taken back to before it was popped; where that cannot be said with the number, the answer is no.
 void Export::get_vq_state(std::uint32_t id, std::uint32_t index) {
   if (index >= queue_count() || lost_place_) return answer(id, spec::result::failed);
-  rest(index, [this, id, index](const Result<virtio::QueueState>& stopped) {
+  rest(index, stop_mode(index), [this, id, index](const Result<virtio::QueueState>& stopped) {
     if (!stopped || !can_rewind(index, *stopped)) {
       log_.warning("queue {}: where it stopped cannot be told{}", index,
                    stopped ? "" : ": " + stopped.error().message());

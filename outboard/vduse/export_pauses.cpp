@@ -26,12 +26,18 @@ bool is_same(const spec::VqInfo& a, const spec::VqInfo& b, bool packed) {
 
 }  // namespace
 
+/// A queue that is off has been told to drain, and where it was late to discard: no drain follows that.
+virtio::StopMode Export::stop_mode(unsigned queue) const {
+  return lines_[queue]->off ? virtio::StopMode::discard : virtio::StopMode::drain;
+}
+
 /// Finishes what is in flight. From here on a kick does not reach the queue: whether it is to go on is seen on this loop.
-void Export::rest(unsigned queue, std::move_only_function<void(const Result<QueueState>&)> done) {
+void Export::rest(unsigned queue, virtio::StopMode mode,
+                  std::move_only_function<void(const Result<QueueState>&)> done) {
   Line& line = *lines_[queue];
   line.rests.store(true, std::memory_order_release);
   core_->stop_queue(
-      queue, virtio::StopMode::drain,
+      queue, mode,
       [this, weak = std::weak_ptr(self_), queue, done = std::move(done)](const Result<QueueState>& stopped) mutable {
         if (weak.expired()) return;
         Line& at = *lines_[queue];
@@ -48,9 +54,9 @@ void Export::rest(unsigned queue, std::move_only_function<void(const Result<Queu
 /// The driver asked where the queue stopped, and goes on using it all the same. One that it has switched off is waited for.
 void Export::kicked_at_rest(unsigned queue) {
   Line& line = *lines_[queue];
-  if (!live_ || suspended_ || line.off || !line.rests.load(std::memory_order_relaxed)) return;
-  if (!line.rest) {
-    line.kicked = true;  // it is still on its way to rest
+  if (!live_ || line.off || !line.rests.load(std::memory_order_relaxed)) return;
+  if (!line.rest || suspended_) {
+    line.kicked = true;  // it is still on its way to rest, or the suspension may be undone
     return;
   }
   resume(queue);
@@ -101,8 +107,9 @@ void Export::set_vq_ready(std::uint32_t id, const spec::VqReadyRequest& request)
   Line& line = *lines_[request.index];
   if (request.ready == 0) {
     if (!core_->queue_enabled(request.index)) return answer(id, spec::result::ok);
+    const virtio::StopMode mode = stop_mode(request.index);
     line.off = true;
-    return rest(request.index, [this, id, queue = request.index](const Result<QueueState>& stopped) {
+    return rest(request.index, mode, [this, id, queue = request.index](const Result<QueueState>& stopped) {
       if (!stopped) rest_late(queue);
       answer(id, spec::result::ok);
     });
@@ -116,30 +123,40 @@ void Export::set_vq_ready(std::uint32_t id, const spec::VqReadyRequest& request)
 void Export::suspend(std::uint32_t id) {
   if (!live_) return answer(id, spec::result::failed);
   suspended_ = true;
-  undo_ = [this] {
-    suspended_ = false;
-    log_.warning("whoever suspended the device was killed: it goes on");
-    for (unsigned queue = 0; queue < queue_count(); ++queue) {
-      if (lines_[queue]->rest) resume(queue);
-    }
-  };
-  const auto all =
-      Together::of(queue_count() + std::size_t{1}, [this, weak = std::weak_ptr(self_), id](const Status& rested) {
-        if (weak.expired()) return;
-        if (!rested) log_.error("the device cannot be suspended: {}", rested.error().message());
-        interrupts_->flush();
-        suspended_ = rested.has_value();
-        answer(id, rested ? spec::result::ok : spec::result::failed);
-        if (suspended_) return;
-        // A queue that was late goes on by itself; so do those that have come to rest for nothing.
-        for (unsigned queue = 0; queue < queue_count(); ++queue) {
-          if (lines_[queue]->rest && !lines_[queue]->off) resume(queue);
-        }
-      });
+  std::vector<unsigned> stopped;  // by this
   for (unsigned queue = 0; queue < queue_count(); ++queue) {
-    rest(queue, [all](const Result<QueueState>& at) { all->one(at ? Status{} : Status(std::unexpected(at.error()))); });
+    if (!lines_[queue]->off && !lines_[queue]->rest) stopped.push_back(queue);
+  }
+  undo_ = [this, stopped] {
+    log_.warning("whoever suspended the device was killed: it goes on");
+    undo_suspend(stopped);
+  };
+  const auto all = Together::of(queue_count() + std::size_t{1},
+                                [this, weak = std::weak_ptr(self_), id, stopped](const Status& rested) {
+                                  if (weak.expired()) return;
+                                  if (!rested)
+                                    log_.error("the device cannot be suspended: {}", rested.error().message());
+                                  interrupts_->flush();
+                                  if (!rested) suspended_ = false;  // before the answer: what comes next may ask
+                                  answer(id, rested ? spec::result::ok : spec::result::failed);
+                                  if (!rested) undo_suspend(stopped);
+                                });
+  for (unsigned queue = 0; queue < queue_count(); ++queue) {
+    rest(queue, stop_mode(queue),
+         [all](const Result<QueueState>& at) { all->one(at ? Status{} : Status(std::unexpected(at.error()))); });
   }
   all->one();
+}
+
+/// Those that were at rest before stay so, but for a kick that has come meanwhile. A queue that is late goes on by itself.
+void Export::undo_suspend(const std::vector<unsigned>& stopped) {
+  suspended_ = false;
+  for (const unsigned queue : stopped) {
+    if (lines_[queue]->rest && !lines_[queue]->off) resume(queue);
+  }
+  for (unsigned queue = 0; queue < queue_count(); ++queue) {
+    if (std::exchange(lines_[queue]->kicked, false)) kicked_at_rest(queue);
+  }
 }
 
 }  // namespace outboard::vduse

@@ -1,5 +1,7 @@
 // Queues that a driver stops without a reset, and lets go on: GET_VQ_STATE, SET_VQ_READY, SUSPEND.
 
+#include <optional>
+
 #include <gtest/gtest.h>
 
 #include <outboard/memory/fault_guard.hpp>
@@ -19,11 +21,11 @@ class Pauses : public ::testing::TestWithParam<bool> {
   VduseRig::Setup setup() const { return {.packed = GetParam()}; }
   bool packed() const { return GetParam(); }
   /// A request that the device works on until the test completes kept[0], whatever it is told.
-  static void begin_one(VduseRig& rig) {
+  static void begin_one(VduseRig& rig, unsigned queue = 0) {
     rig.device->gives_up_kept = false;
     rig.device->on_request = rig.device->keep();
-    rig.driver().chain().readable("running").writable(4).publish();
-    rig.kick();
+    rig.driver(queue).chain().readable("running").writable(4).publish();
+    rig.kick(queue);
   }
 };
 INSTANTIATE_TEST_SUITE_P(Rings, Pauses, ::testing::Bool(),
@@ -184,6 +186,69 @@ TEST_P(Pauses, ASuspensionThatNobodyWaitsForAnyMoreIsUndone) {
   EXPECT_TRUE(rig.works());
 }
 
+TEST_P(Pauses, ASuspensionThatIsUndoneResumesNoQueueThatIsOff) {
+  VduseRig::Setup with = setup();
+  with.queues = 2;
+  VduseRig rig(with);
+  rig.run();
+  ASSERT_TRUE(set_ready(rig, false, 0));
+  begin_one(rig, 1);
+  const auto message = rig.kernel->suspend();
+  rig.settle();
+  rig.kernel->withdraw(message);
+  rig.device->on_request = outboard::testing::ScriptedDevice::echo;
+  rig.driver(0).chain().readable("meanwhile").writable(4).publish();
+  rig.device->kept[0].complete();
+  rig.settle();
+  EXPECT_TRUE(rig.works(1));
+  EXPECT_EQ(rig.driver(0).used_count(), 0U) << "its ring may be in use for something else";
+  ASSERT_TRUE(set_ready(rig, true, 0));
+  rig.loop.advance(std::chrono::milliseconds(10));
+  EXPECT_EQ(rig.driver(0).used_count(), 1U);
+}
+
+TEST_P(Pauses, ASuspensionThatIsUndoneLeavesAloneWhatWasAtRestUntilItsDriverKicks) {
+  for (const bool is_kicked : {false, true}) {
+    VduseRig::Setup with = setup();
+    with.queues = 2;
+    VduseRig rig(with);
+    rig.run();
+    const auto state = rig.kernel->get_vq_state(0);
+    rig.settle();
+    ASSERT_TRUE(state.ok());
+    begin_one(rig, 1);
+    const auto message = rig.kernel->suspend();
+    rig.settle();
+    rig.driver(0).chain().readable("meanwhile").writable(4).publish();
+    if (is_kicked) rig.kick(0);
+    rig.kernel->withdraw(message);
+    rig.device->on_request = outboard::testing::ScriptedDevice::echo;
+    rig.device->kept[0].complete();
+    rig.settle();
+    EXPECT_TRUE(rig.works(1));
+    EXPECT_EQ(rig.driver(0).used_count(), is_kicked ? 1U : 0U);
+    rig.kick(0);
+    EXPECT_EQ(rig.driver(0).used_count(), 1U);
+  }
+}
+
+TEST_P(Pauses, AQueueThatIsOffAndLateIsWaitedForByASuspension) {
+  VduseRig rig(setup());
+  rig.run();
+  begin_one(rig);
+  const auto off = rig.kernel->set_vq_ready(0, false);
+  rig.settle();
+  rig.loop.advance(std::chrono::milliseconds(2500));
+  ASSERT_TRUE(off.ok());
+  const auto message = rig.kernel->suspend();
+  rig.settle();
+  EXPECT_EQ(message.outcome(), Outcome::waiting);
+  rig.device->kept[0].complete();
+  rig.settle();
+  EXPECT_TRUE(message.ok());
+  EXPECT_EQ(rig.driver().used_count(), 0U);
+}
+
 TEST_P(Pauses, ADeviceThatDoesNotComeToRestCannotBeSuspendedAndGoesOn) {
   VduseRig::Setup with = setup();
   with.queues = 2;
@@ -261,6 +326,42 @@ TEST_P(Pauses, AQueueThatIsOffWaitsForStorageHoweverSlowAndGoesOnWhenItIsReadyAg
     EXPECT_EQ(rig.driver().used_count(), 2U) << "what had no answer is done again";
     EXPECT_TRUE(rig.works());
   }
+}
+
+TEST_P(Pauses, AQueueThatIsOffAndLateSaysWhereItIsOnceItHasStopped) {
+  VduseRig rig(setup());
+  rig.run();
+  begin_one(rig);
+  const auto off = rig.kernel->set_vq_ready(0, false);
+  rig.settle();
+  rig.loop.advance(std::chrono::milliseconds(2500));
+  ASSERT_TRUE(off.ok());
+  const auto message = rig.kernel->get_vq_state(0);
+  rig.settle();
+  EXPECT_EQ(message.outcome(), Outcome::waiting);
+  rig.device->kept[0].complete();
+  rig.settle();
+  ASSERT_TRUE(message.ok());
+  EXPECT_EQ(
+      packed() ? message.queue_state().state.packed.last_avail_idx : message.queue_state().state.split.avail_index, 0)
+      << "before the request that had no answer";
+}
+
+TEST_P(Pauses, AQueueThatIsOffAndLateIsWaitedForByAShutDown) {
+  VduseRig rig(setup());
+  rig.run();
+  begin_one(rig);
+  const auto off = rig.kernel->set_vq_ready(0, false);
+  rig.settle();
+  rig.loop.advance(std::chrono::milliseconds(2500));
+  ASSERT_TRUE(off.ok());
+  std::optional<int> ended;
+  rig.exported->shut_down([&](const Status& stopped) { ended = stopped ? 0 : stopped.error().code(); });
+  rig.settle();
+  EXPECT_FALSE(ended);
+  rig.device->kept[0].complete();
+  rig.settle();
+  EXPECT_EQ(ended, 0);
 }
 
 TEST_P(Pauses, WithoutADriverThereIsNothingToSuspend) {
