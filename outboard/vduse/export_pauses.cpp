@@ -91,12 +91,11 @@ bool Export::goes_on(unsigned queue, const spec::VqInfo& info) {
 /// The queue is off, and its requests are late. They are answered no more, since the driver may do with the ring what it
 /// likes; where the queue is ready again in the same place they come again. However long that takes: nothing is broken.
 void Export::rest_late(unsigned queue) {
-  lines_[queue]->rests.store(true, std::memory_order_release);
   core_->stop_queue(queue, virtio::StopMode::discard,
                     [this, weak = std::weak_ptr(self_), queue](const Result<QueueState>& stopped) {
-                      if (weak.expired() || !live_ || !lines_[queue]->off) return;
+                      if (weak.expired() || !live_) return;
                       if (!stopped) return rest_late(queue);
-                      if (stopped->enabled) lines_[queue]->rest = *stopped;
+                      lines_[queue]->rest = *stopped;
                     });
 }
 
