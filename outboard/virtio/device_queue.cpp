@@ -216,14 +216,15 @@ template <bool again, typename Ring>
       return false;
     }
   }
-  slot.malformed = !parsed;
-  slot.plain = parsed && !slot.chain.is_long() && !slot.bounce;
   const bool has_room = has_room_for(slot);
   if (!has_room) stall();
   if (!has_room || bytes_left_ <= 0) {
     slot.bounce.reset();
     return false;
   }
+  // Only of a buffer that is taken: the driver may mend it before the next pass, and the slot may be another's then.
+  slot.malformed = !parsed;
+  slot.plain = parsed && !slot.chain.is_long() && !slot.bounce;
   spilled_ += slot.chain.spilled();
   bytes_left_ -= static_cast<std::int64_t>(slot.chain.bytes()) + element_cost * slot.chain.count();
   return true;

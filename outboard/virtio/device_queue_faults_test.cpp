@@ -3,6 +3,8 @@
 
 #include <unistd.h>
 
+#include <cstddef>
+#include <cstring>
 #include <utility>
 
 #include <gtest/gtest.h>
@@ -10,6 +12,7 @@
 #include <outboard/memory/fault_guard.hpp>
 #include <outboard/testing/device_rig.hpp>
 #include <outboard/testing/temp_dir.hpp>
+#include <outboard/virtio/device_queue.hpp>
 
 namespace outboard::virtio {
 namespace {
@@ -261,6 +264,38 @@ TEST_P(ContainedFaults, Row30_WithInOrderItGoesBackInItsTurnAndIsNotSkipped) {
     EXPECT_EQ(rig.driver().used_idx(), 3);
     EXPECT_EQ(rig.driver().used_entry(0), (Used{none, 0}));
     EXPECT_EQ(rig.driver().used_entry(2).length, 4U);
+  }
+}
+
+TEST_P(ContainedFaults, AChainThatIsMendedBeforeItIsTakenIsARequestLikeOthers) {
+  DeviceRig::Setup with = setup();
+  with.options.in_order = true;
+  DeviceRig rig(with);
+  rig.run();
+  rig.device.on_request = [](Request request) {
+    ASSERT_TRUE(request.write_zeros(request.writable_size()));
+    request.complete();
+  };
+  constexpr auto half = static_cast<std::uint32_t>(DeviceQueue::max_pass_bytes / 2);
+  const auto at = rig.driver().allocate(half);
+  for (unsigned i = 0; i < 2; ++i) rig.driver().chain().readable_at(at, half).publish();
+  auto chain = rig.driver().chain();
+  chain.indirect().writable(4).readable(4).publish();  // a readable element after a writable one
+  const auto last = rig.driver().chain().writable(4).publish();
+  rig.core->kick_now(0);
+  ASSERT_EQ(rig.device.requests, 2U) << "the pass is over before the chain is taken";
+  const Iova second_entry = chain.at(1) + 16 + sizeof(spec::Descriptor);
+  const std::size_t flags = packed() ? offsetof(spec::PackedDescriptor, flags) : offsetof(spec::Descriptor, flags);
+  const le16 writable = spec::descriptor::write;
+  std::memcpy(rig.driver().at(second_entry) + flags, &writable, sizeof writable);
+  rig.settle();
+  EXPECT_EQ(rig.device.requests, 4U);
+  // One entry for both: the first was filled.
+  if (packed()) {
+    EXPECT_EQ(rig.driver().packed_at(2).id, last);
+  } else {
+    EXPECT_EQ(rig.driver().used_idx(), 4);
+    EXPECT_EQ(rig.driver().used_entry(2), (Used{last, 4}));
   }
 }
 
