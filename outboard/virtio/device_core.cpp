@@ -95,7 +95,6 @@ Result<std::unique_ptr<DeviceCore>> DeviceCore::create(Device& device, memory::A
 
 DeviceCore::~DeviceCore() {
   state_->gone = true;
-  state_->resetting = false;
   for (State::Queue& queue : state_->queues) {
     queue.memory->remove_user(*queue.engine);
     queue.engine->halt();

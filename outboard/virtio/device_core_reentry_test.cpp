@@ -1,5 +1,6 @@
 // What a callback of the core may do to the core: reset it, start its queues again, destroy it.
 
+#include <memory>
 #include <optional>
 #include <utility>
 #include <vector>
@@ -394,6 +395,23 @@ TEST_P(Reentry, ACoreThatIsDestroyedInTheEndOfAResetTellsNobodyElse) {
   rig.device.kept[0].complete();
   rig.settle();
   EXPECT_THAT(told, ElementsAre(1));
+}
+
+TEST_P(Reentry, TheCallbacksThatACoreHasKeptGoWithIt) {
+  run_with_busy({0, 1});
+  auto callback = std::make_shared<int>();
+  const std::weak_ptr<int> kept = callback;
+  for (const StopMode mode : {StopMode::drain, StopMode::discard})
+    rig.core->stop_queue(1, mode, [held = callback](const Result<QueueState>&) {});
+  rig.core->reset([held = callback](const Status&) {});
+  rig.core->after_reset([held = callback] {});
+  rig.core->stop_queue(0, StopMode::discard, [&, held = std::move(callback)](const Result<QueueState>&) {
+    rig.core.reset();
+    EXPECT_EQ(kept.use_count(), 1) << "this one";
+  });
+  rig.device.kept[0].complete();
+  rig.settle();
+  EXPECT_TRUE(kept.expired());
 }
 
 TEST_P(Reentry, ACoreThatIsDestroyedForAStopThatIsLateTellsNobodyElse) {

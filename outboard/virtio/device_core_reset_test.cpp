@@ -168,6 +168,44 @@ TEST_P(Resetting, ADrainThatIsLateIsUndone) {
   EXPECT_EQ(results.size(), 1U);
 }
 
+TEST_P(Resetting, EachStopHasItsWholeTime) {
+  for (const StopMode mode : {StopMode::drain, StopMode::discard}) {
+    DeviceRig one({.packed = GetParam()});
+    one.run();
+    one.device.on_request = one.device.keep();
+    one.device.gives_up_kept = false;
+    const auto begin_one = [&] {
+      one.device.kept.clear();
+      one.driver().chain().writable(4).publish();
+      one.process();
+      ASSERT_EQ(one.device.kept.size(), 1U);
+    };
+    begin_one();
+    std::optional<QueueState> state;
+    one.core->stop_queue(0, mode, [&](const Result<QueueState>& stopped) { state = stopped.value(); });
+    one.loop.advance(std::chrono::milliseconds(1500));
+    one.device.kept[0].complete();
+    one.settle();
+    ASSERT_TRUE(state);
+    state->in_flight.clear();
+    state->next_used = state->next_avail;
+    state->used_wrap = state->avail_wrap;
+    ASSERT_TRUE(one.core->start_queue(0, *state));
+    begin_one();
+
+    std::vector<int> results;
+    for (std::size_t again = 0; again < 2; ++again) {
+      one.core->stop_queue(0, mode,
+                           [&](const Result<QueueState>& at) { results.push_back(at ? 0 : at.error().code()); });
+      one.loop.advance(std::chrono::milliseconds(1999));
+      EXPECT_EQ(results.size(), again) << "not yet";
+      one.loop.advance(std::chrono::milliseconds(2));
+      EXPECT_EQ(results.size(), again + 1);
+    }
+    EXPECT_THAT(results, ElementsAre(ETIMEDOUT, ETIMEDOUT));
+  }
+}
+
 TEST_P(Resetting, ADrainThatIsLateAndWantedAgainIsNotUndone) {
   const auto ignore = [](const Result<QueueState>&) {};
   rig.core->stop_queue(0, StopMode::drain, ignore);

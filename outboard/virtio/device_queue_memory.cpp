@@ -97,7 +97,7 @@ void DeviceQueue::ring_is_back() {
   }
   for (RequestSlot* slot : std::exchange(waiting_, {})) put_in_batch(*slot);
   if (in_order_) give_back_in_order();
-  if (batched_ != 0) schedule_flush();
+  schedule_flush();
 }
 
 bool DeviceQueue::ring_poisoned() const {
@@ -344,7 +344,6 @@ Status DeviceQueue::find_pieces(RequestSlot& slot, Access access, ChainCursor& c
     cursor = start;
     if (!found) return found;
   }
-  pieces.clear();
   return no_memory();  // which changes all the time
 }
 

@@ -35,6 +35,44 @@ TEST_P(EitherDeviceQueue, ARingWhoseMemoryIsAwayIsParkedAndScannedWhenItIsBack) 
   EXPECT_EQ(rig.notified[0], 1U);
 }
 
+TEST_P(EitherDeviceQueue, AnAnswerThatWaitedForTheRingIsPublishedWhenItIsBackThoughTheQueueIsStopping) {
+  auto& rig = running();
+  rig.device.on_request = rig.device.keep();
+  rig.device.gives_up_kept = false;
+  for (unsigned i = 0; i < 2; ++i) rig.driver().chain().writable(4).publish();
+  rig.process();
+  EXPECT_TRUE(rig.unmap_driver());
+  rig.core->stop_queue(0, StopMode::drain, [](const Result<QueueState>&) {});
+  rig.device.kept[0].complete();
+  rig.settle();
+  EXPECT_EQ(rig.driver().used_count(), 0U);
+  rig.map_driver();
+  rig.settle();
+  EXPECT_EQ(rig.driver().used_count(), 1U) << "and does not wait for the request that still runs";
+}
+
+TEST_P(EitherDeviceQueue, OnlyWhatTheDeviceWritesOfItsRingHasToBeWritable) {
+  constexpr std::uint64_t page = 4096;
+  constexpr Iova at{0x9000000};
+  for (unsigned read_only = 0; read_only < ring_parts; ++read_only) {
+    auto& rig = make();
+    for (unsigned part = 0; part < ring_parts; ++part) {
+      const auto memory = memory::HostMemory::anonymous(page).value();
+      const Access access = part == read_only ? Access::read : Access::read_write;
+      ASSERT_TRUE(rig.map.map(
+          {.range = {at + part * page, page}, .access = access, .memory = memory, .offset = 0, .port = {}}));
+    }
+    rig.negotiate();
+    rig.core->set_queue_size(0, 16);
+    for (unsigned part = 0; part < ring_parts; ++part) rig.core->set_queue_address(0, part, at + part * page);
+    rig.core->enable_queue(0);
+    rig.driver_ok();
+    // Descriptors, driver area, device area: the used elements of a packed ring are where its descriptors were.
+    const bool is_written = read_only == 2 || (packed() && read_only == 0);
+    EXPECT_EQ(rig.core->broken(), is_written) << read_only;
+  }
+}
+
 TEST_P(EitherDeviceQueue, AKeptRequestFindsItsMemoryWhereItIsNow) {
   auto& rig = running();
   rig.device.on_request = rig.device.keep();

@@ -179,6 +179,23 @@ TEST_P(EitherRing, AShortChainStaysInTheRingWhileHalfOfItIsFree) {
   EXPECT_TRUE(r.device().pop()->indirect);
 }
 
+TEST_P(EitherRing, AShortChainGoesThroughATableWhereTheRingHasFewerSlots) {
+  Rig r = rig({Feature::indirect_desc}, 8);
+  // Two in the ring itself, which leaves four slots.
+  for (std::uintptr_t i = 1; i <= 6; ++i) EXPECT_TRUE(r.add(1, 1, i)) << i;
+  EXPECT_EQ(r.add(1, 0, 7).error().code(), EAGAIN);
+}
+
+TEST_P(EitherRing, AChainOfMoreThanTheDirectElementsGoesThroughATable) {
+  for (const std::uint16_t direct : {2, 4}) {
+    Rig r = rig({Feature::indirect_desc}, 32, {.direct_elements = direct});
+    r.submit(direct, 0, 1);
+    r.submit(direct, 1, 2);
+    EXPECT_FALSE(r.device().pop()->indirect) << direct;
+    EXPECT_TRUE(r.device().pop()->indirect) << direct;
+  }
+}
+
 TEST_P(EitherRing, WithoutTheFeatureThereAreNoTables) {
   Rig r = rig({}, 8, {.direct_elements = 1});
   r.submit(2, 2, 1);
