@@ -66,7 +66,6 @@ Result<LockScope> take_name(int fd) {
   for (const off_t byte : {self.life(), self.requests()}) {
     const int error = lock_byte(fd, byte);
     if (error == 0) continue;
-    unlock_byte(fd, self.life());
     if (is_too_far(error)) return LockScope::unnamed;
     return Error(error);
   }
