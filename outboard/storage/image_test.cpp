@@ -14,6 +14,7 @@
 #include <gtest/gtest.h>
 
 #include <outboard/testing/denied_calls.hpp>
+#include <outboard/testing/held_file_system.hpp>
 #include <outboard/testing/temp_dir.hpp>
 
 namespace outboard::storage {
@@ -33,6 +34,18 @@ TEST(OpenedImage, OfTheLargestSizeCanBeDiscarded) {
   ASSERT_TRUE(image) << image.error().message();
   EXPECT_EQ(image->geometry.can_discard, expected->geometry.can_discard);
   EXPECT_EQ(::lseek(large.get(), 0, SEEK_DATA), -1) << "asking has written something";
+}
+
+TEST(OpenedImage, OnAFileSystemThatPrefersLargeBlocksHasPhysicalOnesOfAPageAtMost) {
+  for (const auto& [preferred, physical, optimal] :
+       {std::array{512U, 512U, 0U}, {4096U, 4096U, 0U}, {1U << 20, 4096U, 1U << 20}}) {
+    const auto made = outboard::testing::HeldFileSystem::create(UINT64_C(1) << 20, preferred);
+    if (!made) GTEST_SKIP() << "no FUSE file system here: " << made.error().message();
+    const auto image = open_image((*made)->disk(), false, false, Log());
+    ASSERT_TRUE(image) << image.error().message();
+    EXPECT_EQ(image->geometry.physical_block, physical);
+    EXPECT_EQ(image->geometry.optimal_io, optimal) << preferred;
+  }
 }
 
 TEST(OpenedImage, WithNothingBeyondItsEndIsAskedInOneOfItsHoles) {

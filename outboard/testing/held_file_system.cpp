@@ -40,6 +40,7 @@ struct HeldFileSystem::Shared {
   std::atomic<std::uint32_t> holding{0};
   std::atomic<bool> gave_up{false};
   std::uint64_t size = 0;
+  std::uint32_t preferred_block = 0;
   std::array<char, max_size> bytes;
 };
 
@@ -172,7 +173,7 @@ class Server {
     fuse_attr out{};
     out.ino = node;
     out.nlink = 1;
-    out.blksize = 4096;
+    out.blksize = shared_.preferred_block;
     out.mode = node == root ? S_IFDIR | 0755 : S_IFREG | 0600;
     out.size = node == root ? 0 : shared_.size;
     out.blocks = out.size / 512;
@@ -205,7 +206,7 @@ Result<UniqueFd> mount_detached(int device) {
 
 }  // namespace
 
-Result<std::unique_ptr<HeldFileSystem>> HeldFileSystem::create(std::uint64_t size) {
+Result<std::unique_ptr<HeldFileSystem>> HeldFileSystem::create(std::uint64_t size, std::uint32_t preferred_block) {
   std::unique_ptr<HeldFileSystem> made(new HeldFileSystem());
   UniqueFd device(::open("/dev/fuse", O_RDWR | O_CLOEXEC));
   if (!device) return Error::from_errno("opening").on("/dev/fuse");
@@ -214,6 +215,7 @@ Result<std::unique_ptr<HeldFileSystem>> HeldFileSystem::create(std::uint64_t siz
   if (memory == MAP_FAILED) return Error::from_errno("mapping memory");
   made->shared_ = new (memory) Shared;
   made->shared_->size = std::min(size, max_size);
+  made->shared_->preferred_block = preferred_block;
   made->server_ = ::fork();
   if (made->server_ < 0) return Error::from_errno("starting a process");
   if (made->server_ == 0) {

@@ -27,7 +27,8 @@ class HeldFileSystem {
   };
 
   /// EPERM and the like where this process may not mount, ENOENT where the kernel has no FUSE.
-  static Result<std::unique_ptr<HeldFileSystem>> create(std::uint64_t size);
+  /// `preferred_block` is what its files say suits them best (st_blksize).
+  static Result<std::unique_ptr<HeldFileSystem>> create(std::uint64_t size, std::uint32_t preferred_block = 4096);
   ~HeldFileSystem();
   HeldFileSystem(const HeldFileSystem&) = delete;
   HeldFileSystem& operator=(const HeldFileSystem&) = delete;
