@@ -4,6 +4,7 @@
 
 #include <array>
 #include <atomic>
+#include <fstream>
 #include <functional>
 #include <future>
 #include <memory>
@@ -13,7 +14,9 @@
 #include <vector>
 
 #include <fcntl.h>
+#include <linux/blkpg.h>
 #include <signal.h>
+#include <sys/ioctl.h>
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
 #include <sys/wait.h>
@@ -196,6 +199,33 @@ TEST_F(ADiskThatIsClaimed, IsRefusedWithTheProcessesThatHaveItOpen) {
   const auto image = open_image(device_.path, false, false, Log(), none);
   ASSERT_FALSE(image);
   EXPECT_THAT(image.error().message(), HasSubstr("process " + std::to_string(bystander.pid()) + " ("));
+}
+
+TEST_F(ADiskThatIsClaimed, KeepsItsPartitionsFromBeingWaitedForAndSaysByWhom) {
+  blkpg_partition part{};
+  part.start = 1 << 20;
+  part.length = 1 << 20;
+  part.pno = 1;
+  blkpg_ioctl_arg remove{.op = BLKPG_DEL_PARTITION, .flags = 0, .datalen = sizeof part, .data = &part};
+  ::ioctl(device_.device.get(), BLKPG, &remove);  // one that a test left which was killed: the kernel keeps it
+  blkpg_ioctl_arg add{.op = BLKPG_ADD_PARTITION, .flags = 0, .datalen = sizeof part, .data = &part};
+  if (::ioctl(device_.device.get(), BLKPG, &add) != 0) GTEST_SKIP() << "no partitions here";
+  unsigned of_major = 0;
+  unsigned of_minor = 0;
+  char colon = 0;
+  const std::string disk = device_.path.substr(device_.path.rfind('/') + 1);
+  std::ifstream("/sys/class/block/" + disk + "p1/dev") >> of_major >> colon >> of_minor;
+  ASSERT_EQ(::mknod(dir_.path("part").c_str(), S_IFBLK | 0600, makedev(of_major, of_minor)), 0);
+  // What stands on the whole disk, and is to be seen: a loop device.
+  const auto above = LoopDevice::attach(device_.path);
+  ASSERT_TRUE(above) << above.error().message();
+  const LockPatience none{.running = Duration::zero(), .ended = Duration::zero()};
+  const auto image = open_image(dir_.path("part"), false, false, Log(), none);
+  EXPECT_EQ(::ioctl(device_.device.get(), BLKPG, &remove), 0);
+  ASSERT_FALSE(image);
+  EXPECT_EQ(image.error().code(), EBUSY);
+  EXPECT_THAT(image.error().message(),
+              HasSubstr(above->path.substr(above->path.rfind('/') + 1) + " (on " + disk + ")"));
 }
 
 /// Two nodes of one device, as containers have them. Their locks are not each other's.

@@ -33,6 +33,9 @@ enum class LockScope : std::uint8_t {
 ///   that its successor answers for, so every opener waits for them, readers of an image that is only read too. This holds
 ///   across containers, and across hosts where their file system has the locks of all.
 ///
+/// The locks on a block device are those of its node: through another node of the device nothing of them is seen. Writers
+/// exclude each other there, and wait for a dead one, by their claim, see claim_patiently().
+///
 /// Blocks the calling thread while it waits, and says in `log` for what. Does not wait for an image that this very process
 /// holds. Where the file system has no locks, `log` is warned and the image is used without.
 ///
