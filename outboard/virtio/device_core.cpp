@@ -252,7 +252,7 @@ void DeviceCore::stop(StopMode mode, std::move_only_function<void(Status)> done)
         all->one(std::unexpected(stopped.error()));
       });
     }
-    if (!state->gone) all->one();
+    all->one();
   });
 }
 

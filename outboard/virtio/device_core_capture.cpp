@@ -45,7 +45,7 @@ void DeviceCore::State::capture(CaptureDone done) {
         all->one(stopped ? Status() : Status(std::unexpected(stopped.error())));
       });
     }
-    if (!gone) all->one();
+    all->one();
   });
 }
 

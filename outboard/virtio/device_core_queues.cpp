@@ -281,7 +281,7 @@ void DeviceCore::State::stopped(unsigned index, QueueState state) {
     const Result<QueueState> rested = at_rest(queue);
     tell_stopped(index, StopMode::drain, gave_up ? was_overtaken(index) : rested);
     tell_stopped(index, StopMode::discard, rested);
-    if (goes_on && !gone) go_on(index);
+    if (goes_on) go_on(index);  // then nobody was told, and may have destroyed the core
   });
 }
 

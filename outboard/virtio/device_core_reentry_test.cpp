@@ -1,7 +1,9 @@
 // What a callback of the core may do to the core: reset it, start its queues again, destroy it.
 
+#include <functional>
 #include <memory>
 #include <optional>
+#include <span>
 #include <utility>
 #include <vector>
 
@@ -20,6 +22,18 @@ using testing::ScriptedDevice;
 namespace bit = spec::status;
 
 constexpr std::uint8_t live = bit::acknowledge | bit::driver | bit::features_ok | bit::driver_ok;
+
+class CountingJournal final : public Journal {
+ public:
+  unsigned resets = 0;  ///< of queues
+
+  void popped(unsigned, const InFlight&) override {}
+  void publishing(unsigned, std::span<const UsedBuffer>, std::uint16_t, bool) override {}
+  void published(unsigned, std::span<const UsedBuffer>, std::uint16_t, bool) override {}
+  void status_changing(std::uint8_t, const Features&) override {}
+  void queue_starting(unsigned, const QueueState&, bool) override {}
+  void queue_reset(unsigned) override { ++resets; }
+};
 
 class Reentry : public ::testing::TestWithParam<bool> {
  protected:
@@ -331,6 +345,20 @@ TEST_P(ReentryOfCapture, LeavesAtRestWhatSomebodyElseHasStoppedToo) {
   EXPECT_EQ(rig.device.requests, 1U);
 }
 
+TEST_P(ReentryOfCapture, GoesOnWhereItFailsAfterAnotherThatWasLate) {
+  run_with_busy({0});
+  capture();
+  rig.loop.advance(std::chrono::milliseconds(2001));
+  ASSERT_EQ(error, ETIMEDOUT);
+  rig.device.state_error = EIO;
+  capture();
+  rig.device.kept[0].complete();
+  rig.settle();
+  ASSERT_EQ(error, EIO);
+  rig.driver(0).take_used();
+  expect_both_queues_work();
+}
+
 TEST_P(ReentryOfCapture, IsOneAtATime) {
   run_with_busy({0});
   capture();
@@ -363,24 +391,34 @@ TEST_P(Reentry, ACoreThatACallbackOfAStopDestroysTouchesItsDeviceNoMore) {
   EXPECT_EQ(told, 1U) << "who waits is told no more";
 }
 
-TEST_P(Reentry, ACoreThatIsDestroyedInTheMiddleOfAResetStopsNoQueueMore) {
-  DeviceRig three({.packed = GetParam(), .queues = 3});
-  three.run();
-  three.device.on_request = three.device.keep();
-  three.device.gives_up_kept = false;
-  three.driver(0).chain().writable(16).publish();
-  three.process(0);
-  three.core->stop_queue(0, StopMode::drain, [&](const Result<QueueState>&) { three.core.reset(); });
-  unsigned stops = 0;
-  three.device.on_stop = [&](StopMode) {
-    ++stops;
-    three.device.kept[0].complete();  // it has ended just now
-  };
-  three.core->write_status(0);
-  three.settle();
-  EXPECT_FALSE(three.core);
-  EXPECT_EQ(stops, 1U) << "of the second queue, and not of the third";
-  EXPECT_EQ(three.device.resets, 0U);
+TEST_P(Reentry, ACoreThatIsDestroyedWhileItsQueuesAreStoppedStopsNoneMore) {
+  const std::function<void(DeviceCore&)> calls[] = {
+      [](DeviceCore& core) { core.write_status(0); },
+      [](DeviceCore& core) { core.stop(StopMode::discard, [](const Status&) { FAIL(); }); },
+      [](DeviceCore& core) { core.stop(StopMode::drain, [](const Status&) { FAIL(); }); },
+      [](DeviceCore& core) { core.capture([](const Result<DeviceState>&) { FAIL(); }); },
+      [](DeviceCore& core) { core.reset_queue(1); }};
+  for (const auto& call : calls) {
+    CountingJournal journal;
+    DeviceRig three({.packed = GetParam(), .queues = 3, .options = {.journal = &journal}});
+    three.run();
+    three.device.on_request = three.device.keep();
+    three.device.gives_up_kept = false;
+    three.driver(0).chain().writable(16).publish();
+    three.process(0);
+    three.core->stop_queue(0, StopMode::drain, [&](const Result<QueueState>&) { three.core.reset(); });
+    unsigned stops = 0;
+    three.device.on_stop = [&](StopMode) {
+      ++stops;
+      three.device.kept[0].complete();  // it has ended just now
+    };
+    call(*three.core);
+    three.settle();
+    EXPECT_FALSE(three.core);
+    EXPECT_EQ(stops, 1U) << "of the second queue, and not of the third";
+    EXPECT_EQ(three.device.resets, 0U);
+    EXPECT_EQ(journal.resets, 0U);
+  }
 }
 
 TEST_P(Reentry, ACoreThatIsDestroyedInTheEndOfAResetTellsNobodyElse) {
@@ -392,6 +430,21 @@ TEST_P(Reentry, ACoreThatIsDestroyedInTheEndOfAResetTellsNobodyElse) {
   });
   rig.core->reset([&](const Status&) { told.push_back(2); });
   rig.core->after_reset([&] { told.push_back(3); });
+  rig.device.kept[0].complete();
+  rig.settle();
+  EXPECT_THAT(told, ElementsAre(1));
+}
+
+TEST_P(Reentry, ACoreThatIsDestroyedAfterAResetTellsNobodyElse) {
+  run_with_busy({0});
+  std::vector<int> told;
+  rig.core->write_status(0);
+  for (int i = 1; i <= 2; ++i) {
+    rig.core->after_reset([&told, i, this] {
+      told.push_back(i);
+      rig.core.reset();
+    });
+  }
   rig.device.kept[0].complete();
   rig.settle();
   EXPECT_THAT(told, ElementsAre(1));

@@ -142,6 +142,16 @@ TEST_P(Resetting, AQueueResetThatIsLateReadsOneUntilItEnds) {
   EXPECT_EQ(rig.core->status(), s4);
 }
 
+TEST_P(Resetting, AQueueResetThatIsLateIsSaidToBeOnceThoughADrainWasLateBefore) {
+  rig.core->stop_queue(0, StopMode::drain, [](const Result<QueueState>&) {});
+  rig.loop.advance(std::chrono::milliseconds(1000));
+  rig.core->reset_queue(0);
+  rig.loop.advance(std::chrono::milliseconds(1500));
+  EXPECT_THAT(rig.log, IsEmpty()) << "the drain is over, and the reset has time";
+  rig.loop.advance(std::chrono::seconds(10));
+  EXPECT_THAT(rig.log, ElementsAre(HasSubstr("the reset of the queue ends when they have")));
+}
+
 TEST_P(Resetting, AStopThatIsLateBreaksWhatWasToldToDiscardOnly) {
   for (const StopMode mode : {StopMode::drain, StopMode::discard}) {
     std::vector<int> results;

@@ -111,8 +111,7 @@ void DeviceCore::State::begin_reset(Done done) {
   resetting = true;
   hold_reset([&] {
     for (unsigned index = 0; index < queues.size() && !gone; ++index) stop_queue(index, StopMode::discard, {});
-    if (gone || quiet()) return;
-    waiter->deadline = control.after(options.stop_deadline, [this, waiter] { reset_is_late(waiter); });
+    if (!gone) waiter->deadline = control.after(options.stop_deadline, [this, waiter] { reset_is_late(waiter); });
   });
 }
 
