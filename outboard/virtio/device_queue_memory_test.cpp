@@ -1,5 +1,9 @@
 // The engine of a device's queue: memory that moves, and files that shrink under it.
 
+#include <memory>
+#include <thread>
+#include <utility>
+
 #include <unistd.h>
 
 #include <gtest/gtest.h>
@@ -160,6 +164,39 @@ TEST_P(EitherDeviceQueue, AnUnmapWaitsForTheIoThatRunsOnItAndForNoOther) {
   answered = false;
   rig.map.unmap(more.range, [&](const Status&) { answered = true; });
   EXPECT_TRUE(answered);
+}
+
+TEST_P(EitherDeviceQueue, ACoreThatIsDestroyedWhenAnUnmapIsLetGoTakesItsQueueWithIt) {
+  for (const auto& [from_elsewhere, requests] : {std::pair{false, 1U}, {false, 2U}, {true, 1U}, {true, 2U}}) {
+    auto& rig = running();
+    const std::weak_ptr<memory::HostMemory> ring = rig.driver().host();
+    rig.device.on_request = rig.device.keep();
+    const Iova at{0x9000000};
+    ASSERT_TRUE(rig.map.map({.range = {at, 4096},
+                             .access = Access::read_write,
+                             .memory = memory::HostMemory::anonymous(4096).value(),
+                             .offset = 0,
+                             .port = {}}));
+    for (unsigned i = 0; i < requests; ++i) rig.driver().chain().writable_at(at, 4096).publish();
+    rig.process();
+    ASSERT_EQ(rig.device.kept.size(), requests);
+    ASSERT_TRUE(rig.device.kept[0].writable_pieces(4096));
+    rig.map.unmap({at, 4096}, [&](const Status&) { rig.core.reset(); });
+    rig.settle();
+    ASSERT_TRUE(rig.core) << "it is pinned";
+    const auto answer = [&] {
+      for (Request& request : rig.device.kept) request.complete();
+    };
+    if (from_elsewhere) {
+      std::thread(answer).join();
+    } else {
+      answer();
+    }
+    rig.settle();
+    EXPECT_FALSE(rig.core);
+    rig_.reset();
+    EXPECT_TRUE(ring.expired()) << "nothing of the queue is left: " << from_elsewhere << ", " << requests;
+  }
 }
 
 TEST_P(EitherDeviceQueue, UnpinLetsAnUnmapGoOn) {
