@@ -34,7 +34,7 @@ struct FileOp {
 
   ssize_t result = 0;  ///< bytes, or a negative errno
   FileOp* next = nullptr;  ///< the engine's lists
-  bool counted = false;  ///< the engine's: among what has been begun on the device
+  unsigned requests = 0;  ///< the engine's: of the disk's queue, among what has been begun
   bool on_worker = false;  ///< the engine's: begun on a thread of the kernel
   bool is_step = false;  ///< AlignedEngine's: a part of another operation
 };

@@ -1,9 +1,11 @@
 // A block device whose storage takes its time, until its queue is full: no call of a back end may wait for room in it.
 
+#include <algorithm>
 #include <array>
 #include <chrono>
 #include <fstream>
 #include <memory>
+#include <span>
 #include <string>
 #include <utility>
 #include <vector>
@@ -135,38 +137,52 @@ TEST_P(SlowDisk, WhoseQueueIsFullKeepsNoLoopWaiting) {
   while (ended != count) ASSERT_TRUE(loop_->run_once(std::chrono::seconds(1)));
 }
 
-TEST_P(SlowDisk, WhoseQueueIsFullKeepsNoReadFromThePageCacheWaiting) {
-  constexpr std::uint64_t sequential = 8 * probed;
-  constexpr std::size_t block = 4096;
-  alignas(block) std::array<char, 64 * block> bytes{};
-  // The kernel reads ahead for it, and marks the page at which more is to be read ahead.
-  const UniqueFd reader(::open(device_.path.c_str(), O_RDONLY | O_CLOEXEC));
-  for (const std::uint64_t at : {sequential, sequential + bytes.size()})
-    ASSERT_EQ(::pread(reader.get(), bytes.data(), bytes.size(), static_cast<off_t>(at)), std::ssize(bytes));
+/// Reads that the kernel has in its page cache, among them the page at which it reads on ahead, while others wait for the storage.
+class ReadAhead : public SlowDisk {
+ protected:
+  static constexpr std::uint64_t sequential = 8 * probed;
+  static constexpr std::size_t block = 4096;
 
-  std::size_t ended = 0;
-  std::size_t begun = 0;
-  const iovec piece{bytes.data(), block};
-  const auto read = [&](std::uint64_t at) {
-    ++begun;
-    disk_->read(at, std::span(&piece, 1), [&ended](int error) { ended += error == 0 ? 1U : 0U; });
+  void SetUp() override {
+    ASSERT_NO_FATAL_FAILURE(SlowDisk::SetUp());
+    if (!disk_) return;
+    const UniqueFd reader(::open(device_.path.c_str(), O_RDONLY | O_CLOEXEC));
+    const std::size_t size = 64 * block;
+    for (const std::uint64_t at : {sequential, sequential + size})
+      ASSERT_EQ(::pread(reader.get(), bytes_.data(), size, static_cast<off_t>(at)), static_cast<ssize_t>(size));
+  }
+  void read(std::uint64_t at, const iovec& piece) {
+    ++begun_;
+    disk_->read(at, std::span(&piece, 1), [this](int error) { ended_ += error == 0 ? 1U : 0U; });
     disk_->submit();
-  };
-  storage_->hold(Call::read);
-  constexpr std::uint64_t misses = 8;  // more than a short queue has room for
-  for (std::uint64_t i = 0; i < misses; ++i) read(3 * probed + (misses - i) * 65536);
-  while (storage_->holding() == 0 && !storage_->gave_up()) loop_->run_once(std::chrono::milliseconds(10));
-  for (std::uint64_t i = 0; i < 256; ++i) read(sequential + i * block);
-  EXPECT_FALSE(storage_->gave_up());
-  storage_->release();
-  while (ended != begun) ASSERT_TRUE(loop_->run_once(std::chrono::seconds(1)));
-}
+  }
+  void expect_not_to_wait(unsigned misses, std::size_t size) {
+    const iovec miss{bytes_.data(), size};
+    const iovec hit{bytes_.data(), block};
+    storage_->hold(Call::read);
+    for (std::uint64_t i = 0; i < misses; ++i)
+      read(2 * probed + (misses - 1 - i) * std::max<std::uint64_t>(size, 65536), miss);
+    while (storage_->holding() == 0 && !storage_->gave_up()) loop_->run_once(std::chrono::milliseconds(10));
+    for (std::uint64_t i = 0; i < 256; ++i) read(sequential + i * block, hit);
+    EXPECT_FALSE(storage_->gave_up());
+    storage_->release();
+    while (ended_ != begun_) ASSERT_TRUE(loop_->run_once(std::chrono::seconds(1)));
+  }
 
-INSTANTIATE_TEST_SUITE_P(Storage, SlowDisk,
-                         ::testing::Values(DiskKind{"cached", false, 0}, DiskKind{"direct", true, 0},
-                                           DiskKind{"cached_short_queue", false, 4},
-                                           DiskKind{"direct_short_queue", true, 4}),
-                         [](const auto& kind) { return std::string(kind.param.name); });
+  alignas(block) std::array<char, 2 << 20> bytes_{};
+  std::size_t begun_ = 0;
+  std::size_t ended_ = 0;
+};
+
+TEST_P(ReadAhead, DoesNotWaitForRoomInAQueueThatIsFull) { expect_not_to_wait(8, block); }
+
+TEST_P(ReadAhead, DoesNotWaitForRoomInAQueueThatFewLargeReadsHaveFilled) { expect_not_to_wait(2, bytes_.size()); }
+
+const auto kinds = ::testing::Values(DiskKind{"cached", false, 0}, DiskKind{"direct", true, 0},
+                                     DiskKind{"cached_short_queue", false, 4}, DiskKind{"direct_short_queue", true, 4});
+std::string name_of(const ::testing::TestParamInfo<DiskKind>& kind) { return kind.param.name; }
+INSTANTIATE_TEST_SUITE_P(Storage, SlowDisk, kinds, name_of);
+INSTANTIATE_TEST_SUITE_P(Storage, ReadAhead, kinds, name_of);
 
 }  // namespace
 }  // namespace outboard::storage

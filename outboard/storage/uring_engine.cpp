@@ -25,7 +25,7 @@ namespace {
 constexpr unsigned submission_entries = 256;
 constexpr unsigned completion_entries = 4096;
 
-/// What all engines together may begin on a disk where it is submitted, at most.
+/// Requests that all engines together may begin on a disk where they are submitted, at most.
 constexpr std::uint64_t max_room = 256;
 /// Threads of the kernel, of either kind that it has (bounded and unbounded), for all that one thread submits. Left to itself
 /// the kernel makes one for each operation that waits: thousands where storage hangs, and no process is left for others.
@@ -170,7 +170,8 @@ struct UringEngine::State {
   FileOpList waiting;  // for room in the ring
   unsigned prepared = 0;  // in the ring, not yet told to the kernel
   unsigned in_flight = 0;  // prepared or with the kernel
-  unsigned counted = 0;  // of these, in *rule.begun
+  unsigned counted = 0;  // of these, begun on the disk
+  unsigned requests = 0;  // that these are for the disk, in *rule.begun
   unsigned on_workers = 0;  // likewise, begun on threads of the kernel
   bool delivering = false;
 
@@ -186,7 +187,8 @@ struct UringEngine::State {
 
   bool prepare(FileOp& op);
   Start start_of(const FileOp& op);
-  bool has_room();
+  unsigned requests_of(const FileOp& op) const;
+  bool has_room(unsigned requests);
   void count(FileOp& op, Start how);
   void uncount(FileOp& op);
   bool is_cautious();
@@ -211,22 +213,31 @@ Start UringEngine::State::start_of(const FileOp& op) {
       hits = cached == Cached::all ? hits + 1 : 0;
     }
     // The kernel may read ahead for one that is there.
-    if (cached == Cached::all) return has_room() ? Start::cached : Start::worker;
+    if (cached == Cached::all) return has_room(requests_of(op)) ? Start::cached : Start::worker;
     if (cached == Cached::not_all) return Start::worker;
     cache_known = false;
   }
-  return !is_cautious() && has_room() ? Start::here : Start::worker;
+  return !is_cautious() && has_room(requests_of(op)) ? Start::here : Start::worker;
 }
 
-/// What has been prepared may end as soon as it is entered, and then leaves room. Another engine may take the same room at the
-/// same time: there is more than is given away.
-bool UringEngine::State::has_room() {
-  const auto fits = [this] {
+/// How many requests the kernel makes of an operation, with what it reads ahead for it.
+unsigned UringEngine::State::requests_of(const FileOp& op) const {
+  if (op.kind != FileOp::Kind::read && op.kind != FileOp::Kind::write) return 1;
+  const bool reads_ahead = op.kind == FileOp::Kind::read && !op.direct;
+  const std::uint64_t bytes = total_length({op.pieces, op.piece_count}) + (reads_ahead ? rule.read_ahead : 0);
+  return static_cast<unsigned>(std::min<std::uint64_t>(1 + bytes / rule.request_size, max_room));
+}
+
+/// Whether the disk's queue has room for `more` requests. What has been prepared may end as soon as it is entered, and then leaves
+/// room. Another engine may take the same room at the same time: there is more than is given away.
+bool UringEngine::State::has_room(unsigned more) {
+  const auto fits = [this, more] {
     const unsigned ended = io_uring_cq_ready(&ring.get());
     const unsigned cached = in_flight - counted;
     const unsigned own = in_flight - std::min(in_flight, ended);
     const unsigned all = rule.begun->load(std::memory_order_relaxed);
-    return own < rule.room && all - std::min({all, counted, ended - std::min(ended, cached)}) < rule.room;
+    const unsigned others = all - std::min({all, requests, ended - std::min(ended, cached)});
+    return own < rule.room && (others == 0 || others + more <= rule.room);
   };
   return fits() || (prepared != 0 && enter() && fits());
 }
@@ -236,19 +247,21 @@ void UringEngine::State::count(FileOp& op, Start how) {
   ++in_flight;
   op.on_worker = how == Start::worker;
   if (op.on_worker) ++on_workers;
-  op.counted = how != Start::cached;
-  if (!op.counted) return;
+  op.requests = how == Start::cached ? 0 : requests_of(op);
+  if (op.requests == 0) return;
   ++counted;
-  rule.begun->fetch_add(1, std::memory_order_relaxed);
+  requests += op.requests;
+  rule.begun->fetch_add(op.requests, std::memory_order_relaxed);
 }
 
 /// It has ended.
 void UringEngine::State::uncount(FileOp& op) {
   --in_flight;
   if (op.on_worker) --on_workers;
-  if (!op.counted) return;
+  if (op.requests == 0) return;
   --counted;
-  rule.begun->fetch_sub(1, std::memory_order_relaxed);
+  requests -= op.requests;
+  rule.begun->fetch_sub(op.requests, std::memory_order_relaxed);
 }
 
 /// Looks at the clock once for what is submitted together, and not at all while the storage is idle and has not been slow:
@@ -396,7 +409,7 @@ UringEngine::~UringEngine() {
     io_uring_cqe_seen(&state.ring.get(), completion);
     --state.in_flight;
   }
-  state.rule.begun->fetch_sub(state.counted, std::memory_order_relaxed);
+  state.rule.begun->fetch_sub(state.requests, std::memory_order_relaxed);
   // The ring would keep the image open, and locked, for some milliseconds more.
   if (state.fixed) io_uring_unregister_files(&state.ring.get());
 }
@@ -418,7 +431,11 @@ unsigned room_in(const RequestQueue& queue) {
 SubmissionRule submission_for(int fd) {
   const auto on_disk = [](dev_t device) {
     const RequestQueue queue = RequestQueue::of(device).below();
-    return SubmissionRule{Submission::here, begun_on(queue.disk()), room_in(queue)};
+    SubmissionRule rule{.where = Submission::here, .begun = begun_on(queue.disk()), .room = room_in(queue)};
+    constexpr std::uint64_t kibibyte = 1024;
+    rule.request_size = std::max<std::uint64_t>(queue.limit("max_sectors_kb").value_or(512), 4) * kibibyte;
+    rule.read_ahead = queue.limit("read_ahead_kb").value_or(128) * kibibyte;
+    return rule;
   };
   struct stat info{};
   struct statfs system{};

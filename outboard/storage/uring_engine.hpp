@@ -23,12 +23,14 @@ enum class Submission : std::uint8_t {
 /// How to submit to a file.
 struct SubmissionRule {
   Submission where = Submission::on_workers;
-  /// What this process has begun on the disk that has the file, and has not ended: the engines of all its images, and of all
-  /// its partitions, share it.
+  /// Requests that this process has begun on the disk that has the file, and that have not ended: the engines of all its images,
+  /// and of all its partitions, share it.
   std::shared_ptr<std::atomic<unsigned>> begun = std::make_shared<std::atomic<unsigned>>(0);
   /// How much of that there may be before the next operation is begun on threads of the kernel, since it might have to wait for
   /// room in the disk's queue.
   unsigned room = 48;
+  std::uint64_t request_size = 512 * 1024;  ///< bytes of a request at most: of more the kernel makes several
+  std::uint64_t read_ahead = 128 * 1024;  ///< bytes that the kernel reads ahead, in requests of their own
 };
 
 /// How much may be begun on a disk with this queue: three quarters of what it has room for, since schedulers keep the last one

@@ -278,6 +278,39 @@ TEST_F(AnEngine, GivesBackTheRoomOfWhatHasEnded) {
   EXPECT_EQ(*rule_.begun, 0U);
 }
 
+TEST_F(AnEngine, CountsTheRequestsThatTheKernelMakesOfAnOperation) {
+  rule_.request_size = 1024;
+  rule_.read_ahead = 2048;
+  make_engine(pipe_, file_);
+  FileOp waits = read_of(false);  // in a pipe there is no page cache
+  engine_->start(waits);
+  EXPECT_EQ(*rule_.begun, 7U) << "4096 bytes and what is read ahead";
+  FileOp direct = read_of(true);
+  engine_->start(direct);
+  EXPECT_EQ(*rule_.begun, 7U + 5U);
+  engine_->submit();
+  wait_for(1);
+  EXPECT_EQ(*rule_.begun, 7U);
+  answer();
+  wait_for(2);
+  EXPECT_EQ(*rule_.begun, 0U);
+}
+
+TEST_F(AnEngine, BeginsALargeOperationHereOnlyWhereAllItsRequestsHaveRoom) {
+  rule_.request_size = 1024;
+  rule_.room = 8;
+  make_engine(file_, file_);
+  *rule_.begun = 3;  // of others
+  EXPECT_TRUE(begins_here(read_of(true)));
+  *rule_.begun = 4;
+  EXPECT_FALSE(begins_here(read_of(true)));
+  *rule_.begun = 0;
+  engine_.reset();
+  rule_.room = 1;
+  make_engine(file_, file_);
+  EXPECT_TRUE(begins_here(read_of(true))) << "nobody else uses the disk";
+}
+
 TEST(IoUring, ThatIsRefusedIsRefusedWithWhatWouldMendIt) {
   const auto cure = [](int error) {
     std::string text;
