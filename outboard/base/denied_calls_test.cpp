@@ -11,8 +11,10 @@
 #include <gtest/gtest.h>
 
 #include <outboard/base/attribute_file.hpp>
+#include <outboard/base/peers_eventfd.hpp>
 #include <outboard/base/reactor.hpp>
 #include <outboard/testing/denied_calls.hpp>
+#include <outboard/testing/hostile_eventfd.hpp>
 #include <outboard/testing/temp_dir.hpp>
 
 namespace outboard {
@@ -92,6 +94,27 @@ TEST_P(Denied, EventFdThatThePeerMadeBlockingIsDrainedWithoutPreadv2) {
     EXPECT_EQ(event.drain(), 0U);
     event.signal();
     EXPECT_EQ(event.drain(), 1U);
+  });
+}
+
+TEST_P(Denied, WithoutOneOfItsCallsThereIsNoAsynchronousIo) {
+  const auto event = EventFd::create().value();
+  for (const long call : {SYS_io_setup, SYS_io_submit, SYS_io_getevents})
+    without(call, [&event] { EXPECT_EQ(AsyncSignal().signal(event.get()), std::nullopt); });
+  EXPECT_EQ(event.drain(), 0U);
+  EXPECT_EQ(AsyncSignal().signal(event.get()), true);
+  EXPECT_EQ(event.drain(), 1U);
+}
+
+TEST_P(Denied, APeersEventFdIsSignalledWithoutAsynchronousIo) {
+  without(SYS_io_submit, [] {
+    const testing::HostileEventFd full;
+    const EventFd hostile = full.give();
+    EXPECT_TRUE(full.does_not_block([&hostile] { hostile.signal(); }));
+    EXPECT_EQ(hostile.drain(), UINT64_MAX - 1);
+    for (int i = 0; i < 3; ++i) hostile.signal();
+    EXPECT_EQ(hostile.drain(), 3U);
+    EXPECT_FALSE(signal_peers_eventfd(-1));
   });
 }
 

@@ -75,7 +75,7 @@ Result<UniqueFd> UniqueFd::duplicate() const {
 Result<EventFd> EventFd::create() {
   UniqueFd fd(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
   if (!fd) return Error::from_errno("creating an eventfd");
-  return EventFd(std::move(fd));
+  return EventFd(std::move(fd), Owner::us);
 }
 
 Result<EventFd> EventFd::adopt(UniqueFd fd) {
@@ -83,13 +83,22 @@ Result<EventFd> EventFd::adopt(UniqueFd fd) {
   if (flags < 0 || ::fcntl(fd.get(), F_SETFL, flags | O_NONBLOCK) < 0) {
     return Error::from_errno("making a received eventfd non-blocking");
   }
-  return EventFd(std::move(fd));
+  return EventFd(std::move(fd), Owner::peer);
 }
 
-void EventFd::signal() const {
+Result<EventFd> EventFd::duplicate() const {
+  if (!valid()) return EventFd();
+  OUTBOARD_TRY(UniqueFd copy, fd_.duplicate());
+  return EventFd(std::move(copy), owner_);
+}
+
+void EventFd::signal() const { signal_eventfd(fd_.get(), owner_); }
+
+bool signal_eventfd(int fd, EventFd::Owner owner) {
+  if (owner == EventFd::Owner::peer) return signal_peers_eventfd(fd);
   const std::uint64_t one = 1;
-  // EAGAIN: the counter is saturated, so the peer has not looked for 2^64 events; one more tells it nothing.
-  [[maybe_unused]] const auto written = ::write(fd_.get(), &one, sizeof one);
+  // EAGAIN: the counter is saturated, so nobody has looked for 2^64 events; one more tells nothing.
+  return ::write(fd, &one, sizeof one) >= 0 || errno != EBADF;
 }
 
 std::uint64_t drain_eventfd(int fd) {

@@ -36,20 +36,33 @@ class UniqueFd {
 /// cannot be read at all. Never blocks, whatever flags a peer gives to the open file. Any thread.
 std::uint64_t drain_eventfd(int fd);
 
-/// An eventfd: a counter that one side adds to and the other waits for. All calls may come from any thread. The
-/// descriptor is made (or, when it came from a peer, turned) non-blocking, so none of them blocks, with one exception
-/// that the kernel leaves no cure for: whether an eventfd blocks is a flag of the open file, which a peer who has it too
-/// may change back, and who then saturates the counter makes signal() wait until it is read.
+/// Adds one to an eventfd that a peer has, too. False, with EBADF, when there is nothing behind the descriptor that could be
+/// written to. A saturated counter counts as signalled: whoever reads it finds an event. A descriptor that is no eventfd counts
+/// as one that nobody reads. Any thread.
+///
+/// Never blocks, whatever flags a peer gives to the open file. That takes the kernel's asynchronous I/O (io_submit). Where the
+/// process is denied it (a seccomp filter, fs.aio-max-nr), the counter is looked at, and then written: a peer who takes
+/// O_NONBLOCK off and saturates the counter between the two makes the thread wait until the counter is read.
+bool signal_peers_eventfd(int fd);
+
+/// An eventfd: a counter that one side adds to and the other waits for. All calls may come from any thread, and none
+/// blocks; signal_peers_eventfd() has the one exception.
 class EventFd {
  public:
+  /// Who has the open file, and with it the flag that says whether a write to it blocks.
+  enum class Owner : std::uint8_t { us, peer };
+
   EventFd() = default;
   static Result<EventFd> create();
   /// Takes over a descriptor that a peer sent and makes it non-blocking. It need not be an eventfd: signal() and
   /// drain() then fail quietly. EBADF/EINVAL when it cannot be made non-blocking.
   static Result<EventFd> adopt(UniqueFd fd);
+  /// Another descriptor of the same eventfd; an invalid EventFd of an invalid one.
+  Result<EventFd> duplicate() const;
 
   int get() const { return fd_.get(); }
   bool valid() const { return fd_.valid(); }
+  Owner owner() const { return owner_; }
   const UniqueFd& fd() const { return fd_; }
   UniqueFd release() && { return std::move(fd_); }
 
@@ -61,8 +74,12 @@ class EventFd {
   bool same_as(const EventFd& other) const;
 
  private:
-  explicit EventFd(UniqueFd fd) : fd_(std::move(fd)) {}
+  EventFd(UniqueFd fd, Owner owner) : fd_(std::move(fd)), owner_(owner) {}
   UniqueFd fd_;
+  Owner owner_ = Owner::us;
 };
+
+/// Adds one to an eventfd, where only the descriptor is at hand; false as signal_peers_eventfd().
+bool signal_eventfd(int fd, EventFd::Owner owner);
 
 }  // namespace outboard

@@ -41,6 +41,7 @@ class EmulatedFunction : public Function {
   void unmap_all(Completion done) override;
   Status bind_interrupts(InterruptKind kind, std::uint32_t start, std::vector<EventFd> eventfds) override;
   Status bind_unmask(EventFd eventfd) override;
+  std::uint64_t held_eventfds() const override { return interrupts_.held(); }
   Status disable_interrupts(InterruptKind kind) override;
   Status trigger_interrupts(InterruptKind kind, std::uint32_t start, std::uint32_t count) override;
   Status mask_interrupts(InterruptKind kind, std::uint32_t start, std::uint32_t count) override;

@@ -100,6 +100,9 @@ class Function {
   virtual Status disable_interrupts(InterruptKind kind) = 0;
   /// Signals what is bound, as if the device had raised it.
   virtual Status trigger_interrupts(InterruptKind kind, std::uint32_t start, std::uint32_t count) = 0;
+  /// How many descriptors it has open for what the client has bound, or had. Fewer rather than more: what is counted here was
+  /// set aside before.
+  virtual std::uint64_t held_eventfds() const { return 0; }
   /// ENOTTY where the kind is not maskable.
   virtual Status mask_interrupts(InterruptKind kind, std::uint32_t start, std::uint32_t count) = 0;
   virtual Status unmask_interrupts(InterruptKind kind, std::uint32_t start, std::uint32_t count) = 0;

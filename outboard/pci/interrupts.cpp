@@ -155,6 +155,14 @@ Status Interrupts::bind_unmask(EventFd eventfd) {
   return {};
 }
 
+std::uint64_t Interrupts::held() const {
+  const State& s = *state_;
+  std::uint64_t count = s.msi.held() + s.msix.held();
+  for (const bool open : {s.intx.has_value(), s.resample.has_value(), s.error.valid(), s.request.valid()})
+    count += open ? 1U : 0U;
+  return count;
+}
+
 Status Interrupts::disable(InterruptKind kind) {
   state_->unbind(kind);
   if (state_->bound == kind) state_->bound.reset();

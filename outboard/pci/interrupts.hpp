@@ -39,6 +39,7 @@ class Interrupts {
   // The client's side: the calls of pci::Function.
   Status bind(InterruptKind kind, std::uint32_t start, std::vector<EventFd> eventfds);
   Status bind_unmask(EventFd eventfd);
+  std::uint64_t held() const;
   Status disable(InterruptKind kind);
   Status trigger(InterruptKind kind, std::uint32_t start, std::uint32_t count);
   Status mask(InterruptKind kind, std::uint32_t start, std::uint32_t count);
@@ -65,7 +66,7 @@ class Interrupts {
   void set_intx(bool level);
   bool intx_level() const { return intx_level_; }
   /// vector < the count, else nothing happens; nothing either while the kind is not enabled. Any thread, never blocks:
-  /// one atomic load and one write(2) where the vector is bound and unmasked.
+  /// one atomic load and one system call where the vector is bound and unmasked.
   void signal_msix(unsigned vector);
   void signal_msi(unsigned vector);
 

@@ -1,6 +1,7 @@
 #include <outboard/pci/interrupts.hpp>
 
 #include <fcntl.h>
+#include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <unistd.h>
 
@@ -9,6 +10,7 @@
 #include <outboard/base/endian.hpp>
 #include <outboard/base/reactor.hpp>
 #include <outboard/pci/registers.hpp>
+#include <outboard/testing/hostile_eventfd.hpp>
 #include <outboard/testing/manual_loop.hpp>
 
 namespace outboard::pci {
@@ -449,6 +451,33 @@ TEST_F(MsixTest, ASaturatedEventfdDoesNotBlock) {
   bind(msix, 0, std::move(*EventFd::adopt(std::move(fd))));
   interrupts.signal_msix(0);
   EXPECT_FALSE(pending(0)) << "whoever reads it finds an event";
+}
+
+TEST_F(InterruptsTest, Row49_AnEventfdThatThePeerSaturatesAndMakesBlockingAgainBlocksNobody) {
+  const testing::HostileEventFd peer;
+  bind(msix, 0, peer.give());
+  EXPECT_TRUE(peer.does_not_block([&] { interrupts.signal_msix(0); }));
+  EXPECT_FALSE(pending(0)) << "whoever reads it finds an event";
+  EXPECT_TRUE(peer.does_not_block([&] { EXPECT_TRUE(interrupts.trigger(msix, 0, 1)); }));
+  bind(msix, 1, EventFd());
+  interrupts.signal_msix(1);
+  EXPECT_TRUE(peer.does_not_block([&] { bind(msix, 1, peer.give()); })) << "what was pending is delivered";
+  ASSERT_TRUE(interrupts.disable(msix));
+  bind(msi, 0, peer.give());
+  EXPECT_TRUE(peer.does_not_block([&] { interrupts.signal_msi(0); }));
+  ASSERT_TRUE(interrupts.disable(msi));
+  bind(intx, 0, peer.give());
+  EXPECT_TRUE(peer.does_not_block([&] { interrupts.set_intx(true); }));
+  for (const InterruptKind kind : {intx, error, request}) {
+    bind(kind, 0, peer.give());
+    EXPECT_TRUE(peer.does_not_block([&] { EXPECT_TRUE(interrupts.trigger(kind, 0, 1)); }));
+  }
+}
+
+TEST_F(MsixTest, ADescriptorThatIsNoEventfdButHasNoTypeEitherDropsTheEvent) {
+  bind(msix, 0, std::move(*EventFd::adopt(UniqueFd(::epoll_create1(EPOLL_CLOEXEC)))));
+  interrupts.signal_msix(0);
+  EXPECT_FALSE(pending(0));
 }
 
 TEST_F(MsixTest, ADescriptorThatIsNoEventfdDropsTheEvent) {

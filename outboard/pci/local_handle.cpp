@@ -202,8 +202,7 @@ Status LocalHandle::watch_events() {
     if (info.count == 0) continue;
     OUTBOARD_TRY(const EventFd* eventfd, state_->events.add(event));
     std::vector<EventFd> bound(1);
-    OUTBOARD_TRY(UniqueFd copy, eventfd->fd().duplicate());
-    OUTBOARD_TRY(bound[0], EventFd::adopt(std::move(copy)));
+    OUTBOARD_TRY(bound[0], eventfd->duplicate());
     OUTBOARD_CHECK(bind_interrupts(kind, 0, bound));
   }
   return {};
@@ -232,22 +231,14 @@ Status LocalHandle::process() {
 Status LocalHandle::bind_interrupts(InterruptKind kind, std::uint32_t start, const std::vector<EventFd>& eventfds) {
   std::vector<EventFd> copies;
   for (const EventFd& eventfd : eventfds) {
-    EventFd copy;
-    if (eventfd.valid()) {
-      OUTBOARD_TRY(UniqueFd fd, eventfd.fd().duplicate());
-      OUTBOARD_TRY(copy, EventFd::adopt(std::move(fd)));
-    }
+    OUTBOARD_TRY(EventFd copy, eventfd.duplicate());
     copies.push_back(std::move(copy));
   }
   return state_->ask([&](Function& function) { return function.bind_interrupts(kind, start, std::move(copies)); });
 }
 
 Status LocalHandle::bind_unmask(const EventFd& eventfd) {
-  EventFd copy;
-  if (eventfd.valid()) {
-    OUTBOARD_TRY(UniqueFd fd, eventfd.fd().duplicate());
-    OUTBOARD_TRY(copy, EventFd::adopt(std::move(fd)));
-  }
+  OUTBOARD_TRY(EventFd copy, eventfd.duplicate());
   return state_->ask([&](Function& function) { return function.bind_unmask(std::move(copy)); });
 }
 

@@ -1,6 +1,5 @@
 #include <outboard/pci/message_vectors.hpp>
 
-#include <cerrno>
 #include <utility>
 
 #include <fcntl.h>
@@ -11,29 +10,16 @@ namespace outboard::pci {
 
 namespace {
 
-/// Adds one to an eventfd. False when there is nothing behind the descriptor that could be written to. A saturated counter
-/// counts as delivered: whoever reads it finds an event.
-bool ring(int fd) {
-  const std::uint64_t one = 1;
-  return ::write(fd, &one, sizeof one) >= 0 || errno != EBADF;
-}
-
-/// A descriptor that cannot be written to.
-UniqueFd open_nowhere() {
-  int ends[2];
-  if (::pipe2(ends, O_CLOEXEC) != 0) return {};
-  ::close(ends[1]);
-  return UniqueFd(ends[0]);
-}
+/// A descriptor that nothing can be done with: a signal fails with EBADF.
+UniqueFd open_nowhere() { return UniqueFd(::open("/", O_PATH | O_CLOEXEC)); }
 
 }  // namespace
 
 bool is_eventfd(const EventFd& eventfd) {
-  // Pipes, sockets, devices and files have a type; what the kernel makes without a file has none. A write to a file may
-  // block even where O_NONBLOCK is set (FUSE); none of the others does.
+  // Pipes, sockets, devices and files have a type; what the kernel makes without a file has none.
   struct stat info{};
   if (!eventfd.valid() || ::fstat(eventfd.get(), &info) != 0 || (info.st_mode & S_IFMT) != 0) return false;
-  // Read-only (inotify): to ring() it would look like a vector that is not bound.
+  // Read-only (inotify): it would look like a vector that is not bound.
   const int flags = ::fcntl(eventfd.get(), F_GETFL);
   return flags >= 0 && (flags & O_ACCMODE) == O_RDWR;
 }
@@ -43,9 +29,16 @@ void MessageVectors::resize(unsigned count) {
   count_ = count;
 }
 
+std::uint64_t MessageVectors::held() const {
+  std::uint64_t count = nowhere_ ? 1 : 0;
+  for (unsigned i = 0; i < count_; ++i) count += vectors_[i].fd ? 1U : 0U;
+  return count;
+}
+
 void MessageVectors::bind(unsigned index, EventFd eventfd) {
   Vector& vector = vectors_[index];
   if (!is_eventfd(eventfd)) return unbind(vector);
+  if (eventfd.owner() == EventFd::Owner::peer) vector.owner.store(EventFd::Owner::peer, std::memory_order_release);
   if (!vector.fd) {
     vector.fd = std::move(eventfd).release();
   } else if (::dup3(eventfd.get(), vector.fd.get(), O_CLOEXEC) < 0) {
@@ -68,8 +61,13 @@ void MessageVectors::unbind_all() {
   for (unsigned i = 0; i < count_; ++i) unbind(vectors_[i]);
 }
 
+bool MessageVectors::ring(const Vector& vector, int fd) {
+  return signal_eventfd(fd, vector.owner.load(std::memory_order_acquire));
+}
+
 void MessageVectors::trigger(unsigned index) const {
-  if (vectors_[index].bound) ring(vectors_[index].fd.get());
+  const Vector& vector = vectors_[index];
+  if (vector.bound) ring(vector, vector.fd.get());
 }
 
 void MessageVectors::set_active(bool active) {
@@ -91,7 +89,7 @@ void MessageVectors::refresh(unsigned index, const Unmasked& unmasked) {
   const bool deliverable = vector.bound && unmasked(index);
   // Row M10. Pairs with signal(): either we see its pending bit, or it sees our target; both may, and one exchange wins.
   vector.target.store(deliverable ? vector.fd.get() : -1, std::memory_order_seq_cst);
-  if (deliverable && vector.pending.exchange(false, std::memory_order_seq_cst)) ring(vector.fd.get());
+  if (deliverable && vector.pending.exchange(false, std::memory_order_seq_cst)) ring(vector, vector.fd.get());
 }
 
 void MessageVectors::signal(unsigned index) {
@@ -100,7 +98,7 @@ void MessageVectors::signal(unsigned index) {
   int target = vector.target.load(std::memory_order_acquire);
   // Goes round again only when the control thread has bound or unbound the vector in between.
   while (true) {
-    if (target >= 0 && ring(target)) return;
+    if (target >= 0 && ring(vector, target)) return;
     if (!active()) return;
     // Row M9. Pairs with refresh().
     vector.pending.store(true, std::memory_order_seq_cst);

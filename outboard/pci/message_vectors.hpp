@@ -19,6 +19,8 @@ class MessageVectors {
   /// Before any other call, and before another thread signals.
   void resize(unsigned count);
   unsigned count() const { return count_; }
+  /// Descriptors that are open: those of vectors that are bound, or have been.
+  std::uint64_t held() const;
 
   /// Binds or, with an invalid EventFd or one that is no eventfd, unbinds. Call refresh() afterwards.
   void bind(unsigned vector, EventFd eventfd);
@@ -47,19 +49,24 @@ class MessageVectors {
     /// someone else's, without a lock and without waiting for it.
     UniqueFd fd;
     bool bound = false;
+    /// A vector that has been a peer's stays one: whoever still signals the peer's eventfd must not block. Written before
+    /// `target`, which publishes it.
+    std::atomic<EventFd::Owner> owner{EventFd::Owner::us};
     std::atomic<int> target{-1};  ///< fd while the vector may be delivered, else -1
     std::atomic<bool> pending{false};
   };
 
   void unbind(Vector& vector);
+  /// False where an unbound vector's descriptor leads.
+  static bool ring(const Vector& vector, int fd);
 
   std::unique_ptr<Vector[]> vectors_;
   unsigned count_ = 0;
   std::atomic<bool> active_{false};
-  UniqueFd nowhere_;  ///< what an unbound vector's descriptor leads to: writing to it fails with EBADF
+  UniqueFd nowhere_;  ///< what an unbound vector's descriptor leads to: signalling it fails with EBADF
 };
 
-/// Whether writing to it can be relied on not to block: an eventfd, or another descriptor without a file behind it.
+/// An eventfd, or another descriptor without a file behind it.
 bool is_eventfd(const EventFd& eventfd);
 
 }  // namespace outboard::pci

@@ -10,11 +10,6 @@ namespace {
 
 Error too_many() { return Error(EINVAL, "more interrupt vectors than the function has"); }
 
-Result<EventFd> another(const EventFd& eventfd) {
-  OUTBOARD_TRY(UniqueFd fd, eventfd.fd().duplicate());
-  return EventFd::adopt(std::move(fd));
-}
-
 }  // namespace
 
 EventFd* Passthrough::notice_of(InterruptKind kind) {
@@ -63,7 +58,7 @@ Status Passthrough::fill_gaps(std::vector<EventFd>& eventfds) const {
   if (config_->msi_maskable()) return {};
   for (EventFd& eventfd : eventfds) {
     if (eventfd.valid()) continue;
-    OUTBOARD_TRY(eventfd, another(sink_));
+    OUTBOARD_TRY(eventfd, sink_.duplicate());
   }
   return {};
 }
@@ -87,6 +82,13 @@ Status Passthrough::bind_fixed(std::uint32_t start, std::vector<EventFd> eventfd
   // What was bound before comes back, if it can.
   if (grows && !handle_->bind_interrupts(InterruptKind::msi, 0, vectors_)) end_interrupts();
   return bound;
+}
+
+/// The handle has those of most vectors, which are closed here.
+std::uint64_t Passthrough::held_eventfds() const {
+  auto count = static_cast<std::uint64_t>(std::ranges::count_if(vectors_, &EventFd::valid));
+  for (const EventFd* one : {&unmask_, &error_notice_, &request_notice_}) count += one->valid() ? 1U : 0U;
+  return count;
 }
 
 Status Passthrough::bind_unmask(EventFd eventfd) {

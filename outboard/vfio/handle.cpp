@@ -91,8 +91,7 @@ Status Handle::arm_events() {
     OUTBOARD_CHECK(state.interrupts.arm(kind, *eventfd));
   }
   OUTBOARD_TRY(const EventFd* eventfd, state.events.add(pci::Event::gone));
-  OUTBOARD_TRY(UniqueFd copy, eventfd->fd().duplicate());
-  OUTBOARD_TRY(state.lost, EventFd::adopt(std::move(copy)));
+  OUTBOARD_TRY(state.lost, eventfd->duplicate());
   return {};
 }
 

@@ -29,16 +29,10 @@ const char* name_of(InterruptKind kind) {
   return "an unknown interrupt";
 }
 
-Result<EventFd> copy_of(const EventFd& eventfd) {
-  if (!eventfd.valid()) return EventFd();
-  OUTBOARD_TRY(UniqueFd fd, eventfd.fd().duplicate());
-  return EventFd::adopt(std::move(fd));
-}
-
 Result<std::vector<EventFd>> copies_of(const std::vector<EventFd>& eventfds) {
   std::vector<EventFd> copies;
   for (const EventFd& each : eventfds) {
-    OUTBOARD_TRY(EventFd copy, copy_of(each));
+    OUTBOARD_TRY(EventFd copy, each.duplicate());
     copies.push_back(std::move(copy));
   }
   return copies;

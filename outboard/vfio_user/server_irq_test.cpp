@@ -2,6 +2,7 @@
 #include <sys/eventfd.h>
 #include <unistd.h>
 
+#include <outboard/testing/hostile_eventfd.hpp>
 #include <outboard/testing/vfio_user_server_fixture.hpp>
 
 // Rows of the checklist in the vfio-user notes, section 7.3, that concern interrupts, and every valid combination of
@@ -63,6 +64,18 @@ TEST_F(ServerInterrupts, BoundVectorsAreSignalled) {
   raise_msix(2);
   EXPECT_EQ(signals(0), 1u);
   EXPECT_EQ(signals(1), 2u);
+}
+
+TEST_F(ServerInterrupts, Row49_AClientThatSaturatesItsEventfdAndMakesItBlockingAgainBlocksNobody) {
+  const testing::HostileEventFd hostile;
+  const UniqueFd given = hostile.descriptor();
+  for (const std::uint32_t index : {msix, error_irq, request_irq}) {
+    ASSERT_EQ(set(bind, index, 0, 1, {given.get()}), 0);
+    hostile.make_blocking();
+    EXPECT_TRUE(hostile.does_not_block([&] { EXPECT_EQ(set(none_trigger, index, 0, 1), 0); }));
+  }
+  EXPECT_TRUE(hostile.does_not_block([&] { raise_msix(0); }));
+  EXPECT_TRUE(alive(peer_));
 }
 
 TEST_F(ServerInterrupts, BindingAgainReplacesAndClosesWhatWasBound) {

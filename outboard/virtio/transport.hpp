@@ -7,8 +7,6 @@
 #include <span>
 #include <string>
 
-#include <unistd.h>
-
 #include <outboard/base/bytes.hpp>
 #include <outboard/base/endian.hpp>
 #include <outboard/base/fd.hpp>
@@ -39,9 +37,10 @@ class Doorbell {
     return bell;
   }
   /// A signal on `fd`, which stays the transport's.
-  static Doorbell eventfd(int fd) {
+  static Doorbell eventfd(const EventFd& fd) {
     Doorbell bell(Kind::eventfd);
-    bell.fd_ = fd;
+    bell.fd_ = fd.get();
+    bell.owner_ = fd.owner();
     return bell;
   }
   /// `function(context, value)`, for a register that is reached by messages. Must not block.
@@ -67,7 +66,8 @@ class Doorbell {
         *static_cast<volatile std::uint32_t*>(at_) = le32(value).stored();
         return;
       case Kind::eventfd:
-        signal();
+        // It can fail when the counter is full, and then whoever waits for it is awake anyhow.
+        signal_eventfd(fd_, owner_);
         return;
       case Kind::call:
         function_(const_cast<void*>(at_), value);
@@ -77,13 +77,9 @@ class Doorbell {
 
  private:
   explicit Doorbell(Kind kind) : kind_(kind) {}
-  void signal() const {
-    const std::uint64_t one = 1;
-    // It can fail when the counter is full, and then whoever waits for it is awake anyhow.
-    [[maybe_unused]] const auto written = ::write(fd_, &one, sizeof one);
-  }
 
   Kind kind_ = Kind::none;
+  EventFd::Owner owner_ = EventFd::Owner::us;
   int fd_ = -1;
   volatile void* at_ = nullptr;  ///< the register, or the call's context
   void (*function_)(void*, std::uint32_t) = nullptr;

@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <outboard/testing/fake_transport.hpp>
+#include <outboard/testing/hostile_eventfd.hpp>
 
 namespace outboard::virtio {
 namespace {
@@ -90,6 +91,12 @@ TEST(StartDevice, SetsDriverOkAndLooksWhetherItWasTaken) {
   EXPECT_EQ(started.error().code(), EIO);
 }
 
+TEST(Doorbell, AnEventfdThatTheDevicesProcessSaturatesAndMakesBlockingBlocksNobody) {
+  const testing::HostileEventFd device;
+  const EventFd event = device.give();
+  EXPECT_TRUE(device.does_not_block([&] { Doorbell::eventfd(event).ring(0); }));
+}
+
 TEST(Doorbell, WritesTheRegisterLittleEndianOrSignalsTheEventfd) {
   volatile std::uint16_t narrow = 0;
   volatile std::uint32_t wide = 0;
@@ -97,7 +104,7 @@ TEST(Doorbell, WritesTheRegisterLittleEndianOrSignalsTheEventfd) {
 
   Doorbell::memory(&narrow).ring(0x1234);
   Doorbell::memory32(&wide).ring(0x12345678);
-  Doorbell::eventfd(event.get()).ring(7);
+  Doorbell::eventfd(event).ring(7);
   Doorbell().ring(1);
 
   EXPECT_EQ(narrow, le16(0x1234).stored());

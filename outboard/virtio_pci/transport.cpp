@@ -293,7 +293,7 @@ Result<virtio::Doorbell> Transport::doorbell_by_eventfd(unsigned queue, std::uin
     const bool any_width = each.size == 0 || each.size == width;
     return each.offset == offset && any_width && (!each.datamatch || (width == 2 && *each.datamatch == queue));
   });
-  return match != eventfds.end() ? virtio::Doorbell::eventfd(match->fd->get()) : virtio::Doorbell();
+  return match != eventfds.end() ? virtio::Doorbell::eventfd(*match->fd) : virtio::Doorbell();
 }
 
 Status Transport::reset_queue(unsigned queue) {

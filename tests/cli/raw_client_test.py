@@ -10,7 +10,7 @@ import struct
 
 from command import harness
 
-VERSION, DMA_MAP, REGION_READ, REGION_WRITE = 1, 2, 9, 10
+VERSION, DMA_MAP, SET_IRQS, REGION_READ, REGION_WRITE = 1, 2, 8, 9, 10
 CONFIG_REGION = 7
 VERSION_1, ACCESS_PLATFORM = 1 << 32, 1 << 33
 ACKNOWLEDGE, DRIVER, DRIVER_OK, FEATURES_OK, NEEDS_RESET = 1, 2, 4, 8, 64
@@ -145,6 +145,20 @@ def test_a_driver_that_declines_access_platform_is_served(test):
     test.equal(disk.status & NEEDS_RESET, 0, 'NEEDS_RESET')
     disk.function.socket.close()
     test.equal(server.stop(), 0, "the server's exit status")
+
+
+def test_a_client_that_makes_its_saturated_eventfd_blocking_again_blocks_nobody(test):
+    eventfd_trigger, none_trigger, msix = 0x24, 0x21, 2
+    server = test.serve('blk', '--ram', '--size', '1M')
+    function = Function(server.socket)
+    eventfd = os.eventfd(0)
+    function.call(SET_IRQS, struct.pack('<IIIII', 20, eventfd_trigger, msix, 0, 1), eventfd)
+    os.eventfd_write(eventfd, (1 << 64) - 2)
+    os.set_blocking(eventfd, True)
+    function.call(SET_IRQS, struct.pack('<IIIII', 20, none_trigger, msix, 0, 1))
+    test.equal(function.read(CONFIG_REGION, 0, 2), b'\xf4\x1a', 'the vendor')
+    test.equal(server.stop(), 0, 'the exit status')
+    os.close(eventfd)
 
 
 def test_access_platform_is_required_or_hidden_where_one_says_so(test):

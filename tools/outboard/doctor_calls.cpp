@@ -29,6 +29,8 @@ struct Call {
 constexpr std::array calls = std::to_array<Call>({
     {"epoll_pwait2", SYS_epoll_pwait2, {-1, 0, 0}},
     {"pidfd_open", SYS_pidfd_open, {0, 0, 0}},
+    {"io_setup", SYS_io_setup, {0, 0, 0}},
+    {"io_submit", SYS_io_submit, {0, 0, 0}},
     {"preadv2", SYS_preadv2, {-1, 0, 0}},
     {"statx", SYS_statx, {-1, 0, -1}},
     {"renameat2", SYS_renameat2, {-1, 0, -1}},

@@ -81,7 +81,7 @@ Result<virtio::Doorbell> Transport::setup_queue(unsigned queue, const virtio::Qu
   OUTBOARD_CHECK(node_.set(spec::ioctl::set_vring_call, spec::VringFile{queue, call}, "VHOST_SET_VRING_CALL"));
   OUTBOARD_CHECK(node_.set(spec::ioctl::set_vring_enable, spec::VringState{queue, 1}, "VDPA_SET_VRING_ENABLE"));
   kicks_.push_back(std::move(kick));
-  return virtio::Doorbell::eventfd(kicks_.back().get());
+  return virtio::Doorbell::eventfd(kicks_.back());
 }
 
 Result<unsigned> Transport::enable_vectors(unsigned wanted) {
