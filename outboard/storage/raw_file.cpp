@@ -11,6 +11,7 @@
 #include <outboard/base/thread.hpp>
 #include <outboard/storage/aligned_engine.hpp>
 #include <outboard/storage/end_guard.hpp>
+#include <outboard/storage/ending.hpp>
 #include <outboard/storage/image_identity.hpp>
 #include <outboard/storage/pieces.hpp>
 #include <outboard/storage/pool_engine.hpp>
@@ -38,10 +39,15 @@ RawFile::State::State(Loop& on, std::shared_ptr<const Image> of, std::shared_ptr
       log(std::move(to)) {}
 
 RawFile::State::~State() {
-  // The engines first: they wait for what runs on the operations.
-  engine.reset();
-  ioctls.reset();
-  if (looker.joinable()) looker.join();
+  {
+    // The engines first: they wait for what runs on the operations.
+    const EndingScope scope(Ending::requests);
+    engine.reset();
+    ioctls.reset();
+    if (looker.joinable()) looker.join();
+  }
+  const EndingScope scope(Ending::closing);
+  image.reset();
 }
 
 Status RawFile::State::open_engines(bool report) {

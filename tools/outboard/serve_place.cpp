@@ -4,9 +4,13 @@
 #include <unistd.h>
 
 #include <cstdlib>
+#include <optional>
+#include <utility>
 
 #include <fmt/format.h>
 
+#include <outboard/base/thread.hpp>
+#include <outboard/storage/ending.hpp>
 #include <outboard/targets/target.hpp>
 #include <tools/outboard/hangup_signal.hpp>
 
@@ -40,20 +44,72 @@ Status tell_ready(int ready_fd, std::string_view name, const targets::Service& s
   return {};
 }
 
-/// How long what the storage still has to do is waited for, once nobody is served any more.
-constexpr Duration end_patience = std::chrono::seconds(10);
+using Verdict = StopSignal::Verdict;
+
+std::string what_is_served(std::string_view name, const targets::Service& service) {
+  const std::string what = service.description();
+  return fmt::format("{}{}{}", name, what.empty() ? "" : " ", what);
+}
+
+/// While it is served, the loop shows that it lives. One that does not come back from a system call would keep the process for
+/// ever.
+void bound_the_service(StopSignal& stop, Duration patience, std::string_view name, const targets::Service& service,
+                       const Log& log) {
+  const auto say = [text = what_is_served(name, service), log] {
+    log.error("{}: ends although its loop has not come back to look at the signal", text);
+  };
+  stop.bound_end({.start = StopSignal::Start::at_signal,
+                  .patience = patience,
+                  .verdict = [] { return Verdict::end; },
+                  .say = say});
+}
+
+/// On a thread of its own: whoever does not read the line must not keep the one that hears the second signal.
+void log_apart(const Log& log, const std::string& text) {
+  auto thread = start_thread("a line", [log, text] {
+    log.warning("{}: all requests are answered; waiting for the kernel, which writes back what it has cached", text);
+  });
+  if (thread) thread->detach();
+}
 
 /// What the device has with its storage uses memory of this process, so that its end waits for it. Storage that hangs would keep
-/// the process for ever.
-void bound_the_end(StopSignal& stop, std::string_view name, const targets::Service& service, const Log& log) {
-  const std::string what = service.description();
-  stop.end_within(end_patience, [text = fmt::format("{}{}{}", name, what.empty() ? "" : " ", what), log] {
-    log.error(
-        "{}: ends although the storage has not answered all requests. The kernel still carries them out; the lock on the "
-        "image keeps its next server waiting until they have ended",
-        text);
-  });
+/// the process for ever. Closing the image is not bounded: no request is left, and the kernel would close it all the same.
+void bound_the_end(StopSignal& stop, Duration patience, std::string_view name, const targets::Service& service,
+                   const Log& log) {
+  const std::string text = what_is_served(name, service);
+  const auto verdict = [text, log, told = false]() mutable {
+    if (storage::ending() != storage::Ending::closing) return Verdict::end;
+    if (!std::exchange(told, true)) log_apart(log, text);
+    return Verdict::wait;
+  };
+  const auto say = [text, log] {
+    if (storage::ending() == storage::Ending::requests) {
+      log.error(
+          "{}: ends although the storage has not answered all requests. The kernel still carries them out; the lock on the "
+          "image keeps its next server waiting until they have ended",
+          text);
+    } else {
+      log.error("{}: ends although a thread of it has not", text);
+    }
+  };
+  stop.bound_end({.start = StopSignal::Start::now, .patience = patience, .verdict = verdict, .say = say});
 }
+
+/// Has the loop show that it lives, from now on.
+class Pulse {
+ public:
+  Pulse(Loop& loop, StopSignal& stop, Duration interval) : loop_(loop), stop_(stop), interval_(interval) {}
+  void start() {
+    stop_.show_life();
+    timer_ = loop_.after(interval_, [this] { start(); });
+  }
+
+ private:
+  Loop& loop_;
+  StopSignal& stop_;
+  Duration interval_;
+  Registration timer_;
+};
 
 void look_again(targets::Service& service, const Log& log) {
   if (const auto done = service.reload()) {
@@ -113,15 +169,19 @@ targets::ServeOptions ServePlace::options(const Context& context, UniqueFd socke
 
 Result<Exit> ServePlace::run(targets::Service& service, std::string_view name, Context& context) const {
   Registration watch;
+  std::optional<Pulse> pulse(std::in_place, service.loop(), context.stop, end_patience / 10);
   OUTBOARD_TRY(watch, service.loop().watch(context.stop.fd(), Ready::readable, [&](Ready) {
     watch.reset();  // it stays readable, while what is in flight is being finished
+    pulse->start();
     service.stop();
   }));
   OUTBOARD_TRY(const auto hangup, HangupSignal::create());
   OUTBOARD_TRY(const auto reload,
                service.loop().watch_eventfd(hangup->event(), [&] { look_again(service, context.log); }));
+  bound_the_service(context.stop, end_patience, name, service, context.log);
   const Status served = service.run([&] { return tell_ready(ready_fd, name, service, context.log); });
-  bound_the_end(context.stop, name, service, context.log);
+  pulse.reset();
+  bound_the_end(context.stop, end_patience, name, service, context.log);
   OUTBOARD_CHECK(served);
   return Exit::done;
 }

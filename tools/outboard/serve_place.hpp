@@ -1,5 +1,6 @@
 #pragma once
 
+#include <chrono>
 #include <string>
 #include <string_view>
 
@@ -15,6 +16,9 @@ struct ServePlace {
   int fd = -1;
   int ready_fd = -1;
   double unplug_wait_seconds = 0;
+  /// After a signal: how long the loop may be away, and how long what the storage still has to do is waited for when nobody is
+  /// served any more. Then the process ends.
+  Duration end_patience = std::chrono::seconds(10);
 
   /// --listen (`what`: its help), --fd, --ready-fd, --unplug-wait.
   void add_to(CLI::App& verb, const std::string& what);

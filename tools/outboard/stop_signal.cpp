@@ -2,6 +2,7 @@
 
 #include <poll.h>
 #include <sys/signalfd.h>
+#include <sys/timerfd.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -23,27 +24,30 @@ sigset_t stop_signals() {
   return set;
 }
 
+constexpr Duration pause_of_the_end = std::chrono::seconds(1);
+
 }  // namespace
 
 Result<std::unique_ptr<StopSignal>> StopSignal::create() {
   const sigset_t set = stop_signals();
   UniqueFd signals(signalfd(-1, &set, SFD_CLOEXEC));
   if (!signals) return Error::from_errno("signalfd");
+  UniqueFd timer(timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC));
+  if (!timer) return Error::from_errno("timerfd_create");
   OUTBOARD_TRY(auto wake, EventFd::create());
   OUTBOARD_TRY(auto end, EventFd::create());
-  OUTBOARD_TRY(auto deadline_set, EventFd::create());
   if (pthread_sigmask(SIG_BLOCK, &set, nullptr) != 0) return Error(EINVAL, "signals cannot be blocked");
   std::unique_ptr<StopSignal> stop(
-      new StopSignal(std::move(signals), std::move(wake), std::move(end), std::move(deadline_set)));
+      new StopSignal(std::move(signals), std::move(timer), std::move(wake), std::move(end)));
   OUTBOARD_TRY(stop->thread_, start_thread("signals", [&one = *stop] { one.watch(); }));
   return stop;
 }
 
-StopSignal::StopSignal(UniqueFd signals, EventFd wake, EventFd end, EventFd deadline_set)
+StopSignal::StopSignal(UniqueFd signals, UniqueFd timer, EventFd wake, EventFd end)
     : signals_(std::move(signals)),
+      timer_(std::move(timer)),
       wake_(std::move(wake)),
       end_(std::move(end)),
-      deadline_set_(std::move(deadline_set)),
       interruption_(wake_.get()) {}
 
 StopSignal::~StopSignal() {
@@ -51,58 +55,88 @@ StopSignal::~StopSignal() {
   if (thread_.joinable()) thread_.join();
 }
 
-// A thread of its own, so that the second signal and the deadline work however the others are stuck.
+// A thread of its own, so that the second signal and the bound work however the others are stuck.
 void StopSignal::watch() {
-  std::array<pollfd, 3> fds{{{signals_.get(), POLLIN, 0}, {end_.get(), POLLIN, 0}, {deadline_set_.get(), POLLIN, 0}}};
+  std::array<pollfd, 3> fds{{{signals_.get(), POLLIN, 0}, {end_.get(), POLLIN, 0}, {timer_.get(), POLLIN, 0}}};
   while (true) {
-    if (poll(fds.data(), fds.size(), milliseconds_left()) < 0) continue;
+    if (poll(fds.data(), fds.size(), -1) < 0) continue;
     if ((fds[1].revents & POLLIN) != 0) return;
-    if ((fds[2].revents & POLLIN) != 0) deadline_set_.drain();
-    if ((fds[0].revents & POLLIN) != 0 && take_signal()) request();
-    if (deadline_is_over()) end_now(1);
+    if ((fds[0].revents & POLLIN) != 0 && !take_signal()) fds[0].fd = -1;
+    if ((fds[2].revents & POLLIN) != 0) time_is_over();
   }
 }
 
 void StopSignal::request() {
   requested_.store(true, std::memory_order_relaxed);
   wake_.signal();
+  show_life();
 }
 
-/// Whether there was one; the second one ends the process.
+/// The first is a wish; the second ends the process: without destructors, which may be what is stuck, and without a line, which
+/// nobody may read. Not by read(), which a filter of system calls may deny. False where no signal can be taken: the descriptor
+/// stays readable then, and the first signal is all that is heard.
 bool StopSignal::take_signal() {
-  signalfd_siginfo info;
-  if (read(signals_.get(), &info, sizeof info) != sizeof info) return false;
-  if (requested()) end_now(128 + static_cast<int>(info.ssi_signo));
-  return true;
+  const sigset_t set = stop_signals();
+  constexpr timespec at_once{};
+  const int number = sigtimedwait(&set, nullptr, &at_once);
+  if (number > 0 && requested()) _exit(128 + number);
+  const bool can_be_taken = number > 0 || errno == EAGAIN || errno == EINTR;
+  if (number > 0 || !can_be_taken) request();
+  return can_be_taken;
 }
 
-int StopSignal::milliseconds_left() const {
-  constexpr std::int64_t longest = 3'600'000;
+/// 0: it stands still.
+void StopSignal::set_timer(Duration time) const {
+  const auto seconds = std::chrono::duration_cast<std::chrono::seconds>(time);
+  const itimerspec once{.it_interval = {},
+                        .it_value = {.tv_sec = seconds.count(), .tv_nsec = (time - seconds).count()}};
+  timerfd_settime(timer_.get(), 0, &once, nullptr);
+}
+
+/// Under the mutex.
+void StopSignal::start_timer() {
+  if (!bound_) return;
+  const bool runs = bound_->start == Start::now || requested();
+  set_timer(runs ? std::max(bound_->patience, Duration(1)) : Duration::zero());
+}
+
+void StopSignal::bound_end(Bound bound) {
   const std::lock_guard lock(mutex_);
-  if (!deadline_) return -1;
-  const auto left = std::chrono::ceil<std::chrono::milliseconds>(*deadline_ - Clock::system().now()).count();
-  return static_cast<int>(std::clamp<std::int64_t>(left, 0, longest));
+  bound_ = std::make_shared<const Bound>(std::move(bound));
+  start_timer();
 }
 
-bool StopSignal::deadline_is_over() const {
+void StopSignal::show_life() {
   const std::lock_guard lock(mutex_);
-  return deadline_ && Clock::system().now() >= *deadline_;
+  start_timer();
 }
 
-/// Without destructors: these are what is stuck.
-void StopSignal::end_now(int status) const {
-  const std::lock_guard lock(mutex_);
-  if (say_) say_();
-  _exit(status);
+/// Says it on a thread of its own: whoever does not read keeps that one.
+void StopSignal::say_and_end(const std::shared_ptr<const Bound>& bound) {
+  static const EventFd said = EventFd::create().value_or(EventFd());
+  auto words = start_thread("the last words", [bound] {
+    bound->say();
+    said.signal();
+  });
+  if (words) {
+    wait_readable(said.get(), Clock::system().now() + pause_of_the_end);
+    words->detach();
+  }
+  _exit(1);
 }
 
-void StopSignal::end_within(Duration time, std::function<void()> say) {
+/// Nothing is called under the mutex, which others would wait for.
+void StopSignal::time_is_over() {
+  std::shared_ptr<const Bound> bound;
   {
     const std::lock_guard lock(mutex_);
-    deadline_ = Clock::system().now() + time;
-    say_ = std::move(say);
+    itimerspec left{};
+    timerfd_gettime(timer_.get(), &left);
+    if (left.it_value.tv_sec != 0 || left.it_value.tv_nsec != 0) return;  // set anew meanwhile
+    bound = bound_;
+    set_timer(pause_of_the_end);
   }
-  deadline_set_.signal();
+  if (bound->verdict() == Verdict::end) say_and_end(bound);
 }
 
 bool StopSignal::pause(Duration time) const {

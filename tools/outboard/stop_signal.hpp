@@ -4,7 +4,6 @@
 #include <functional>
 #include <memory>
 #include <mutex>
-#include <optional>
 #include <thread>
 
 #include <outboard/base/fd.hpp>
@@ -15,9 +14,12 @@
 namespace outboard::command {
 
 /// Ctrl-C and SIGTERM. From its making on, the first of them is a wish to end, which everything that takes time looks for (waits
-/// within the library too, see outboard::Interruption); the second ends the process at once. Make it before any other thread: they inherit that the signals are blocked.
+/// within the library too, see outboard::Interruption); the second ends the process at once, and without a word. Make it before any other thread: they inherit that the signals are blocked.
 class StopSignal {
  public:
+  enum class Verdict : std::uint8_t { end, wait };
+  enum class Start : std::uint8_t { at_signal, now };
+
   static Result<std::unique_ptr<StopSignal>> create();
   ~StopSignal();
   StopSignal(const StopSignal&) = delete;
@@ -31,28 +33,39 @@ class StopSignal {
   int fd() const { return wake_.get(); }
   /// Waits for `time`; false as soon as a signal comes. Any thread.
   bool pause(Duration time) const;
-  /// From now on the process ends with exit status 1 when `time` has passed, whatever its threads wait for, unless it has ended by
-  /// itself; `say` is called before that, and before a second signal ends it, on a thread of its own. Any thread, once.
-  void end_within(Duration time, std::function<void()> say);
+  /// What bounds the end of a process.
+  struct Bound {
+    Start start;  ///< at_signal: the first one, or request(); now, if that has come
+    Duration patience;
+    /// Asked when the time has passed: `wait` has it asked again after a second.
+    std::function<Verdict()> verdict;
+    /// Called before the process ends, on a thread of its own: if it does not return, the process ends a second later.
+    std::function<void()> say;
+  };
+  /// The process ends with exit status 1 when `patience` has passed since `start`, whatever its threads wait for, unless it has
+  /// ended by itself. Takes the place of an earlier bound. Any thread.
+  void bound_end(Bound bound);
+  /// Whoever is to end is at work: time that runs begins anew. Any thread.
+  void show_life();
   /// What a verb that was cut short returns.
   static Error interrupted();
 
  private:
-  StopSignal(UniqueFd signals, EventFd wake, EventFd end, EventFd deadline_set);
+  StopSignal(UniqueFd signals, UniqueFd timer, EventFd wake, EventFd end);
   void watch();
   bool take_signal();
-  bool deadline_is_over() const;
-  int milliseconds_left() const;
-  [[noreturn]] void end_now(int status) const;
+  void start_timer();
+  void set_timer(Duration time) const;
+  void time_is_over();
+  [[noreturn]] static void say_and_end(const std::shared_ptr<const Bound>& bound);
 
-  UniqueFd signals_;
-  EventFd wake_, end_, deadline_set_;
+  UniqueFd signals_, timer_;
+  EventFd wake_, end_;
   Interruption interruption_;
   std::atomic<bool> requested_{false};
 
-  mutable std::mutex mutex_;
-  std::optional<TimePoint> deadline_;  ///< guarded by mutex_
-  std::function<void()> say_;  ///< guarded by mutex_
+  std::mutex mutex_;
+  std::shared_ptr<const Bound> bound_;  ///< guarded by mutex_
 
   std::thread thread_;
 };

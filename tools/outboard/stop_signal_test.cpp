@@ -1,37 +1,60 @@
 #include <tools/outboard/stop_signal.hpp>
 
+#include <algorithm>
 #include <csignal>
+#include <filesystem>
+#include <fstream>
 #include <string>
 
 #include <fcntl.h>
+#include <fmt/format.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include <gtest/gtest.h>
 
+#include <outboard/testing/denied_calls.hpp>
+
 namespace outboard::command {
 namespace {
 
-/// What a process whose only thread is stuck ends with; `then` is done to it when it is. Its output: whether it said why.
+using Start = StopSignal::Start;
+using Verdict = StopSignal::Verdict;
+
+/// What a process whose only thread is stuck ended with, and what it wrote.
 struct End {
   int status = -1;
-  bool said = false;
+  std::string said;
+
+  bool is_exit(int code) const { return WIFEXITED(status) && WEXITSTATUS(status) == code; }
 };
 
-template <typename Then>
-End end_of_a_stuck_process(Duration patience, Then&& then) {
+/// Writes one letter, and keeps to what it is told.
+struct Stuck {
+  UniqueFd output;
+
+  void say(char letter) const { static_cast<void>(!::write(output.get(), &letter, 1)); }
+  [[noreturn]] static void wait() {
+    while (true) ::pause();
+  }
+};
+
+/// `begin` is the process, and is stuck in the end; `then` is done to it once it has said something.
+template <typename Begin, typename Then>
+End end_of_a_process(Begin&& begin, Then&& then, long denied_call = -1) {
   int ends[2];
   EXPECT_EQ(::pipe2(ends, O_CLOEXEC), 0);
   const UniqueFd output(ends[0]);
-  UniqueFd input(ends[1]);
+  Stuck stuck{UniqueFd(ends[1])};
   const pid_t pid = ::fork();
   if (pid == 0) {
+    if (denied_call >= 0 && !testing::deny_calls({&denied_call, 1}, EPERM)) ::_exit(99);
     const auto stop = StopSignal::create().value();
-    stop->end_within(patience, [&] { static_cast<void>(!::write(input.get(), "why", 3)); });
-    static_cast<void>(!::write(input.get(), "r", 1));
-    while (true) ::pause();
+    begin(*stop, stuck);
+    Stuck::wait();
   }
-  input.reset();
+  stuck.output.reset();
   std::string all(1, '\0');
   EXPECT_EQ(::read(output.get(), all.data(), 1), 1);
   then(pid);
@@ -40,31 +63,120 @@ End end_of_a_stuck_process(Duration patience, Then&& then) {
   char more[8];
   for (ssize_t size = 0; (size = ::read(output.get(), more, sizeof more)) > 0;)
     all.append(more, static_cast<std::size_t>(size));
-  end.said = all.find("why") != std::string::npos;
+  end.said = all.substr(1);
   return end;
 }
 
+void nothing(pid_t /*pid*/) {}
+void terminate(pid_t pid) { ::kill(pid, SIGTERM); }
+
 TEST(StopSignal, EndsAProcessThatIsStuckInTheEndWhenItsTimeIsOver) {
-  const End end = end_of_a_stuck_process(Duration(0), [](pid_t) {});
-  EXPECT_TRUE(WIFEXITED(end.status) && WEXITSTATUS(end.status) == 1) << end.status;
-  EXPECT_TRUE(end.said);
+  const End end = end_of_a_process(
+      [](StopSignal& stop, const Stuck& stuck) {
+        stuck.say('r');
+        stop.bound_end({Start::now, Duration(0), [] { return Verdict::end; }, [&] { stuck.say('w'); }});
+        Stuck::wait();
+      },
+      nothing);
+  EXPECT_TRUE(end.is_exit(1)) << end.status;
+  EXPECT_EQ(end.said, "w");
 }
 
-TEST(StopSignal, EndsItWithTheSecondSignalBefore) {
-  const End end = end_of_a_stuck_process(std::chrono::hours(1), [](pid_t pid) {
-    ::kill(pid, SIGINT);
-    ::kill(pid, SIGTERM);
-  });
+TEST(StopSignal, TheTimeOfAProcessThatIsStuckBeforeItLooksAtTheSignalBeginsWithTheSignal) {
+  const End end = end_of_a_process(
+      [](StopSignal& stop, const Stuck& stuck) {
+        stop.bound_end({Start::at_signal, Duration(0), [] { return Verdict::end; }, [&] { stuck.say('w'); }});
+        EXPECT_TRUE(stop.pause(std::chrono::milliseconds(20))) << "no time runs yet";
+        stuck.say('r');
+        Stuck::wait();
+      },
+      terminate);
+  EXPECT_TRUE(end.is_exit(1)) << end.status;
+  EXPECT_EQ(end.said, "w");
+}
+
+TEST(StopSignal, EndsItWithTheSecondSignalAtOnceAndWithoutAWord) {
+  const End end = end_of_a_process(
+      [](StopSignal& stop, const Stuck& stuck) {
+        stop.bound_end({Start::now, std::chrono::hours(1), [] { return Verdict::end; }, [&] { stuck.say('w'); }});
+        stuck.say('r');
+        Stuck::wait();
+      },
+      [](pid_t pid) {
+        ::kill(pid, SIGINT);
+        ::kill(pid, SIGTERM);
+      });
   // Which of two pending signals comes first is the kernel's to say.
-  ASSERT_TRUE(WIFEXITED(end.status)) << end.status;
-  EXPECT_TRUE(WEXITSTATUS(end.status) == 128 + SIGTERM || WEXITSTATUS(end.status) == 128 + SIGINT) << end.status;
-  EXPECT_TRUE(end.said);
+  EXPECT_TRUE(end.is_exit(128 + SIGTERM) || end.is_exit(128 + SIGINT)) << end.status;
+  EXPECT_EQ(end.said, "");
+}
+
+TEST(StopSignal, EndsItAlthoughNobodyTakesItsWords) {
+  const End end = end_of_a_process(
+      [](StopSignal& stop, const Stuck& stuck) {
+        stuck.say('r');
+        stop.bound_end({Start::now, Duration(0), [] { return Verdict::end; }, [] { Stuck::wait(); }});
+        Stuck::wait();
+      },
+      nothing);
+  EXPECT_TRUE(end.is_exit(1)) << end.status;
+}
+
+TEST(StopSignal, WaitsAsLongAsTheVerdictIsTo) {
+  const End end = end_of_a_process(
+      [](StopSignal& stop, const Stuck& stuck) {
+        stuck.say('r');
+        stop.bound_end({Start::now, Duration(0),
+                        [&stuck, asked = 0]() mutable {
+                          stuck.say('a');
+                          return ++asked == 2 ? Verdict::end : Verdict::wait;
+                        },
+                        [&] { stuck.say('w'); }});
+        Stuck::wait();
+      },
+      nothing);
+  EXPECT_TRUE(end.is_exit(1)) << end.status;
+  EXPECT_EQ(end.said, "aaw");
+}
+
+bool all_threads_sleep(pid_t pid) {
+  const std::filesystem::directory_iterator threads(fmt::format("/proc/{}/task", pid));
+  return std::ranges::all_of(threads, [](const auto& thread) {
+    std::ifstream file(thread.path() / "stat");
+    const std::string stat{std::istreambuf_iterator<char>(file), {}};
+    const auto name_end = stat.rfind(')');
+    return name_end != std::string::npos && stat.compare(name_end, 3, ") S") == 0;
+  });
+}
+
+// As a filter of system calls may. What stays readable must not keep the thread awake.
+TEST(StopSignal, HearsASignalAndSleepsWhereItCannotBeReadOrTaken) {
+  for (const long call : {SYS_read, SYS_rt_sigtimedwait}) {
+    bool slept = false;
+    const End end = end_of_a_process(
+        [](const StopSignal& stop, const Stuck& stuck) {
+          terminate(::getpid());
+          while (stop.pause(std::chrono::hours(1))) {
+          }
+          stuck.say('r');
+          Stuck::wait();
+        },
+        [&slept, call](pid_t pid) {
+          const TimePoint limit = Clock::system().now() + std::chrono::seconds(10);
+          while (!(slept = all_threads_sleep(pid)) && Clock::system().now() < limit) {
+          }
+          ::kill(pid, call == SYS_read ? SIGINT : SIGKILL);
+        },
+        call);
+    EXPECT_TRUE(slept) << call;
+    EXPECT_EQ(call == SYS_read, end.is_exit(128 + SIGINT)) << end.status;
+  }
 }
 
 TEST(StopSignal, DoesNothingToAProcessThatEndsInTime) {
   const auto stop = StopSignal::create().value();
   bool said = false;
-  stop->end_within(std::chrono::hours(1), [&said] { said = true; });
+  stop->bound_end({Start::now, std::chrono::hours(1), [] { return Verdict::end; }, [&said] { said = true; }});
   EXPECT_FALSE(said);
 }
 

@@ -1,0 +1,223 @@
+#include <tools/outboard/serve_place.hpp>
+
+#include <fcntl.h>
+#include <poll.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <csignal>
+#include <functional>
+#include <memory>
+#include <string>
+
+#include <fmt/format.h>
+#include <gtest/gtest.h>
+
+#include <outboard/base/reactor.hpp>
+#include <outboard/base/wait.hpp>
+#include <outboard/targets/device_table.hpp>
+#include <outboard/testing/held_file_system.hpp>
+#include <outboard/testing/temp_dir.hpp>
+
+// How `outboard serve` ends by SIGTERM when something hangs. Each server is a process of its own, with the command's own signals,
+// service and bounds; the time that they allow is a second.
+
+namespace outboard::command {
+namespace {
+
+using testing::HeldFileSystem;
+
+constexpr Duration patience = std::chrono::seconds(1);
+constexpr Duration limit = std::chrono::seconds(30);  // no test comes near it that passes
+
+using MakeService = std::function<Result<std::unique_ptr<targets::Service>>(const Log&)>;
+
+/// Serves in a child process; what it logs, and "ready", comes through a pipe.
+class ServerProcess {
+ public:
+  explicit ServerProcess(const MakeService& make, Duration bound = patience) {
+    int ends[2];
+    EXPECT_EQ(::pipe2(ends, O_CLOEXEC), 0);
+    output_.reset(ends[0]);
+    const UniqueFd input(ends[1]);
+    pid_ = ::fork();
+    if (pid_ == 0) ::_exit(serve(make, bound, input.get()));
+  }
+  ~ServerProcess() {
+    if (pid_ <= 0) return;
+    ::kill(pid_, SIGKILL);
+    ::waitpid(pid_, nullptr, 0);
+  }
+  ServerProcess(const ServerProcess&) = delete;
+  ServerProcess& operator=(const ServerProcess&) = delete;
+
+  void signal(int number) const { ::kill(pid_, number); }
+  /// Waits until it has said this.
+  bool says(std::string_view words) {
+    const TimePoint end = Clock::system().now() + limit;
+    while (said_.find(words) == std::string::npos) {
+      char more[256];
+      if (!wait_readable(output_.get(), end)) return false;
+      const ssize_t size = ::read(output_.get(), more, sizeof more);
+      if (size <= 0) return false;
+      said_.append(more, static_cast<std::size_t>(size));
+    }
+    return true;
+  }
+  const std::string& said() const { return said_; }
+  bool runs() const { return ::waitpid(pid_, nullptr, WNOHANG) == 0; }
+  /// Waits for its end: the exit status; 1000 and more where it was killed.
+  int status() {
+    int status = -1;
+    ::waitpid(std::exchange(pid_, -1), &status, 0);
+    return WIFEXITED(status) ? WEXITSTATUS(status) : 1000 + status;
+  }
+
+ private:
+  static int serve(const MakeService& make, Duration bound, int output) {
+    const auto say = [output](std::string_view line) { static_cast<void>(!::write(output, line.data(), line.size())); };
+    const Log log([&say](Level, std::string_view line) { say(fmt::format("{}\n", line)); });
+    const auto stop = StopSignal::create().value();
+    Context context{log, *stop};
+    ServePlace place;
+    place.end_patience = bound;
+    auto service = make(log);
+    if (!service) return 98;
+    (*service)->loop().post([&say] { say("ready\n"); });
+    const auto exit = place.run(**service, "disk", context);
+    service->reset();  // a part of the end
+    return exit && *exit == Exit::done ? 0 : 97;
+  }
+
+  UniqueFd output_;
+  std::string said_;
+  pid_t pid_ = -1;
+};
+
+/// A service that is nothing but a loop.
+class BareService final : public targets::Service {
+ public:
+  /// `at_stop` is to stop the loop.
+  explicit BareService(std::function<void(Reactor&)> at_stop) : at_stop_(std::move(at_stop)) {}
+
+  std::string where() const override { return "nowhere"; }
+  std::string description() const override { return {}; }
+  Loop& loop() override { return *loop_; }
+  Status reload() override { return {}; }
+  using Service::run;
+  Status run(std::function<Status()> /*ready*/) override { return loop_->run(); }
+  void stop() override { at_stop_(*loop_); }
+
+ private:
+  std::function<void(Reactor&)> at_stop_;
+  std::unique_ptr<Reactor> loop_ = Reactor::create().value();
+  Registration timer_;
+};
+
+MakeService bare(std::function<void(Reactor&)> at_stop) {
+  return [at_stop](const Log&) {
+    return Result<std::unique_ptr<targets::Service>>(std::make_unique<BareService>(at_stop));
+  };
+}
+
+[[noreturn]] void hang() {
+  while (true) ::pause();
+}
+
+TEST(EndOfServe, IsQuietWhereNothingHangs) {
+  ServerProcess server(bare([](Reactor& loop) { loop.stop(); }));
+  ASSERT_TRUE(server.says("ready\n"));
+  server.signal(SIGTERM);
+  EXPECT_EQ(server.status(), 0);
+  EXPECT_EQ(server.said(), "ready\n");
+}
+
+TEST(EndOfServe, ComesThoughTheLoopHungBeforeTheSignal) {
+  ServerProcess server([](const Log& log) {
+    auto service = bare([](Reactor& loop) { loop.stop(); })(log);
+    Loop& loop = (*service)->loop();
+    loop.post([&loop, log] {
+      loop.post([log] {  // after "ready"
+        log.info("hangs");
+        hang();
+      });
+    });
+    return service;
+  });
+  ASSERT_TRUE(server.says("hangs"));
+  server.signal(SIGTERM);
+  EXPECT_TRUE(server.says("its loop has not come back")) << server.said();
+  EXPECT_EQ(server.status(), 1);
+}
+
+TEST(EndOfServe, ComesThoughTheLoopHangsOnceItHasHeardTheSignal) {
+  ServerProcess server(bare([](Reactor&) { hang(); }));
+  ASSERT_TRUE(server.says("ready\n"));
+  server.signal(SIGTERM);
+  EXPECT_TRUE(server.says("its loop has not come back")) << server.said();
+  EXPECT_EQ(server.status(), 1);
+}
+
+// As a disk on VDUSE does, whose users are waited for. The time is so long that the test's machine may be busy with others.
+TEST(EndOfServe, TakesAsLongAsItDoesWhileTheLoopIsAtWork) {
+  static constexpr Duration bound = 4 * patience;
+  ServerProcess server(bare([timer = std::make_shared<Registration>()](Reactor& loop) {
+                         *timer = loop.after(bound + 2 * patience, [&loop] { loop.stop(); });
+                       }),
+                       bound);
+  ASSERT_TRUE(server.says("ready\n"));
+  server.signal(SIGTERM);
+  EXPECT_EQ(server.status(), 0) << server.said();
+}
+
+/// A disk whose image is on a file system that holds calls.
+class EndOfServedDisk : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    auto made = HeldFileSystem::create(1 << 20);
+    if (!made) GTEST_SKIP() << made.error().message();
+    files = std::move(*made);
+    server = std::make_unique<ServerProcess>([this](const Log& log) -> Result<std::unique_ptr<targets::Service>> {
+      OUTBOARD_TRY(const auto* const entry, targets::find_device("blk"));
+      OptionSet words;
+      OUTBOARD_CHECK(words.set("image", files->disk()));
+      return targets::serve(*entry, std::move(words), "vfio-user:" + folder.path("socket"), {.log = log});
+    });
+    ASSERT_TRUE(server->says("ready\n")) << server->said();
+  }
+  bool holding() const {
+    const TimePoint end = Clock::system().now() + limit;
+    while (files->holding() == 0 && Clock::system().now() < end) ::usleep(1000);
+    return files->holding() != 0;
+  }
+
+  testing::TempDir folder;
+  std::unique_ptr<HeldFileSystem> files;
+  std::unique_ptr<ServerProcess> server;
+};
+
+TEST_F(EndOfServedDisk, DoesNotWaitForEverForStorageThatDoesNotAnswer) {
+  files->hold(HeldFileSystem::Call::getattr);
+  server->signal(SIGHUP);  // it looks at the size of its image
+  ASSERT_TRUE(holding());
+  server->signal(SIGTERM);
+  EXPECT_TRUE(server->says("the storage has not answered all requests")) << server->said();
+  files->release();
+  EXPECT_EQ(server->status(), 1);
+  EXPECT_FALSE(files->gave_up());
+}
+
+TEST_F(EndOfServedDisk, WaitsForTheKernelToCloseTheImage) {
+  files->hold(HeldFileSystem::Call::flush);
+  server->signal(SIGTERM);
+  ASSERT_TRUE(holding());
+  EXPECT_TRUE(server->says("all requests are answered")) << server->said();
+  EXPECT_TRUE(server->runs());
+  files->hold(HeldFileSystem::Call::none);
+  files->release();
+  EXPECT_EQ(server->status(), 0) << server->said();
+  EXPECT_FALSE(files->gave_up());
+}
+
+}  // namespace
+}  // namespace outboard::command
