@@ -96,5 +96,22 @@ TEST_P(DeniedStorage, WhereIoUringCannotBeHadThatIsSaid) {
   });
 }
 
+class UnreadableEventFd : public DeniedStorage {};
+INSTANTIATE_TEST_SUITE_P(, UnreadableEventFd,
+                         ::testing::Values(Denial{"read", SYS_read, EPERM}, Denial{"read", SYS_read, ENOSYS}),
+                         [](const auto& denied) { return denied.param.error == EPERM ? "EPERM" : "ENOSYS"; });
+
+// That it cannot be drained must not keep the loop awake.
+TEST_P(UnreadableEventFd, LetsTheLoopOfAPoolSleep) {
+  const auto loop = Reactor::create().value();
+  const auto disk = open(*loop, Engine::pool).value();
+  testing::with_calls_denied({SYS_read, SYS_preadv2}, GetParam().error, [&] {
+    EXPECT_EQ(round_trip(*loop, *disk, std::byte{7}), std::byte{7});
+    int passes = 0;
+    while (passes < 100 && loop->run_once(Duration(0)).value()) ++passes;
+    EXPECT_LT(passes, 5);
+  });
+}
+
 }  // namespace
 }  // namespace outboard::storage

@@ -54,8 +54,7 @@ Result<std::unique_ptr<PoolEngine>> PoolEngine::create(Loop& loop, Client& clien
   std::unique_ptr<PoolEngine> engine(new PoolEngine(std::make_unique<State>(client, fd, direct)));
   State& state = *engine->state_;
   OUTBOARD_TRY(state.done, EventFd::create());
-  OUTBOARD_TRY(state.watch,
-               loop.watch(state.done.get(), Ready::readable, [&engine = *engine](Ready) { engine.poll(); }));
+  OUTBOARD_TRY(state.watch, loop.watch_eventfd(state.done, [&engine = *engine] { engine.poll(); }));
   const SignalsBlocked blocked;
   for (unsigned i = 0; i < threads; ++i) {
     auto thread = start_thread("disk I/O", [&state] { state.work(); });
@@ -90,7 +89,6 @@ void PoolEngine::submit() {
 }
 
 bool PoolEngine::poll() {
-  state_->done.drain();
   FileOpList ended;
   {
     const std::lock_guard lock(state_->mutex);
