@@ -102,6 +102,11 @@ class VfioUserClientTest : public ::testing::Test {
   static std::vector<std::byte> read_reply(std::uint32_t value) {
     return joined(vfio_user::spec::RegionAccess{.offset = 8, .region = 0, .count = 4}, value);
   }
+  /// The client is dead, and says so.
+  void expect_dead(int code) {
+    EXPECT_TRUE(client_->gone());
+    EXPECT_EQ(error_of(read()), code);
+  }
   /// The connection works.
   bool alive() {
     const auto value = read_answered(read_reply(0x600d));

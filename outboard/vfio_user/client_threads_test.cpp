@@ -95,6 +95,14 @@ TEST_F(ClientAndServer, PostedWritesArriveInOrderBeforeWhatFollows) {
   EXPECT_EQ(get(*client, PlainFunction::doorbell_at), 5000u);
 }
 
+TEST_F(ClientAndServer, PostedWritesBeyondWhatMayWaitAreSentWhenTheServerReads) {
+  serve();
+  const auto client = connect();
+  const std::vector<std::byte> data(4096);
+  for (int i = 0; i < 4000; ++i) ASSERT_TRUE(client->post_write(0, PlainFunction::buffer_at, data)) << i;
+  EXPECT_EQ(get(*client, PlainFunction::id_at), PlainFunction::id_value);
+}
+
 TEST_F(ClientAndServer, LongAccessesAreSplit) {
   serve();
   const auto client = connect();

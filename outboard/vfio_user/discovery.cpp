@@ -186,12 +186,12 @@ Status discover(Requests& requests, Description& description, const Log& log) {
   get_regions(requests, description);
   get_interrupts(requests, description);
   if (requests.broken()) return *requests.broken();
-  for (unsigned index = 0; index < pci::region::count; ++index) {
-    const auto& refused = description.regions[index].refused;
-    if (!refused) continue;
-    // Nothing can be done with a function without configuration space.
-    if (index == pci::region::config) return *refused;
-    log.warning("region {} is not used: {}", index, refused->message());
+  // Nothing can be done with a function without configuration space.
+  if (const auto& refused = description.regions[pci::region::config].refused) return *refused;
+  unsigned index = 0;
+  for (const auto& region : description.regions) {
+    if (region.refused) log.warning("region {} is not used: {}", index, region.refused->message());
+    ++index;
   }
   return {};
 }
