@@ -40,22 +40,21 @@ std::vector<UniqueFd> take_fds(msghdr& message) {
   return fds;
 }
 
-/// Of the messages that begin in `bytes`, the last one's offset. EPROTO: one before it could have brought descriptors, too.
-Result<std::size_t> last_begun(Bytes bytes) {
+/// Of the messages that begin in `bytes`, the last one's offset. Those before it are whole, and too short to bring descriptors.
+std::size_t last_begun(Bytes bytes) {
   std::size_t at = 0;
   while (bytes.size() - at >= header_size) {
     spec::Header header;
     std::memcpy(&header, bytes.data() + at, header_size);
     const std::size_t size = header.msg_size;
     if (size < header_size || size >= bytes.size() - at) break;  // the last one, or none: that is ready()'s to say
-    const bool is_command = (header.flags & spec::flag::type_mask) == spec::flag::command;
-    const bool takes_fds = header.command == static_cast<std::uint16_t>(spec::Command::dma_map) ||
-                           header.command == static_cast<std::uint16_t>(spec::Command::device_set_irqs);
-    if (is_command && takes_fds) return Error(EPROTO, "file descriptors came with two messages at once");
     at += size;
   }
   return at;
 }
+
+static_assert(first_bytes <= sizeof(spec::Header) + sizeof(vfio_abi::IrqSet) &&
+              first_bytes <= sizeof(spec::Header) + sizeof(spec::DmaMap));
 
 void attach_fds(msghdr& message, ControlBuffer& control, std::span<const int> fds) {
   message.msg_control = control.data();
@@ -131,8 +130,7 @@ Status Channel::keep_fds(msghdr& message, std::size_t size) {
   if (fds.empty() && !lost) return {};
   // A header may come in pieces, and its descriptors with any of them; the body brings none.
   if (end_ - begin_ >= header_size) return Error(EPROTO, "file descriptors came with the middle of a message");
-  OUTBOARD_TRY(const std::size_t owner, last_begun(Bytes(buffer_).subspan(begin_, end_ + size - begin_)));
-  fds_belong_to_ = consumed_ + owner;
+  fds_belong_to_ = consumed_ + last_begun(Bytes(buffer_).subspan(begin_, end_ + size - begin_));
   fds_lost_ |= lost || !fds_.empty();
   fds_ = fds_lost_ ? std::vector<UniqueFd>{} : std::move(fds);
   return {};

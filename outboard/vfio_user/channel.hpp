@@ -47,9 +47,13 @@ class LookAhead {
 };
 
 /// Framing and descriptors over a connected UNIX stream socket, for either end. One recvmsg for a register access; where many
-/// messages wait, about a thousand bytes of them at once. Descriptors belong to the message that they were sent with; those sent
-/// with two messages in one piece to the one of them that can take any, and if both can, to the first. One sendmsg for a message.
-/// Nothing is allocated in the steady state; what a long message took is given back after it. One thread.
+/// messages wait, about a thousand bytes of them at once. One sendmsg for a message. Nothing is allocated in the steady state;
+/// what a long message took is given back after it. One thread.
+///
+/// Descriptors belong to the message that they were sent with. If several were sent in one piece, they are given to one of those
+/// that begin in its first 36 bytes: the last, since the others are whole and too short to bring any. So a message that takes none
+/// may be given those of a later one (the first is longer than that, or several shorter ones come first). Whoever takes that
+/// message ends the connection: the later one would go on without them.
 ///
 /// An Error from any call is the end of the connection: what follows in the stream can no longer be trusted.
 class Channel {
@@ -69,8 +73,7 @@ class Channel {
   /// Receives the rest of a message that has begun, else the next ones: no more than a thousand bytes of them, so that a
   /// caller who does this once for each turn of its loop is fair to others. Only when ready() has said no. `end`: the peer
   /// has closed, between two messages. `nothing`: nothing came in time, or a signal ended the wait. ECONNRESET: it closed in
-  /// the middle of a message. EPROTO: descriptors came with bytes from the middle of one, or of two messages that could both
-  /// take them, of which the first is too short to. What the system call says otherwise.
+  /// the middle of a message. EPROTO: descriptors came with bytes from the middle of one. What the system call says otherwise.
   Result<Received> receive(Wait wait);
 
   /// Whether a whole message has arrived; take() then yields it. EPROTO: the header is none (size, type).

@@ -1,6 +1,7 @@
 #include <sys/eventfd.h>
 #include <unistd.h>
 
+#include <outboard/testing/temp_dir.hpp>
 #include <outboard/testing/vfio_user_client_fixture.hpp>
 
 // Doorbells that a server offers as eventfds.

@@ -1,4 +1,5 @@
 #include <poll.h>
+#include <sys/eventfd.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -14,6 +15,7 @@ namespace outboard::vfio_user {
 namespace {
 
 using testing::joined;
+using testing::open_fds;
 using ClientRows = testing::VfioUserClientTest;
 
 class ClientMemory : public ClientRows {

@@ -1,9 +1,11 @@
+#include <sys/eventfd.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <fstream>
 
+#include <outboard/testing/temp_dir.hpp>
 #include <outboard/testing/vfio_user_client_fixture.hpp>
 
 // Regions that a server describes, rightly or wrongly.

@@ -111,22 +111,13 @@ bool IrqBindings::any(pci::InterruptKind kind) const {
   return std::ranges::count(vectors_[static_cast<unsigned>(kind)], true) != 0;
 }
 
-std::uint64_t IrqBindings::eventfds() const {
-  std::uint64_t count = unmask_ ? 1 : 0;
-  for (const auto& vectors : vectors_) count += static_cast<std::uint64_t>(std::ranges::count(vectors, true));
-  return count;
-}
-
 void IrqBindings::set(pci::InterruptKind kind, std::uint32_t start, std::uint32_t count, bool bound) {
   auto& vectors = vectors_[static_cast<unsigned>(kind)];
   if (vectors.size() < std::size_t{start} + count) vectors.resize(std::size_t{start} + count);
   std::fill_n(vectors.begin() + start, count, bound);
 }
 
-void IrqBindings::clear(pci::InterruptKind kind) {
-  vectors_[static_cast<unsigned>(kind)].clear();
-  if (kind == pci::InterruptKind::intx) unmask_ = false;
-}
+void IrqBindings::clear(pci::InterruptKind kind) { vectors_[static_cast<unsigned>(kind)].clear(); }
 
 Status set_irqs(pci::Function& function, Bytes payload, std::vector<UniqueFd> fds, IrqBindings& bindings) {
   OUTBOARD_TRY(const IrqRequest request, parse(function, payload, fds.size()));
@@ -136,9 +127,7 @@ Status set_irqs(pci::Function& function, Bytes payload, std::vector<UniqueFd> fd
     OUTBOARD_CHECK(binds ? bind(function, request, std::move(fds)) : function.disable_interrupts(request.kind));
     if (!binds) {
       bindings.clear(request.kind);
-    } else if (request.action == flag::action_unmask) {
-      bindings.set_unmask(bound);
-    } else {
+    } else if (request.action == flag::action_trigger) {
       bindings.set(request.kind, request.start, request.count, bound);
     }
     return {};

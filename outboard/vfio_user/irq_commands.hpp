@@ -13,16 +13,12 @@ class IrqBindings {
  public:
   /// Whether an eventfd is bound to one of the kind; REQ: the client can be asked to let the function go.
   bool any(pci::InterruptKind kind) const;
-  /// How many the function holds.
-  std::uint64_t eventfds() const;
 
   void set(pci::InterruptKind kind, std::uint32_t start, std::uint32_t count, bool bound);
-  void set_unmask(bool bound) { unmask_ = bound; }
   void clear(pci::InterruptKind kind);
 
  private:
   std::array<std::vector<bool>, pci::interrupt_kind_count> vectors_;
-  bool unmask_ = false;
 };
 
 /// DEVICE_SET_IRQS on the server's side: every combination of data and action, checked whole before anything changes.

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include <outboard/vfio_user/scratch.hpp>
+
 namespace outboard::vfio_user {
 namespace {
 
@@ -65,6 +67,7 @@ Result<std::vector<ServedMemory::Piece>> ServedMemory::find(const memory::IovaRa
 }
 
 Status ServedMemory::access(const Message& command, Channel& channel) {
+  const ScratchUse use(scratch_);
   const auto request = parse(command, max_transfer_);
   if (!request) return refuse(command, channel, request.error());
   std::vector<Piece> pieces;

@@ -19,6 +19,8 @@ class ServedMemory {
   void add(const memory::IovaRange& range, std::byte* memory, memory::Access access);
   void remove(const memory::IovaRange& range);
   std::size_t windows() const { return windows_.size(); }
+  /// Bytes of memory that are kept for answers.
+  std::size_t scratch_size() const { return scratch_.capacity(); }
 
   /// Does what the command asks and answers it. An error is the end of the connection.
   Status serve(const Message& command, Channel& channel);

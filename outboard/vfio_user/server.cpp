@@ -28,16 +28,18 @@ std::uint64_t descriptors_of_a_client(const pci::Function& function) {
   for (unsigned kind = 0; kind < pci::interrupt_kind_count; ++kind) {
     count += function.interrupts(static_cast<pci::InterruptKind>(kind)).count;
   }
-  return count + 1;  // INTx has one to unmask it, too
+  return count + 3;  // INTx has one to unmask it, too; MSI and MSI-X each one for what is not bound
 }
 
-Session::Limits session_limits(const Server::Options& options, std::shared_ptr<Budget::Share> share) {
+Session::Limits session_limits(const Server::Options& options, std::shared_ptr<Budget::Share> share,
+                               std::shared_ptr<Budget::OpenDescriptors> eventfds) {
   return {.max_data_transfer = std::clamp(options.max_data_transfer, least_transfer, largest_transfer),
           .max_queued = std::max(std::size_t{8} << 20, 2 * options.max_data_transfer),
           .stall_deadline = options.stall_deadline,
           .slow_operation = options.slow_operation,
           .dma_deadline = options.dma_deadline,
-          .share = std::move(share)};
+          .share = std::move(share),
+          .eventfds = std::move(eventfds)};
 }
 
 UniqueFd spare_descriptor() { return UniqueFd(::open("/dev/null", O_RDONLY | O_CLOEXEC)); }
@@ -74,6 +76,7 @@ struct Server::State {
   UniqueFd spare = spare_descriptor();  // to have one left to refuse a client with
   std::unique_ptr<pci::Function> function;
   std::shared_ptr<Budget::Share> share;
+  std::shared_ptr<Budget::OpenDescriptors> eventfds;  ///< the function keeps some when its client has gone
   std::optional<Refusals> refusals;
   Registration watch;
   bool listening = true;
@@ -95,6 +98,7 @@ Status Server::State::prepare(pci::FunctionFactory factory) {
   // A driver can break its device as often as it resets it: a rate of its own, which no other client's lines use up.
   OUTBOARD_TRY(function, factory(*loop, limited(options.log, loop->clock())));
   OUTBOARD_TRY(share, process_budget()->join(descriptors_of_a_client(*function)));
+  eventfds = std::make_shared<Budget::OpenDescriptors>(share);
   refusals.emplace(*loop, options.stall_deadline, share);
   return {};
 }
@@ -150,8 +154,8 @@ void Server::State::back_off(int error) {
 
 void Server::State::serve(UniqueFd connection) {
   client = peer_of(connection).value_or(Peer{});
-  session =
-      std::make_shared<Session>(std::move(connection), *loop, *function, client_log, session_limits(options, share));
+  session = std::make_shared<Session>(std::move(connection), *loop, *function, client_log,
+                                      session_limits(options, share, eventfds));
   if (auto started = session->start([this] { ended(); }); !started) {
     client_log.error("a client cannot be served: {}", started.error().message());
     session->abandon();

@@ -1,4 +1,5 @@
 #include <sys/eventfd.h>
+#include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <unistd.h>
@@ -187,16 +188,49 @@ TEST_F(ServerConnection, Row10_DescriptorsWithTheBodyAreClosedAndFatal) {
   close_all(fds);
 }
 
-TEST_F(ServerConnection, Row11_DescriptorsWithACommandThatTakesNoneAreClosedAndRefused) {
-  Peer peer = client();
-  const auto fds = eventfds(2);
+TEST_F(ServerConnection, Row11_DescriptorsWithACommandThatTakesNoneAreClosedAndFatal) {
+  const auto fds = eventfds(18);
+  serve();
   const std::size_t before = open_fds();
-  for (const std::uint16_t command : {1, 3, 4, 5, 6, 7, 9, 10, 13, 15}) {
-    EXPECT_EQ(error_of(peer, command, testing::pattern(32), {.fds = fds}), EINVAL) << command;
+  for (const std::uint16_t command : {1, 3, 4, 5, 6, 7, 9, 10, 13, 15, 99}) {
+    for (const std::size_t count : {1u, 2u, 18u}) {
+      Peer peer = client();
+      peer.send(command, testing::pattern(32),
+                {.fds = {fds.begin(), fds.begin() + static_cast<std::ptrdiff_t>(count)}});
+      pump();
+      EXPECT_TRUE(peer.closed()) << command;
+      EXPECT_FALSE(peer.receive()) << command;
+    }
+    pump();
+    EXPECT_EQ(open_fds(), before);
   }
-  EXPECT_EQ(open_fds(), before);
-  EXPECT_TRUE(alive(peer));
   close_all(fds);
+}
+
+// With the first one longer than what is looked at, or two before: C21.
+TEST_F(ServerConnection, ADmaMapWhoseDescriptorWentToACommandBeforeItInOneSendIsNotDone) {
+  const UniqueFd memory(::memfd_create("client", MFD_CLOEXEC));
+  ASSERT_EQ(::ftruncate(memory.get(), 0x1000), 0);
+  const auto map = joined(spec::DmaMap{.argsz = 32, .flags = 3, .offset = 0, .address = 0x1000, .size = 0x1000});
+  const auto in_front = [](Peer& peer, int which) {
+    auto bytes = which == 0 ? peer.message(5, testing::pattern(32), {}) : peer.message(13, {}, {});
+    for (int i = 1; which == 1 && i < 3; ++i) {
+      const auto more = peer.message(13, {}, {});
+      bytes.insert(bytes.end(), more.begin(), more.end());
+    }
+    return bytes;
+  };
+  for (const int which : {0, 1}) {
+    Peer peer = client();
+    auto bytes = in_front(peer, which);
+    const auto last = peer.message(2, map, {});
+    bytes.insert(bytes.end(), last.begin(), last.end());
+    peer.send_bytes(bytes, {memory.get()});
+    pump();
+    EXPECT_TRUE(peer.closed());
+    while (const auto reply = peer.receive()) EXPECT_NE(reply->header.command, 2);
+    pump();
+  }
 }
 
 TEST_F(ServerConnection, Row12_NoDescriptorsLeftToReceiveWithRefusesTheCommand) {
@@ -281,8 +315,8 @@ TEST_F(ServerConnection, Row16_ACommandWithNoReplyThatFailsIsCounted) {
   peer.send(Command::region_read, testing::pattern(15), {.flags = spec::flag::no_reply});
   const int fd = ::eventfd(0, EFD_CLOEXEC);
   const std::size_t before = open_fds();
-  peer.send(Command::region_read, read_id(), {.flags = spec::flag::no_reply, .fds = {fd}});
-  peer.send(std::uint16_t{99}, {}, {.flags = spec::flag::no_reply, .fds = {fd}});
+  peer.send(Command::dma_map, {}, {.flags = spec::flag::no_reply, .fds = {fd}});
+  peer.send(std::uint16_t{99}, {}, {.flags = spec::flag::no_reply});
   pump();
   EXPECT_EQ(session->failed_posted(), 3u);
   EXPECT_EQ(open_fds(), before);

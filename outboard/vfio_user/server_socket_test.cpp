@@ -253,28 +253,68 @@ TEST_F(ServerSocket, DoesNotAppearWhereDescriptorsWouldRunOut) {
   EXPECT_TRUE(few) << few.error().message();
 }
 
-TEST_F(ServerSocket, CanBeHadAlthoughAnotherServersClientHasItsDescriptorsOpen) {
-  serve({.msix_vectors = 100});
-  Peer peer = client();
-  enable(peer);
-  std::vector<Peer> waiting;
-  for (int i = 0; i < 8; ++i) waiting.push_back(connect());
-  rlimit saved{};
-  ::getrlimit(RLIMIT_NOFILE, &saved);
-  // For what is set aside for both servers' clients, 32 that the program keeps, and no hundred more.
-  rlimit tight = saved;
-  tight.rlim_cur = testing::open_fds() + 32 + 2 * 140;
-  ::setrlimit(RLIMIT_NOFILE, &tight);
-  for (std::uint32_t first = 0; first < 96; first += 16) {
-    const std::vector<int> fds(16, ::eventfd(0, EFD_CLOEXEC));
-    const auto set = vfio_abi::IrqSet{.argsz = 20, .flags = 0x24, .index = 2, .start = first, .count = 16};
-    ASSERT_EQ(error_of(peer, Command::device_set_irqs, testing::joined(set), {.fds = fds}), 0);
-    ::close(fds[0]);
+/// Two servers in a process with room for what is set aside for both servers' clients, 32 descriptors that the program keeps, and no
+/// hundred more.
+class TwoServers : public ServerSocket {
+ protected:
+  void SetUp() override {
+    serve({.msix_vectors = 100});
+    peer_ = client();
+    enable(peer_);
+    for (int i = 0; i < 8; ++i) waiting_.push_back(connect());
+    ::getrlimit(RLIMIT_NOFILE, &saved_);
+    rlimit tight = saved_;
+    tight.rlim_cur = testing::open_fds() + 32 + 2 * 140;
+    ::setrlimit(RLIMIT_NOFILE, &tight);
   }
-  const auto other =
-      Server::listen(dir_.path("other"), PlainFunction::factory({.msix_vectors = 100}), {.loop = &loop_, .log = {}});
-  ::setrlimit(RLIMIT_NOFILE, &saved);
+  void TearDown() override { ::setrlimit(RLIMIT_NOFILE, &saved_); }
+
+  void set(std::uint32_t first, const std::vector<int>& fds) {
+    const auto set = vfio_abi::IrqSet{.argsz = 20, .flags = 0x24, .index = 2, .start = first, .count = 16};
+    ASSERT_EQ(error_of(peer_, Command::device_set_irqs, testing::joined(set), {.fds = fds}), 0);
+  }
+  void bind_all() {
+    for (std::uint32_t first = 0; first < 96; first += 16) {
+      const UniqueFd eventfd(::eventfd(0, EFD_CLOEXEC));
+      set(first, std::vector<int>(16, eventfd.get()));
+    }
+  }
+  Result<Server> the_other() {
+    return Server::listen(dir_.path("other"), PlainFunction::factory({.msix_vectors = 100}),
+                          {.loop = &loop_, .log = {}});
+  }
+
+  Peer peer_;
+  std::vector<Peer> waiting_;
+  rlimit saved_{};
+};
+
+TEST_F(TwoServers, TheSecondCanBeHadAlthoughTheFirstsClientHasItsDescriptorsOpen) {
+  bind_all();
+  const auto other = the_other();
   EXPECT_TRUE(other) << other.error().message();
+}
+
+TEST_F(TwoServers, TheSecondCanBeHadAlthoughTheFirstKeepsDescriptorsOfVectorsThatAreNotBound) {
+  bind_all();
+  for (std::uint32_t first = 0; first < 96; first += 16) set(first, {});
+  const auto other = the_other();
+  EXPECT_TRUE(other) << other.error().message();
+}
+
+TEST_F(TwoServers, TheSecondCanBeHadAlthoughTheFirstKeepsDescriptorsOfAClientThatHasGone) {
+  bind_all();
+  peer_.close();
+  pump();
+  const auto other = the_other();
+  EXPECT_TRUE(other) << other.error().message();
+}
+
+TEST_F(TwoServers, TheSecondIsRefusedWhereTheProgramHasTheDescriptors) {
+  bind_all();
+  std::vector<UniqueFd> open;
+  for (int i = 0; i < 100; ++i) open.emplace_back(::eventfd(0, EFD_CLOEXEC));
+  EXPECT_EQ(the_other().error().code(), EMFILE);
 }
 
 TEST_F(ServerSocket, ThatIsSomethingElseIsLeftAlone) {

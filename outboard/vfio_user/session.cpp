@@ -6,6 +6,7 @@
 
 #include <outboard/vfio_user/dma_commands.hpp>
 #include <outboard/vfio_user/irq_commands.hpp>
+#include <outboard/vfio_user/scratch.hpp>
 
 namespace outboard::vfio_user {
 namespace {
@@ -22,12 +23,9 @@ bool is_known(std::uint16_t command) {
          command <= static_cast<std::uint16_t>(Command::mig_data_write) && command != 14;
 }
 
-bool takes_fds(Command command) { return command == Command::dma_map || command == Command::device_set_irqs; }
-
-/// A long reply is rare, and what it took would be kept for each connection.
-void give_back_large(std::vector<std::byte>& scratch) {
-  constexpr std::size_t kept = std::size_t{64} << 10;
-  if (scratch.capacity() > kept) std::vector<std::byte>().swap(scratch);
+bool takes_fds(std::uint16_t command) {
+  return command == static_cast<std::uint16_t>(Command::dma_map) ||
+         command == static_cast<std::uint16_t>(Command::device_set_irqs);
 }
 
 std::span<const std::byte> bytes_of(const std::vector<std::byte>& bytes) { return bytes; }
@@ -163,11 +161,11 @@ Status Session::dispatch(Message message) {
   }
   if (!negotiated_) return negotiate(message);
   const std::uint16_t number = message.header.command;
+  // They may have been meant for a command that was sent together with this one, and would go on without them: see Channel.
+  if ((message.fds_lost || !message.fds.empty()) && !takes_fds(number))
+    return Error(EPROTO, "file descriptors came with command " + std::to_string(number) + ", which takes none");
   if (message.fds_lost) return refuse(message.header, Error(EINVAL, "more file descriptors than we take"));
   if (!is_known(number)) return refuse(message.header, Error(ENOSYS, "unknown command " + std::to_string(number)));
-  if (!message.fds.empty() && !takes_fds(static_cast<Command>(number))) {
-    return refuse(message.header, Error(EINVAL, "file descriptors with a command that takes none"));
-  }
   return dispatch_command(message);
 }
 
@@ -295,11 +293,16 @@ Status Session::reset(const Message& message) {
 
 Status Session::bind_interrupts(Message& message) {
   const auto done = set_irqs(*function_, message.payload, std::move(message.fds), bindings_);
-  descriptors_.set(1 + bindings_.eventfds());
+  count_eventfds();
   return answer(message.header, done);
 }
 
+void Session::count_eventfds() {
+  if (limits_.eventfds) limits_.eventfds->set(function_->held_eventfds());
+}
+
 Status Session::region_read(const Message& message) {
+  const ScratchUse use(scratch_);
   const auto access = ByteReader(message.payload).read<spec::RegionAccess>();
   if (!access) return refuse(message.header, access.error());
   if (auto checked = regions_.check_read(*access); !checked) return refuse(message.header, checked.error());
@@ -315,9 +318,7 @@ Status Session::region_read(const Message& message) {
   const auto read = regions_.read(*access, MutableBytes(scratch_).subspan(sizeof header + sizeof *access));
   if (!read) return refuse(message.header, read.error());
   if (ended_ || !message.wants_reply()) return {};
-  auto sent = channel_.send(scratch_);
-  give_back_large(scratch_);
-  return sent;
+  return channel_.send(scratch_);
 }
 
 Status Session::region_write(const Message& message) {
@@ -462,6 +463,7 @@ void Session::release() {
 
 void Session::released() {
   releasing_ = false;
+  count_eventfds();
   loop_.post([weak = weak_from_this()] {
     const auto self = weak.lock();
     if (self && self->on_ended_) std::exchange(self->on_ended_, nullptr)();

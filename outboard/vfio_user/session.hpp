@@ -36,6 +36,8 @@ class Session : public std::enable_shared_from_this<Session> {
     Duration slow_operation{std::chrono::seconds(2)};
     Duration dma_deadline{std::chrono::seconds(30)};
     std::shared_ptr<Budget::Share> share{};  ///< of the process's mappings, for the client's files; null: no limit
+    /// Those that the function holds for interrupts, some of them longer than the client is there; may be null.
+    std::shared_ptr<Budget::OpenDescriptors> eventfds{};
   };
 
   Session(UniqueFd socket, Loop& loop, pci::Function& function, Log log, const Limits& limits);
@@ -55,6 +57,8 @@ class Session : public std::enable_shared_from_this<Session> {
   /// Forgets the function, which is about to be destroyed. Nothing is called any more, `ended` neither.
   void abandon();
 
+  /// Bytes of memory that are kept for replies.
+  std::size_t scratch_size() const { return scratch_.capacity(); }
   /// Commands with NO_REPLY that failed.
   std::uint64_t failed_posted() const { return failed_posted_; }
 
@@ -64,6 +68,7 @@ class Session : public std::enable_shared_from_this<Session> {
   void process();
   Status process_messages();
   void update_interest();
+  void count_eventfds();
   void update_stall_timer();
   void check_stall();
 

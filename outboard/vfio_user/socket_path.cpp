@@ -175,7 +175,11 @@ Status ListeningSocket::listen_at(const std::string& name, std::optional<mode_t>
     return cannot_create(path_);
   }
   struct stat status{};
-  const bool done = ::stat(name.c_str(), &status) == 0 && (!mode || ::chmod(name.c_str(), *mode) == 0) &&
+  // Whoever else may write to the directory may have put a link in its place.
+  const auto give_mode = [&name](mode_t bits) {
+    return ::fchmodat(AT_FDCWD, name.c_str(), bits, AT_SYMLINK_NOFOLLOW) == 0;
+  };
+  const bool done = ::lstat(name.c_str(), &status) == 0 && S_ISSOCK(status.st_mode) && (!mode || give_mode(*mode)) &&
                     ::listen(socket.get(), SOMAXCONN) == 0 && rename_to_free(name.c_str(), path_.c_str()) == 0;
   if (!done) {
     const Error error = errno == EEXIST ? Error(EADDRINUSE, "something has come to the path since it was looked at")
