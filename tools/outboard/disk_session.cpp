@@ -3,14 +3,15 @@
 #include <fmt/format.h>
 
 #include <outboard/base/options.hpp>
+#include <outboard/storage/ending.hpp>
 #include <outboard/virtio_pci/transport.hpp>
 #include <tools/outboard/text.hpp>
 
 namespace outboard::command {
 
 Result<std::unique_ptr<DiskSession>> DiskSession::open(const TargetArguments& target, Context& context,
-                                                       blk::Driver::Options options) {
-  std::unique_ptr<DiskSession> session(new DiskSession(context.stop));
+                                                       blk::Driver::Options options, Duration end_patience) {
+  std::unique_ptr<DiskSession> session(new DiskSession(context.stop, end_patience));
   OUTBOARD_TRY(session->reactor_, Reactor::create());
   OUTBOARD_TRY(session->handle_, target.open(context));
   options.loop = session->reactor_.get();
@@ -20,6 +21,21 @@ Result<std::unique_ptr<DiskSession>> DiskSession::open(const TargetArguments& ta
   if (!driver) return driver.error();
   session->driver_.emplace(std::move(*driver));
   return session;
+}
+
+DiskSession::~DiskSession() {
+  if (!handle_) return;
+  // Closing the image is not bounded: no request is left, and the kernel would close it all the same.
+  const auto verdict = [] {
+    return storage::ending() == storage::Ending::closing ? StopSignal::Verdict::wait : StopSignal::Verdict::end;
+  };
+  const auto say = [name = handle_->name()] {
+    print_error(Error(ETIMEDOUT,
+                      "ends although not all requests have been answered. What the kernel still carries out keeps the "
+                      "image locked until it has ended")
+                    .on(name));
+  };
+  stop_.bound_end({.start = StopSignal::Start::now, .patience = end_patience_, .verdict = verdict, .say = say});
 }
 
 Status DiskSession::pump(Duration most) {

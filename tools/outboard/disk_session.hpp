@@ -12,10 +12,18 @@
 namespace outboard::command {
 
 /// A disk that is being driven: the function, a loop, and the driver on it. One thread.
+///
+/// Its end waits for what a device in this process has in flight, which uses memory of the process. Storage that hangs would
+/// keep the process for ever, so the process ends when that takes longer than `end_patience`, with a line on stderr.
 class DiskSession {
  public:
+  static constexpr Duration usual_end_patience = std::chrono::seconds(10);
   static Result<std::unique_ptr<DiskSession>> open(const TargetArguments& target, Context& context,
-                                                   blk::Driver::Options options);
+                                                   blk::Driver::Options options,
+                                                   Duration end_patience = usual_end_patience);
+  ~DiskSession();
+  DiskSession(const DiskSession&) = delete;
+  DiskSession& operator=(const DiskSession&) = delete;
 
   blk::Driver& driver() { return *driver_; }
   pci::Handle& handle() { return *handle_; }
@@ -46,10 +54,11 @@ class DiskSession {
   Status check_range(std::uint64_t offset, std::uint64_t length) const;
 
  private:
-  explicit DiskSession(const StopSignal& stop) : stop_(stop) {}
+  DiskSession(StopSignal& stop, Duration end_patience) : stop_(stop), end_patience_(end_patience) {}
 
   // In this order: the driver is destroyed first, the loop last.
-  const StopSignal& stop_;
+  StopSignal& stop_;
+  Duration end_patience_;
   std::unique_ptr<Reactor> reactor_;
   std::unique_ptr<pci::Handle> handle_;
   std::optional<blk::Driver> driver_;

@@ -1,0 +1,76 @@
+#include <tools/outboard/disk_session.hpp>
+
+#include <algorithm>
+#include <array>
+#include <string>
+#include <thread>
+
+#include <fcntl.h>
+#include <signal.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <outboard/testing/held_file_system.hpp>
+
+namespace outboard::command {
+namespace {
+
+using outboard::testing::HeldFileSystem;
+using ::testing::HasSubstr;
+
+/// Drives a disk of its own process, and gives it up once `storage` holds a read of it. Ends the process.
+void drive(const HeldFileSystem& storage, const std::string& engine) {
+  const auto stop = StopSignal::create().value();
+  Context context{.log = Log(), .stop = *stop};
+  const TargetArguments target{.target = "local:blk,image=" + storage.disk() + ",engine=" + engine};
+  blk::Io io;  // outlives the driver
+  {
+    auto session = DiskSession::open(target, context, {}, std::chrono::milliseconds(100)).value();
+    const auto buffer = session->driver().dma().allocate(4096).value();
+    const virtio::Element element{buffer.iova(), 4096};
+    io.data = {&element, 1};
+    io.done = [](blk::Io&) {};
+    static_cast<void>(session->driver().queue(0).submit(io));
+    session->driver().queue(0).publish();
+    while (storage.holding() == 0 && !storage.gave_up()) std::this_thread::yield();
+  }
+  ::_exit(0);
+}
+
+class ADiskOfThisProcess : public ::testing::TestWithParam<const char*> {};
+
+TEST_P(ADiskOfThisProcess, WhoseStorageHangsKeepsNoProcess) {
+  auto made = HeldFileSystem::create(1 << 20);
+  if (!made) GTEST_SKIP() << "no FUSE file system here: " << made.error().message();
+  HeldFileSystem& storage = **made;
+  storage.hold(HeldFileSystem::Call::read);
+  std::array<int, 2> ends{};
+  ASSERT_EQ(::pipe2(ends.data(), O_CLOEXEC), 0);
+  const UniqueFd output(ends[0]);
+  UniqueFd input(ends[1]);
+  const pid_t pid = ::fork();
+  if (pid == 0) {
+    ::dup2(input.get(), STDERR_FILENO);
+    drive(storage, GetParam());
+  }
+  input.reset();
+  // It has said so, and ends, which takes until the kernel's threads have come back from the storage.
+  std::string said(200, '\0');
+  said.resize(static_cast<std::size_t>(std::max<ssize_t>(::read(output.get(), said.data(), said.size()), 0)));
+  EXPECT_THAT(said, HasSubstr("ends although not all requests have been answered"));
+  EXPECT_GT(storage.holding(), 0U);
+  EXPECT_FALSE(storage.gave_up());
+  storage.release();
+  int status = 0;
+  EXPECT_EQ(::waitpid(pid, &status, 0), pid);
+  EXPECT_TRUE(WIFEXITED(status) && WEXITSTATUS(status) == 1) << status;
+}
+
+INSTANTIATE_TEST_SUITE_P(Engines, ADiskOfThisProcess, ::testing::Values("io_uring", "pool"),
+                         [](const auto& engine) { return std::string(engine.param); });
+
+}  // namespace
+}  // namespace outboard::command
