@@ -36,6 +36,9 @@ DiskSession::~DiskSession() {
                     .on(name));
   };
   stop_.bound_end({.start = StopSignal::Start::now, .patience = end_patience_, .verdict = verdict, .say = say});
+  driver_.reset();
+  handle_.reset();
+  stop_.unbound();  // what the verb does afterwards takes its time
 }
 
 Status DiskSession::pump(Duration most) {

@@ -40,6 +40,20 @@ void drive(const HeldFileSystem& storage, const std::string& engine) {
   ::_exit(0);
 }
 
+TEST(DiskSession, BoundsNothingOnceItHasEnded) {
+  const pid_t pid = ::fork();
+  if (pid == 0) {
+    const auto stop = StopSignal::create().value();
+    Context context{.log = Log(), .stop = *stop};
+    const TargetArguments target{.target = "local:blk,ram,size=1M"};
+    DiskSession::open(target, context, {}, std::chrono::milliseconds(1)).value().reset();
+    ::_exit(stop->pause(std::chrono::milliseconds(100)) ? 0 : 2);  // 1: the bound was still there
+  }
+  int status = 0;
+  EXPECT_EQ(::waitpid(pid, &status, 0), pid);
+  EXPECT_TRUE(WIFEXITED(status) && WEXITSTATUS(status) == 0) << status;
+}
+
 class ADiskOfThisProcess : public ::testing::TestWithParam<const char*> {};
 
 TEST_P(ADiskOfThisProcess, WhoseStorageHangsKeepsNoProcess) {

@@ -106,6 +106,12 @@ void StopSignal::bound_end(Bound bound) {
   start_timer();
 }
 
+void StopSignal::unbound() {
+  const std::lock_guard lock(mutex_);
+  bound_.reset();
+  set_timer(Duration::zero());
+}
+
 void StopSignal::show_life() {
   const std::lock_guard lock(mutex_);
   start_timer();
@@ -132,11 +138,17 @@ void StopSignal::time_is_over() {
     const std::lock_guard lock(mutex_);
     itimerspec left{};
     timerfd_gettime(timer_.get(), &left);
-    if (left.it_value.tv_sec != 0 || left.it_value.tv_nsec != 0) return;  // set anew meanwhile
+    const bool runs = left.it_value.tv_sec != 0 || left.it_value.tv_nsec != 0;
+    if (runs || !bound_) return;  // set anew meanwhile, or no longer wanted
     bound = bound_;
     set_timer(pause_of_the_end);
   }
-  if (bound->verdict() == Verdict::end) say_and_end(bound);
+  if (bound->verdict() != Verdict::end) return;
+  {
+    const std::lock_guard lock(mutex_);
+    if (bound_ != bound) return;
+  }
+  say_and_end(bound);
 }
 
 bool StopSignal::pause(Duration time) const {

@@ -14,7 +14,8 @@
 namespace outboard::command {
 
 /// Ctrl-C and SIGTERM. From its making on, the first of them is a wish to end, which everything that takes time looks for (waits
-/// within the library too, see outboard::Interruption); the second ends the process at once, and without a word. Make it before any other thread: they inherit that the signals are blocked.
+/// within the library too, see outboard::Interruption); the second ends the process at once, and without a word. Make it before
+/// any other thread: they inherit that the signals are blocked.
 class StopSignal {
  public:
   enum class Verdict : std::uint8_t { end, wait };
@@ -45,6 +46,8 @@ class StopSignal {
   /// The process ends with exit status 1 when `patience` has passed since `start`, whatever its threads wait for, unless it has
   /// ended by itself. Takes the place of an earlier bound. Any thread.
   void bound_end(Bound bound);
+  /// What was bounded has ended. Any thread.
+  void unbound();
   /// Whoever is to end is at work: time that runs begins anew. Any thread.
   void show_life();
   /// What a verb that was cut short returns.
