@@ -10,9 +10,11 @@ namespace outboard::vfio_user {
 namespace {
 
 constexpr std::size_t initial_buffer = 8192;
-/// What is received first of what comes next: a whole register access of up to 4 bytes, and no message that brings
-/// descriptors is shorter (SET_IRQS has 36 bytes, DMA_MAP 48, the replies that bring files 48 and more).
-constexpr std::size_t first_bytes = 36;
+/// What is received first of what comes next: a whole register access of up to 8 bytes, SET_IRQS, DMA_MAP.
+constexpr std::size_t first_bytes = 48;
+/// No message that brings descriptors is shorter: SET_IRQS has so many bytes, DMA_MAP 48, the replies that bring files 48 and
+/// more.
+constexpr std::size_t least_with_fds = 36;
 /// How much is read ahead: some thirty register accesses.
 constexpr std::size_t read_ahead = 1024;
 constexpr std::size_t header_size = sizeof(spec::Header);
@@ -40,21 +42,25 @@ std::vector<UniqueFd> take_fds(msghdr& message) {
   return fds;
 }
 
-/// Of the messages that begin in `bytes`, the last one's offset. Those before it are whole, and too short to bring descriptors.
-std::size_t last_begun(Bytes bytes) {
+static_assert(least_with_fds <= sizeof(spec::Header) + sizeof(vfio_abi::IrqSet) &&
+              least_with_fds <= sizeof(spec::Header) + sizeof(spec::DmaMap));
+
+Error astray() { return Error(EPROTO, "file descriptors came with more messages than one"); }
+
+/// The offset of the message that descriptors belong to. `bytes` end where the send ends that they came with, and where that
+/// one begins is not known: so it is the last one, if those before it are too short to bring any.
+Result<std::size_t> owner_in(Bytes bytes) {
   std::size_t at = 0;
   while (bytes.size() - at >= header_size) {
     spec::Header header;
     std::memcpy(&header, bytes.data() + at, header_size);
     const std::size_t size = header.msg_size;
     if (size < header_size || size >= bytes.size() - at) break;  // the last one, or none: that is ready()'s to say
+    if (size >= least_with_fds) return astray();
     at += size;
   }
   return at;
 }
-
-static_assert(first_bytes <= sizeof(spec::Header) + sizeof(vfio_abi::IrqSet) &&
-              first_bytes <= sizeof(spec::Header) + sizeof(spec::DmaMap));
 
 void attach_fds(msghdr& message, ControlBuffer& control, std::span<const int> fds) {
   message.msg_control = control.data();
@@ -94,10 +100,9 @@ void Channel::give_back() {
   buffer_.shrink_to_fit();
 }
 
-/// Makes room behind what has arrived: for all of the message that is on its way, once its size is known.
-void Channel::make_room() {
+/// Makes room for `wanted` bytes, of which some have arrived.
+void Channel::make_room(std::size_t wanted) {
   if (begin_ == end_) begin_ = end_ = 0;
-  const std::size_t wanted = have_header_ ? header_.msg_size : read_ahead;
   if (begin_ + wanted <= buffer_.size()) return;
   std::memmove(buffer_.data(), buffer_.data() + begin_, end_ - begin_);
   end_ -= begin_;
@@ -105,22 +110,56 @@ void Channel::make_room() {
   if (wanted > buffer_.size()) buffer_.resize(wanted);
 }
 
-/// How many bytes the next recvmsg may take. The kernel does not tell with which of the bytes of one recvmsg descriptors came,
-/// only that none came with a later send. In `first_bytes`, they can only be those of the last message that begins there. For
-/// more at once they are looked for first: bytes without are received at once, others message by message. That is a second
-/// system call, which pays where many messages wait. 0: the peer has closed; -1: errno says why.
-ssize_t Channel::receivable(Wait wait) {
-  const std::size_t arrived = end_ - begin_;
-  if (have_header_) return static_cast<ssize_t>(header_.msg_size - arrived);
-  if (arrived == 0 && !(posted_ && look_ahead_.is_due())) return first_bytes;
-  iovec piece{buffer_.data() + end_, read_ahead - arrived};
+/// Receives no more than `size` bytes. -1: errno says why.
+ssize_t Channel::receive_bytes(msghdr& message, std::size_t size, Longer longer, Wait wait) {
+  // The second piece lies nowhere. The kernel gives what one send brought as a whole or, where it cannot be written, not at all:
+  // EFAULT if that is the first one.
+  iovec pieces[] = {{buffer_.data() + end_, size}, {nullptr, 1}};
+  message.msg_iov = pieces;
+  message.msg_iovlen = longer == Longer::is_left ? 2 : 1;
+  // Room for one descriptor more than allowed costs nothing and leaves fewer of them to the kernel to drop.
+  message.msg_controllen = CMSG_SPACE(sizeof(int) * limits_.max_fds);
+  return ::recvmsg(socket_.get(), &message, MSG_CMSG_CLOEXEC | flags_of(wait));
+}
+
+/// What waits, up to `size` bytes or the end of the first send that brings descriptors.
+Channel::Waiting Channel::peek(std::size_t size, Wait wait) {
+  iovec piece{buffer_.data() + end_, size};
   msghdr message{};
   message.msg_iov = &piece;
   message.msg_iovlen = 1;
   const ssize_t got = ::recvmsg(socket_.get(), &message, MSG_PEEK | flags_of(wait));
-  const bool descriptors = (message.msg_flags & MSG_CTRUNC) != 0;  // there was no room for them, and they stay
-  if (got > 0) look_ahead_.found(arrived + static_cast<std::size_t>(got) > first_bytes);
-  return got > 0 && descriptors ? static_cast<ssize_t>(header_size - arrived) : got;
+  // There is no room for descriptors, and they stay.
+  return {.size = got, .descriptors = got > 0 && (message.msg_flags & MSG_CTRUNC) != 0};
+}
+
+/// Receives bytes without descriptors at once, as many as were looked at or as their first message has; else the sends before
+/// the one that brings descriptors; else that one, and no more. 0: the peer has closed. -1: errno says why.
+ssize_t Channel::receive_after_a_look(msghdr& message, Wait wait) {
+  const std::size_t arrived = end_ - begin_;
+  for (std::size_t room = read_ahead - arrived;; room *= 2) {
+    make_room(arrived + room);
+    const Waiting waiting = peek(room, wait);
+    if (waiting.size <= 0) return waiting.size;
+    const auto size = static_cast<std::size_t>(waiting.size);
+    look_ahead_.found(arrived + size > first_bytes);
+    if (!waiting.descriptors)
+      return receive_bytes(message, std::max(size, rest_of_first(arrived + size)), Longer::is_cut, wait);
+    const ssize_t before = receive_bytes(message, size - 1, Longer::is_left, wait);
+    if (before >= 0 || errno != EFAULT) return before;
+    if (size < room) return receive_bytes(message, size, Longer::is_cut, wait);
+    // The first send is longer than what was looked at.
+  }
+}
+
+/// How many bytes of the first message are not here, of which `seen` bytes are or can be; there is room for them then.
+std::size_t Channel::rest_of_first(std::size_t seen) {
+  spec::Header header;
+  if (seen < header_size) return 0;
+  std::memcpy(&header, buffer_.data() + begin_, header_size);
+  if (header.msg_size <= seen || header.msg_size > limits_.max_message) return 0;
+  make_room(header.msg_size);
+  return header.msg_size - (end_ - begin_);
 }
 
 /// Takes the descriptors that came with the last `size` bytes, of a message that was not complete before.
@@ -130,7 +169,8 @@ Status Channel::keep_fds(msghdr& message, std::size_t size) {
   if (fds.empty() && !lost) return {};
   // A header may come in pieces, and its descriptors with any of them; the body brings none.
   if (end_ - begin_ >= header_size) return Error(EPROTO, "file descriptors came with the middle of a message");
-  fds_belong_to_ = consumed_ + last_begun(Bytes(buffer_).subspan(begin_, end_ + size - begin_));
+  OUTBOARD_TRY(const std::size_t owner, owner_in(Bytes(buffer_).subspan(begin_, end_ + size - begin_)));
+  fds_belong_to_ = consumed_ + owner;
   fds_lost_ |= lost || !fds_.empty();
   fds_ = fds_lost_ ? std::vector<UniqueFd>{} : std::move(fds);
   return {};
@@ -145,22 +185,25 @@ Result<Channel::Received> Channel::receive(Wait wait) {
   return Received::data;
 }
 
+/// The kernel does not tell with which of the bytes of one recvmsg descriptors came, only that none came with a later send; and
+/// once a send has been received in part, no longer where it ends. So sends are received as a whole, and what is longer than
+/// `first_bytes` is looked at first. That is a second system call, which pays also where many messages wait.
 Result<Channel::Received> Channel::receive_some(Wait wait) {
-  make_room();
+  make_room(have_header_ ? header_.msg_size : read_ahead);
   alignas(cmsghdr) ControlBuffer control;
-  ssize_t got = receivable(wait);
-  if (got > 0) {
-    iovec piece{buffer_.data() + end_, static_cast<std::size_t>(got)};
-    msghdr message{};
-    message.msg_iov = &piece;
-    message.msg_iovlen = 1;
-    message.msg_control = control.data();
-    // Room for one descriptor more than allowed costs nothing and leaves fewer of them to the kernel to drop.
-    message.msg_controllen = CMSG_SPACE(sizeof(int) * limits_.max_fds);
-    got = ::recvmsg(socket_.get(), &message, MSG_CMSG_CLOEXEC | flags_of(wait));
-    const bool came = got > 0 && (message.msg_controllen != 0 || (message.msg_flags & MSG_CTRUNC) != 0);
-    if (came) OUTBOARD_CHECK(keep_fds(message, static_cast<std::size_t>(got)));
+  msghdr message{};
+  message.msg_control = control.data();
+  ssize_t got = 0;
+  if (have_header_) {
+    got = receive_bytes(message, header_.msg_size - (end_ - begin_), Longer::is_cut, wait);
+  } else if (partial() || (posted_ && look_ahead_.is_due())) {
+    got = receive_after_a_look(message, wait);
+  } else {
+    got = receive_bytes(message, first_bytes, Longer::is_left, wait);
+    if (got < 0 && errno == EFAULT) got = receive_after_a_look(message, wait);
   }
+  const bool came = got > 0 && (message.msg_controllen != 0 || (message.msg_flags & MSG_CTRUNC) != 0);
+  if (came) OUTBOARD_CHECK(keep_fds(message, static_cast<std::size_t>(got)));
   if (got < 0) {
     // A signal: not tried again here, where the socket's timeout would begin anew.
     if (would_block(errno) || errno == EINTR) return Received::nothing;

@@ -50,10 +50,10 @@ class LookAhead {
 /// messages wait, about a thousand bytes of them at once. One sendmsg for a message. Nothing is allocated in the steady state;
 /// what a long message took is given back after it. One thread.
 ///
-/// Descriptors belong to the message that they were sent with. If several were sent in one piece, they are given to one of those
-/// that begin in its first 36 bytes: the last, since the others are whole and too short to bring any. So a message that takes none
-/// may be given those of a later one (the first is longer than that, or several shorter ones come first). Whoever takes that
-/// message ends the connection: the later one would go on without them.
+/// Descriptors belong to the message that they were sent with. A send that brings descriptors has one message, or part of one:
+/// for which of several they are cannot be known, and the others would go on without, so the connection ends (EPROTO). Only those
+/// before the last one may be there if they have less than 36 bytes, as none has that takes descriptors: the last one has them
+/// then. Of a send of more than about 32 KiB, the kernel shows no more than the beginning.
 ///
 /// An Error from any call is the end of the connection: what follows in the stream can no longer be trusted.
 class Channel {
@@ -73,7 +73,8 @@ class Channel {
   /// Receives the rest of a message that has begun, else the next ones: no more than a thousand bytes of them, so that a
   /// caller who does this once for each turn of its loop is fair to others. Only when ready() has said no. `end`: the peer
   /// has closed, between two messages. `nothing`: nothing came in time, or a signal ended the wait. ECONNRESET: it closed in
-  /// the middle of a message. EPROTO: descriptors came with bytes from the middle of one. What the system call says otherwise.
+  /// the middle of a message. EPROTO: descriptors came with bytes from the middle of one, or with several. What the system call
+  /// says otherwise.
   Result<Received> receive(Wait wait);
 
   /// Whether a whole message has arrived; take() then yields it. EPROTO: the header is none (size, type).
@@ -114,9 +115,19 @@ class Channel {
   };
 
   void give_back();
-  void make_room();
+  /// What becomes of a send that has more bytes than are asked for.
+  enum class Longer : std::uint8_t { is_cut, is_left };
+  struct Waiting {
+    ssize_t size = 0;  // 0: the peer has closed; -1: errno says why
+    bool descriptors = false;  // they come with it, to its end
+  };
+
+  void make_room(std::size_t wanted);
   Result<Received> receive_some(Wait wait);
-  ssize_t receivable(Wait wait);
+  ssize_t receive_bytes(msghdr& message, std::size_t size, Longer longer, Wait wait);
+  Waiting peek(std::size_t size, Wait wait);
+  ssize_t receive_after_a_look(msghdr& message, Wait wait);
+  std::size_t rest_of_first(std::size_t seen);
   Status keep_fds(msghdr& message, std::size_t size);
   ssize_t write_pieces(Bytes head, Bytes tail, std::span<const int> fds) const;
   Result<std::size_t> write_some(Bytes head, Bytes tail, std::span<const int> fds);

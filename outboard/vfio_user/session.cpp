@@ -23,10 +23,7 @@ bool is_known(std::uint16_t command) {
          command <= static_cast<std::uint16_t>(Command::mig_data_write) && command != 14;
 }
 
-bool takes_fds(std::uint16_t command) {
-  return command == static_cast<std::uint16_t>(Command::dma_map) ||
-         command == static_cast<std::uint16_t>(Command::device_set_irqs);
-}
+bool takes_fds(Command command) { return command == Command::dma_map || command == Command::device_set_irqs; }
 
 std::span<const std::byte> bytes_of(const std::vector<std::byte>& bytes) { return bytes; }
 
@@ -161,11 +158,11 @@ Status Session::dispatch(Message message) {
   }
   if (!negotiated_) return negotiate(message);
   const std::uint16_t number = message.header.command;
-  // They may have been meant for a command that was sent together with this one, and would go on without them: see Channel.
-  if ((message.fds_lost || !message.fds.empty()) && !takes_fds(number))
-    return Error(EPROTO, "file descriptors came with command " + std::to_string(number) + ", which takes none");
   if (message.fds_lost) return refuse(message.header, Error(EINVAL, "more file descriptors than we take"));
   if (!is_known(number)) return refuse(message.header, Error(ENOSYS, "unknown command " + std::to_string(number)));
+  if (!message.fds.empty() && !takes_fds(static_cast<Command>(number))) {
+    return refuse(message.header, Error(EINVAL, "file descriptors with a command that takes none"));
+  }
   return dispatch_command(message);
 }
 
