@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/un.h>
 #include <unistd.h>
 
@@ -138,6 +139,19 @@ int rename_to_free(const char* name, const char* path) {
   return ::rename(name, path);
 }
 
+/// Of the socket itself: whoever else may write to the directory may have put a link in its place. Without the system call,
+/// which is new in Linux 6.6, the C library does the same through /proc; without that too there is only what follows a link.
+bool give_mode(const std::string& name, mode_t mode) {
+#ifdef SYS_fchmodat2
+  constexpr long fchmodat2 = SYS_fchmodat2;
+#else
+  constexpr long fchmodat2 = 452;  // the number has been the same on all architectures but Alpha
+#endif
+  if (::syscall(fchmodat2, AT_FDCWD, name.c_str(), mode, AT_SYMLINK_NOFOLLOW) == 0) return true;
+  if (::fchmodat(AT_FDCWD, name.c_str(), mode, AT_SYMLINK_NOFOLLOW) == 0) return true;
+  return errno == EOPNOTSUPP && ::chmod(name.c_str(), mode) == 0;
+}
+
 }  // namespace
 
 std::string Peer::describe() const {
@@ -175,12 +189,9 @@ Status ListeningSocket::listen_at(const std::string& name, std::optional<mode_t>
     return cannot_create(path_);
   }
   struct stat status{};
-  // Whoever else may write to the directory may have put a link in its place.
-  const auto give_mode = [&name](mode_t bits) {
-    return ::fchmodat(AT_FDCWD, name.c_str(), bits, AT_SYMLINK_NOFOLLOW) == 0;
-  };
-  const bool done = ::lstat(name.c_str(), &status) == 0 && S_ISSOCK(status.st_mode) && (!mode || give_mode(*mode)) &&
-                    ::listen(socket.get(), SOMAXCONN) == 0 && rename_to_free(name.c_str(), path_.c_str()) == 0;
+  const bool done = ::lstat(name.c_str(), &status) == 0 && S_ISSOCK(status.st_mode) &&
+                    (!mode || give_mode(name, *mode)) && ::listen(socket.get(), SOMAXCONN) == 0 &&
+                    rename_to_free(name.c_str(), path_.c_str()) == 0;
   if (!done) {
     const Error error = errno == EEXIST ? Error(EADDRINUSE, "something has come to the path since it was looked at")
                                               .on(path_)
