@@ -156,6 +156,8 @@ void Export::undo_suspend(const std::vector<unsigned>& stopped) {
   for (unsigned queue = 0; queue < queue_count(); ++queue) {
     if (std::exchange(lines_[queue]->kicked, false)) kicked_at_rest(queue);
   }
+  late_pause_ = Duration(0);  // nobody has looked meanwhile
+  look_for_late_queues();
 }
 
 }  // namespace outboard::vduse

@@ -364,6 +364,45 @@ TEST_P(Pauses, AQueueThatIsOffAndLateIsWaitedForByAShutDown) {
   EXPECT_EQ(ended, 0);
 }
 
+/// How a suspension comes to nothing; `none`: there is none.
+enum class Undone : std::uint8_t { none, withdrawn, refused };
+
+/// Begins one, while the storage is late.
+void suspend_in_vain(VduseRig& rig, Undone how) {
+  const auto message = rig.kernel->suspend();
+  rig.settle();
+  EXPECT_EQ(message.outcome(), Outcome::waiting);
+  rig.loop.advance(std::chrono::milliseconds(500));
+  if (how == Undone::withdrawn) return rig.kernel->withdraw(message);
+  rig.loop.advance(std::chrono::milliseconds(2500));
+  EXPECT_EQ(message.outcome(), Outcome::refused);
+}
+
+TEST_P(Pauses, AQueueThatIsReadyAgainAndLateOutlivesASuspensionThatIsUndone) {
+  for (const Undone how : {Undone::none, Undone::withdrawn, Undone::refused}) {
+    SCOPED_TRACE(static_cast<int>(how));
+    VduseRig::Setup with = setup();
+    with.queues = 2;
+    VduseRig rig(with);
+    rig.run();
+    begin_one(rig, 0);
+    const auto off = rig.kernel->set_vq_ready(0, false);
+    rig.settle();
+    rig.loop.advance(std::chrono::milliseconds(2500));
+    ASSERT_TRUE(off.ok());
+    ASSERT_TRUE(set_ready(rig, true, 0));
+    if (how != Undone::none) suspend_in_vain(rig, how);
+    rig.device->on_request = outboard::testing::ScriptedDevice::echo;
+    ASSERT_EQ(rig.device->kept.size(), 1U);
+    rig.device->kept[0].complete();
+    rig.settle();
+    rig.loop.advance(std::chrono::seconds(10));
+    rig.settle();
+    EXPECT_EQ(rig.driver(0).used_count(), 1U);
+    EXPECT_TRUE(rig.works(1)) << "the other one";
+  }
+}
+
 TEST_P(Pauses, WithoutADriverThereIsNothingToSuspend) {
   VduseRig rig(setup());
   const auto message = rig.kernel->suspend();
