@@ -110,9 +110,12 @@ bool process_is_ending(int pid, const std::string& proc) {
   const std::string folder = fmt::format("{}/{}", proc, pid);
   const std::string line = stat_in(folder);
   const std::string_view state = field_of(line, StatField::state);
-  if (state == "Z" || state == "X") return true;
-  // Before it is PF_EXITING, a thread waits for its io_uring requests: then the other threads show what has happened.
-  if ((flags_of(line) & (exiting | dumping_core | killed_by_signal)) != 0 || is_to_be_killed(folder)) return true;
+  const bool first_is_gone = state == "Z" || state == "X";
+  if (first_is_gone && number_of(field_of(line, StatField::threads)) <= 1) return true;
+  // Before it is PF_EXITING, a thread waits for its io_uring requests: then the other threads show what has happened. They do, too,
+  // where the first one has left them.
+  const unsigned of_the_end = dumping_core | killed_by_signal | (first_is_gone ? 0 : exiting);
+  if ((flags_of(line) & of_the_end) != 0 || is_to_be_killed(folder)) return true;
   std::error_code gone;
   for (fs::directory_iterator thread(folder + "/task", gone), end; !gone && thread != end; thread.increment(gone)) {
     if (shows_the_end_of_its_process(thread->path().string())) return true;

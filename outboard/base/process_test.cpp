@@ -16,7 +16,7 @@ namespace {
 
 namespace fs = std::filesystem;
 
-/// /proc with one process, of two threads.
+/// /proc with one process, of two threads unless it says otherwise.
 class AProcess : public ::testing::Test {
  protected:
   struct Thread {
@@ -36,13 +36,14 @@ class AProcess : public ::testing::Test {
   static constexpr int pid = 12;
   static constexpr unsigned sigkill = 0x100;
   std::string name = "outboard";
+  int threads = 2;
 
  private:
   void write(const std::string& folder, const Thread& thread) {
     const fs::path there = dir.path("proc/" + folder);
     fs::create_directories(there);
-    std::ofstream(there / "stat") << fmt::format("{} ({}) {} 1 1 1 0 -1 {} 0 0 0 0 0 0 0 0 20 0 2 0 777 0 0\n",
-                                                 thread.number, name, thread.state, thread.flags);
+    std::ofstream(there / "stat") << fmt::format("{} ({}) {} 1 1 1 0 -1 {} 0 0 0 0 0 0 0 0 20 0 {} 0 777 0 0\n",
+                                                 thread.number, name, thread.state, thread.flags, threads);
     std::ofstream(there / "status") << fmt::format("Name:\t{}\nSigPnd:\t{:016x}\nShdPnd:\t{:016x}\n", name,
                                                    thread.pending, thread.shared_pending);
   }
@@ -68,7 +69,16 @@ TEST_F(AProcess, OfWhichAThreadEndsIsNotEnding) {
 
 TEST_F(AProcess, ThatIsGoneIsNotEnding) { EXPECT_FALSE(is_ending()); }
 
+TEST_F(AProcess, OfWhichTheFirstThreadHasLeftIsNotEnding) {
+  show({.number = 12, .state = 'Z', .flags = 0x400104});
+  show({.number = 13});
+  EXPECT_FALSE(is_ending());
+  show({.number = 13, .pending = sigkill});
+  EXPECT_TRUE(is_ending());
+}
+
 TEST_F(AProcess, ThatIsAZombieIsEnding) {
+  threads = 1;
   for (const char state : {'Z', 'X'}) {
     show({.number = 12, .state = state});
     EXPECT_TRUE(is_ending()) << state;
