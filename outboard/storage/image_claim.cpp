@@ -92,8 +92,10 @@ Status wait_for_claim_of_the_dead(const std::string& path, int fd, const LockPat
   if (!S_ISBLK(info.st_mode)) return {};
   return wait_patiently(path, patience, log, [&]() -> Result<std::optional<Obstacle>> {
     const UniqueFd claim(::open(path.c_str(), O_RDONLY | O_EXCL | O_NONBLOCK | O_CLOEXEC));
+    if (!claim && errno != EBUSY)
+      return Error::from_errno("looking whether the dead one's claim is still there").on(path);
     // Who is seen has it in place of the dead one.
-    if (claim || errno != EBUSY || !claimants_of(name_of(info.st_rdev)).empty()) return std::nullopt;
+    if (claim || !claimants_of(name_of(info.st_rdev)).empty()) return std::nullopt;
     return obstacle_on(info.st_rdev, path, patience);
   });
 }

@@ -5,6 +5,7 @@
 #include <string>
 
 #include <fcntl.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -125,6 +126,25 @@ TEST_F(ImageRequests, OnABlockDeviceAreSeenByTheirClaimToo) {
     return true;
   };
   EXPECT_EQ(wait(patience), 0);
+}
+
+TEST_F(ImageRequests, AreNotTakenForEndedWhereTheirClaimCannotBeLookedAt) {
+  const auto device = outboard::testing::LoopDevice::attach(path());
+  if (!device) GTEST_SKIP() << "no loop device here: " << device.error().message();
+  before_ = identity_of_image(open_image(device->path, true, false, Log(), none).value()).value();
+  const UniqueFd claim(::open(device->path.c_str(), O_RDWR | O_EXCL | O_CLOEXEC));
+  ASSERT_TRUE(claim);
+  rlimit all{};
+  ASSERT_EQ(::getrlimit(RLIMIT_NOFILE, &all), 0);
+  const auto next = static_cast<rlim_t>(claim.duplicate().value().get());
+  for (rlim_t left = 0; left < 4; ++left) {
+    rlimit few = all;
+    few.rlim_cur = next + left;
+    ASSERT_EQ(::setrlimit(RLIMIT_NOFILE, &few), 0);
+    const int error = wait();
+    ASSERT_EQ(::setrlimit(RLIMIT_NOFILE, &all), 0);
+    EXPECT_NE(error, 0) << left << " descriptors are left";
+  }
 }
 
 }  // namespace
