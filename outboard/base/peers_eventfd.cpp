@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <poll.h>
+#include <sys/mman.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -18,10 +19,14 @@ constexpr unsigned max_ended = 128;
 constexpr unsigned take_interval = 64;
 constexpr int max_attempts = 4;
 
-/// One for the process. The kernel ends it with the process.
-AsyncSignal& async_signal() {
-  static auto* const only = new AsyncSignal();
+SharedAsyncSignal& of_this_process() {
+  static auto* const only = new SharedAsyncSignal();  // there is a thread that signals until the very end
   return *only;
+}
+
+Error denied(Error error) {
+  return std::move(error).cure(
+      "have the filter of system calls allow memfd_create, io_setup, io_submit and io_getevents");
 }
 
 /// By write(2), where there is room.
@@ -36,19 +41,31 @@ bool write_if_room(int fd) {
 
 }  // namespace
 
-AsyncSignal::AsyncSignal() : file_(::open("/dev/null", O_RDONLY | O_CLOEXEC)), process_(::getpid()) {
-  if (!file_ || ::syscall(SYS_io_setup, max_ended, &context_) != 0) context_ = 0;
-  if (context_ != 0 && !works()) ::syscall(SYS_io_destroy, std::exchange(context_, 0));
+Result<std::unique_ptr<AsyncSignal>> AsyncSignal::create() {
+  UniqueFd file(::memfd_create("outboard-signal", MFD_CLOEXEC));
+  if (!file) return denied(Error::from_errno("memfd_create"));
+  aio_context_t context = 0;
+  if (::syscall(SYS_io_setup, max_ended, &context) != 0) {
+    if (errno != EAGAIN) return denied(Error::from_errno("io_setup"));
+    return Error(EAGAIN, "other processes have all of fs.aio-max-nr").cure("raise it with sysctl, or end who has it");
+  }
+  std::unique_ptr<AsyncSignal> made(new AsyncSignal(std::move(file), context));
+  if (const Status works = made->try_out(); !works) return denied(works.error());
+  return made;
 }
 
-AsyncSignal::~AsyncSignal() {
-  if (context_ != 0) ::syscall(SYS_io_destroy, context_);
-}
+AsyncSignal::AsyncSignal(UniqueFd file, aio_context_t context)
+    : file_(std::move(file)), context_(context), process_(::getpid()) {}
+
+AsyncSignal::~AsyncSignal() { ::syscall(SYS_io_destroy, context_); }
 
 /// A filter may allow some of the calls and deny others.
-bool AsyncSignal::works() {
-  const auto event = EventFd::create();
-  return event && submit(event->get()) == 0 && event->drain() == 1 && take_ended() == 1;
+Status AsyncSignal::try_out() {
+  OUTBOARD_TRY(const auto event, EventFd::create());
+  if (const int error = submit(event.get()); error != 0) return Error(error).while_doing("io_submit");
+  if (event.drain() != 1) return Error(ENOTSUP, "io_submit signals no eventfd");
+  if (take_ended() != 1) return Error::from_errno("io_getevents");
+  return {};
 }
 
 int AsyncSignal::submit(int fd) const {
@@ -69,7 +86,6 @@ long AsyncSignal::take_ended() const {
 }
 
 std::optional<bool> AsyncSignal::signal(int fd) {
-  if (context_ == 0) return std::nullopt;
   if (submitted_.fetch_add(1, std::memory_order_relaxed) % take_interval == 0) take_ended();
   int error = submit(fd);
   for (int attempt = 1; error == EAGAIN && attempt < max_attempts; ++attempt) {
@@ -83,9 +99,31 @@ std::optional<bool> AsyncSignal::signal(int fd) {
   return std::nullopt;
 }
 
+SharedAsyncSignal::SharedAsyncSignal(Create create, Clock& clock) : create_(std::move(create)), clock_(clock) {}
+
+AsyncSignal* SharedAsyncSignal::get() {
+  AsyncSignal* const made = made_.load(std::memory_order_acquire);
+  if (made != nullptr) [[likely]]
+    return made;
+  if (clock_.now() < next_attempt_.load(std::memory_order_relaxed) || !make()) return nullptr;
+  return made_.load(std::memory_order_acquire);
+}
+
+Status SharedAsyncSignal::make() {
+  const std::lock_guard lock(mutex_);
+  if (owned_) return {};
+  next_attempt_.store(clock_.now() + pause_between_attempts, std::memory_order_relaxed);
+  OUTBOARD_TRY(owned_, create_());
+  made_.store(owned_.get(), std::memory_order_release);
+  return {};
+}
+
 bool signal_peers_eventfd(int fd) {
-  const auto done = async_signal().signal(fd);
+  AsyncSignal* const async = of_this_process().get();
+  const auto done = async != nullptr ? async->signal(fd) : std::nullopt;
   return done ? *done : write_if_room(fd);
 }
+
+Status prepare_to_signal_peers() { return of_this_process().make(); }
 
 }  // namespace outboard

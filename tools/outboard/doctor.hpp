@@ -27,6 +27,9 @@ std::vector<Finding> examine(const std::string& root = {},
 /// System calls that a kernel may lack or a container deny, and that there is a substitute for.
 Finding system_calls();
 
+/// Whether interrupts can be signalled to clients without waiting (AsyncSignal).
+Finding client_signals();
+
 /// How many mappings a process may have (vm.max_map_count).
 Finding mappings(const std::string& root);
 

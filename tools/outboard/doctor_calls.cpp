@@ -11,6 +11,7 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
+#include <outboard/base/peers_eventfd.hpp>
 #include <tools/outboard/doctor.hpp>
 
 namespace outboard::command {
@@ -29,8 +30,6 @@ struct Call {
 constexpr std::array calls = std::to_array<Call>({
     {"epoll_pwait2", SYS_epoll_pwait2, {-1, 0, 0}},
     {"pidfd_open", SYS_pidfd_open, {0, 0, 0}},
-    {"io_setup", SYS_io_setup, {0, 0, 0}},
-    {"io_submit", SYS_io_submit, {0, 0, 0}},
     {"preadv2", SYS_preadv2, {-1, 0, 0}},
     {"statx", SYS_statx, {-1, 0, -1}},
     {"renameat2", SYS_renameat2, {-1, 0, -1}},
@@ -54,6 +53,20 @@ Finding system_calls() {
   finding.state = State::denied;
   finding.detail = fmt::format("without {}: older calls are used in their place", fmt::join(absent, ", "));
   finding.cure = "a newer kernel; in a container a newer seccomp profile";
+  return finding;
+}
+
+Finding client_signals() {
+  Finding finding{"signals to clients",
+                  "interrupts that no client can make a server wait for",
+                  State::ok,
+                  "by asynchronous I/O",
+                  {}};
+  const auto made = AsyncSignal::create();
+  if (made) return finding;
+  finding.state = made.error().code() == EAGAIN ? State::low : State::denied;
+  finding.detail = fmt::format("a hostile client can hold its server: {}", made.error().message());
+  finding.cure = made.error().cure();
   return finding;
 }
 

@@ -123,6 +123,7 @@ std::vector<Finding> examine(const std::string& root, const std::shared_ptr<vdus
       shared_memory(),
       io_uring(),
       system_calls(),
+      client_signals(),
       device_node(root, "KVM", "guests at full speed", "/dev/kvm",
                   "switch virtualisation on in the firmware, then: modprobe kvm_intel (or kvm_amd)"),
       hugepages(root),

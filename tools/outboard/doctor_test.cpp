@@ -60,6 +60,14 @@ TEST(Doctor, FewMappingsAreLow) {
   EXPECT_EQ(finding(root.path(), "mappings").detail, "262144 in one process");
 }
 
+TEST(Doctor, SignalsThatAClientCanMakeAServerWaitForAreSaid) {
+  EXPECT_EQ(client_signals().state, Finding::State::ok);
+  for (const long call : {SYS_io_setup, SYS_io_submit, SYS_io_getevents}) {
+    outboard::testing::with_calls_denied({call}, EPERM,
+                                         [] { EXPECT_EQ(client_signals().state, Finding::State::denied); });
+  }
+}
+
 TEST(Doctor, SystemCallsThatAreNotThereAreNamed) {
   EXPECT_EQ(system_calls().state, Finding::State::ok);
   for (const int error : {ENOSYS, EPERM}) {
