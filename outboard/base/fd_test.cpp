@@ -6,8 +6,6 @@
 #include <unistd.h>
 
 #include <array>
-#include <chrono>
-#include <future>
 
 #include <gtest/gtest.h>
 
@@ -157,35 +155,6 @@ TEST(Log, DefaultIsSilentAndNamesAreNested) {
   log.debug("below the threshold");
   log.named("server").named("queue 1").warning("{} heads", 3);
   EXPECT_EQ(seen, "server: queue 1: 3 heads");
-}
-
-TEST(Log, LinesToAStderrThatNobodyReadsAreDropped) {
-  std::array<int, 2> ends{};
-  ASSERT_EQ(::pipe2(ends.data(), O_CLOEXEC | O_NONBLOCK), 0);
-  const UniqueFd reader(ends[0]), saved(::fcntl(STDERR_FILENO, F_DUPFD_CLOEXEC, 3));
-  UniqueFd writer(ends[1]);
-  std::array<char, 4096> page{};
-  while (::write(writer.get(), page.data(), page.size()) > 0) {
-  }
-  ASSERT_EQ(::fcntl(writer.get(), F_SETFL, 0), 0);
-  const auto read_all = [&reader, &page] {
-    std::string all;
-    for (ssize_t size = 0; (size = ::read(reader.get(), page.data(), page.size())) > 0;)
-      all.append(page.data(), static_cast<std::size_t>(size));
-    return all;
-  };
-  ::dup2(writer.get(), STDERR_FILENO);
-  const std::future<void> end = std::async(std::launch::async, [] { Log::to_stderr(Level::error).error("lost"); });
-  const bool in_time = end.wait_for(std::chrono::seconds(5)) == std::future_status::ready;
-  read_all();
-  end.wait();
-  Log::to_stderr(Level::error).error("{}", std::string(10'000, 'x'));
-  ::dup2(saved.get(), STDERR_FILENO);
-  EXPECT_TRUE(in_time);
-  const std::string said = read_all();
-  EXPECT_EQ(said.size(), 4096U);
-  EXPECT_EQ(said.substr(0, 18), "outboard: error: x");
-  EXPECT_EQ(said.back(), '\n');
 }
 
 TEST(TempDir, IsRemovedWithWhatIsInIt) {

@@ -22,7 +22,7 @@ class Log {
   explicit Log(Sink sink, Level threshold = Level::info)
       : shared_(std::make_shared<const Shared>(Shared{std::move(sink), threshold})) {}
 
-  /// Lines on stderr, with the level in front.
+  /// Lines on stderr, with the level in front. Nobody waits for their reader: see LineWriter.
   static Log to_stderr(Level threshold);
 
   bool enabled(Level level) const { return shared_ && level >= shared_->threshold; }

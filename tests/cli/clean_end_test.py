@@ -1,5 +1,6 @@
 """How servers and clients start and end."""
 
+import contextlib
 import json
 import os
 import signal
@@ -168,6 +169,22 @@ def test_a_server_whose_line_nobody_reads_serves(test):
                              test.command], pass_fds=(write_end,))
         test.outboard('show', f'vfio-user:{path}', '--wait', '20')
         test.equal(server.stop(), 0, 'the exit status')
+    os.close(write_end)
+
+
+def test_a_server_whose_stdout_is_full_serves(test):
+    read_end, write_end = os.pipe()
+    os.set_blocking(write_end, False)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            os.write(write_end, bytes(4096))
+    os.set_blocking(write_end, True)
+    path = test.sockets / 'full.sock'
+    server = test.start(['bash', '-c', f'exec "$0" serve blk --ram --size 1M --listen vfio-user:{path} >&{write_end}',
+                         test.command], pass_fds=(write_end,))
+    test.outboard('show', f'vfio-user:{path}', '--wait', '20')
+    test.equal(server.stop(), 0, 'the exit status')
+    os.close(read_end)
     os.close(write_end)
 
 

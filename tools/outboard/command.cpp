@@ -9,6 +9,7 @@
 
 #include <fmt/format.h>
 
+#include <outboard/base/line_writer.hpp>
 #include <outboard/base/options.hpp>
 #include <outboard/base/printable.hpp>
 #include <outboard/pci/address.hpp>
@@ -89,6 +90,7 @@ void print_error(const Error& error) {
   std::string shown;
   for (const auto line : std::views::split(text, '\n')) shown += printable(std::string_view(line)) + "\n";
   shown.pop_back();
+  LineWriter::flush_stderr();  // what the log has said comes first
   std::fputs(shown.c_str(), stderr);
 }
 

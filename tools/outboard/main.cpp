@@ -13,10 +13,10 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
+#include <outboard/base/line_writer.hpp>
 #include <outboard/memory/fault_guard.hpp>
 #include <tools/outboard/backend_program.hpp>
 #include <tools/outboard/command.hpp>
-#include <tools/outboard/line_writer.hpp>
 
 namespace outboard::command {
 
@@ -33,7 +33,7 @@ class StderrSink final : public spdlog::sinks::base_sink<std::mutex> {
       line.insert(message.color_range_end, "\033[m");
       line.insert(message.color_range_start, colour_of(message.level));
     }
-    writer_.write(line);
+    LineWriter::of_stderr().write(line);
   }
   void flush_() override {}
 
@@ -50,7 +50,6 @@ class StderrSink final : public spdlog::sinks::base_sink<std::mutex> {
     }
   }
 
-  LineWriter writer_{STDERR_FILENO};
   bool colours_ = spdlog::details::os::is_color_terminal() && spdlog::details::os::in_terminal(stderr);
 };
 

@@ -9,7 +9,7 @@
 
 #include <fmt/format.h>
 
-#include <outboard/base/thread.hpp>
+#include <outboard/base/line_writer.hpp>
 #include <outboard/storage/ending.hpp>
 #include <outboard/targets/target.hpp>
 #include <tools/outboard/hangup_signal.hpp>
@@ -31,12 +31,22 @@ Result<UniqueFd> activated_socket() {
   return UniqueFd(first);
 }
 
-/// For whoever started us: a line on stdout, and on the descriptor that was asked for. A line that nobody can read keeps
-/// nobody from being served.
-Status tell_ready(int ready_fd, std::string_view name, const targets::Service& service, const Log& log) {
+std::string what_is_served(std::string_view name, const targets::Service& service) {
   const std::string what = service.description();
-  const auto told = print(fmt::format("serving {}{}{} on {}\n", name, what.empty() ? "" : " ", what, service.where()));
-  if (!told) log.warning("{}", told.error().message());
+  return fmt::format("{}{}{}", name, what.empty() ? "" : " ", what);
+}
+
+/// stdout, for a line that nobody reads: it keeps nobody from being served.
+Result<std::unique_ptr<LineWriter>> patient_stdout(const Log& log) {
+  UniqueFd copy(fcntl(STDOUT_FILENO, F_DUPFD_CLOEXEC, STDERR_FILENO + 1));
+  if (!copy) return Error::from_errno("duplicating").on("standard output");
+  return std::make_unique<LineWriter>(
+      std::move(copy), [log](const Error& error) { log.warning("{}", Error(error).on("standard output").message()); });
+}
+
+/// For whoever started us: a line on stdout, and on the descriptor that was asked for.
+Status tell_ready(int ready_fd, std::string_view name, const targets::Service& service, LineWriter& out) {
+  out.write(fmt::format("serving {} on {}\n", what_is_served(name, service), service.where()));
   if (ready_fd < 0) return {};
   const UniqueFd ready(ready_fd);
   if (write(ready.get(), "ready\n", 6) != 6)
@@ -45,11 +55,6 @@ Status tell_ready(int ready_fd, std::string_view name, const targets::Service& s
 }
 
 using Verdict = StopSignal::Verdict;
-
-std::string what_is_served(std::string_view name, const targets::Service& service) {
-  const std::string what = service.description();
-  return fmt::format("{}{}{}", name, what.empty() ? "" : " ", what);
-}
 
 /// While it is served, the loop shows that it lives. One that does not come back from a system call would keep the process for
 /// ever.
@@ -64,14 +69,6 @@ void bound_the_service(StopSignal& stop, Duration patience, std::string_view nam
                   .say = say});
 }
 
-/// On a thread of its own: whoever does not read the line must not keep the one that hears the second signal.
-void log_apart(const Log& log, const std::string& text) {
-  auto thread = start_thread("a line", [log, text] {
-    log.warning("{}: all requests are answered; waiting for the kernel, which writes back what it has cached", text);
-  });
-  if (thread) thread->detach();
-}
-
 /// What the device has with its storage uses memory of this process, so that its end waits for it. Storage that hangs would keep
 /// the process for ever. Closing the image is not bounded: no request is left, and the kernel would close it all the same.
 void bound_the_end(StopSignal& stop, Duration patience, std::string_view name, const targets::Service& service,
@@ -79,7 +76,8 @@ void bound_the_end(StopSignal& stop, Duration patience, std::string_view name, c
   const std::string text = what_is_served(name, service);
   const auto verdict = [text, log, told = false]() mutable {
     if (storage::ending() != storage::Ending::closing) return Verdict::end;
-    if (!std::exchange(told, true)) log_apart(log, text);
+    if (!std::exchange(told, true))
+      log.warning("{}: all requests are answered; waiting for the kernel, which writes back what it has cached", text);
     return Verdict::wait;
   };
   const auto say = [text, log] {
@@ -179,7 +177,8 @@ Result<Exit> ServePlace::run(targets::Service& service, std::string_view name, C
   OUTBOARD_TRY(const auto reload,
                service.loop().watch_eventfd(hangup->event(), [&] { look_again(service, context.log); }));
   bound_the_service(context.stop, end_patience, name, service, context.log);
-  const Status served = service.run([&] { return tell_ready(ready_fd, name, service, context.log); });
+  OUTBOARD_TRY(const auto out, patient_stdout(context.log));
+  const Status served = service.run([&] { return tell_ready(ready_fd, name, service, *out); });
   pulse.reset();
   bound_the_end(context.stop, end_patience, name, service, context.log);
   OUTBOARD_CHECK(served);

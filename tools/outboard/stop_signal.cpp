@@ -10,6 +10,7 @@
 #include <chrono>
 #include <csignal>
 
+#include <outboard/base/line_writer.hpp>
 #include <outboard/base/thread.hpp>
 
 namespace outboard::command {
@@ -122,6 +123,7 @@ void StopSignal::say_and_end(const std::shared_ptr<const Bound>& bound) {
   static const EventFd said = EventFd::create().value_or(EventFd());
   auto words = start_thread("the last words", [bound] {
     bound->say();
+    LineWriter::flush_stderr();
     said.signal();
   });
   if (words) {
