@@ -25,6 +25,7 @@ SharedAsyncSignal& of_this_process() {
 }
 
 Error denied(Error error) {
+  if (error.code() != EPERM && error.code() != ENOSYS) return error;
   return std::move(error).cure(
       "have the filter of system calls allow memfd_create, io_setup, io_submit and io_getevents");
 }

@@ -94,15 +94,15 @@ Status Server::State::prepare(pci::FunctionFactory factory) {
     OUTBOARD_TRY(own, Reactor::create({.clock = nullptr, .spin = options.spin}));
     loop = own.get();
   }
-  if (const auto ready = prepare_to_signal_peers(); !ready)
-    options.log.warning("a client that means harm can hold this server, and other clients' devices with it: {}; {}",
-                        ready.error().message(), ready.error().cure());
   client_log = limited(options.log, loop->clock());
   // A driver can break its device as often as it resets it: a rate of its own, which no other client's lines use up.
   OUTBOARD_TRY(function, factory(*loop, limited(options.log, loop->clock())));
   OUTBOARD_TRY(share, process_budget()->join(descriptors_of_a_client(*function)));
   eventfds = std::make_shared<Budget::OpenDescriptors>(share);
   refusals.emplace(*loop, options.stall_deadline, share);
+  if (const auto ready = prepare_to_signal_peers(); !ready)
+    options.log.warning("a client that means harm can hold this server, and other clients' devices with it: {}; {}",
+                        ready.error().message(), ready.error().cure());
   return {};
 }
 
