@@ -83,7 +83,7 @@ Result<EventFd> EventFd::adopt(UniqueFd fd) {
   if (flags < 0 || ::fcntl(fd.get(), F_SETFL, flags | O_NONBLOCK) < 0) {
     return Error::from_errno("making a received eventfd non-blocking");
   }
-  static_cast<void>(prepare_to_signal_peers());  // else each signal looks first
+  [[maybe_unused]] const Status ready = prepare_to_signal_peers();  // else each signal looks first
   return EventFd(std::move(fd), Owner::peer);
 }
 
