@@ -32,11 +32,11 @@ std::optional<dev_t> read_device(const std::string& path) {
 
 std::optional<dev_t> only_device_below(const std::string& sys, dev_t disk) {
   std::error_code none;
-  const std::filesystem::directory_iterator slaves(folder_of(sys, disk) + "/slaves", none);
-  if (none || std::distance(begin(slaves), end(slaves)) != 1) return std::nullopt;
-  const std::filesystem::directory_iterator first(folder_of(sys, disk) + "/slaves", none);
-  if (none || first == end(first)) return std::nullopt;
-  return read_device(first->path().string() + "/dev");
+  std::filesystem::directory_iterator slave(folder_of(sys, disk) + "/slaves", none);
+  if (none || slave == end(slave)) return std::nullopt;
+  const std::string only = slave->path().string();
+  if (slave.increment(none); none || slave != end(slave)) return std::nullopt;
+  return read_device(only + "/dev");
 }
 
 }  // namespace

@@ -171,7 +171,7 @@ struct UringEngine::State {
   unsigned prepared = 0;  // in the ring, not yet told to the kernel
   unsigned in_flight = 0;  // prepared or with the kernel
   unsigned counted = 0;  // of these, begun on the disk
-  unsigned requests = 0;  // that these are for the disk, in *rule.begun
+  unsigned begun = 0;  // requests that these are for the disk, in *rule.begun
   unsigned on_workers = 0;  // likewise, begun on threads of the kernel
   bool delivering = false;
 
@@ -186,10 +186,10 @@ struct UringEngine::State {
       : loop(l), client(c), fds{fd, direct}, rule(std::move(how)) {}
 
   bool prepare(FileOp& op);
-  Start start_of(const FileOp& op);
+  Start start_of(const FileOp& op, unsigned requests);
   unsigned requests_of(const FileOp& op) const;
-  bool has_room(unsigned requests);
-  void count(FileOp& op, Start how);
+  bool has_room(unsigned more);
+  void count(FileOp& op, Start how, unsigned requests);
   void uncount(FileOp& op);
   bool is_cautious();
   void prepare_waiting();
@@ -202,7 +202,7 @@ struct UringEngine::State {
 };
 
 /// What the kernel has threads for in any case is not asked.
-Start UringEngine::State::start_of(const FileOp& op) {
+Start UringEngine::State::start_of(const FileOp& op, unsigned requests) {
   if (rule.where == Submission::on_workers || (op.kind != FileOp::Kind::read && op.kind != FileOp::Kind::write))
     return Start::worker;
   const bool may_miss = op.kind == FileOp::Kind::read && !op.direct;
@@ -213,11 +213,11 @@ Start UringEngine::State::start_of(const FileOp& op) {
       hits = cached == Cached::all ? hits + 1 : 0;
     }
     // The kernel may read ahead for one that is there.
-    if (cached == Cached::all) return has_room(requests_of(op)) ? Start::cached : Start::worker;
+    if (cached == Cached::all) return has_room(requests) ? Start::cached : Start::worker;
     if (cached == Cached::not_all) return Start::worker;
     cache_known = false;
   }
-  return !is_cautious() && has_room(requests_of(op)) ? Start::here : Start::worker;
+  return !is_cautious() && has_room(requests) ? Start::here : Start::worker;
 }
 
 /// How many requests the kernel makes of an operation, with what it reads ahead for it.
@@ -236,21 +236,21 @@ bool UringEngine::State::has_room(unsigned more) {
     const unsigned cached = in_flight - counted;
     const unsigned own = in_flight - std::min(in_flight, ended);
     const unsigned all = rule.begun->load(std::memory_order_relaxed);
-    const unsigned others = all - std::min({all, requests, ended - std::min(ended, cached)});
+    const unsigned others = all - std::min({all, begun, ended - std::min(ended, cached)});
     return own < rule.room && (others == 0 || others + more <= rule.room);
   };
   return fits() || (prepared != 0 && enter() && fits());
 }
 
-/// What begins as `how` says.
-void UringEngine::State::count(FileOp& op, Start how) {
+/// What begins as `how` says, and is so many requests for the disk.
+void UringEngine::State::count(FileOp& op, Start how, unsigned requests) {
   ++in_flight;
   op.on_worker = how == Start::worker;
   if (op.on_worker) ++on_workers;
-  op.requests = how == Start::cached ? 0 : requests_of(op);
+  op.requests = how == Start::cached ? 0 : requests;
   if (op.requests == 0) return;
   ++counted;
-  requests += op.requests;
+  begun += op.requests;
   rule.begun->fetch_add(op.requests, std::memory_order_relaxed);
 }
 
@@ -260,7 +260,7 @@ void UringEngine::State::uncount(FileOp& op) {
   if (op.on_worker) --on_workers;
   if (op.requests == 0) return;
   --counted;
-  requests -= op.requests;
+  begun -= op.requests;
   rule.begun->fetch_sub(op.requests, std::memory_order_relaxed);
 }
 
@@ -279,7 +279,8 @@ bool UringEngine::State::is_cautious() {
 
 bool UringEngine::State::prepare(FileOp& op) {
   if (in_flight >= completion_entries || io_uring_sq_space_left(&ring.get()) == 0) return false;
-  const Start how = start_of(op);
+  const unsigned requests = requests_of(op);
+  const Start how = start_of(op, requests);
   if (how == Start::worker && !workers_bounded && on_workers >= max_workers) return false;
   io_uring_sqe* entry = io_uring_get_sqe(&ring.get());
   const int fd = fixed ? static_cast<int>(op.direct) : fds[op.direct ? 1 : 0];
@@ -309,7 +310,7 @@ bool UringEngine::State::prepare(FileOp& op) {
   if (how == Start::worker) entry->flags |= IOSQE_ASYNC;
   io_uring_sqe_set_data(entry, &op);
   ++prepared;
-  count(op, how);
+  count(op, how, requests);
   return true;
 }
 
@@ -409,7 +410,7 @@ UringEngine::~UringEngine() {
     io_uring_cqe_seen(&state.ring.get(), completion);
     --state.in_flight;
   }
-  state.rule.begun->fetch_sub(state.requests, std::memory_order_relaxed);
+  state.rule.begun->fetch_sub(state.begun, std::memory_order_relaxed);
   // The ring would keep the image open, and locked, for some milliseconds more.
   if (state.fixed) io_uring_unregister_files(&state.ring.get());
 }
