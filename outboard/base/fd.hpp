@@ -47,7 +47,8 @@ bool signal_peers_eventfd(int fd);
 
 /// Makes ready what signal_peers_eventfd() needs, before there is a peer: a client that has another process beside it could use
 /// fs.aio-max-nr up, which is the machine's. Without this call the first descriptor that is adopted does so. An Error says what is
-/// missing, and the cure; it is tried again, once a second at most, while there are events to signal. Any thread.
+/// missing, and the cure; it is tried again with each descriptor that is adopted, and, once a second at most, while there are events
+/// to signal. Any thread.
 Status prepare_to_signal_peers();
 
 /// An eventfd: a counter that one side adds to and the other waits for. All calls may come from any thread, and none

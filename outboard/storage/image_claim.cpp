@@ -40,8 +40,8 @@ std::vector<std::string> claimants_of(const std::string& device) {
   return found;
 }
 
-/// For people: processes with the device, or the disk that it is a partition of, open, one of which may have claimed it. To have a device open is no claim, and
-/// which opener has asked for one the kernel does not tell.
+/// For people: processes with the device, or the disk that it is a partition of, open, one of which may have claimed it. To have a
+/// device open is no claim, and which opener has asked for one the kernel does not tell.
 std::string openers_for_people(const std::string& device) {
   std::vector<std::string> names;
   std::vector<DeviceNode> devices = devices_on_disk(device);

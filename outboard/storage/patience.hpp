@@ -32,8 +32,9 @@ struct Obstacle {
 };
 
 /// Calls `attempt`, and again and more and more seldom as long as that finds an obstacle, until its bound is over. Where
-/// obstacles take turns, the longest bound and that of the last one are the limit. Blocks the calling thread, and says in `log` for what it waits, whenever that is another one. Errors: what `attempt`
-/// says, Obstacle::refusal, ECANCELED (LockPatience::pause has said so).
+/// obstacles take turns, the longest bound and that of the last one are the limit. Blocks the calling thread, and says in `log` for
+/// what it waits, whenever that is another one. Errors: what `attempt` says, Obstacle::refusal, ECANCELED (LockPatience::pause has
+/// said so).
 Status wait_patiently(const std::string& path, const LockPatience& patience, const Log& log,
                       const std::function<Result<std::optional<Obstacle>>()>& attempt);
 

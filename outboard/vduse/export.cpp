@@ -157,9 +157,9 @@ void Export::shut_down(std::move_only_function<void(Status)> done) {
     if (weak.expired()) return done(Error(ECANCELED, "the device is gone"));
     stopped(std::move(rested), std::move(done));
   };
+  // A queue that is off and late has been told to discard before, and takes no drain.
   core_->stop(virtio::StopMode::drain,
               [this, weak = std::weak_ptr(self_), end = std::move(end)](Status rested) mutable {
-    // A queue that is off and late has been told to discard before.
                 const bool discards = !rested && rested.error().code() == ECANCELED;
                 if (discards && !weak.expired()) return core_->stop(virtio::StopMode::discard, std::move(end));
                 end(std::move(rested));

@@ -79,8 +79,8 @@ class Server {
   /// that is not this one's (another type, other features, a journal of something else), and nothing has been done to it.
   /// ESTALE: a driver uses the device that a dead server left, with other storage behind it than this one has, or with more of
   /// it, or with storage that ended with that server (StorageIdentity); or that storage is accepted, and it cannot be known
-  /// whether the kernel still carries out requests on the other one (EBUSY: it does). EDEADLK: the storage, or the journal, is on the disk that
-  /// is to be served.
+  /// whether the kernel still carries out requests on the other one (EBUSY: it does). EDEADLK: the storage, or the journal, is on
+  /// the disk that is to be served.
   /// Otherwise what the device, Control, open_node or the journal say. With an error nothing is left behind that was not
   /// there before.
   static Result<Server> create(DeviceFactory factory, Options options);

@@ -9,7 +9,7 @@
 #include <outboard/testing/temp_dir.hpp>
 #include <outboard/testing/vfio_user_client_fixture.hpp>
 
-// Messages: rows of the checklist in the vfio-user notes, section 7.3, that a client has to keep.
+// Messages: rows of docs/spec-map.md (VU) that a client has to keep.
 
 namespace outboard::vfio_user {
 namespace {

@@ -9,7 +9,7 @@
 #include <outboard/vfio_user/negotiation.hpp>
 #include <outboard/vfio_user/session.hpp>
 
-// Rows of the checklist in the vfio-user notes, section 7.3, that concern the connection as a whole.
+// Rows of docs/spec-map.md (VU) that concern the connection as a whole.
 
 namespace outboard::vfio_user {
 namespace {

@@ -12,7 +12,7 @@
 #include <outboard/testing/own_mappings.hpp>
 #include <outboard/testing/vfio_user_server_fixture.hpp>
 
-// Rows of the checklist in the vfio-user notes, section 7.3, that concern memory.
+// Rows of docs/spec-map.md (VU) that concern memory.
 
 namespace outboard::vfio_user {
 namespace {

@@ -3,7 +3,7 @@
 
 #include <outboard/testing/vfio_user_server_fixture.hpp>
 
-// Rows of the checklist in the vfio-user notes, section 7.3, that concern what a client asks about the device.
+// Rows of docs/spec-map.md (VU) that concern what a client asks about the device.
 
 namespace outboard::vfio_user {
 namespace {

@@ -5,8 +5,8 @@
 #include <outboard/testing/hostile_eventfd.hpp>
 #include <outboard/testing/vfio_user_server_fixture.hpp>
 
-// Rows of the checklist in the vfio-user notes, section 7.3, that concern interrupts, and every valid combination of
-// SET_IRQS (section 4.3).
+// Rows of docs/spec-map.md (VU) that concern interrupts, and every valid combination of
+// SET_IRQS.
 
 namespace outboard::vfio_user {
 namespace {

@@ -1,6 +1,6 @@
 #include <outboard/testing/vfio_user_server_fixture.hpp>
 
-// Rows of the checklist in the vfio-user notes, section 7.3, that concern register accesses.
+// Rows of docs/spec-map.md (VU) that concern register accesses.
 
 namespace outboard::vfio_user {
 namespace {

@@ -49,8 +49,8 @@ struct DeviceCore::State final : QueueOwner, std::enable_shared_from_this<Device
     Phase phase = Phase::at_rest;
     StopMode stop_mode = StopMode::drain;  ///< of the stop that is under way
     bool goes_on = false;  ///< it is late for its drain, which has been given up: it goes on once it has come to rest
-    std::uint64_t stop_calls =
-        0;  ///< of stop_queue(): who undoes its own stop sees whether somebody else wants one too
+    /// Calls of stop_queue(): who undoes its own stop sees whether somebody else wants one too.
+    std::uint64_t stop_calls = 0;
     std::shared_ptr<DeviceQueue> engine;
     memory::AddressMap* memory = nullptr;
     Loop* loop = nullptr;
