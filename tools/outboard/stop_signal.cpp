@@ -9,6 +9,7 @@
 #include <array>
 #include <chrono>
 #include <csignal>
+#include <utility>
 
 #include <outboard/base/line_writer.hpp>
 #include <outboard/base/thread.hpp>
@@ -26,6 +27,8 @@ sigset_t stop_signals() {
 }
 
 constexpr Duration pause_of_the_end = std::chrono::seconds(1);
+
+Duration last_stretch(Duration patience) { return std::max(patience / 5, Duration(1)); }
 
 }  // namespace
 
@@ -97,8 +100,10 @@ void StopSignal::set_timer(Duration time) const {
 /// Under the mutex.
 void StopSignal::start_timer() {
   if (!bound_) return;
+  in_last_stretch_ = false;
   const bool runs = bound_->start == Start::now || requested();
-  set_timer(runs ? std::max(bound_->patience, Duration(1)) : Duration::zero());
+  const Duration patience = bound_->patience;
+  set_timer(runs ? std::max(patience - last_stretch(patience), Duration(1)) : Duration::zero());
 }
 
 void StopSignal::bound_end(Bound bound) {
@@ -133,7 +138,8 @@ void StopSignal::say_and_end(const std::shared_ptr<const Bound>& bound) {
   _exit(1);
 }
 
-/// Nothing is called under the mutex, which others would wait for.
+/// In two parts, so that a process that was stopped does not find on waking that its time is over, before it could show that it
+/// lives. Nothing is called under the mutex, which others would wait for.
 void StopSignal::time_is_over() {
   std::shared_ptr<const Bound> bound;
   {
@@ -145,10 +151,13 @@ void StopSignal::time_is_over() {
     bound = bound_;
     set_timer(pause_of_the_end);
   }
-  if (bound->verdict() != Verdict::end) return;
+  const Verdict verdict = bound->verdict();
+  if (verdict == Verdict::wait) return;
   {
     const std::lock_guard lock(mutex_);
     if (bound_ != bound) return;
+    if (verdict == Verdict::anew) return start_timer();
+    if (!std::exchange(in_last_stretch_, true)) return set_timer(last_stretch(bound->patience));
   }
   say_and_end(bound);
 }

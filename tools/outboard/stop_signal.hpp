@@ -18,7 +18,7 @@ namespace outboard::command {
 /// any other thread: they inherit that the signals are blocked.
 class StopSignal {
  public:
-  enum class Verdict : std::uint8_t { end, wait };
+  enum class Verdict : std::uint8_t { end, wait, anew };
   enum class Start : std::uint8_t { at_signal, now };
 
   static Result<std::unique_ptr<StopSignal>> create();
@@ -37,8 +37,11 @@ class StopSignal {
   /// What bounds the end of a process.
   struct Bound {
     Start start;  ///< at_signal: the first one, or request(); now, if that has come
+    /// The last fifth of it runs even where the rest passed while the process itself was stopped (SIGSTOP): whoever is at work
+    /// has that long to show it.
     Duration patience;
-    /// Asked when the time has passed: `wait` has it asked again after a second.
+    /// Asked before the last fifth of the time, and when all has passed: `wait` has it asked again after a second, `anew` has all
+    /// the time run once more.
     std::function<Verdict()> verdict;
     /// Called before the process ends, on a thread of its own: if it does not return, the process ends a second later.
     std::function<void()> say;
@@ -68,7 +71,9 @@ class StopSignal {
   std::atomic<bool> requested_{false};
 
   std::mutex mutex_;
-  std::shared_ptr<const Bound> bound_;  ///< guarded by mutex_
+  // Guarded by mutex_.
+  std::shared_ptr<const Bound> bound_;
+  bool in_last_stretch_ = false;
 
   std::thread thread_;
 };

@@ -129,14 +129,60 @@ TEST(StopSignal, WaitsAsLongAsTheVerdictIsTo) {
         stop.bound_end({Start::now, Duration(0),
                         [&stuck, asked = 0]() mutable {
                           stuck.say('a');
-                          return ++asked == 2 ? Verdict::end : Verdict::wait;
+                          return ++asked >= 2 ? Verdict::end : Verdict::wait;
                         },
                         [&] { stuck.say('w'); }});
         Stuck::wait();
       },
       nothing);
   EXPECT_TRUE(end.is_exit(1)) << end.status;
-  EXPECT_EQ(end.said, "aaw");
+  EXPECT_EQ(end.said, "aaaw");
+}
+
+// As `docker pause` does with it: the time goes on, and whoever is at work could not show it.
+TEST(StopSignal, LeavesAProcessThatWasStoppedItselfTheTimeToShowThatItLives) {
+  static constexpr Duration patience = std::chrono::seconds(5);
+  int ends[2];
+  ASSERT_EQ(::pipe2(ends, O_CLOEXEC), 0);
+  const UniqueFd awake(ends[0]);
+  UniqueFd wake(ends[1]);
+  const End end = end_of_a_process(
+      [&](StopSignal& stop, const Stuck& stuck) {
+        wake.reset();
+        stop.bound_end({Start::now, patience, [] { return Verdict::end; }, [&] { stuck.say('w'); }});
+        stuck.say('r');
+        for (char letter = 0; ::read(awake.get(), &letter, 1) == 1;) stop.show_life();
+        ::_exit(0);
+      },
+      [&](pid_t pid) {
+        int status = 0;
+        ::kill(pid, SIGSTOP);
+        EXPECT_EQ(::waitpid(pid, &status, WUNTRACED), pid);
+        EXPECT_FALSE(wait_readable(awake.get(), Clock::system().now() + patience));
+        ::kill(pid, SIGCONT);
+        EXPECT_FALSE(wait_readable(awake.get(), Clock::system().now() + patience / 50)) << "it has seen the time";
+        static_cast<void>(!::write(wake.get(), "l", 1));
+        wake.reset();
+      });
+  EXPECT_TRUE(end.is_exit(0)) << end.status;
+  EXPECT_EQ(end.said, "");
+}
+
+TEST(StopSignal, BeginsAnewWhereTheVerdictSaysSo) {
+  const End end = end_of_a_process(
+      [](StopSignal& stop, const Stuck& stuck) {
+        stuck.say('r');
+        stop.bound_end({Start::now, Duration(0),
+                        [&stuck, asked = 0]() mutable {
+                          stuck.say('a');
+                          return ++asked >= 2 ? Verdict::end : Verdict::anew;
+                        },
+                        [&] { stuck.say('w'); }});
+        Stuck::wait();
+      },
+      nothing);
+  EXPECT_TRUE(end.is_exit(1)) << end.status;
+  EXPECT_EQ(end.said, "aaaw");
 }
 
 bool all_threads_sleep(pid_t pid) {
