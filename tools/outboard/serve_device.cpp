@@ -19,6 +19,7 @@ void add_device_words(CLI::App& verb, ServeArguments& arguments, bool on_vduse) 
 Result<Exit> serve_device(const ServeArguments& arguments, const std::string& example, Context& context) {
   const auto& [entry, words, place] = arguments;
   OUTBOARD_TRY(auto socket, place.socket(example));
+  place.bound_start(entry->name, context);
   OUTBOARD_TRY(const auto service,
                targets::serve(*entry, words, place.listener, place.options(context, std::move(socket))));
   return place.run(*service, entry->name, context);

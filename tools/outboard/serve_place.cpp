@@ -12,6 +12,7 @@
 #include <outboard/base/line_writer.hpp>
 #include <outboard/storage/ending.hpp>
 #include <outboard/targets/target.hpp>
+#include <tools/outboard/end_verdict.hpp>
 #include <tools/outboard/hangup_signal.hpp>
 
 namespace outboard::command {
@@ -70,15 +71,15 @@ void bound_the_service(StopSignal& stop, Duration patience, std::string_view nam
 }
 
 /// What the device has with its storage uses memory of this process, so that its end waits for it. Storage that hangs would keep
-/// the process for ever. Closing the image is not bounded: no request is left, and the kernel would close it all the same.
+/// the process for ever.
 void bound_the_end(StopSignal& stop, Duration patience, std::string_view name, const targets::Service& service,
                    const Log& log) {
   const std::string text = what_is_served(name, service);
-  const auto verdict = [text, log, told = false]() mutable {
-    if (storage::ending() != storage::Ending::closing) return Verdict::end;
-    if (!std::exchange(told, true))
+  const auto verdict = [text, log, verdict = EndVerdict(), told = false]() mutable {
+    const Verdict one = verdict();
+    if (one == Verdict::wait && !std::exchange(told, true))
       log.warning("{}: all requests are answered; waiting for the kernel, which writes back what it has cached", text);
-    return Verdict::wait;
+    return one;
   };
   const auto say = [text, log] {
     if (storage::ending() == storage::Ending::requests) {
@@ -163,6 +164,16 @@ Result<UniqueFd> ServePlace::socket(const std::string& example) const {
 targets::ServeOptions ServePlace::options(const Context& context, UniqueFd socket) const {
   const std::chrono::duration<double> wait(unplug_wait_seconds);
   return {.log = context.log, .socket = std::move(socket), .unplug_wait = std::chrono::duration_cast<Duration>(wait)};
+}
+
+// An image whose open() hangs would keep the process for ever.
+void ServePlace::bound_start(std::string_view name, Context& context) const {
+  const auto say = [name = std::string(name), log = context.log] {
+    log.error("{}: ends although its start has not: a system call does not come back, as with storage that hangs",
+              name);
+  };
+  context.stop.bound_end(
+      {.start = StopSignal::Start::at_signal, .patience = end_patience, .verdict = EndVerdict(), .say = say});
 }
 
 Result<Exit> ServePlace::run(targets::Service& service, std::string_view name, Context& context) const {
