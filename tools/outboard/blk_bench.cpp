@@ -113,6 +113,7 @@ void Bench::next(Slot& slot, TimePoint now) {
 
 void Bench::completed(Slot& slot) {
   --in_flight_;
+  session_.ended(slot.io);
   const TimePoint now = Clock::system().now();
   if (slot.io.error != 0)
     return fail(DiskSession::io_error(slot.io.error, arguments_.writes() ? "writing" : "reading"));

@@ -2,7 +2,7 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <array>
+#include <climits>
 #include <cstring>
 
 #include <fmt/format.h>
@@ -38,6 +38,18 @@ Bytes wanted_part(const Transfer::Piece& piece, std::uint64_t begin, std::uint64
   return Bytes(piece.bytes).subspan(first, last - first);
 }
 
+/// To stdout. Whoever does not read it does not keep us from hearing a signal.
+Status put_out(DiskSession& session, std::string_view bytes) {
+  while (!bytes.empty()) {
+    OUTBOARD_CHECK(session.wait_for(STDOUT_FILENO, POLLOUT));
+    // So much a pipe takes that says it has room.
+    const auto part = bytes.substr(0, PIPE_BUF);
+    OUTBOARD_CHECK(print(part));
+    bytes.remove_prefix(part.size());
+  }
+  return {};
+}
+
 Result<Exit> read(const ReadArguments& arguments, Context& context) {
   if (isatty(STDOUT_FILENO) == 1 && !arguments.force)
     return usage_error("the bytes of the disk are not printed on a terminal",
@@ -56,7 +68,7 @@ Result<Exit> read(const ReadArguments& arguments, Context& context) {
                                [&](const Transfer::Piece& piece) -> Status {
                                  const Bytes bytes = wanted_part(piece, begin, end);
                                  progress.at(piece.offset + piece.bytes.size() - first);
-                                 return print({reinterpret_cast<const char*>(bytes.data()), bytes.size()});
+                                 return put_out(*session, {reinterpret_cast<const char*>(bytes.data()), bytes.size()});
                                }));
   return Exit::done;
 }
@@ -74,7 +86,6 @@ class Input {
  private:
   Result<std::size_t> fill(MutableBytes into);
   Status complete_block(std::uint64_t offset, MutableBytes block, MutableBytes keep_from_input);
-  Status wait() const;
   std::uint64_t left() const { return limit_ ? *limit_ - written() : UINT64_MAX; }
 
   DiskSession& session_;
@@ -83,23 +94,11 @@ class Input {
   bool ended_ = false;
 };
 
-/// Until there is input. What is in flight is looked after meanwhile.
-Status Input::wait() const {
-  std::array<pollfd, 3> fds{
-      {{STDIN_FILENO, POLLIN, 0}, {session_.stop().fd(), POLLIN, 0}, {session_.loop_fd(), POLLIN, 0}}};
-  while (true) {
-    if (poll(fds.data(), fds.size(), -1) < 0) continue;
-    if (fds[1].revents != 0) return StopSignal::interrupted();
-    if (fds[2].revents != 0) OUTBOARD_CHECK(session_.process());
-    if (fds[0].revents != 0) return {};
-  }
-}
-
 /// As much as there is until end of file, or all of `into`.
 Result<std::size_t> Input::fill(MutableBytes into) {
   std::size_t done = 0;
   while (done < into.size() && !ended_) {
-    OUTBOARD_CHECK(wait());
+    OUTBOARD_CHECK(session_.wait_for(STDIN_FILENO, POLLIN));
     const ssize_t count = ::read(STDIN_FILENO, into.data() + done, into.size() - done);
     if (count < 0 && (errno == EINTR || errno == EAGAIN)) continue;
     if (count < 0) return Error::from_errno("reading").on("standard input");

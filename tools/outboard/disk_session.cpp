@@ -1,10 +1,14 @@
 #include <tools/outboard/disk_session.hpp>
 
+#include <poll.h>
+
+#include <array>
+
 #include <fmt/format.h>
 
 #include <outboard/base/options.hpp>
-#include <outboard/storage/ending.hpp>
 #include <outboard/virtio_pci/transport.hpp>
+#include <tools/outboard/end_verdict.hpp>
 #include <tools/outboard/text.hpp>
 
 namespace outboard::command {
@@ -12,8 +16,11 @@ namespace outboard::command {
 Result<std::unique_ptr<DiskSession>> DiskSession::open(const TargetArguments& target, Context& context,
                                                        blk::Driver::Options options, Duration end_patience) {
   std::unique_ptr<DiskSession> session(new DiskSession(context.stop, end_patience));
+  session->in_this_process_ = target.target.starts_with("local:");
+  session->bound_end(StopSignal::Start::at_signal, target.target, "ends although the device has not been opened");
   OUTBOARD_TRY(session->reactor_, Reactor::create());
   OUTBOARD_TRY(session->handle_, target.open(context));
+  session->bound_end(StopSignal::Start::at_signal, session->handle_->name(), session->words_of_end());
   options.loop = session->reactor_.get();
   options.log = context.log;
   OUTBOARD_TRY(auto transport, virtio_pci::Transport::open(*session->handle_));
@@ -24,21 +31,28 @@ Result<std::unique_ptr<DiskSession>> DiskSession::open(const TargetArguments& ta
 }
 
 DiskSession::~DiskSession() {
-  if (!handle_) return;
-  // Closing the image is not bounded: no request is left, and the kernel would close it all the same.
-  const auto verdict = [] {
-    return storage::ending() == storage::Ending::closing ? StopSignal::Verdict::wait : StopSignal::Verdict::end;
-  };
-  const auto say = [name = handle_->name()] {
-    print_error(Error(ETIMEDOUT,
-                      "ends although not all requests have been answered. What the kernel still carries out keeps the "
-                      "image locked until it has ended")
-                    .on(name));
-  };
-  stop_.bound_end({.start = StopSignal::Start::now, .patience = end_patience_, .verdict = verdict, .say = say});
+  if (handle_) bound_end(StopSignal::Start::now, handle_->name(), words_of_end());
   driver_.reset();
   handle_.reset();
   stop_.unbound();  // what the verb does afterwards takes its time
+}
+
+std::string_view DiskSession::words_of_end() const {
+  return in_this_process_
+             ? "ends although not all requests have been answered. What the kernel still carries out keeps the "
+               "image locked until it has ended"
+             : "ends although not all requests have been answered";
+}
+
+void DiskSession::bound_end(StopSignal::Start start, const std::string& name, std::string_view what) const {
+  const auto say = [name, what = std::string(what)] { print_error(Error(ETIMEDOUT, what).on(name)); };
+  stop_.bound_end({.start = start, .patience = end_patience_, .verdict = EndVerdict(), .say = say});
+}
+
+void DiskSession::ended(const blk::Io& io) {
+  // With any other error the driver has given up, or the device has gone.
+  const bool is_answered = io.error == 0 || io.error == EIO;
+  if (is_answered && stop_.requested()) stop_.show_life();
 }
 
 Status DiskSession::pump(Duration most) {
@@ -53,6 +67,16 @@ Status DiskSession::pump_regardless(Duration most) {
 
 Status DiskSession::process() { return reactor_->process(); }
 
+Status DiskSession::wait_for(int fd, short events) {
+  std::array<pollfd, 3> fds{{{fd, events, 0}, {stop_.fd(), POLLIN, 0}, {reactor_->fd(), POLLIN, 0}}};
+  while (true) {
+    if (poll(fds.data(), fds.size(), -1) < 0) continue;
+    if (fds[1].revents != 0) return StopSignal::interrupted();
+    if (fds[2].revents != 0) OUTBOARD_CHECK(process());
+    if (fds[0].revents != 0) return {};
+  }
+}
+
 Status DiskSession::run(blk::Io& io) {
   bool done = false;
   io.context = &done;
@@ -66,6 +90,7 @@ Status DiskSession::run(blk::Io& io) {
     if (!pumped) abandon();
     if (!pumped) return pumped;
   }
+  ended(io);
   if (io.error != 0) return Error(io.error);
   return {};
 }

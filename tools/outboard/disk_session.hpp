@@ -2,6 +2,8 @@
 
 #include <memory>
 #include <optional>
+#include <string>
+#include <string_view>
 #include <vector>
 
 #include <outboard/base/reactor.hpp>
@@ -13,8 +15,9 @@ namespace outboard::command {
 
 /// A disk that is being driven: the function, a loop, and the driver on it. One thread.
 ///
-/// Its end waits for what a device in this process has in flight, which uses memory of the process. Storage that hangs would
-/// keep the process for ever, so the process ends when that takes longer than `end_patience`, with a line on stderr.
+/// Its end waits for what is in flight, which uses memory of the process. A device that does not answer would keep the process
+/// for ever. So the process ends, with a line on stderr, when `end_patience` passes without an answer after a signal, or when
+/// the end takes longer than that.
 class DiskSession {
  public:
   static constexpr Duration usual_end_patience = std::chrono::seconds(10);
@@ -35,10 +38,12 @@ class DiskSession {
   Status pump(Duration most = std::chrono::milliseconds(100));
   /// The same whether or not somebody wants us to end: for what is in flight.
   Status pump_regardless(Duration most = std::chrono::milliseconds(100));
-  /// Readable when process() has something to do.
-  int loop_fd() const { return reactor_->fd(); }
   /// Does what can be done now.
   Status process();
+  /// Waits until `events` (of poll(2)) are there on `fd`; what is in flight is looked after meanwhile. Ctrl-C: ECANCELED.
+  Status wait_for(int fd, short events);
+  /// To be told of each request that has ended: what is answered is waited for, also after a signal.
+  void ended(const blk::Io& io);
 
   /// Gives the disk up: what is in flight ends with ECANCELED, from inside this call. For when the loop fails, while what
   /// was submitted is still there. The driver cannot be used afterwards.
@@ -55,10 +60,13 @@ class DiskSession {
 
  private:
   DiskSession(StopSignal& stop, Duration end_patience) : stop_(stop), end_patience_(end_patience) {}
+  std::string_view words_of_end() const;
+  void bound_end(StopSignal::Start start, const std::string& name, std::string_view what) const;
 
   // In this order: the driver is destroyed first, the loop last.
   StopSignal& stop_;
   Duration end_patience_;
+  bool in_this_process_ = false;
   std::unique_ptr<Reactor> reactor_;
   std::unique_ptr<pci::Handle> handle_;
   std::optional<blk::Driver> driver_;

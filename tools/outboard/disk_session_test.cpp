@@ -14,6 +14,7 @@
 #include <gtest/gtest.h>
 
 #include <outboard/testing/held_file_system.hpp>
+#include <tools/outboard/transfer.hpp>
 
 namespace outboard::command {
 namespace {
@@ -40,23 +41,47 @@ void drive(const HeldFileSystem& storage, const std::string& engine) {
   ::_exit(0);
 }
 
+/// Copies from a disk of its own process whose storage holds the reads, and gets SIGTERM then. Ends the process.
+void copy_until_told_to_end(const HeldFileSystem& storage, const std::string& engine) {
+  const auto stop = StopSignal::create().value();
+  Context context{.log = Log(), .stop = *stop};
+  const TargetArguments target{.target = "local:blk,image=" + storage.disk() + ",engine=" + engine};
+  {
+    auto session = DiskSession::open(target, context, {}, std::chrono::milliseconds(100)).value();
+    const auto transfer = Transfer::create(*session, blk::Io::Kind::read, {.depth = 2, .piece = 4096}).value();
+    std::thread teller([&storage] {
+      while (storage.holding() == 0 && !storage.gave_up()) std::this_thread::yield();
+      ::kill(::getpid(), SIGTERM);
+    });
+    teller.detach();
+    Walk walk(0, 1 << 20);
+    static_cast<void>(transfer->run([&](Transfer::Piece& piece) -> Result<bool> { return walk.next(piece); },
+                                    [](const Transfer::Piece&) -> Status { return {}; }));
+  }
+  ::_exit(0);
+}
+
 TEST(DiskSession, BoundsNothingOnceItHasEnded) {
   const pid_t pid = ::fork();
   if (pid == 0) {
     const auto stop = StopSignal::create().value();
     Context context{.log = Log(), .stop = *stop};
     const TargetArguments target{.target = "local:blk,ram,size=1M"};
-    DiskSession::open(target, context, {}, std::chrono::milliseconds(1)).value().reset();
-    ::_exit(stop->pause(std::chrono::milliseconds(100)) ? 0 : 2);  // 1: the bound was still there
+    DiskSession::open(target, context, {}, std::chrono::milliseconds(200)).value().reset();
+    ::_exit(stop->pause(std::chrono::milliseconds(300)) ? 0 : 2);  // 1: the bound was still there
   }
   int status = 0;
   EXPECT_EQ(::waitpid(pid, &status, 0), pid);
   EXPECT_TRUE(WIFEXITED(status) && WEXITSTATUS(status) == 0) << status;
 }
 
-class ADiskOfThisProcess : public ::testing::TestWithParam<const char*> {};
+class ADiskOfThisProcess : public ::testing::TestWithParam<const char*> {
+ protected:
+  using Drive = void (*)(const HeldFileSystem& storage, const std::string& engine);
+  static void is_ended_by_its_bound(Drive drive);
+};
 
-TEST_P(ADiskOfThisProcess, WhoseStorageHangsKeepsNoProcess) {
+void ADiskOfThisProcess::is_ended_by_its_bound(Drive drive) {
   auto made = HeldFileSystem::create(1 << 20);
   if (!made) GTEST_SKIP() << "no FUSE file system here: " << made.error().message();
   HeldFileSystem& storage = **made;
@@ -81,6 +106,13 @@ TEST_P(ADiskOfThisProcess, WhoseStorageHangsKeepsNoProcess) {
   int status = 0;
   EXPECT_EQ(::waitpid(pid, &status, 0), pid);
   EXPECT_TRUE(WIFEXITED(status) && WEXITSTATUS(status) == 1) << status;
+}
+
+TEST_P(ADiskOfThisProcess, WhoseStorageHangsKeepsNoProcess) { is_ended_by_its_bound(drive); }
+
+// The driver's deadline comes much later; the file system gives up before it.
+TEST_P(ADiskOfThisProcess, WhoseStorageHangsInATransferKeepsNoProcessAfterASignal) {
+  is_ended_by_its_bound(copy_until_told_to_end);
 }
 
 INSTANTIATE_TEST_SUITE_P(Engines, ADiskOfThisProcess, ::testing::Values("io_uring", "pool"),

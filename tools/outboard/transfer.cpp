@@ -12,6 +12,7 @@ Result<std::unique_ptr<Transfer>> Transfer::create(DiskSession& session, blk::Io
   const std::uint32_t size = std::max(options.piece / block, 1u) * block;
   transfer->slots_ = std::vector<Slot>(options.depth);
   for (auto& slot : transfer->slots_) {
+    slot.session = &session;
     OUTBOARD_TRY(slot.buffer, session.driver().dma().allocate(size));
   }
   return transfer;
@@ -28,7 +29,11 @@ Result<bool> Transfer::issue(const Source& source) {
   slot.io.sector = blk::Sector{slot.piece.offset / blk::sector_size};
   slot.io.data = {&slot.element, 1};
   slot.io.context = &slot;
-  slot.io.done = [](blk::Io& io) { static_cast<Slot*>(io.context)->done = true; };
+  slot.io.done = [](blk::Io& io) {
+    auto& ended = *static_cast<Slot*>(io.context);
+    ended.done = true;
+    ended.session->ended(io);
+  };
   slot.done = false;
   if (auto submitted = session_.driver().queue(0).submit(slot.io); !submitted) {
     slot.done = true;
@@ -69,7 +74,7 @@ Status Transfer::run(const Source& source, const Sink& sink) {
   return done;
 }
 
-/// The device may still use the buffers. The driver's deadline bounds this.
+/// The device may still use the buffers. The driver's deadline bounds this, and from a signal on the session.
 void Transfer::wait_for_all() {
   while (session_.driver().queue(0).in_flight() != 0) {
     if (!session_.pump_regardless()) return session_.abandon();

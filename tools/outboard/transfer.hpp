@@ -34,6 +34,7 @@ class Transfer {
 
  private:
   struct Slot {
+    DiskSession* session = nullptr;
     blk::Io io;
     memory::DmaBuffer buffer;
     virtio::Element element;
