@@ -1,6 +1,7 @@
 """How servers and clients start and end."""
 
 import contextlib
+import fcntl
 import json
 import os
 import signal
@@ -138,6 +139,18 @@ def test_ctrl_c_ends_a_write_that_waits_for_input(test):
     test.true('interrupted' in client.output(), f'it says {client.output()}')
     os.close(write_end)
     os.close(read_end)
+
+
+def test_ctrl_c_ends_a_read_into_a_pipe_that_nobody_reads(test):
+    read_end, write_end = os.pipe()
+    client = test.start(['bash', '-c', f'exec "$0" blk read local:blk,ram,size=4M >&{write_end}', test.command],
+                        pass_fds=(write_end,))
+    harness.wait_until(lambda: unread(read_end) == fcntl.fcntl(read_end, fcntl.F_GETPIPE_SZ), 20, 'the pipe to be full')
+    client.signal(signal.SIGINT)
+    test.equal(client.wait(), 1, 'the exit status')
+    test.true('interrupted' in client.output(), f'it says {client.output()}')
+    os.close(read_end)
+    os.close(write_end)
 
 
 def test_a_second_ctrl_c_or_sigterm_ends_at_once(test):

@@ -1,8 +1,10 @@
 #include <poll.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <climits>
+#include <cstdint>
 #include <cstring>
 
 #include <fmt/format.h>
@@ -38,12 +40,18 @@ Bytes wanted_part(const Transfer::Piece& piece, std::uint64_t begin, std::uint64
   return Bytes(piece.bytes).subspan(first, last - first);
 }
 
+/// How much a write to stdout takes at once of what poll(2) has said there is room for. A file takes all.
+std::size_t most_at_once() {
+  struct stat out{};
+  return fstat(STDOUT_FILENO, &out) == 0 && S_ISREG(out.st_mode) ? SIZE_MAX : PIPE_BUF;
+}
+
 /// To stdout. Whoever does not read it does not keep us from hearing a signal.
 Status put_out(DiskSession& session, std::string_view bytes) {
+  const std::size_t most = most_at_once();
   while (!bytes.empty()) {
     OUTBOARD_CHECK(session.wait_for(STDOUT_FILENO, POLLOUT));
-    // So much a pipe takes that says it has room.
-    const auto part = bytes.substr(0, PIPE_BUF);
+    const auto part = bytes.substr(0, most);
     OUTBOARD_CHECK(print(part));
     bytes.remove_prefix(part.size());
   }

@@ -75,8 +75,8 @@ TEST(DiskSession, BoundsNothingOnceItHasEnded) {
     const auto stop = StopSignal::create().value();
     Context context{.log = Log(), .stop = *stop};
     const TargetArguments target{.target = "local:blk,ram,size=1M"};
-    DiskSession::open(target, context, {}, std::chrono::milliseconds(200)).value().reset();
-    ::_exit(stop->pause(std::chrono::milliseconds(300)) ? 0 : 2);  // 1: the bound was still there
+    DiskSession::open(target, context, {}, std::chrono::seconds(1)).value().reset();
+    ::_exit(stop->pause(std::chrono::milliseconds(1500)) ? 0 : 2);  // 1: the bound was still there
   }
   int status = 0;
   EXPECT_EQ(::waitpid(pid, &status, 0), pid);
