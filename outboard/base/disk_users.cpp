@@ -54,6 +54,7 @@ std::string unescaped(const std::string& text) {
 struct Mount {
   std::string number;  ///< of the file system; some have one of their own
   std::string point;
+  std::string type;
   std::string source;
 };
 
@@ -66,8 +67,9 @@ void read_mounts(const fs::path& mountinfo, std::vector<Mount>& mounts) {
     fields >> id >> parent >> number >> root >> point;
     while (fields >> word && word != "-") {
     }
-    fields >> word >> source;
-    mounts.push_back({number, unescaped(point), unescaped(source)});
+    std::string type;
+    fields >> type >> source;
+    mounts.push_back({number, unescaped(point), type, unescaped(source)});
   }
 }
 
@@ -107,15 +109,30 @@ const Mount* mount_of(const std::string& path, const std::vector<Mount>& mounts)
   return found;
 }
 
-enum class Partitions : unsigned char { included, left_out };
+bool is_node(const DeviceNode& device, const std::string& path) { return path == "/dev/" + device.name; }
+
+/// proc(5), /proc/swaps: the first field is the path.
+std::vector<std::string> swaps(const fs::path& proc) {
+  std::vector<std::string> paths;
+  std::ifstream file(proc / "swaps");
+  for (std::string line; std::getline(file, line);)
+    paths.push_back(unescaped(line.substr(0, line.find_first_of(" \t"))));
+  return paths;
+}
+
+bool is_partition(const fs::path& folder) {
+  std::error_code hidden;
+  return fs::exists(folder / "partition", hidden);
+}
+
+std::string backing_file(const fs::path& loop) { return first_line(loop / "loop" / "backing_file"); }
 
 /// What stands on one disk.
 class Stack {
  public:
-  Stack(std::string_view disk, const std::string& sysfs, const std::string& proc,
-        Partitions partitions = Partitions::included)
-      : blocks_(fs::path(sysfs) / "class" / "block"), proc_(proc), own_(mounts_of_self(proc)) {
-    add(std::string(disk), blocks_ / disk, partitions);
+  Stack(std::string_view disk, const std::string& sysfs, const std::string& proc)
+      : blocks_(fs::path(sysfs) / "class" / "block"), own_(mounts_of_self(proc)) {
+    add(std::string(disk));
     // Each turn may find what stands on what the one before has found.
     for (std::size_t before = 0; before != devices_.size();) {
       before = devices_.size();
@@ -141,21 +158,17 @@ class Stack {
   }
 
  private:
-  static bool is_node(const DeviceNode& device, const std::string& path) { return path == "/dev/" + device.name; }
-
   bool has(const std::string& name) const {
     return std::ranges::any_of(devices_, [&](const DeviceNode& device) { return device.name == name; });
   }
 
   /// A device with its partitions and, in turn, their holders.
-  void add(const std::string& name) { add(name, blocks_ / name, Partitions::included); }
-  void add(const std::string& name, const fs::path& folder, Partitions partitions) {
+  void add(const std::string& name) { add(name, blocks_ / name); }
+  void add(const std::string& name, const fs::path& folder) {
     if (has(name)) return;
     devices_.push_back({name, first_line(folder / "dev")});
-    std::error_code hidden;
     for (const std::string& entry : names_in(folder)) {
-      if (partitions == Partitions::included && fs::exists(folder / entry / "partition", hidden))
-        add(entry, folder / entry, partitions);
+      if (is_partition(folder / entry)) add(entry, folder / entry);
     }
     for (const std::string& holder : names_in(folder / "holders")) {
       above_.insert(holder);
@@ -167,7 +180,7 @@ class Stack {
   void add_loops() {
     for (const std::string& name : names_in(blocks_)) {
       if (!name.starts_with("loop") || has(name)) continue;
-      const std::string file = first_line(blocks_ / name / "loop" / "backing_file");
+      const std::string file = backing_file(blocks_ / name);
       if (file.empty() || !(carries(file) || carries_path(file))) continue;
       above_.insert(name);
       add(name);
@@ -175,7 +188,6 @@ class Stack {
   }
 
   fs::path blocks_;
-  fs::path proc_;
   std::vector<Mount> own_;
   std::vector<DeviceNode> devices_;
   std::set<std::string> above_;
@@ -210,18 +222,67 @@ std::vector<std::string> users_of(const Stack& stack, const std::string& proc) {
   for (const Mount& mount : mounts_of_all(proc)) {
     if (stack.carries(mount)) users.insert(mount.point);
   }
-  std::ifstream swaps(proc + "/swaps");
-  for (std::string line; std::getline(swaps, line);) {
-    if (stack.carries(unescaped(line.substr(0, line.find_first_of(" \t"))))) users.insert("swap");
+  for (const std::string& swap : swaps(proc)) {
+    if (stack.carries(swap)) users.insert("swap");
   }
   return {users.begin(), users.end()};
 }
 
-/// The folder of a block device; of a partition it lies in that of its disk.
-fs::path folder_of(std::string_view device, const std::string& sysfs) {
+/// A block device and what the kernel says of it.
+struct Folder {
+  DeviceNode device;
+  fs::path path;
+};
+
+Folder folder_in(const fs::path& path) { return {{path.filename().string(), first_line(path / "dev")}, path}; }
+
+/// See devices_claimed_with().
+std::vector<Folder> claimed_with(std::string_view device, const std::string& sysfs) {
+  if (device.empty()) return {};
   std::error_code hidden;
-  return fs::canonical(fs::path(sysfs) / "class" / "block" / device, hidden);
+  // That of a partition lies in that of its disk.
+  const fs::path own = fs::canonical(fs::path(sysfs) / "class" / "block" / device, hidden);
+  if (hidden) return {};
+  std::vector<Folder> folders{folder_in(own)};
+  if (is_partition(own)) folders.push_back(folder_in(own.parent_path()));
+  for (const std::string& entry : names_in(own)) {
+    if (is_partition(own / entry)) folders.push_back(folder_in(own / entry));
+  }
+  return folders;
 }
+
+/// The types of file systems that have a disk each: proc(5), /proc/filesystems, without those that are marked "nodev".
+std::set<std::string> types_with_a_disk(const fs::path& proc) {
+  std::set<std::string> types;
+  std::ifstream file(proc / "filesystems");
+  for (std::string line; std::getline(file, line);) {
+    if (line.starts_with('\t')) types.insert(line.substr(1));
+  }
+  return types;
+}
+
+/// What may claim disks.
+struct Claims {
+  std::vector<Mount> mounts;
+  std::set<std::string> types;
+  std::vector<std::string> swaps;
+
+  /// Those that say by name what they are on: btrfs. A type may have another word behind a dot: "fuseblk.ntfs".
+  bool is_on(const Mount& mount, const DeviceNode& device) const {
+    if (!device.number.empty() && mount.number == device.number) return true;
+    return is_node(device, mount.source) && types.contains(mount.type.substr(0, mount.type.find('.')));
+  }
+  std::set<std::string> on(const Folder& folder) const {
+    std::set<std::string> found;
+    for (const std::string& holder : names_in(folder.path / "holders")) found.insert(holder);
+    for (const Mount& mount : mounts) {
+      if (is_on(mount, folder.device)) found.insert(mount.point);
+    }
+    const auto is_it = [&](const std::string& swap) { return is_node(folder.device, swap); };
+    if (std::ranges::any_of(swaps, is_it)) found.insert("swap");
+    return found;
+  }
+};
 
 }  // namespace
 
@@ -229,15 +290,31 @@ std::vector<std::string> users_of_disk(std::string_view disk, const std::string&
   return users_of(Stack(disk, sysfs, proc), proc);
 }
 
-std::string disk_of_partition(std::string_view device, const std::string& sysfs) {
-  const fs::path folder = folder_of(device, sysfs);
-  std::error_code hidden;
-  return fs::exists(folder / "partition", hidden) ? folder.parent_path().filename().string() : std::string();
+std::vector<DeviceNode> devices_claimed_with(std::string_view device, const std::string& sysfs) {
+  std::vector<DeviceNode> devices;
+  for (const Folder& folder : claimed_with(device, sysfs)) devices.push_back(folder.device);
+  return devices;
 }
 
-std::vector<std::string> users_beside_partitions(std::string_view disk, const std::string& sysfs,
-                                                 const std::string& proc) {
-  return users_of(Stack(disk, sysfs, proc, Partitions::left_out), proc);
+std::vector<std::string> claimants_of(std::string_view device, const std::string& sysfs, const std::string& proc) {
+  const Claims claims{.mounts = mounts_of_all(proc), .types = types_with_a_disk(proc), .swaps = swaps(proc)};
+  std::vector<std::string> found;
+  for (const Folder& folder : claimed_with(device, sysfs)) {
+    const std::string& name = folder.device.name;
+    for (const std::string& who : claims.on(folder))
+      found.push_back(name == device ? who : fmt::format("{} (on {})", who, name));
+  }
+  return found;
+}
+
+std::vector<std::string> loops_on(std::string_view device, const std::string& sysfs) {
+  const fs::path blocks = fs::path(sysfs) / "class" / "block";
+  std::vector<std::string> loops;
+  for (const std::string& name : names_in(blocks)) {
+    if (name.starts_with("loop") && backing_file(blocks / name) == fmt::format("/dev/{}", device))
+      loops.push_back(name);
+  }
+  return loops;
 }
 
 bool is_on_disk(dev_t number, std::string_view disk, const std::string& sysfs, const std::string& proc) {

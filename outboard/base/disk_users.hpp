@@ -29,12 +29,21 @@ std::vector<DeviceNode> devices_on_disk(std::string_view disk, const std::string
 std::vector<std::string> users_of_disk(std::string_view disk, const std::string& sysfs = "/sys",
                                        const std::string& proc = "/proc");
 
-/// The disk ("vda") of which `device` ("vda1") is a partition; empty: it is none.
-std::string disk_of_partition(std::string_view device, const std::string& sysfs = "/sys");
+/// The block devices of which each claim is in the way of one on `device`: `device` itself, its partitions, and the disk that it is
+/// a partition of.
+std::vector<DeviceNode> devices_claimed_with(std::string_view device, const std::string& sysfs = "/sys");
 
-/// users_of_disk() of the disk as a whole: without those of its partitions. They keep each partition from being claimed.
-std::vector<std::string> users_beside_partitions(std::string_view disk, const std::string& sysfs = "/sys",
-                                                 const std::string& proc = "/proc");
+/// Who keeps the block device `device` from being claimed (O_EXCL), as far as that is certain: mount points, "swap", and the devices
+/// that hold it ("dm-0"); of a partition of it, or the disk that it is a partition of, with the name of that: "/data (on vda1)".
+///
+/// Not listed is what may have a claim or not: processes, see openers_of(), and loop devices, see loops_on(). Nor is a mount that
+/// only has the device's name, which any user can give to a file system without a disk (tmpfs).
+std::vector<std::string> claimants_of(std::string_view device, const std::string& sysfs = "/sys",
+                                      const std::string& proc = "/proc");
+
+/// The loop devices whose file is the node of `device`. The kernel does not claim it for them: they have a claim if whoever set
+/// them up opened the node with O_EXCL.
+std::vector<std::string> loops_on(std::string_view device, const std::string& sysfs = "/sys");
 
 /// Whether the block device, or file system, of this number (st_rdev, st_dev) is on `disk`, as devices_on_disk() says.
 bool is_on_disk(dev_t number, std::string_view disk, const std::string& sysfs = "/sys",

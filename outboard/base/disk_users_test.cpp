@@ -71,20 +71,70 @@ TEST_F(DiskUsers, AMountOfThePartitionIsFoundByNumberAndByName) {
   EXPECT_THAT(users(), ElementsAre("/data two"));
 }
 
-TEST_F(DiskUsers, OfTheWholeDiskAreThoseBesideItsPartitions) {
-  fs::create_symlink("vda/vda1", machine.path("sys/class/block/vda1"));
-  EXPECT_EQ(disk_of_partition("vda1", machine.path("sys")), "vda");
-  EXPECT_EQ(disk_of_partition("vda", machine.path("sys")), "");
-  EXPECT_EQ(disk_of_partition("vdz", machine.path("sys")), "");
-  const auto beside = [&] { return users_beside_partitions("vda", machine.path("sys"), machine.path("proc")); };
+/// vda1 is a link into the folder of its disk.
+class DiskClaims : public DiskUsers {
+ protected:
+  DiskClaims() {
+    fs::create_symlink("vda/vda1", machine.path("sys/class/block/vda1"));
+    write("proc/filesystems", "nodev\ttmpfs\n\text4\n\tfuseblk\n\tbtrfs\n");
+  }
+  std::vector<std::string> claimants(const std::string& device = "vda") const {
+    return claimants_of(device, machine.path("sys"), machine.path("proc"));
+  }
+  std::vector<std::string> claimed_with(const std::string& device) const {
+    std::vector<std::string> names;
+    for (const auto& each : devices_claimed_with(device, machine.path("sys"))) names.push_back(each.name);
+    return names;
+  }
+};
+
+TEST_F(DiskClaims, OfADiskAndItsPartitionsAreInTheWayOfEachOther) {
+  write("sys/class/block/vda/vda2/partition", "2");
+  block("vda/vda2", "254:2");
+  fs::create_symlink("vda/vda2", machine.path("sys/class/block/vda2"));
+  EXPECT_THAT(claimed_with("vda"), ElementsAre("vda", "vda1", "vda2"));
+  EXPECT_THAT(claimed_with("vda1"), ElementsAre("vda1", "vda"));
+  for (const char* none : {"vdz", ""}) EXPECT_THAT(claimed_with(none), IsEmpty()) << none;
   mount("40 22 254:1 / /part rw - ext4 /dev/vda1 rw");
-  EXPECT_THAT(beside(), IsEmpty());
+  EXPECT_THAT(claimants("vda"), ElementsAre("/part (on vda1)"));
+  EXPECT_THAT(claimants("vda1"), ElementsAre("/part"));
+  EXPECT_THAT(claimants("vda2"), IsEmpty());
   mount("40 22 254:0 / /whole rw - ext4 /dev/vda rw");
-  EXPECT_THAT(beside(), ElementsAre("/whole"));
-  EXPECT_THAT(users("vda1"), IsEmpty());
+  EXPECT_THAT(claimants("vda"), ElementsAre("/whole"));
+  EXPECT_THAT(claimants("vda1"), ElementsAre("/whole (on vda)"));
+}
+
+TEST_F(DiskClaims, AreThoseOfItsHoldersAndOfSwap) {
+  write("sys/class/block/vda/vda1/holders/dm-0", "");
+  EXPECT_THAT(claimants("vda"), ElementsAre("dm-0 (on vda1)"));
+  write("sys/class/block/vda/holders/md127", "");
+  EXPECT_THAT(claimants("vda1"), ElementsAre("dm-0", "md127 (on vda)"));
+  write("proc/swaps", "Filename Type Size Used Priority\n/dev/vda partition 100 0 -2\n");
+  EXPECT_THAT(claimants("vda"), ElementsAre("md127", "swap", "dm-0 (on vda1)"));
+}
+
+TEST_F(DiskClaims, AreNotThoseOfALoopDeviceOnItNorOfWhatIsMountedFromThat) {
+  write("sys/class/block/loop0/loop/backing_file", "/dev/vda\n");
   block("dm-0", "253:0");
-  write("sys/class/block/vda/holders/dm-0/dev", "253:0");
-  EXPECT_THAT(beside(), ElementsAre("/whole", "dm-0"));
+  write("sys/class/block/loop0/holders/dm-0", "");
+  mount("40 22 7:0 / /mnt rw - ext4 /dev/loop0 rw");
+  write("proc/swaps", "Filename Type Size Used Priority\n/dev/loop0 partition 100 0 -2\n");
+  EXPECT_THAT(claimants("vda"), IsEmpty());
+  EXPECT_THAT(claimants("vda1"), IsEmpty());
+  EXPECT_THAT(claimants("loop0"), ElementsAre("/mnt", "dm-0", "swap"));
+  EXPECT_THAT(loops_on("vda", machine.path("sys")), ElementsAre("loop0"));
+  EXPECT_THAT(loops_on("vda1", machine.path("sys")), IsEmpty());
+}
+
+TEST_F(DiskClaims, ByNameAreThoseOfFileSystemsThatHaveADisk) {
+  mount("40 22 0:51 / /data rw - btrfs /dev/vda1 rw");
+  EXPECT_THAT(claimants("vda1"), ElementsAre("/data"));
+  mount("40 22 0:51 / /data rw - fuseblk.ntfs /dev/vda1 rw");
+  EXPECT_THAT(claimants("vda1"), ElementsAre("/data"));
+  for (const char* any_user_can : {"tmpfs", "fuse", "fuse.ext4", "overlay"}) {
+    mount(fmt::format("40 22 0:51 / /data rw - {} /dev/vda1 rw", any_user_can));
+    EXPECT_THAT(claimants("vda1"), IsEmpty()) << any_user_can;
+  }
 }
 
 TEST_F(DiskUsers, MountsOfOtherNamespacesAreSeen) {

@@ -29,27 +29,18 @@ std::string name_of(dev_t device) {
   return folder.filename().string();
 }
 
-/// Who has claimed a block device, as far as that can be seen. A partition cannot be claimed while its whole disk is, nor a
-/// disk while one of its partitions is.
-std::vector<std::string> claimants_of(const std::string& device) {
-  if (device.empty()) return {};
-  std::vector<std::string> found = users_of_disk(device);
-  const std::string disk = disk_of_partition(device);
-  if (!found.empty() || disk.empty()) return found;
-  for (const std::string& user : users_beside_partitions(disk)) found.push_back(fmt::format("{} (on {})", user, disk));
-  return found;
-}
-
-/// For people: processes with the device, or the disk that it is a partition of, open, one of which may have claimed it. To have a
-/// device open is no claim, and which opener has asked for one the kernel does not tell.
+/// For people: what has the device open, or one whose claim would be in the way of ours, and may have claimed it. To have a device
+/// open is no claim, and which opener has asked for one the kernel does not tell; nor does it show all openers.
 std::string openers_for_people(const std::string& device) {
+  const std::vector<DeviceNode> devices = devices_claimed_with(device);
   std::vector<std::string> names;
-  std::vector<DeviceNode> devices = devices_on_disk(device);
-  if (const std::string disk = disk_of_partition(device); !disk.empty())
-    devices.push_back(devices_on_disk(disk).front());
   for (const DeviceOpener& opener : openers_of(devices))
     names.push_back(fmt::format("process {} ({})", opener.process.pid, opener.process.command));
-  return names.empty() ? "something that cannot be seen from here" : fmt::format("{}", fmt::join(names, ", "));
+  for (const DeviceNode& each : devices) {
+    for (std::string& loop : loops_on(each.name)) names.push_back(std::move(loop));
+  }
+  names.emplace_back("something that cannot be seen from here");
+  return fmt::format("{}", fmt::join(names, " or "));
 }
 
 Obstacle obstacle_on(dev_t device, const std::string& path, const LockPatience& patience) {
@@ -67,7 +58,7 @@ Obstacle obstacle_on(dev_t device, const std::string& path, const LockPatience& 
   // A process that has it open does not make this wait shorter: it may be a mere reader.
   return made(fmt::format("the kernel is still writing what a process that has ended left in the page cache, or {} has "
                           "claimed it",
-                          disk.empty() ? "something that cannot be seen from here" : openers_for_people(disk)),
+                          openers_for_people(disk)),
               patience.ended);
 }
 

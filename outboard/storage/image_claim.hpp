@@ -14,9 +14,10 @@ namespace outboard::storage {
 
 /// Calls `open`, which opens a block device for this process alone (O_EXCL), until that ends with something else than EBUSY.
 /// The claim of a process that was killed outlives its locks: the kernel gives it up when it has written the device's dirty
-/// pages, which may take as long as they are many. A mounted file system, swap or a device on the block device, or on the
-/// whole disk that it is a partition of, is waited for for a moment; all else as long as a process that has ended
-/// (LockPatience::ended), also where processes have the device open, since that alone is no claim. See wait_patiently().
+/// pages, which may take as long as they are many. A mounted file system, swap or a holder (device mapper, md) of the block device,
+/// of one of its partitions, or of the disk that it is a partition of, is waited for for a moment; see outboard::claimants_of(). All
+/// else is waited for as long as a process that has ended (LockPatience::ended), also where processes or loop devices have the device
+/// open, since that alone is no claim. See wait_patiently().
 ///
 /// `device`: its number. EBUSY: it is still in use, and by whom; ECANCELED; what `open` says otherwise.
 Result<UniqueFd> claim_patiently(const std::string& path, dev_t device, const LockPatience& patience, const Log& log,

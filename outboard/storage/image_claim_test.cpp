@@ -17,6 +17,7 @@
 #include <linux/blkpg.h>
 #include <signal.h>
 #include <sys/ioctl.h>
+#include <sys/mount.h>
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
 #include <sys/wait.h>
@@ -42,6 +43,20 @@ using ::testing::HasSubstr;
 using Call = HeldFileSystem::Call;
 
 constexpr std::uint64_t disk_size = UINT64_C(16) << 20;
+
+/// Whether a program could be run, and ended well.
+bool run(std::vector<std::string> words) {
+  const pid_t pid = ::fork();
+  if (pid == 0) {
+    std::vector<char*> arguments;
+    for (std::string& word : words) arguments.push_back(word.data());
+    arguments.push_back(nullptr);
+    ::execvp(arguments[0], arguments.data());
+    ::_exit(127);
+  }
+  int status = 0;
+  return ::waitpid(pid, &status, 0) == pid && status == 0;
+}
 
 /// A process that has written to a disk through the page cache; it keeps the disk until it is killed.
 pid_t start_writer(LoopDevice& device, std::size_t bytes) {
@@ -106,6 +121,18 @@ class ADiskThatIsClaimed : public ::testing::Test {
     if (!device) GTEST_SKIP() << "no loop device here: " << device.error().message();
     device_ = std::move(*device);
     claim();
+  }
+  /// What the log says until the claim is given up.
+  std::string said_while_waiting() {
+    std::string said;
+    const Log log([&](Level level, std::string_view line) {
+      if (level != Level::warning) return;
+      said += line;
+      claim_.reset();
+    });
+    const LockPatience patience{.running = Duration::zero(), .ended = std::chrono::seconds(600)};
+    const auto image = open_image(device_.path, false, false, log, patience);
+    return image ? said : image.error().message();
   }
   void claim() {
     claim_ = UniqueFd(::open(device_.path.c_str(), O_RDWR | O_EXCL | O_CLOEXEC));
@@ -201,6 +228,31 @@ TEST_F(ADiskThatIsClaimed, IsRefusedWithTheProcessesThatHaveItOpen) {
   EXPECT_THAT(image.error().message(), HasSubstr("process " + std::to_string(bystander.pid()) + " ("));
 }
 
+TEST_F(ADiskThatIsClaimed, IsWaitedForNoLessWhereALoopDeviceStandsOnIt) {
+  const auto above = LoopDevice::attach(device_.path);
+  ASSERT_TRUE(above) << above.error().message();
+  EXPECT_THAT(said_while_waiting(), HasSubstr("waiting up to 600 s"));
+}
+
+TEST_F(ADiskThatIsClaimed, IsWaitedForNoLessWhereAFileSystemWithoutADiskNamesIt) {
+  ASSERT_EQ(::mkdir(dir_.path("mnt").c_str(), 0700), 0);
+  if (::mount(device_.path.c_str(), dir_.path("mnt").c_str(), "tmpfs", 0, nullptr) != 0)
+    GTEST_SKIP() << "nothing can be mounted here";
+  const std::string said = said_while_waiting();
+  EXPECT_EQ(::umount(dir_.path("mnt").c_str()), 0);
+  EXPECT_THAT(said, HasSubstr("waiting up to 600 s"));
+}
+
+TEST_F(ADiskThatIsClaimed, IsRefusedWithTheLoopDevicesThatStandOnIt) {
+  // It may be one of them that has claimed it: those have whose file whoever set them up opened with O_EXCL.
+  const auto above = LoopDevice::attach(device_.path);
+  ASSERT_TRUE(above) << above.error().message();
+  const LockPatience none{.running = Duration::zero(), .ended = Duration::zero()};
+  const auto image = open_image(device_.path, false, false, Log(), none);
+  ASSERT_FALSE(image);
+  EXPECT_THAT(image.error().message(), HasSubstr(above->path.substr(above->path.rfind('/') + 1)));
+}
+
 TEST_F(ADiskThatIsClaimed, KeepsItsPartitionsFromBeingWaitedForAndSaysByWhom) {
   blkpg_partition part{};
   part.start = 1 << 20;
@@ -216,16 +268,19 @@ TEST_F(ADiskThatIsClaimed, KeepsItsPartitionsFromBeingWaitedForAndSaysByWhom) {
   const std::string disk = device_.path.substr(device_.path.rfind('/') + 1);
   std::ifstream("/sys/class/block/" + disk + "p1/dev") >> of_major >> colon >> of_minor;
   ASSERT_EQ(::mknod(dir_.path("part").c_str(), S_IFBLK | 0600, makedev(of_major, of_minor)), 0);
-  // What stands on the whole disk, and is to be seen: a loop device.
-  const auto above = LoopDevice::attach(device_.path);
-  ASSERT_TRUE(above) << above.error().message();
+  claim_.reset();
+  const std::string folder = dir_.path("mnt");
+  ASSERT_EQ(::mkdir(folder.c_str(), 0700), 0);
+  if (!run({"mke2fs", "-q", "-F", device_.path}) ||
+      ::mount(device_.path.c_str(), folder.c_str(), "ext2", MS_RDONLY, nullptr) != 0)
+    GTEST_SKIP() << "nothing can be mounted here";
   const LockPatience none{.running = Duration::zero(), .ended = Duration::zero()};
   const auto image = open_image(dir_.path("part"), false, false, Log(), none);
+  EXPECT_EQ(::umount(folder.c_str()), 0);
   EXPECT_EQ(::ioctl(device_.device.get(), BLKPG, &remove), 0);
   ASSERT_FALSE(image);
   EXPECT_EQ(image.error().code(), EBUSY);
-  EXPECT_THAT(image.error().message(),
-              HasSubstr(above->path.substr(above->path.rfind('/') + 1) + " (on " + disk + ")"));
+  EXPECT_THAT(image.error().message(), HasSubstr("the block device is in use: " + folder + " (on " + disk + ")"));
 }
 
 /// Two nodes of one device, as containers have them. Their locks are not each other's.

@@ -128,6 +128,19 @@ TEST_F(ImageRequests, OnABlockDeviceAreSeenByTheirClaimToo) {
   EXPECT_EQ(wait(patience), 0);
 }
 
+TEST_F(ImageRequests, OnABlockDeviceAreWaitedForThoughALoopDeviceStandsOnIt) {
+  auto device = outboard::testing::LoopDevice::attach(path());
+  if (!device) GTEST_SKIP() << "no loop device here: " << device.error().message();
+  before_ = identity_of_image(open_image(device->path, true, false, Log(), none).value()).value();
+  UniqueFd claim(::open(device->path.c_str(), O_RDWR | O_EXCL | O_CLOEXEC));
+  ASSERT_TRUE(claim);
+  const auto above = outboard::testing::LoopDevice::attach(device->path);
+  ASSERT_TRUE(above) << above.error().message();
+  EXPECT_EQ(wait(), EBUSY);
+  claim.reset();
+  EXPECT_EQ(wait(), 0) << "a loop device has no claim on what it stands on";
+}
+
 TEST_F(ImageRequests, AreNotTakenForEndedWhereTheirClaimCannotBeLookedAt) {
   const auto device = outboard::testing::LoopDevice::attach(path());
   if (!device) GTEST_SKIP() << "no loop device here: " << device.error().message();
