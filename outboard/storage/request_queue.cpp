@@ -59,8 +59,12 @@ RequestQueue RequestQueue::below() const {
   return queue;
 }
 
+std::string RequestQueue::path(std::string_view name) const {
+  return fmt::format("{}/{}", folder_of(sys_, disk_), name);
+}
+
 std::optional<std::uint64_t> RequestQueue::limit(std::string_view name) const {
-  std::ifstream file(fmt::format("{}/queue/{}", folder_of(sys_, disk_), name));
+  std::ifstream file(path(fmt::format("queue/{}", name)));
   if (std::uint64_t value = 0; file >> value) return value;
   return std::nullopt;
 }

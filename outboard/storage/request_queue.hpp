@@ -22,7 +22,9 @@ class RequestQueue {
   dev_t disk() const { return disk_; }
   /// How many requests the queue has room for; nullopt: unknown, or the device has none of its own.
   std::optional<std::uint64_t> depth() const { return limit("nr_requests"); }
-  /// A value of its by the name of its file.
+  /// The disk's file of this name in sysfs.
+  std::string path(std::string_view name) const;
+  /// A value of the queue by the name of its file.
   std::optional<std::uint64_t> limit(std::string_view name) const;
 
  private:

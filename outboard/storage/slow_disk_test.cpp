@@ -178,6 +178,25 @@ TEST_P(ReadAhead, DoesNotWaitForRoomInAQueueThatIsFull) { expect_not_to_wait(8, 
 
 TEST_P(ReadAhead, DoesNotWaitForRoomInAQueueThatFewLargeReadsHaveFilled) { expect_not_to_wait(2, bytes_.size()); }
 
+// Nothing that the process knows of is under way then: what is read ahead has been begun for reads that ended at once.
+TEST_P(ReadAhead, DoesNotWaitForRoomInAQueueThatStreamsInThePageCacheHaveFilled) {
+  constexpr std::uint64_t streams = 8, stride = probed / 2, size = 16 * block;
+  constexpr std::uint64_t first = disk_size - (streams + 2) * stride;
+  const UniqueFd reader(::open(device_.path.c_str(), O_RDONLY | O_CLOEXEC));
+  for (std::uint64_t i = 0; i < 2 * streams; ++i) {
+    const std::uint64_t at = first + i / 2 * stride + i % 2 * size;
+    ASSERT_EQ(::pread(reader.get(), bytes_.data(), size, static_cast<off_t>(at)), static_cast<ssize_t>(size));
+  }
+  const iovec hit{bytes_.data(), block};
+  storage_->hold(Call::read);
+  for (std::uint64_t i = 0; i < streams; ++i) {
+    for (std::uint64_t at = 0; at < 3 * size; at += block) read(first + i * stride + at, hit);
+  }
+  EXPECT_FALSE(storage_->gave_up());
+  storage_->release();
+  while (ended_ != begun_) ASSERT_TRUE(loop_->run_once(std::chrono::seconds(1)));
+}
+
 const auto kinds = ::testing::Values(DiskKind{"cached", false, 0}, DiskKind{"direct", true, 0},
                                      DiskKind{"cached_short_queue", false, 4}, DiskKind{"direct_short_queue", true, 4});
 std::string name_of(const ::testing::TestParamInfo<DiskKind>& kind) { return kind.param.name; }

@@ -7,6 +7,7 @@
 #include <memory>
 #include <mutex>
 #include <optional>
+#include <utility>
 
 #include <fcntl.h>
 #include <liburing.h>
@@ -173,6 +174,7 @@ struct UringEngine::State {
   unsigned counted = 0;  // of these, begun on the disk
   unsigned begun = 0;  // requests that these are for the disk, in *rule.begun
   unsigned on_workers = 0;  // likewise, begun on threads of the kernel
+  unsigned unseen = 0;  // requests that the kernel may have begun besides, not yet noted in *rule.unseen
   bool delivering = false;
 
   const SubmissionRule rule;
@@ -189,6 +191,8 @@ struct UringEngine::State {
   Start start_of(const FileOp& op, unsigned requests);
   unsigned requests_of(const FileOp& op) const;
   bool has_room(unsigned more);
+  bool fits(unsigned more);
+  void note_unseen(unsigned requests);
   void count(FileOp& op, Start how, unsigned requests);
   void uncount(FileOp& op);
   bool is_cautious();
@@ -231,15 +235,19 @@ unsigned UringEngine::State::requests_of(const FileOp& op) const {
 /// Whether the disk's queue has room for `more` requests. What has been prepared may end as soon as it is entered, and then leaves
 /// room. Another engine may take the same room at the same time: there is more than is given away.
 bool UringEngine::State::has_room(unsigned more) {
-  const auto fits = [this, more] {
-    const unsigned ended = io_uring_cq_ready(&ring.get());
-    const unsigned cached = in_flight - counted;
-    const unsigned own = in_flight - std::min(in_flight, ended);
-    const unsigned all = rule.begun->load(std::memory_order_relaxed);
-    const unsigned others = all - std::min({all, begun, ended - std::min(ended, cached)});
-    return own < rule.room && (others == 0 || others + more <= rule.room);
-  };
-  return fits() || (prepared != 0 && enter() && fits());
+  if (fits(more) || (prepared != 0 && enter() && fits(more))) return true;
+  if (rule.unseen->count() == 0) return false;
+  rule.unseen->look(rule.room);
+  return fits(more);
+}
+
+bool UringEngine::State::fits(unsigned more) {
+  const unsigned ended = io_uring_cq_ready(&ring.get());
+  const unsigned cached = in_flight - counted;
+  const unsigned own = in_flight - std::min(in_flight, ended);
+  const unsigned all = rule.begun->load(std::memory_order_relaxed);
+  const unsigned others = all - std::min({all, begun, ended - std::min(ended, cached)}) + rule.unseen->count();
+  return own < rule.room && (others == 0 || others + more <= rule.room);
 }
 
 /// What begins as `how` says, and is so many requests for the disk.
@@ -248,10 +256,16 @@ void UringEngine::State::count(FileOp& op, Start how, unsigned requests) {
   op.on_worker = how == Start::worker;
   if (op.on_worker) ++on_workers;
   op.requests = how == Start::cached ? 0 : requests;
-  if (op.requests == 0) return;
+  if (how == Start::cached) return note_unseen(requests);
   ++counted;
   begun += op.requests;
   rule.begun->fetch_add(op.requests, std::memory_order_relaxed);
+}
+
+/// Told to the others only some at a time: they would wait for each other's processors.
+void UringEngine::State::note_unseen(unsigned requests) {
+  unseen += requests;
+  if (unseen * UINT64_C(32) >= rule.room) rule.unseen->note(std::exchange(unseen, 0));
 }
 
 /// It has ended.
@@ -431,11 +445,15 @@ unsigned room_in(const RequestQueue& queue) {
 
 SubmissionRule submission_for(int fd) {
   const auto on_disk = [](dev_t device) {
-    const RequestQueue queue = RequestQueue::of(device).below();
-    SubmissionRule rule{.where = Submission::here, .begun = begun_on(queue.disk()), .room = room_in(queue)};
+    const RequestQueue above = RequestQueue::of(device);
+    const RequestQueue queue = above.below();
+    SubmissionRule rule{.where = Submission::here,
+                        .begun = begun_on(queue.disk()),
+                        .unseen = UnseenRequests::on(queue),
+                        .room = room_in(queue)};
     constexpr std::uint64_t kibibyte = 1024;
     rule.request_size = std::max<std::uint64_t>(queue.limit("max_sectors_kb").value_or(512), 4) * kibibyte;
-    rule.read_ahead = queue.limit("read_ahead_kb").value_or(128) * kibibyte;
+    rule.read_ahead = above.limit("read_ahead_kb").value_or(128) * kibibyte;
     return rule;
   };
   struct stat info{};

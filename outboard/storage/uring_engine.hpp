@@ -8,6 +8,7 @@
 #include <outboard/base/result.hpp>
 #include <outboard/storage/file_engine.hpp>
 #include <outboard/storage/request_queue.hpp>
+#include <outboard/storage/unseen_requests.hpp>
 
 namespace outboard::storage {
 
@@ -26,7 +27,9 @@ struct SubmissionRule {
   /// Requests that this process has begun on the disk that has the file, and that have not ended: the engines of all its images,
   /// and of all its partitions, share it.
   std::shared_ptr<std::atomic<unsigned>> begun = std::make_shared<std::atomic<unsigned>>(0);
-  /// How much of that there may be before the next operation is begun on threads of the kernel, since it might have to wait for
+  /// Likewise: what the kernel may have begun besides.
+  std::shared_ptr<UnseenRequests> unseen = std::make_shared<UnseenRequests>();
+  /// How much of both there may be before the next operation is begun on threads of the kernel, since it might have to wait for
   /// room in the disk's queue.
   unsigned room = 48;
   std::uint64_t request_size = 512 * 1024;  ///< bytes of a request at most: of more the kernel makes several

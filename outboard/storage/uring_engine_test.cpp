@@ -311,6 +311,22 @@ TEST_F(AnEngine, BeginsALargeOperationHereOnlyWhereAllItsRequestsHaveRoom) {
   EXPECT_TRUE(begins_here(read_of(true))) << "nobody else uses the disk";
 }
 
+TEST_F(AnEngine, CountsWhatTheKernelMayReadAheadForReadsInItsCache) {
+  const UniqueFd stat = dir_.make_file("stat", 0);
+  const std::string busy = "0 0 0 0 0 0 0 0 64 0 0\n";
+  ASSERT_EQ(::pwrite(stat.get(), busy.data(), busy.size(), 0), static_cast<ssize_t>(busy.size()));
+  rule_.unseen = std::make_shared<UnseenRequests>(stat.duplicate().value());
+  rule_.room = 8;
+  make_engine(file_, file_);
+  for (unsigned i = 0; i < rule_.room; ++i) EXPECT_TRUE(begins_here(read_of(false))) << i;
+  EXPECT_EQ(rule_.unseen->count(), rule_.room);
+  EXPECT_FALSE(begins_here(read_of(false)));
+  EXPECT_FALSE(begins_here(read_of(true)));
+  const std::string idle = "9 0 0 0 0 0 0 0 00 0 0\n";
+  ASSERT_EQ(::pwrite(stat.get(), idle.data(), idle.size(), 0), static_cast<ssize_t>(idle.size()));
+  EXPECT_TRUE(begins_here(read_of(false)));
+}
+
 TEST(IoUring, ThatIsRefusedIsRefusedWithWhatWouldMendIt) {
   const auto cure = [](int error) {
     std::string text;
