@@ -33,7 +33,7 @@ struct AddressMap::Core : std::enable_shared_from_this<Core> {
 
   void tell(IovaRange removed, const std::shared_ptr<Removal>& removal);
   void tell(const std::shared_ptr<Member>& member, IovaRange removed, const std::shared_ptr<Removal>& removal);
-  void released(const std::shared_ptr<Removal>& removal, const Member* member);
+  void let_go(const std::shared_ptr<Removal>& removal, std::shared_ptr<Member> member);
   void finish(const std::shared_ptr<Removal>& removal);
 
   Loop& control;
@@ -55,10 +55,7 @@ class AddressMap::Core::Release {
     const auto removal = std::move(removal_);
     const auto core = core_.lock();
     if (!removal || !core) return;  // with the map gone nobody waits, and its control loop may be gone too
-    if (core->control.in_loop_thread()) return core->released(removal, member_.get());
-    core->control.post([weak = core_, removal, member = member_] {
-      if (const auto alive = weak.lock()) alive->released(removal, member.get());
-    });
+    core->let_go(removal, std::move(member_));
   }
 
  private:
@@ -99,9 +96,19 @@ void AddressMap::Core::tell(const std::shared_ptr<Member>& member, IovaRange rem
   });
 }
 
-void AddressMap::Core::released(const std::shared_ptr<Removal>& removal, const Member* member) {
-  std::erase(removal->waiting, member);
-  finish(removal);
+/// Any thread. Who lets go is in the middle of something, and whoever is answered may destroy it. So the answer comes from the
+/// loop, or, where unmap() has not told everybody yet, at the end of that.
+void AddressMap::Core::let_go(const std::shared_ptr<Removal>& removal, std::shared_ptr<Member> member) {
+  if (control.in_loop_thread() && removal->telling) {
+    std::erase(removal->waiting, member.get());
+    return;
+  }
+  control.post([weak = weak_from_this(), removal, member = std::move(member)] {
+    const auto core = weak.lock();
+    if (!core) return;  // it has been answered
+    std::erase(removal->waiting, member.get());
+    core->finish(removal);
+  });
 }
 
 void AddressMap::Core::finish(const std::shared_ptr<Removal>& removal) {
@@ -231,16 +238,15 @@ void AddressMap::add_user(MapUser& user) {
 }
 
 void AddressMap::remove_user(MapUser& user) {
-  const auto core = core_;
-  const auto found = std::ranges::find(core->members, &user, &Core::Member::user);
-  if (found == core->members.end()) return;
+  const auto found = std::ranges::find(core_->members, &user, &Core::Member::user);
+  if (found == core_->members.end()) return;
   const auto member = std::move(*found);
-  core->members.erase(found);
+  core_->members.erase(found);
   {
     const std::lock_guard lock(member->mutex);
     member->user = nullptr;
   }
-  for (const auto& removal : std::vector(core->removals)) core->released(removal, member.get());
+  for (const auto& removal : core_->removals) core_->let_go(removal, member);
 }
 
 }  // namespace outboard::memory

@@ -113,7 +113,7 @@ class MapUser {
   /// Runs on map_loop(). The map has changed; `removed` is what is gone (size 0: nothing was removed). The user takes
   /// the new snapshot for whatever it does next and calls `released` once it has no access running on the removed
   /// range: a copy has always ended (this is the same thread), back-end I/O on it may take a while. `released` is
-  /// called exactly once, from this thread, possibly from inside this call.
+  /// called exactly once, from this thread, possibly from inside this call. Whoever asked for the unmap is not called in it.
   virtual void map_changed(IovaRange removed, Loop::Task released) = 0;
 };
 
@@ -133,7 +133,7 @@ class AddressMap {
 
   explicit AddressMap(Loop& control) : AddressMap(control, Limits{}) {}
   AddressMap(Loop& control, Limits limits);
-  /// Completions that are still waited for are called with ECANCELED.
+  /// Completions that have not been called yet are called with ECANCELED.
   ~AddressMap();
 
   /// EINVAL: range not well-formed, nothing behind it, or larger than the memory behind it. EEXIST: overlaps a mapping
@@ -141,8 +141,9 @@ class AddressMap {
   Status map(Mapping mapping);
 
   /// Removes every mapping that lies whole inside `range`; `done` comes on the control loop when no user has an access
-  /// running on them, possibly from inside this call. EINVAL: the range cuts a mapping, or is not well-formed; ENOENT:
-  /// nothing there. With an error nothing is removed and `done` has been called with it.
+  /// running on them: from inside this call where none has, else on a turn of the loop of its own, never from inside the call
+  /// with which a user lets go or is removed. It may destroy the users and the map. EINVAL: the range cuts a mapping, or is
+  /// not well-formed; ENOENT: nothing there. With an error nothing is removed and `done` has been called with it.
   void unmap(IovaRange range, Completion done);
   /// Removes everything. An empty map is no error.
   void clear(Completion done);

@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <functional>
 #include <optional>
 #include <vector>
 
@@ -167,8 +168,10 @@ TEST_F(AddressMapTest, Row41_UnmapIsAnsweredWhenEveryUserHasLetGo) {
   EXPECT_EQ(user_.seen, (std::vector<IovaRange>{{Iova{0x1000}, page}}));
   EXPECT_EQ(map_->current()->find(Iova{0x1000}), nullptr) << "new accesses do not find it already";
   user_.kept.at(0)();
+  loop_.run_until_idle();
   EXPECT_FALSE(answer->has_value());
   other.kept.at(0)();
+  loop_.run_until_idle();
   EXPECT_EQ(*answer, 0);
   map_->remove_user(user_);
   map_->remove_user(other);
@@ -182,9 +185,11 @@ TEST_F(AddressMapTest, SeveralUnmapsWaitIndependently) {
   const auto first = unmap(0x1000, page);
   const auto second = unmap(0x2000, page);
   user_.kept.at(1)();
+  loop_.run_until_idle();
   EXPECT_TRUE(second->has_value());
   EXPECT_FALSE(first->has_value());
   user_.kept.at(0)();
+  loop_.run_until_idle();
   EXPECT_TRUE(first->has_value());
   map_->remove_user(user_);
 }
@@ -197,6 +202,7 @@ TEST_F(AddressMapTest, RangeMayBeMappedAgainWhileItsUnmapIsWaitedFor) {
   EXPECT_EQ(map(0x1000, page), 0);
   EXPECT_FALSE(answer->has_value());
   user_.kept.at(0)();
+  loop_.run_until_idle();
   EXPECT_EQ(*answer, 0);
   map_->remove_user(user_);
 }
@@ -207,8 +213,10 @@ TEST_F(AddressMapTest, UserThatIsRemovedIsNotWaitedFor) {
   user_.keep = true;
   const auto answer = unmap(0x1000, page);
   map_->remove_user(user_);
+  loop_.run_until_idle();
   EXPECT_EQ(*answer, 0);
   user_.kept.at(0)();  // late, and nothing happens twice
+  loop_.run_until_idle();
 }
 
 TEST_F(AddressMapTest, UserThatIsNotThereCanBeRemoved) {
@@ -228,6 +236,7 @@ TEST_F(AddressMapTest, UserThatDropsItsReleaseIsNotWaitedFor) {
   user_.keep = true;
   const auto answer = unmap(0x1000, page);
   user_.kept.clear();
+  loop_.run_until_idle();
   EXPECT_EQ(*answer, 0);
   map_->remove_user(user_);
 }
@@ -256,6 +265,7 @@ TEST_F(AddressMapTest, ClearRemovesEverythingAndWaitsToo) {
   EXPECT_EQ(user_.seen, (std::vector<IovaRange>{{Iova{0x1000}, 0x9000}}));
   EXPECT_FALSE(answer->has_value());
   user_.kept.at(0)();
+  loop_.run_until_idle();
   EXPECT_EQ(*answer, 0);
   map_->remove_user(user_);
   EXPECT_EQ(*clear(), 0) << "an empty map";
@@ -279,6 +289,33 @@ TEST_F(AddressMapTest, MapThatGoesAwayAnswersWhatIsWaitedFor) {
   map_.reset();
   EXPECT_EQ(*answer, ECANCELED);
   user_.kept.at(0)();
+}
+
+TEST_F(AddressMapTest, NoAnswerComesInsideTheCallOfAUserThatLetsGo) {
+  const std::function<void()> ways[] = {[&] { user_.kept.back()(); }, [&] { user_.kept.clear(); },
+                                        [&] { map_->remove_user(user_); }};
+  user_.keep = true;
+  for (const auto& let_go : ways) {
+    ASSERT_EQ(map(0x1000, page), 0);
+    map_->add_user(user_);
+    const auto answer = unmap(0x1000, page);
+    let_go();
+    EXPECT_FALSE(answer->has_value()) << "the user goes on, and an answer may destroy it";
+    loop_.run_until_idle();
+    EXPECT_EQ(*answer, 0);
+    map_->remove_user(user_);
+  }
+}
+
+TEST_F(AddressMapTest, AnAnswerThatIsOnItsWayComesNoLaterThanTheEndOfTheMap) {
+  ASSERT_EQ(map(0x1000, page), 0);
+  map_->add_user(user_);
+  user_.keep = true;
+  const auto answer = unmap(0x1000, page);
+  user_.kept.at(0)();
+  map_.reset();
+  EXPECT_EQ(*answer, ECANCELED);
+  loop_.run_until_idle();
 }
 
 TEST_F(AddressMapTest, CompletionMayDestroyTheMap) {

@@ -358,12 +358,7 @@ void DeviceQueue::answer(RequestSlot& slot, Answer answer) {
 }
 
 void DeviceQueue::answer_here(RequestSlot& slot, Answer answer) {
-  if (pinned_ != 0) {
-    const Status intact = unpin(slot);
-    // An unmap may have waited for it, and whoever asked for that may have destroyed the core.
-    if (abandoned_.load(std::memory_order_relaxed)) return answer_elsewhere(slot, answer);
-    if (!intact) slot.write.done = 0;
-  }
+  if (pinned_ != 0 && !unpin(slot)) slot.write.done = 0;
   if (answer == Answer::complete) [[likely]] {
     completed(slot);
   } else {
@@ -395,13 +390,7 @@ void DeviceQueue::take_remote_answers() {
     if (abandoned_.load(std::memory_order_relaxed)) return;  // they have been counted there
     answers.swap(remote_);
   }
-  for (const Remote& remote : answers) {
-    if (abandoned_.load(std::memory_order_relaxed)) {
-      answer_elsewhere(*remote.slot, remote.answer);
-    } else {
-      answer_here(*remote.slot, remote.answer);
-    }
-  }
+  for (const Remote& remote : answers) answer_here(*remote.slot, remote.answer);
   flush();
 }
 

@@ -437,13 +437,11 @@ bool DeviceQueue::pinned(IovaRange range) const {
 }
 
 void DeviceQueue::release_unmaps() {
-  std::vector<Loop::Task> released;
   std::erase_if(unmaps_, [&](Waiting& waiting) {
     if (pinned(waiting.removed)) return false;
-    released.push_back(std::move(waiting.released));
+    waiting.released();
     return true;
   });
-  for (Loop::Task& task : released) task();
 }
 
 }  // namespace outboard::virtio

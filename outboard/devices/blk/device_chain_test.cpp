@@ -79,8 +79,8 @@ class Disk final : private virtio::TransportEvents {
     begin(elements, size);
     loop.run_until_idle();
   }
-  void begin(unsigned elements, std::uint32_t size) {
-    const memory::Iova data = driver.allocate(size, 512);
+  void begin(unsigned elements, std::uint32_t size) { begin_at(driver.allocate(size, 512), size, elements); }
+  void begin_at(memory::Iova data, std::uint32_t size, unsigned elements = 1) {
     const memory::Iova header = driver.allocate(sizeof(spec::RequestHeader));
     status_at = driver.allocate(1);
     *driver.at(status_at) = std::byte{0xff};
@@ -219,6 +219,36 @@ TEST_P(BlkChains, OfManyMebibytesAreOnePieceForOtherStorage) {
   disk.loop.run_until_idle();
   EXPECT_EQ(disk.storage->calls, (std::vector<Call>{{'r', 0, step}, {'r', step, 2 * step}, {'r', 0, 3 * step}}));
   EXPECT_EQ(disk.driver.used_count(), 2U);
+}
+
+TEST_P(BlkChains, WhoseMemoryIsTakenAwayEndBeforeWhoTakesItAwayDestroysTheDevice) {
+  for (const unsigned count : {1U, 3U}) {
+    bool told = false;
+    Disk disk({.packed = GetParam()});
+    disk.storage->hold = true;
+    disk.storage->fails = [](const Call&) { return EIO; };
+    const memory::Mapping taken{.range = {memory::Iova{0x90000000}, mebibyte},
+                                .access = memory::Access::read_write,
+                                .memory = memory::HostMemory::anonymous(mebibyte).value(),
+                                .offset = 0,
+                                .port = {}};
+    ASSERT_TRUE(disk.map.map(taken));
+    for (unsigned i = 0; i < count; ++i) disk.begin_at(taken.range.start, 4096);
+    disk.loop.run_until_idle();
+    ASSERT_EQ(disk.storage->held(), count);
+    disk.map.unmap(taken.range, [&](const Status& status) {
+      told = status.has_value();
+      disk.core.reset();
+      disk.device.reset();
+    });
+    disk.loop.run_until_idle();
+    ASSERT_FALSE(told);
+    disk.storage->release();
+    EXPECT_FALSE(told) << "the device goes on in there";
+    disk.loop.run_until_idle();
+    EXPECT_TRUE(told);
+    EXPECT_EQ(disk.log.at(0), "a read at sector 0 failed: Input/output error (1 so far)");
+  }
 }
 
 TEST_P(BlkChains, OfManyMebibytesEndBetweenTwoStepsWhenTheDeviceIsResetOrDestroyed) {
