@@ -329,16 +329,17 @@ TEST_F(ImageLock, OfAKilledProcessIsWaitedForUntilItsLastRequestHasEnded) {
   }
 }
 
-TEST_F(ImageLock, OfAProcessWhoseThreadsAreStillWithTheStorageIsWaitedForAsLong) {
-  // The leader has ended, as after SIGKILL; another thread is left.
+TEST_F(ImageLock, OfAProcessWhoseFirstThreadHasLeftIsThatOfOneThatRuns) {
   Holder holder(path(), ImageAccess::write, Holder::Kind::leaderless);
   ASSERT_TRUE(holder.opened());
-  const LockPatience long_for_ended{.running = Duration::zero(), .ended = seconds(600)};
-  auto opened = std::async(std::launch::async, [&] { return open(ImageAccess::write, long_for_ended); });
-  EXPECT_EQ(opened.wait_for(seconds(0)), std::future_status::timeout);
-  holder.finish_requests();
-  holder.kill();
-  EXPECT_TRUE(opened.get());
+  const auto refused = open(ImageAccess::write);
+  ASSERT_FALSE(refused);
+  EXPECT_THAT(refused.error().message(), HasSubstr("is using the image"));
+  EXPECT_THAT(refused.error().message(), ::testing::Not(HasSubstr("ending")));
+  opens_after(ImageAccess::write, [&] {
+    holder.finish_requests();
+    holder.kill();
+  });
 }
 
 /// A process that has the image open ends while the kernel still is with its storage.
