@@ -79,15 +79,13 @@ std::vector<Mount> mounts_of_self(const fs::path& proc) {
   return mounts;
 }
 
-bool is_number(const std::string& name) { return name.find_first_not_of("0123456789") == std::string::npos; }
-
 /// Other processes may have a view of mounts of their own: containers do.
 std::vector<Mount> mounts_of_all(const fs::path& proc) {
   std::vector<Mount> mounts = mounts_of_self(proc);
   std::set<std::string> seen;
   std::error_code hidden;
   for (const std::string& name : names_in(proc)) {
-    if (!is_number(name)) continue;
+    if (!parse_pid(name)) continue;
     const auto space = fs::read_symlink(proc / name / "ns" / "mnt", hidden).string();
     if (!hidden && seen.insert(space).second) read_mounts(proc / name / "mountinfo", mounts);
   }
@@ -340,16 +338,15 @@ std::vector<DeviceOpener> openers_of(const std::vector<DeviceNode>& devices, con
   }
   std::vector<DeviceOpener> openers;
   for (const std::string& name : names_in(proc)) {
-    if (!is_number(name) || name == std::to_string(::getpid())) continue;
+    const auto pid = parse_pid(name);
+    if (!pid || *pid == ::getpid()) continue;
     const fs::path process = fs::path(proc) / name;
     for (const std::string& descriptor : names_in(process / "fd")) {
       struct stat open_one{};
       if (!stat_without_sync(process / "fd" / descriptor, open_one)) continue;
       const DeviceNode* device = find(open_one, devices, nodes);
       if (device == nullptr) continue;
-      int pid = 0;
-      std::from_chars(name.data(), name.data() + name.size(), pid);
-      openers.push_back({{pid, process_name(pid, proc)}, device->name});
+      openers.push_back({{*pid, process_name(*pid, proc)}, device->name});
       break;
     }
   }

@@ -5,9 +5,7 @@
 #include <sys/sysmacros.h>
 #include <unistd.h>
 
-#include <charconv>
 #include <filesystem>
-#include <string_view>
 
 #include <outboard/base/process.hpp>
 
@@ -15,13 +13,6 @@ namespace outboard {
 namespace {
 
 namespace fs = std::filesystem;
-
-std::optional<int> as_pid(std::string_view text) {
-  int pid = 0;
-  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), pid);
-  if (error != std::errc{} || end != text.data() + text.size()) return std::nullopt;
-  return pid;
-}
 
 bool has_open(const fs::path& process, const struct stat& wanted) {
   std::error_code hidden;
@@ -56,7 +47,7 @@ std::optional<Holder> holder_of(const std::string& path, const std::string& proc
   if (::stat(path.c_str(), &wanted) != 0) return std::nullopt;
   std::error_code failed;
   for (const auto& entry : fs::directory_iterator(proc, failed)) {
-    const auto pid = as_pid(entry.path().filename().string());
+    const auto pid = parse_pid(entry.path().filename().string());
     if (!pid || *pid == ::getpid() || !has_open(entry.path(), wanted)) continue;
     return Holder{*pid, process_name(*pid, proc)};
   }

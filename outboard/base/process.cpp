@@ -65,21 +65,13 @@ bool is_to_be_killed(const std::string& folder) {
   return false;
 }
 
-std::optional<int> as_pid(std::string_view text) {
-  int pid = 0;
-  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), pid);
-  if (error != std::errc{} || end != text.data() + text.size()) return std::nullopt;
-  return pid;
-}
-
-/// proc(5), NSpid: of each PID namespace that it is in, the innermost last. 0: not to be learnt.
-int number_in_its_container(const fs::path& process) {
+/// proc(5), NSpid: of each PID namespace that it is in, the innermost last. Nothing: not to be learnt.
+std::optional<int> number_in_its_container(const fs::path& process) {
   std::ifstream status(process / "status");
   for (std::string line; std::getline(status, line);) {
-    if (line.starts_with("NSpid:"))
-      return as_pid(std::string_view(line).substr(line.find_last_of(" \t") + 1)).value_or(0);
+    if (line.starts_with("NSpid:")) return parse_pid(std::string_view(line).substr(line.find_last_of(" \t") + 1));
   }
-  return 0;
+  return std::nullopt;
 }
 
 /// A thread that only exits says nothing about its process.
@@ -88,6 +80,14 @@ bool shows_the_end_of_its_process(const std::string& thread) {
 }
 
 }  // namespace
+
+std::optional<int> parse_pid(std::string_view text) {
+  int pid = 0;
+  const char* const end = text.data() + text.size();
+  const auto [stop, error] = std::from_chars(text.data(), end, pid);
+  if (error != std::errc{} || stop != end || pid <= 0) return std::nullopt;
+  return pid;
+}
 
 std::string process_name(int pid, const std::string& proc) {
   std::ifstream file(fmt::format("{}/{}/comm", proc, pid));
@@ -127,7 +127,7 @@ std::optional<int> process_in_container(int number, const std::function<bool(std
                                         const std::string& proc) {
   std::error_code gone;
   for (fs::directory_iterator entry(proc, gone), end; !gone && entry != end; entry.increment(gone)) {
-    const auto pid = as_pid(entry->path().filename().string());
+    const auto pid = parse_pid(entry->path().filename().string());
     if (!pid || number_in_its_container(entry->path()) != number) continue;
     struct stat found{};
     if (::stat((entry->path() / "ns" / "pid").c_str(), &found) == 0 && is_its_namespace(found.st_ino)) return pid;

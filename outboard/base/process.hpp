@@ -4,8 +4,12 @@
 #include <functional>
 #include <optional>
 #include <string>
+#include <string_view>
 
 namespace outboard {
+
+/// The number of a process as /proc and lock files have it: decimal digits and nothing else, more than 0.
+std::optional<int> parse_pid(std::string_view text);
 
 /// What a process calls itself (/proc/PID/comm), printable(): it is the process's own choice. Empty: there is no such process,
 /// or it is not shown. `proc` stands for /proc. Any thread.

@@ -118,6 +118,13 @@ TEST_F(AProcess, MayBeCalledWhatItLikes) {
   }
 }
 
+TEST(ProcessNumber, IsDigitsAndNothingElse) {
+  EXPECT_EQ(parse_pid("12"), 12);
+  EXPECT_EQ(parse_pid("4194303"), 4194303);
+  for (const char* none : {"", "0", "-1", "+1", " 12", "12 ", "12x", "self", "0x12", "99999999999"})
+    EXPECT_FALSE(parse_pid(none)) << none;
+}
+
 TEST(ProcessInAContainer, IsFoundByItsNumberThere) {
   struct stat space{};
   ASSERT_EQ(::stat("/proc/self/ns/pid", &space), 0);

@@ -5,8 +5,8 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#include <charconv>
 #include <chrono>
+#include <optional>
 #include <string_view>
 
 #include <fmt/format.h>
@@ -20,15 +20,13 @@ namespace {
 
 constexpr Duration pause = std::chrono::milliseconds(20);
 
-/// The process that a lock file names; 0: none. Whoever may serve the device may write there.
-int holder_in(int fd) {
+/// The process that a lock file names. Whoever may serve the device may write there.
+std::optional<int> holder_in(int fd) {
   char text[32] = {};
   const ssize_t length = ::pread(fd, text, sizeof text - 1, 0);
   std::string_view number(text, length > 0 ? static_cast<std::size_t>(length) : 0);
   while (!number.empty() && number.back() == '\n') number.remove_suffix(1);
-  int pid = 0;
-  const auto [end, error] = std::from_chars(number.data(), number.data() + number.size(), pid);
-  return error == std::errc{} && end == number.data() + number.size() && pid > 0 ? pid : 0;
+  return parse_pid(number);
 }
 
 void log_wait(int pid, const Log& log) {
@@ -41,9 +39,9 @@ Error not_ended(int code, int pid) {
       .cure("wait until it has; a process that was killed ends when its disk accesses have");
 }
 
-Error held_by(int pid) {
-  if (pid != 0 && process_is_ending(pid)) return not_ended(EBUSY, pid);
-  const std::string who = pid == 0 ? "another process" : fmt::format("process {}", pid);
+Error held_by(std::optional<int> pid) {
+  if (pid && process_is_ending(*pid)) return not_ended(EBUSY, *pid);
+  const std::string who = pid ? fmt::format("process {}", *pid) : "another process";
   return Error(EBUSY, who + " serves this device").cure("stop that one first");
 }
 
@@ -79,8 +77,8 @@ Result<UniqueFd> lock_name(const std::string& path, Duration patience, const Log
   UniqueFd fd(::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600));
   if (!fd) return not_permitted(Error::from_errno("creating the lock file of the device").on(path));
   auto locked = wait_for_lock(fd.get(), Clock::system().now() + patience);
-  if (const int pid = holder_in(fd.get()); locked && !*locked && pid != 0 && process_is_ending(pid)) {
-    log_wait(pid, log);
+  if (const auto pid = holder_in(fd.get()); locked && !*locked && pid && process_is_ending(*pid)) {
+    log_wait(*pid, log);
     locked = wait_for_lock(fd.get(), Clock::system().now() + patience_with_ending);
   }
   if (!locked) return Error(locked.error()).on(path);
