@@ -8,6 +8,7 @@
 #include <fmt/format.h>
 
 #include <outboard/base/file_holder.hpp>
+#include <outboard/base/process.hpp>
 #include <outboard/base/shell_word.hpp>
 #include <outboard/storage/lock_bytes.hpp>
 #include <outboard/storage/lock_holders.hpp>
@@ -109,8 +110,10 @@ struct Attempt {
     if (holders.running) return held_by(named(*holders.running, path), patience.running);
     if (holders.any_serves_no_more()) return requests_of_the_dead(holders, path, patience);
     // No server of ours.
-    if (const auto other = holder_of(path)) return held_by(named(*other), patience.running);
-    return held_by("another process", patience.running);
+    const auto other = holder_of(path);
+    if (!other) return held_by("another process", patience.running);
+    if (process_is_ending(other->pid)) return requests_of(named(*other), ProcessEnd::ending, path, patience);
+    return held_by(named(*other), patience.running);
   }
 
   Result<LockScope> take() const {

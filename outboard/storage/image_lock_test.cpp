@@ -431,6 +431,35 @@ TEST_F(ImageLock, OfAKilledProcessThatIsStillWithTheStorageIsWaitedForAsLong) {
   }
 }
 
+TEST_F(ImageLock, OfAKilledQemuThatIsStillWithTheStorageIsWaitedForAsLong) {
+  auto made = outboard::testing::HeldFileSystem::create(65536);
+  if (!made) GTEST_SKIP() << "no FUSE file system here: " << made.error().message();
+  auto& storage = **made;
+  storage.hold(outboard::testing::HeldFileSystem::Call::fsync);
+  const int pid = ::fork();
+  if (pid == 0) {
+    const UniqueFd guest = qemu({100, 101, 201, 203});
+    const UniqueFd file(::open(storage.disk().c_str(), O_RDWR | O_CLOEXEC));
+    ::_exit(::fsync(file.get()) == 0 ? 0 : 1);
+  }
+  while (storage.holding() == 0 && !storage.gave_up()) std::this_thread::yield();
+  ::kill(pid, SIGKILL);
+  // While it closes its files, nothing shows that it is the one.
+  const LockPatience patience{.running = seconds(500), .ended = seconds(600)};
+  std::string said;
+  const Log log([&](Level level, std::string_view line) {
+    if (level == Level::warning && said.empty()) said = line;
+    storage.release();
+  });
+  const auto image = open(ImageAccess::write, patience, log);
+  storage.release();
+  EXPECT_TRUE(image) << image.error().message();
+  EXPECT_THAT(said, HasSubstr("waiting up to 600 s: process " + std::to_string(pid) + " ("));
+  EXPECT_THAT(said, HasSubstr("is ending, but the kernel still carries out its disk requests"));
+  EXPECT_EQ(::waitpid(pid, nullptr, 0), pid);
+  EXPECT_FALSE(storage.gave_up());
+}
+
 TEST_F(ImageLock, OfAKilledReaderIsWaitedForByReadersToo) {
   // Its requests still write, into memory that its successor answers for.
   Holder holder(path(), ImageAccess::read);

@@ -71,20 +71,30 @@ std::string named(const LockOwner& owner, const std::string& path) {
 }
 
 Obstacle requests_of_the_dead(const LockHolders& holders, const std::string& path, const LockPatience& patience) {
-  const auto made = [&](const std::string& who, const std::string& what, const std::string& cure) {
-    return Obstacle{
-        .who = who, .what = what, .bound = patience.ended, .refusal = Error(EBUSY, what).on(path).cure(cure)};
-  };
-  if (!holders.any_serves_no_more())
-    return made("other programs",
-                fmt::format("more than {} locks are on the image, so requests of a dead server cannot be ruled out",
-                            LockHolders::max_locks),
-                "end the programs that hold them; to find them: fuser -v " + shell_path(path));
-  const std::string who = described(holders.ending ? *holders.ending : *holders.ended);
-  return made(who,
-              fmt::format("{} {}, but the kernel still carries out its disk requests", who,
-                          holders.ending ? "is ending" : "has ended"),
-              "start again when they are done; what holds them up is the storage below the image (see: dmesg)");
+  if (holders.ending) return requests_of(described(*holders.ending), ProcessEnd::ending, path, patience);
+  if (holders.ended) return requests_of(described(*holders.ended), ProcessEnd::ended, path, patience);
+  const std::string what = fmt::format(
+      "more than {} locks are on the image, so requests of a dead server cannot be ruled out", LockHolders::max_locks);
+  return {.who = "other programs",
+          .what = what,
+          .bound = patience.ended,
+          .refusal = Error(EBUSY, what)
+                         .on(path)
+                         .cure("end the programs that hold them; to find them: fuser -v " + shell_path(path))};
+}
+
+Obstacle requests_of(const std::string& who, ProcessEnd end, const std::string& path, const LockPatience& patience) {
+  const std::string what = fmt::format("{} {}, but the kernel still carries out its disk requests", who,
+                                       end == ProcessEnd::ending ? "is ending" : "has ended");
+  return {
+      .who = who,
+      .what = what,
+      .bound = patience.ended,
+      .refusal = Error(EBUSY, what)
+                     .on(path)
+                     .cure("start again when they are done; what holds them up is the storage below the image (see: "
+                           "dmesg), or a program that has locked the image (see: fuser -v " +
+                           shell_path(path) + ")")};
 }
 
 }  // namespace outboard::storage

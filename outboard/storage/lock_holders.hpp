@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cstdint>
 #include <optional>
 #include <string>
 
@@ -36,6 +37,9 @@ std::string named(const Holder& process);
 /// ended may still write to it, or into memory that its successor answers for. LockPatience::ended is the bound.
 Obstacle requests_of_the_dead(const LockHolders& holders, const std::string& path, const LockPatience& patience);
 
+/// The same of one process, `who`.
+enum class ProcessEnd : std::uint8_t { ending, ended };
+Obstacle requests_of(const std::string& who, ProcessEnd end, const std::string& path, const LockPatience& patience);
 /// The file system does not lock bytes as far up as LockOwner's: its offsets have 32 bits, or it has no locks.
 bool is_too_far(int error);
 
