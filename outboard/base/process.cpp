@@ -79,6 +79,22 @@ bool shows_the_end_of_its_process(const std::string& thread) {
   return (flags_of(stat_in(thread)) & killed_by_signal) != 0 || is_to_be_killed(thread);
 }
 
+/// `line`: that of its /proc/PID/stat.
+bool is_ending(const std::string& folder, std::string_view line) {
+  const std::string_view state = field_of(line, StatField::state);
+  const bool first_is_gone = state == "Z" || state == "X";
+  if (first_is_gone && number_of(field_of(line, StatField::threads)) <= 1) return true;
+  // Before it is PF_EXITING, a thread waits for its io_uring requests: then the other threads show what has happened. They do, too,
+  // where the first one has left them.
+  const unsigned of_the_end = dumping_core | killed_by_signal | (first_is_gone ? 0 : exiting);
+  if ((flags_of(line) & of_the_end) != 0 || is_to_be_killed(folder)) return true;
+  std::error_code gone;
+  for (fs::directory_iterator thread(folder + "/task", gone), end; !gone && thread != end; thread.increment(gone)) {
+    if (shows_the_end_of_its_process(thread->path().string())) return true;
+  }
+  return false;
+}
+
 }  // namespace
 
 std::optional<int> parse_pid(std::string_view text) {
@@ -106,22 +122,14 @@ bool process_has_ended(int pid, std::uint64_t start_time) {
   return (state == "Z" || state == "X") && number_of(field_of(line, StatField::threads)) <= 1;
 }
 
-bool process_is_ending(int pid, const std::string& proc) {
+ProcessState process_state(int pid, const std::string& proc) {
   const std::string folder = fmt::format("{}/{}", proc, pid);
   const std::string line = stat_in(folder);
-  const std::string_view state = field_of(line, StatField::state);
-  const bool first_is_gone = state == "Z" || state == "X";
-  if (first_is_gone && number_of(field_of(line, StatField::threads)) <= 1) return true;
-  // Before it is PF_EXITING, a thread waits for its io_uring requests: then the other threads show what has happened. They do, too,
-  // where the first one has left them.
-  const unsigned of_the_end = dumping_core | killed_by_signal | (first_is_gone ? 0 : exiting);
-  if ((flags_of(line) & of_the_end) != 0 || is_to_be_killed(folder)) return true;
-  std::error_code gone;
-  for (fs::directory_iterator thread(folder + "/task", gone), end; !gone && thread != end; thread.increment(gone)) {
-    if (shows_the_end_of_its_process(thread->path().string())) return true;
-  }
-  return false;
+  if (line.empty()) return ProcessState::unseen;
+  return is_ending(folder, line) ? ProcessState::ending : ProcessState::running;
 }
+
+bool process_is_ending(int pid, const std::string& proc) { return process_state(pid, proc) == ProcessState::ending; }
 
 std::optional<int> process_in_container(int number, const std::function<bool(std::uint64_t)>& is_its_namespace,
                                         const std::string& proc) {

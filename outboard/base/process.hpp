@@ -23,8 +23,15 @@ std::uint64_t start_time_of(int pid);
 /// waits for its parent. Where a descriptor of the process (pidfd_open) cannot be had.
 bool process_has_ended(int pid, std::uint64_t start_time);
 
-/// Whether a process answers nobody any more though it is still there: it was killed, has crashed or exits, and the kernel
-/// may be busy with its threads for as long as the storage takes. `proc` stands for /proc. Any thread.
+enum class ProcessState : std::uint8_t {
+  running,
+  ending,  ///< it answers nobody any more: killed, crashed or exiting, while the kernel is busy with its threads
+  unseen,  ///< gone; or /proc does not show it to this user (hidepid), or in this PID namespace
+};
+/// What a process does. It may be ending for as long as the storage takes. `proc` stands for /proc. Any thread.
+ProcessState process_state(int pid, const std::string& proc = "/proc");
+
+/// Whether that is ProcessState::ending.
 bool process_is_ending(int pid, const std::string& proc = "/proc");
 
 /// The process that has this number in a PID namespace (of this inode number, /proc/PID/ns/pid); its number here. Nothing:

@@ -31,6 +31,7 @@ class AProcess : public ::testing::Test {
     if (thread.number == pid) write(fmt::format("{}", pid), thread);
     write(fmt::format("{}/task/{}", pid, thread.number), thread);
   }
+  ProcessState state() const { return process_state(pid, dir.path("proc")); }
   bool is_ending() const { return process_is_ending(pid, dir.path("proc")); }
 
   static constexpr int pid = 12;
@@ -67,7 +68,15 @@ TEST_F(AProcess, OfWhichAThreadEndsIsNotEnding) {
   EXPECT_FALSE(is_ending());
 }
 
-TEST_F(AProcess, ThatIsGoneIsNotEnding) { EXPECT_FALSE(is_ending()); }
+TEST_F(AProcess, ThatIsNotShownIsNeitherRunningNorEnding) {
+  EXPECT_EQ(state(), ProcessState::unseen);
+  show({.number = 13});
+  EXPECT_EQ(state(), ProcessState::unseen) << "nothing is to be read in its folder (hidepid=1)";
+  show({.number = 12});
+  EXPECT_EQ(state(), ProcessState::running);
+  show({.number = 12, .pending = sigkill});
+  EXPECT_EQ(state(), ProcessState::ending);
+}
 
 TEST_F(AProcess, OfWhichTheFirstThreadHasLeftIsNotEnding) {
   show({.number = 12, .state = 'Z', .flags = 0x400104});

@@ -92,6 +92,14 @@ Error in_use(const std::string& what, const std::string& path) {
       .cure("stop it, or serve the image read-only in both; to find it: fuser -v " + shell_path(path));
 }
 
+Error in_use_unseen(const std::string& what, const std::string& path) {
+  return Error(EBUSY, what)
+      .on(path)
+      .cure(
+          "look as root, where it runs: fuser -v " + shell_path(path) +
+          "; if it runs, stop it, or serve the image read-only in both; if it is ending, start again when it has ended");
+}
+
 /// One try to lock an image, and what is in its way.
 struct Attempt {
   int fd;
@@ -104,10 +112,17 @@ struct Attempt {
     const std::string what = fmt::format("{} {}", who, described(access));
     return {.who = who, .what = what, .bound = bound, .refusal = in_use(what, path)};
   }
+  Obstacle held_by_unseen(const LockOwner& owner) const {
+    const std::string who = described(owner);
+    const std::string what =
+        fmt::format("{} {}; whether it runs or is ending cannot be seen from here", who, described(access));
+    return {.who = who, .what = what, .bound = patience.running, .refusal = in_use_unseen(what, path)};
+  }
 
   Obstacle obstacle(const LockHolders& holders) const {
     if (holders.self) return held_by("this process", Duration::zero());
-    if (holders.running) return held_by(named(*holders.running, path), patience.running);
+    if (holders.running) return held_by(named(*holders.running), patience.running);
+    if (holders.unseen) return held_by_unseen(*holders.unseen);
     if (holders.any_serves_no_more()) return requests_of_the_dead(holders, path, patience);
     // No server of ours.
     const auto other = holder_of(path);

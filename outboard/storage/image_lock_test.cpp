@@ -15,10 +15,13 @@
 #include <vector>
 
 #include <fcntl.h>
+#include <grp.h>
 #include <sched.h>
 #include <signal.h>
+#include <sys/mount.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -574,6 +577,68 @@ TEST_F(ImageLock, OfAProcessInAnotherContainerIsNoObstacleToReadersUntilItEnds) 
       << "its number here";
   holder.kill();
   opens_after(ImageAccess::read, [&] { holder.finish_requests(); });
+}
+
+/// What another user is refused with, from whom /proc hides the processes of others. Nothing: that cannot be had here.
+std::optional<std::string> refusal_of_another_user(const std::string& path) {
+  std::array<int, 2> ends{};
+  EXPECT_EQ(::pipe2(ends.data(), O_CLOEXEC), 0);
+  const UniqueFd theirs(ends[0]);
+  UniqueFd ours(ends[1]);
+  const pid_t pid = ::fork();
+  if (pid == 0) {
+    constexpr uid_t nobody = 65534;
+    if (::unshare(CLONE_NEWNS) != 0 || ::mount(nullptr, "/", nullptr, MS_REC | MS_PRIVATE, nullptr) != 0 ||
+        ::mount("proc", "/proc", "proc", 0, "hidepid=2") != 0 || ::setgroups(0, nullptr) != 0 ||
+        ::setresgid(nobody, nobody, nobody) != 0 || ::setresuid(nobody, nobody, nobody) != 0)
+      ::_exit(1);
+    const auto image = open_image(path, false, false, Log(), none);
+    if (!image && image.error().code() == EACCES) ::_exit(1);
+    const std::string said = image ? "opened" : image.error().message() + "\n" + std::string(image.error().cure());
+    static_cast<void>(!::write(ours.get(), said.data(), said.size()));
+    ::_exit(0);
+  }
+  ours.reset();
+  std::string said(4096, 0);
+  const ssize_t size = ::read(theirs.get(), said.data(), said.size());
+  said.resize(size > 0 ? static_cast<std::size_t>(size) : 0);
+  int status = 0;
+  EXPECT_EQ(::waitpid(pid, &status, 0), pid);
+  return status == 0 ? std::optional(said) : std::nullopt;
+}
+
+TEST_F(ImageLock, OfAProcessThatIsHiddenIsNotSaidToBeThatOfOneThatRuns) {
+  ASSERT_EQ(::chmod(dir_.path("").c_str(), 0755), 0);
+  ASSERT_EQ(::chmod(path().c_str(), 0666), 0);
+  const Holder holder(path(), ImageAccess::write);
+  ASSERT_TRUE(holder.opened());
+  const auto said = refusal_of_another_user(path());
+  if (!said) GTEST_SKIP() << "no /proc that hides processes can be had here";
+  EXPECT_THAT(*said, HasSubstr("process " + std::to_string(holder.pid()) +
+                               " is using the image; whether it runs or is ending cannot be seen from here"));
+  EXPECT_THAT(*said, HasSubstr("if it is ending, start again when it has ended"));
+}
+
+TEST_F(ImageLock, OfAProcessThatIsNotHereIsNotSaidToBeThatOfOneThatRuns) {
+  LockOwner host = LockOwner::self(), container = host, number = host;
+  host.host ^= 1;
+  container.container ^= 1;
+  number.pid = (1U << 22) - 1;
+  for (const LockOwner& other : {host, container, number}) {
+    const UniqueFd alive = owner({other.requests(), other.life(), 100, 101, 201, 203});
+    const auto refused = open(ImageAccess::write);
+    ASSERT_FALSE(refused);
+    EXPECT_THAT(refused.error().message(), HasSubstr("whether it runs or is ending cannot be seen from here"));
+  }
+}
+
+TEST_F(ImageLock, OfADeadServerMayBeHeldByWhoeverReadsTheImageWhichTheCureSays) {
+  const UniqueFd reader(::open(path().c_str(), O_RDONLY | O_CLOEXEC));
+  ASSERT_EQ(set_lock(reader.get(), F_RDLCK, LockOwner{.host = 1, .container = 1, .pid = 1}.requests()), 0);
+  const auto refused = open(ImageAccess::read);
+  ASSERT_FALSE(refused);
+  EXPECT_THAT(refused.error().cure(), HasSubstr("dmesg"));
+  EXPECT_THAT(refused.error().cure(), HasSubstr("fuser -v " + path()));
 }
 
 TEST_F(ImageLock, OfAnOwnerIsTheOneThatItsByteNames) {

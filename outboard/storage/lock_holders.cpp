@@ -13,6 +13,20 @@ namespace outboard::storage {
 
 namespace {
 
+/// Where a process belongs that is there.
+std::optional<LockOwner>& entry_of(LockHolders& holders, const LockOwner& owner) {
+  const auto pid = owner.number_here();
+  switch (pid ? process_state(*pid) : ProcessState::unseen) {
+    case ProcessState::running:
+      return holders.running;
+    case ProcessState::ending:
+      return holders.ending;
+    case ProcessState::unseen:
+      break;
+  }
+  return holders.unseen;
+}
+
 Status add_holder(LockHolders& holders, int fd, const LockOwner& owner) {
   OUTBOARD_TRY(const bool lives, is_locked_by_others(fd, owner.life()));
   if (!lives) {
@@ -23,8 +37,7 @@ Status add_holder(LockHolders& holders, int fd, const LockOwner& owner) {
     holders.self = true;
     return {};
   }
-  const auto pid = owner.number_here();
-  (pid && process_is_ending(*pid) ? holders.ending : holders.running) = owner;
+  entry_of(holders, owner) = owner;
   return {};
 }
 
@@ -62,12 +75,9 @@ std::string named(const Holder& process) {
   return fmt::format("process {} ({})", process.pid, process.command);
 }
 
-std::string named(const LockOwner& owner, const std::string& path) {
-  if (const auto pid = owner.number_here()) return named(Holder{*pid, process_name(*pid)});
-  // Where /proc hides namespaces, whoever has the file open is it.
-  const bool same_host = owner.host == LockOwner::self().host;
-  if (const auto seen = same_host ? holder_of(path) : std::nullopt) return named(*seen);
-  return described(owner);
+std::string named(const LockOwner& owner) {
+  const auto pid = owner.number_here();
+  return pid ? named(Holder{*pid, process_name(*pid)}) : described(owner);
 }
 
 Obstacle requests_of_the_dead(const LockHolders& holders, const std::string& path, const LockPatience& patience) {

@@ -15,6 +15,7 @@ namespace outboard::storage {
 struct LockHolders {
   bool self = false;
   std::optional<LockOwner> running{};
+  std::optional<LockOwner> unseen{};  ///< running or ending: elsewhere, or /proc hides it
   std::optional<LockOwner> ending{};  ///< killed, crashed or exiting: the kernel is busy with its threads
   std::optional<LockOwner> ended{};  ///< gone; the kernel still has requests of it
   /// There are more locks than are looked at (max_locks): a process may be missing above.
@@ -29,17 +30,17 @@ struct LockHolders {
 /// Who else has the image locked that is open as `fd`. What the file system says.
 Result<LockHolders> holders_of(int fd);
 
-/// For people: "process 12 (qemu-system-x86)", by the number that it has here where it can be seen; the image is at `path`.
-std::string named(const LockOwner& owner, const std::string& path);
+/// For people: "process 12 (qemu-system-x86)", by the number that it has here where it can be seen.
+std::string named(const LockOwner& owner);
 std::string named(const Holder& process);
 
 /// What LockHolders::any_serves_no_more() and too_many mean to whoever wants the image at `path`: requests of a process that has
 /// ended may still write to it, or into memory that its successor answers for. LockPatience::ended is the bound.
 Obstacle requests_of_the_dead(const LockHolders& holders, const std::string& path, const LockPatience& patience);
-
 /// The same of one process, `who`.
 enum class ProcessEnd : std::uint8_t { ending, ended };
 Obstacle requests_of(const std::string& who, ProcessEnd end, const std::string& path, const LockPatience& patience);
+
 /// The file system does not lock bytes as far up as LockOwner's: its offsets have 32 bits, or it has no locks.
 bool is_too_far(int error);
 

@@ -40,9 +40,18 @@ Error not_ended(int code, int pid) {
 }
 
 Error held_by(std::optional<int> pid) {
-  if (pid && process_is_ending(*pid)) return not_ended(EBUSY, *pid);
-  const std::string who = pid ? fmt::format("process {}", *pid) : "another process";
-  return Error(EBUSY, who + " serves this device").cure("stop that one first");
+  if (!pid) return Error(EBUSY, "another process serves this device").cure("stop that one first");
+  const std::string what = fmt::format("process {} serves this device", *pid);
+  switch (process_state(*pid)) {
+    case ProcessState::running:
+      return Error(EBUSY, what).cure("stop that one first");
+    case ProcessState::ending:
+      return not_ended(EBUSY, *pid);
+    case ProcessState::unseen:
+      break;
+  }
+  return Error(EBUSY, what + "; whether it runs or is ending cannot be seen from here")
+      .cure("look as root, where it runs; if it runs, stop it; if it is ending, start again when it has ended");
 }
 
 Error not_permitted(Error error) {

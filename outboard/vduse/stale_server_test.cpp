@@ -58,6 +58,19 @@ TEST(StaleServer, WhatIsInALockIsNotRepeated) {
   EXPECT_THAT(lock_name(path, Duration(0)).error().message(), HasSubstr("another process"));
 }
 
+TEST(StaleServer, AProcessThatCannotBeSeenIsNotSaidToRun) {
+  const outboard::testing::TempDir dir;
+  const std::string path = dir.path("lock");
+  const auto held = lock_name(path, Duration(0));
+  ASSERT_TRUE(held);
+  std::ofstream(path) << "2147483647\n";  // more than the kernel gives
+  const Error error = lock_name(path, Duration(0)).error();
+  EXPECT_THAT(error.message(),
+              HasSubstr("process 2147483647 serves this device; whether it runs or is ending cannot be "
+                        "seen from here"));
+  EXPECT_THAT(error.cure(), HasSubstr("if it is ending, start again when it has ended"));
+}
+
 TEST(StaleServer, ALockThatIsALinkIsNotFollowed) {
   const outboard::testing::TempDir dir;
   ASSERT_EQ(::symlink(dir.path("elsewhere").c_str(), dir.path("lock").c_str()), 0);
