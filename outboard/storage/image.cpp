@@ -64,7 +64,7 @@ Error open_error(int code, const std::string& path, bool read_only) {
     case EBUSY:
       return Error(EBUSY, "the block device is in use (mounted, swap, part of a volume, or claimed by another process)")
           .on(path)
-          .cure("see what uses it: lsblk " + shell_path(path));
+          .cure(fmt::format("see what uses it: lsblk {0}; fuser -v {0}", shell_path(path)));
     case EMFILE:
     case ENFILE:
       return Error(code, "out of file descriptors").on(path).cure("raise the limit: ulimit -n, LimitNOFILE=");

@@ -50,7 +50,7 @@ Obstacle obstacle_on(dev_t device, const std::string& path, const LockPatience& 
                     .bound = bound,
                     .refusal = Error(EBUSY, "the block device is in use: " + what)
                                    .on(path)
-                                   .cure("see what uses it: lsblk " + shell_path(path))};
+                                   .cure(fmt::format("see what uses it: lsblk {0}; fuser -v {0}", shell_path(path)))};
   };
   const std::string disk = name_of(device);
   if (const auto users = claimants_of(disk); !users.empty())

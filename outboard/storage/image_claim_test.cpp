@@ -150,6 +150,7 @@ TEST_F(ADiskThatIsClaimed, IsRefusedToWritersAndNotToReaders) {
   EXPECT_EQ(writer.error().code(), EBUSY);
   EXPECT_THAT(writer.error().message(), HasSubstr("the block device is in use"));
   EXPECT_THAT(writer.error().cure(), HasSubstr("lsblk " + device_.path));
+  EXPECT_THAT(writer.error().cure(), HasSubstr("fuser -v " + device_.path)) << "whoever may read it may claim it";
   EXPECT_TRUE(open_image(device_.path, true, false, Log(), none));
 }
 

@@ -322,7 +322,8 @@ Error cannot_open(const Error& error, const std::string& name, const std::string
       const std::string who = holder ? fmt::format("process {} ({})", holder->pid, holder->command) : "another process";
       return Error(EBUSY, fmt::format("{} has the device open", who))
           .on(path)
-          .cure("end that process first; a device is served by one");
+          .cure((holder ? std::string("end that process first") : "find it as root, and end it: fuser -v " + path) +
+                "; a device is served by one");
     }
     case EACCES:
     case EPERM:
