@@ -99,9 +99,8 @@ bool is_ending(const std::string& folder, std::string_view line) {
 
 std::optional<int> parse_pid(std::string_view text) {
   int pid = 0;
-  const char* const end = text.data() + text.size();
-  const auto [stop, error] = std::from_chars(text.data(), end, pid);
-  if (error != std::errc{} || stop != end || pid <= 0) return std::nullopt;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), pid);
+  if (error != std::errc{} || end != text.data() + text.size() || pid <= 0) return std::nullopt;
   return pid;
 }
 
