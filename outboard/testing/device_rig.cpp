@@ -52,7 +52,8 @@ DeviceRig::DeviceRig(const Setup& setup) : device(identity(setup)), notified(set
   auto options = setup.options;
   options.packed = setup.packed;
   options.without = options.without | setup.without;
-  options.log = Log([this](Level, std::string_view line) { log.emplace_back(line); });
+  options.log =
+      Log([this](Level level, std::string_view line) { log.emplace_back(line), log_levels.push_back(level); });
   auto made = virtio::DeviceCore::create(device, map, loop, *this, std::move(options));
   if (!made) throw std::runtime_error(made.error().message());
   core = std::move(*made);

@@ -100,6 +100,7 @@ class DeviceRig final : public virtio::TransportEvents {
   ScriptedDevice device;
   std::vector<std::unique_ptr<RingDriver>> drivers;
   std::vector<std::string> log;
+  std::vector<Level> log_levels;  ///< of its lines
   std::vector<unsigned> notified;  ///< for each queue
   unsigned config_notified = 0;
   std::function<void(unsigned)> on_notify;

@@ -180,7 +180,7 @@ void DeviceCore::State::run_engine(unsigned index, const QueueState& state) {
                                  .indirect = features.has(Feature::indirect_desc),
                                  .in_order = features.has(Feature::in_order),
                                  .chain_limit = std::max<std::uint32_t>(queue.max_size, core.identity().max_chain)};
-  on_loop(queue, [engine = queue.engine, state, rules, is_paused = paused] {
+  on_loop(queue, [engine = queue.engine, state, rules, is_paused = paused.load()] {
     engine->set_paused(is_paused);
     engine->start(state, rules);
   });

@@ -78,7 +78,7 @@ struct DeviceCore::State final : QueueOwner, std::enable_shared_from_this<Device
   Features accepted;  ///< as the driver wrote it
   bool accepted_beyond = false;  ///< it set a bit that has no number here
   std::atomic<bool> broken{false};
-  bool paused = false;
+  std::atomic<bool> paused{false};  ///< set on the control loop
   bool resetting = false;
   bool gone = false;  ///< the core has been destroyed, by a callback that is still running: nothing is touched any more
   bool capturing = false;
@@ -113,7 +113,7 @@ struct DeviceCore::State final : QueueOwner, std::enable_shared_from_this<Device
   void finish_reset_if_quiet();
   void finish_reset();
   void reset_is_late(std::list<ResetWaiter>::iterator waiter);
-  void break_device(std::string_view clause, std::string_view what);
+  void break_device(std::string_view clause, std::string_view what, Level level = Level::error);
   void show_broken();
 
   // Queues: device_core_queues.cpp

@@ -171,14 +171,15 @@ void DeviceCore::State::finish_reset() {
 
 void DeviceCore::State::queue_broken(unsigned queue, std::string_view clause, std::string_view what) {
   if (broken.load(std::memory_order_relaxed)) return;
-  break_device(clause, fmt::format("queue {}: {}", queue, what));
+  // A device that is paused may use no memory: its client leaves, and takes it away under requests that end meanwhile.
+  break_device(clause, fmt::format("queue {}: {}", queue, what), paused ? Level::info : Level::error);
 }
 
 /// Any thread. One violation is told once (V3): telling it for every kick would be another way to attack.
-void DeviceCore::State::break_device(std::string_view clause, std::string_view what) {
+void DeviceCore::State::break_device(std::string_view clause, std::string_view what, Level level) {
   if (broken.exchange(true, std::memory_order_acq_rel)) return;
   for (Queue& queue : queues) queue.engine->halt();
-  log.error("broken until it is reset: {} ({})", what, clause);
+  if (log.enabled(level)) log.write(level, fmt::format("broken until it is reset: {} ({})", what, clause));
   if (control.in_loop_thread()) return show_broken();
   control.post([weak = weak_from_this()] {
     if (const auto state = weak.lock()) state->show_broken();

@@ -4,6 +4,7 @@
 #include <cstring>
 #include <tuple>
 
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include <outboard/testing/device_rig.hpp>
@@ -12,7 +13,8 @@ namespace outboard::virtio {
 namespace {
 
 using memory::Iova;
-using testing::DeviceRig;
+using outboard::testing::DeviceRig;
+using ::testing::ElementsAre;
 namespace bit = spec::status;
 
 constexpr std::uint8_t s1 = bit::acknowledge, s2 = s1 | bit::driver, s3 = s2 | bit::features_ok,
@@ -487,6 +489,22 @@ TEST(DevicePause, Row52_APausedDeviceTouchesNothingAndGoesOnAfterwards) {
   EXPECT_EQ(rig.driver().used_count(), 1U);
   EXPECT_EQ(rig.notified[0], 1U);
   EXPECT_EQ(rig.device.requests, 2U);
+}
+
+TEST(DevicePause, WhoseMemoryIsTakenAwayMeanwhileIsNoFaultOfTheDriver) {
+  for (const bool paused : {false, true}) {
+    DeviceRig rig({});
+    rig.run();
+    rig.device.on_request = rig.device.keep();
+    rig.driver().chain().writable(4).publish();
+    rig.process();
+    rig.core->set_paused(paused);
+    rig.unmap_driver();
+    rig.device.kept[0].violation(Error(EFAULT, "the driver's buffer is gone"));
+    rig.settle();
+    EXPECT_TRUE(rig.core->broken());
+    EXPECT_THAT(rig.log_levels, ElementsAre(paused ? Level::info : Level::error));
+  }
 }
 
 }  // namespace
