@@ -19,6 +19,7 @@ class HeldFileSystem {
   enum class Call : std::uint32_t {
     none = 0,
     getattr = 3,
+    open = 14,
     read = 15,
     write = 16,
     fsync = 20,

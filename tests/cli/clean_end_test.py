@@ -185,13 +185,18 @@ def test_a_server_whose_line_nobody_reads_serves(test):
     os.close(write_end)
 
 
-def test_a_server_whose_stdout_is_full_serves(test):
+def full_pipe():
     read_end, write_end = os.pipe()
     os.set_blocking(write_end, False)
     with contextlib.suppress(BlockingIOError):
         while True:
             os.write(write_end, bytes(4096))
     os.set_blocking(write_end, True)
+    return read_end, write_end
+
+
+def test_a_server_whose_stdout_is_full_serves(test):
+    read_end, write_end = full_pipe()
     path = test.sockets / 'full.sock'
     server = test.start(['bash', '-c', f'exec "$0" serve blk --ram --size 1M --listen vfio-user:{path} >&{write_end}',
                          test.command], pass_fds=(write_end,))
@@ -272,6 +277,27 @@ def test_ready_descriptor(test):
     os.close(read_end)
     test.outboard('show', f'vfio-user:{path}')
     test.equal(server.stop(), 0, 'the exit status')
+
+
+def test_a_ready_descriptor_that_is_full(test):
+    read_end, write_end = full_pipe()
+    server = test.start([test.command, 'serve', 'blk', '--ram', '--size', '1M', '--listen',
+                         f'vfio-user:{test.sockets / "full.sock"}', '--ready-fd', write_end], pass_fds=(write_end,))
+    test.equal(server.wait(), 1, 'the exit status')
+    test.true('--ready-fd' in server.output(), f'it says {server.output()}')
+    os.close(read_end)
+    os.close(write_end)
+
+
+def test_an_error_that_nobody_reads_does_not_outlive_a_signal(test):
+    read_end, write_end = full_pipe()
+    client = test.start(['bash', '-c', f'exec "$0" show vfio-user:{test.sockets / "none"} 2>&{write_end}', test.command],
+                        pass_fds=(write_end,))
+    harness.wait_until(lambda: takes_signals(client), 20, 'the command to take signals')
+    client.signal(signal.SIGTERM)
+    test.equal(client.wait(), 1, 'the exit status')
+    os.close(read_end)
+    os.close(write_end)
 
 
 def test_an_image_that_shrinks_breaks_only_its_requests(test):

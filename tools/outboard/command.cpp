@@ -15,6 +15,7 @@
 #include <outboard/pci/address.hpp>
 #include <outboard/targets/device_table.hpp>
 #include <outboard/targets/target.hpp>
+#include <tools/outboard/end_verdict.hpp>
 
 namespace outboard::command {
 
@@ -65,7 +66,13 @@ Result<std::unique_ptr<pci::Handle>> TargetArguments::open(Context& context, tar
   options.log = context.log;
   options.wait = std::chrono::duration_cast<Duration>(std::chrono::duration<double>(wait_seconds));
   options.pause = [&stop = context.stop](Duration time) { return stop.pause(time); };
+  const auto say = [name = target] {
+    print_error(Error(ETIMEDOUT, "ends although the device has not been opened").on(name));
+  };
+  context.stop.bound_end(
+      {.start = StopSignal::Start::at_signal, .patience = end_patience, .verdict = EndVerdict(), .say = say});
   auto handle = targets::open(target, options);
+  context.stop.unbound();
   if (!handle && is_about_words(*address, handle.error())) return as_usage_error(handle.error());
   if (!handle) return handle;
   // In every verb: a device that is asked back goes back, after what is in flight.

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <chrono>
 #include <functional>
 #include <memory>
 #include <span>
@@ -55,8 +56,11 @@ void add_doctor(CLI::App& app, Plan& plan);
 struct TargetArguments {
   std::string target;
   double wait_seconds = 0;
+  /// For how long, after a signal, a call is waited for that does not come back, or a device that does not answer.
+  Duration end_patience = std::chrono::seconds(10);
 
   void add_to(CLI::App& verb, const std::string& name = "TARGET");
+  /// An opening that hangs (the image of a local device, say) ends the process `end_patience` after a signal.
   Result<std::unique_ptr<pci::Handle>> open(Context& context, targets::Purpose purpose = targets::Purpose::drive) const;
   /// Puts the target's name in front of a failure that does not say what it is about.
   Result<Exit> name_in(Result<Exit> result) const;

@@ -14,10 +14,9 @@
 namespace outboard::command {
 
 Result<std::unique_ptr<DiskSession>> DiskSession::open(const TargetArguments& target, Context& context,
-                                                       blk::Driver::Options options, Duration end_patience) {
-  std::unique_ptr<DiskSession> session(new DiskSession(context.stop, end_patience));
+                                                       blk::Driver::Options options) {
+  std::unique_ptr<DiskSession> session(new DiskSession(context.stop, target.end_patience));
   session->in_this_process_ = target.target.starts_with("local:");
-  session->bound_end(StopSignal::Start::at_signal, target.target, "ends although the device has not been opened");
   OUTBOARD_TRY(session->reactor_, Reactor::create());
   OUTBOARD_TRY(session->handle_, target.open(context));
   session->bound_end(StopSignal::Start::at_signal, session->handle_->name(), session->words_of_end());

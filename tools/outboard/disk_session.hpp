@@ -16,14 +16,12 @@ namespace outboard::command {
 /// A disk that is being driven: the function, a loop, and the driver on it. One thread.
 ///
 /// Its end waits for what is in flight, which uses memory of the process. A device that does not answer would keep the process
-/// for ever. So the process ends, with a line on stderr, when `end_patience` passes without an answer after a signal, or when
+/// for ever. So the process ends, with a line on stderr, when the target's `end_patience` passes without an answer after a signal, or when
 /// the end takes longer than that.
 class DiskSession {
  public:
-  static constexpr Duration usual_end_patience = std::chrono::seconds(10);
   static Result<std::unique_ptr<DiskSession>> open(const TargetArguments& target, Context& context,
-                                                   blk::Driver::Options options,
-                                                   Duration end_patience = usual_end_patience);
+                                                   blk::Driver::Options options);
   ~DiskSession();
   DiskSession(const DiskSession&) = delete;
   DiskSession& operator=(const DiskSession&) = delete;

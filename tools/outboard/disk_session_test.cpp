@@ -34,10 +34,11 @@ using ::testing::HasSubstr;
 void drive(const HeldFileSystem& storage, const std::string& engine) {
   const auto stop = StopSignal::create().value();
   Context context{.log = Log(), .stop = *stop};
-  const TargetArguments target{.target = "local:blk,image=" + storage.disk() + ",engine=" + engine};
+  const TargetArguments target{.target = "local:blk,image=" + storage.disk() + ",engine=" + engine,
+                               .end_patience = std::chrono::milliseconds(100)};
   blk::Io io;  // outlives the driver
   {
-    auto session = DiskSession::open(target, context, {}, std::chrono::milliseconds(100)).value();
+    auto session = DiskSession::open(target, context, {}).value();
     const auto buffer = session->driver().dma().allocate(4096).value();
     const virtio::Element element{buffer.iova(), 4096};
     io.data = {&element, 1};
@@ -53,9 +54,10 @@ void drive(const HeldFileSystem& storage, const std::string& engine) {
 void copy_until_told_to_end(const HeldFileSystem& storage, const std::string& engine) {
   const auto stop = StopSignal::create().value();
   Context context{.log = Log(), .stop = *stop};
-  const TargetArguments target{.target = "local:blk,image=" + storage.disk() + ",engine=" + engine};
+  const TargetArguments target{.target = "local:blk,image=" + storage.disk() + ",engine=" + engine,
+                               .end_patience = std::chrono::milliseconds(100)};
   {
-    auto session = DiskSession::open(target, context, {}, std::chrono::milliseconds(100)).value();
+    auto session = DiskSession::open(target, context, {}).value();
     const auto transfer = Transfer::create(*session, blk::Io::Kind::read, {.depth = 2, .piece = 4096}).value();
     std::thread teller([&storage] {
       while (storage.holding() == 0 && !storage.gave_up()) std::this_thread::yield();
@@ -69,13 +71,28 @@ void copy_until_told_to_end(const HeldFileSystem& storage, const std::string& en
   end_unless_the_bound_does();
 }
 
+/// Opens a disk of its own process, which the storage does not let it, and gets SIGTERM meanwhile. Ends the process.
+void open_until_told_to_end(const HeldFileSystem& storage, const std::string& engine) {
+  const auto stop = StopSignal::create().value();
+  Context context{.log = Log(), .stop = *stop};
+  const TargetArguments target{.target = "local:blk,image=" + storage.disk() + ",engine=" + engine,
+                               .end_patience = std::chrono::milliseconds(100)};
+  std::thread teller([&storage] {
+    while (storage.holding() == 0 && !storage.gave_up()) std::this_thread::yield();
+    ::kill(::getpid(), SIGTERM);
+  });
+  teller.detach();
+  static_cast<void>(target.open(context));
+  end_unless_the_bound_does();
+}
+
 TEST(DiskSession, BoundsNothingOnceItHasEnded) {
   const pid_t pid = ::fork();
   if (pid == 0) {
     const auto stop = StopSignal::create().value();
     Context context{.log = Log(), .stop = *stop};
-    const TargetArguments target{.target = "local:blk,ram,size=1M"};
-    DiskSession::open(target, context, {}, std::chrono::seconds(1)).value().reset();
+    const TargetArguments target{.target = "local:blk,ram,size=1M", .end_patience = std::chrono::seconds(1)};
+    DiskSession::open(target, context, {}).value().reset();
     ::_exit(stop->pause(std::chrono::milliseconds(1500)) ? 0 : 2);  // 1: the bound was still there
   }
   int status = 0;
@@ -86,14 +103,14 @@ TEST(DiskSession, BoundsNothingOnceItHasEnded) {
 class ADiskOfThisProcess : public ::testing::TestWithParam<const char*> {
  protected:
   using Drive = void (*)(const HeldFileSystem& storage, const std::string& engine);
-  static void is_ended_by_its_bound(Drive drive);
+  static void is_ended_by_its_bound(Drive drive, HeldFileSystem::Call hangs, const char* words);
 };
 
-void ADiskOfThisProcess::is_ended_by_its_bound(Drive drive) {
+void ADiskOfThisProcess::is_ended_by_its_bound(Drive drive, HeldFileSystem::Call hangs, const char* words) {
   auto made = HeldFileSystem::create(1 << 20);
   if (!made) GTEST_SKIP() << "no FUSE file system here: " << made.error().message();
   HeldFileSystem& storage = **made;
-  storage.hold(HeldFileSystem::Call::read);
+  storage.hold(hangs);
   std::array<int, 2> ends{};
   ASSERT_EQ(::pipe2(ends.data(), O_CLOEXEC), 0);
   const UniqueFd output(ends[0]);
@@ -107,7 +124,7 @@ void ADiskOfThisProcess::is_ended_by_its_bound(Drive drive) {
   // It has said so, and ends, which takes until the kernel's threads have come back from the storage.
   std::string said(200, '\0');
   said.resize(static_cast<std::size_t>(std::max<ssize_t>(::read(output.get(), said.data(), said.size()), 0)));
-  EXPECT_THAT(said, HasSubstr("ends although not all requests have been answered"));
+  EXPECT_THAT(said, HasSubstr(words));
   EXPECT_GT(storage.holding(), 0U);
   EXPECT_FALSE(storage.gave_up());
   storage.release();
@@ -116,11 +133,20 @@ void ADiskOfThisProcess::is_ended_by_its_bound(Drive drive) {
   EXPECT_TRUE(WIFEXITED(status) && WEXITSTATUS(status) == 1) << status;
 }
 
-TEST_P(ADiskOfThisProcess, WhoseStorageHangsKeepsNoProcess) { is_ended_by_its_bound(drive); }
+constexpr const char* not_answered = "ends although not all requests have been answered";
+
+TEST_P(ADiskOfThisProcess, WhoseStorageHangsKeepsNoProcess) {
+  is_ended_by_its_bound(drive, HeldFileSystem::Call::read, not_answered);
+}
 
 // The driver's deadline comes much later; the file system gives up before it.
 TEST_P(ADiskOfThisProcess, WhoseStorageHangsInATransferKeepsNoProcessAfterASignal) {
-  is_ended_by_its_bound(copy_until_told_to_end);
+  is_ended_by_its_bound(copy_until_told_to_end, HeldFileSystem::Call::read, not_answered);
+}
+
+TEST_P(ADiskOfThisProcess, ThatCannotBeOpenedKeepsNoProcessAfterASignal) {
+  is_ended_by_its_bound(open_until_told_to_end, HeldFileSystem::Call::open,
+                        "ends although the device has not been opened");
 }
 
 INSTANTIATE_TEST_SUITE_P(Engines, ADiskOfThisProcess, ::testing::Values("io_uring", "pool"),

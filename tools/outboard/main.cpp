@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <chrono>
 #include <csignal>
 #include <mutex>
 #include <new>
@@ -67,10 +68,9 @@ Log stderr_log(const Plan& plan) {
   return Log(sink, plan.verbosity >= 2 ? Level::debug : plan.verbosity == 1 ? Level::info : Level::warning);
 }
 
-Result<Exit> run(const Plan& plan) {
-  OUTBOARD_TRY(const auto stop, StopSignal::create());
+Result<Exit> act(const Plan& plan, StopSignal& stop) {
   OUTBOARD_CHECK(memory::install_fault_guard());
-  Context context{stderr_log(plan), *stop};
+  Context context{stderr_log(plan), stop};
   return plan.action(context);
 }
 
@@ -102,6 +102,19 @@ int fail(const Error& error) {
   // Whoever read our output has no use for a message either.
   if (!nobody_reads(error)) print_error(error);
   return static_cast<int>(is_usage_error(error) ? Exit::usage : Exit::failed);
+}
+
+int run(const Plan& plan) {
+  const auto stop = StopSignal::create();
+  if (!stop) return fail(stop.error());
+  const auto done = act(plan, **stop);
+  if (done) return static_cast<int>(*done);
+  // Whoever does not read what is said now keeps us no longer than to a signal.
+  (*stop)->bound_end({.start = StopSignal::Start::at_signal,
+                      .patience = std::chrono::seconds(1),
+                      .verdict = [] { return StopSignal::Verdict::end; },
+                      .say = [] {}});
+  return fail(done.error());
 }
 
 /// A command line that could not be read. CLI11 speaks of a missing "subcommand" where a verb is misspelt, and lists what
@@ -182,8 +195,7 @@ int main(int argc, char** argv) {
   }
   if (!plan.action) return fail(usage_error("no verb is given", "outboard --help lists the verbs"));
   try {
-    const auto done = run(plan);
-    return done ? static_cast<int>(*done) : fail(done.error());
+    return run(plan);
   } catch (const std::bad_alloc&) {
     std::fputs("outboard: out of memory\n  raise the limit: ulimit -v, ulimit -d, MemoryMax= of the service\n", stderr);
     return static_cast<int>(Exit::failed);

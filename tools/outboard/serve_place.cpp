@@ -1,6 +1,7 @@
 #include <tools/outboard/serve_place.hpp>
 
 #include <fcntl.h>
+#include <poll.h>
 #include <unistd.h>
 
 #include <cstdlib>
@@ -50,7 +51,10 @@ Status tell_ready(int ready_fd, std::string_view name, const targets::Service& s
   out.write(fmt::format("serving {} on {}\n", what_is_served(name, service), service.where()));
   if (ready_fd < 0) return {};
   const UniqueFd ready(ready_fd);
-  if (write(ready.get(), "ready\n", 6) != 6)
+  pollfd room{ready.get(), POLLOUT, 0};
+  const bool is_full = poll(&room, 1, 0) == 0;  // and who would read it keeps us waiting
+  if (is_full) errno = EAGAIN;
+  if (is_full || write(ready.get(), "ready\n", 6) != 6)
     return Error::from_errno("writing").on(fmt::format("--ready-fd {}", ready_fd));
   return {};
 }

@@ -81,6 +81,7 @@ class ServerProcess {
     Context context{log, *stop};
     ServePlace place;
     place.end_patience = bound;
+    place.bound_start("disk", context);
     auto service = make(log);
     if (!service) return 98;
     (*service)->loop().post([&say] { say("ready\n"); });
@@ -177,13 +178,14 @@ class EndOfServedDisk : public ::testing::Test {
     auto made = HeldFileSystem::create(1 << 20);
     if (!made) GTEST_SKIP() << made.error().message();
     files = std::move(*made);
+  }
+  void start() {
     server = std::make_unique<ServerProcess>([this](const Log& log) -> Result<std::unique_ptr<targets::Service>> {
       OUTBOARD_TRY(const auto* const entry, targets::find_device("blk"));
       OptionSet words;
       OUTBOARD_CHECK(words.set("image", files->disk()));
       return targets::serve(*entry, std::move(words), "vfio-user:" + folder.path("socket"), {.log = log});
     });
-    ASSERT_TRUE(server->says("ready\n")) << server->said();
   }
   bool holding() const {
     const TimePoint end = Clock::system().now() + limit;
@@ -197,6 +199,8 @@ class EndOfServedDisk : public ::testing::Test {
 };
 
 TEST_F(EndOfServedDisk, DoesNotWaitForEverForStorageThatDoesNotAnswer) {
+  start();
+  ASSERT_TRUE(server->says("ready\n")) << server->said();
   files->hold(HeldFileSystem::Call::getattr);
   server->signal(SIGHUP);  // it looks at the size of its image
   ASSERT_TRUE(holding());
@@ -207,7 +211,20 @@ TEST_F(EndOfServedDisk, DoesNotWaitForEverForStorageThatDoesNotAnswer) {
   EXPECT_FALSE(files->gave_up());
 }
 
+TEST_F(EndOfServedDisk, ComesThoughItsStartHangs) {
+  files->hold(HeldFileSystem::Call::open);
+  start();
+  ASSERT_TRUE(holding());
+  server->signal(SIGTERM);
+  EXPECT_TRUE(server->says("ends although its start has not")) << server->said();
+  files->release();
+  EXPECT_EQ(server->status(), 1);
+  EXPECT_FALSE(files->gave_up());
+}
+
 TEST_F(EndOfServedDisk, WaitsForTheKernelToCloseTheImage) {
+  start();
+  ASSERT_TRUE(server->says("ready\n")) << server->said();
   files->hold(HeldFileSystem::Call::flush);
   server->signal(SIGTERM);
   ASSERT_TRUE(holding());
