@@ -57,6 +57,9 @@ StopSignal::StopSignal(UniqueFd signals, UniqueFd timer, EventFd wake, EventFd e
 StopSignal::~StopSignal() {
   end_.signal();
   if (thread_.joinable()) thread_.join();
+  // Nobody takes them any more: from here on they end the process.
+  const sigset_t set = stop_signals();
+  pthread_sigmask(SIG_UNBLOCK, &set, nullptr);
 }
 
 // A thread of its own, so that the second signal and the bound work however the others are stuck.

@@ -15,7 +15,7 @@ namespace outboard::command {
 
 /// Ctrl-C and SIGTERM. From its making on, the first of them is a wish to end, which everything that takes time looks for (waits
 /// within the library too, see outboard::Interruption); the second ends the process at once, and without a word. Make it before
-/// any other thread: they inherit that the signals are blocked.
+/// any other thread: they inherit that the signals are blocked. Once it is gone the signals do what they do to any process.
 class StopSignal {
  public:
   enum class Verdict : std::uint8_t { end, wait, anew };

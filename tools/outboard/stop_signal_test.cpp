@@ -219,6 +219,18 @@ TEST(StopSignal, HearsASignalAndSleepsWhereItCannotBeReadOrTaken) {
   }
 }
 
+TEST(StopSignal, LeavesTheSignalsToTheProcessOnceItIsGone) {
+  const pid_t pid = ::fork();
+  if (pid == 0) {
+    StopSignal::create().value().reset();
+    ::raise(SIGTERM);
+    ::_exit(0);
+  }
+  int status = 0;
+  EXPECT_EQ(::waitpid(pid, &status, 0), pid);
+  EXPECT_TRUE(WIFSIGNALED(status) && WTERMSIG(status) == SIGTERM) << status;
+}
+
 TEST(StopSignal, DoesNothingToAProcessThatEndsInTime) {
   const auto stop = StopSignal::create().value();
   bool said = false;
