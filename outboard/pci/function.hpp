@@ -60,7 +60,8 @@ struct IoEventFd {
 ///
 /// Every call comes on one thread, that of the loop the function was made with. Register accesses are answered at once
 /// and wait for nobody. What ends later takes a completion, called exactly once on that loop, possibly from inside the
-/// call. A caller does not start another unmap, reset or release_client before the last one has completed.
+/// call; it may destroy the function. A caller does not start another unmap, reset or release_client before the last one has
+/// completed.
 /// What the arguments say comes from a peer: an implementation validates and returns an error, never more.
 class Function {
  public:

@@ -259,7 +259,9 @@ void Passthrough::came_back(const Status& result, Completion then) {
     const Status attached = handle_->attach(loop_);
     if (!attached) log_.error("the device's events are not heard any more: {}", attached.error().message());
   }
+  const std::weak_ptr alive(alive_);
   then(result);
+  if (alive.expired()) return;  // whoever waited for it has destroyed this
   for (const Event event : std::exchange(late_events_, {})) on_event(event);
   if (std::exchange(give_up_when_back_, false)) give_up("the device was not given back in time");
 }
@@ -306,7 +308,9 @@ void Passthrough::client_released(const Status& reset, Completion done) {
   if (ready) ready = config_->power_on();
   if (ready) ready = config_->allow_bus_master(false);  // where it could not be taken away before
   restarted();
+  const std::weak_ptr alive(alive_);
   done({});
+  if (alive.expired()) return;  // whoever waited for it has destroyed this
   // With the last client's memory, or in an unknown state, it is for nobody else.
   if (!ready && state_ == State::working) {
     give_up("the device could not be made ready for another client: " + ready.error().message());

@@ -542,6 +542,23 @@ TEST_F(PassthroughTest, WhileTheDeviceIsBeingResetNothingElseReachesIt) {
   EXPECT_EQ(read<std::uint32_t>(region::config, 0), 0x56781234u);
 }
 
+TEST_F(PassthroughTest, ACompletionMayDestroyTheFunction) {
+  make();
+  function->reset([this](const Status& status) {
+    EXPECT_TRUE(status);
+    function.reset();
+  });
+  loop.run_until_idle();
+  EXPECT_EQ(function, nullptr);
+}
+
+TEST_F(PassthroughTest, TheClientsReleaseMayDestroyTheFunction) {
+  make();
+  function->release_client([this](const Status&) { function.reset(); });
+  loop.run_until_idle();
+  EXPECT_EQ(function, nullptr);
+}
+
 TEST_F(PassthroughTest, ADeviceWithoutAResetSaysSo) {
   handle->can_be_reset = false;
   make();
