@@ -35,7 +35,8 @@ struct Geometry {
 ///
 /// No call waits for the storage, but for destroying: that waits for operations that are running in the kernel (they write
 /// into the caller's memory), whose completions are then destroyed without a call; and the last of those that share a storage
-/// closes it. One back end, one thread: that of its loop; geometry() and share() may come from any.
+/// closes it. A back end must not be destroyed inside one of its completions. One back end, one thread: that of its loop;
+/// geometry() and share() may come from any.
 class Backend {
  public:
   using Completion = std::move_only_function<void(int error)>;

@@ -48,7 +48,7 @@ class Export final : private virtio::TransportEvents {
     Log log{};
   };
 
-  /// What the owner is told, on the control loop.
+  /// What the owner is told, on the control loop. None of these may destroy the export.
   struct Events {
     /// The driver has written the status, and it was acknowledged.
     std::function<void(std::uint8_t status)> status{};

@@ -92,7 +92,8 @@ class Device {
 
   /// The queue delivers nothing more. Give up what is kept (destroy the tokens: they stay in flight) and, for discard,
   /// cancel what can be cancelled; requests whose work is running are completed as usual. Call `done` when no token of
-  /// this queue is kept any more; the queue waits for the running ones itself.
+  /// this queue is kept any more; the queue waits for the running ones itself. The stop may end inside `done`, and whoever waits
+  /// for that may destroy the device: touch nothing of it afterwards.
   virtual void stop_queue(unsigned /*queue*/, StopMode /*mode*/, Completion done) { done(); }
 
   /// A stop that was to drain has become a discard, since the driver has reset the queue or the device: cancel what can be

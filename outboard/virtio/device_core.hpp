@@ -15,7 +15,8 @@ namespace outboard::virtio {
 
 class DeviceQueue;
 
-/// What a transport does for a running device.
+/// What a transport does for a running device. Called in the middle of what the core and the device do: neither may be
+/// destroyed in it.
 class TransportEvents {
  public:
   virtual ~TransportEvents() = default;
@@ -74,7 +75,7 @@ class DeviceCore final : private Host {
                                                     TransportEvents& events, Options options);
   /// Queues on loops of their own must have been stopped. Requests that the device still has do nothing any more. Whoever
   /// waits for a stop, a reset or a capture is not told: the callbacks are destroyed with the core. One that is running may
-  /// destroy it.
+  /// destroy it, and then the device.
   ~DeviceCore() override;
 
   /// Options::journal, for those who can make it only when they know what is offered. Before the driver writes a status.

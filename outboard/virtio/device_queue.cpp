@@ -463,7 +463,7 @@ void DeviceQueue::token_returned() {
   if (stalled_) [[unlikely]]
     unstall();
   if (phase_ == Phase::stopping) [[unlikely]]
-    finish_if_quiet();
+    schedule_finish();
 }
 
 // Stopping.
@@ -483,8 +483,17 @@ void DeviceQueue::finish(Stopped stopped) {
   finish_if_quiet();
 }
 
+/// What a stop has waited for ends in the middle of an answer, or of a transfer. Whoever is told of the end may destroy the
+/// device, and its storage, which go on after that: so the end comes on a turn of the loop of its own.
+void DeviceQueue::schedule_finish() {
+  if (!can_finish()) return;
+  env_.loop->post([self = shared_from_this()] {
+    if (!self->abandoned_.load(std::memory_order_relaxed)) self->finish_if_quiet();
+  });
+}
+
 void DeviceQueue::finish_if_quiet() {
-  if (!stopped_ || in_pass_ || tokens_ != 0 || transfers_ != 0) return;
+  if (!can_finish()) return;
   flush();
   QueueState state = capture();
   phase_ = Phase::idle;

@@ -253,6 +253,8 @@ class DeviceQueue final : public memory::MapUser, public std::enable_shared_from
   void fetched(RequestSlot& slot);
 
   // Stopping: device_queue.cpp
+  bool can_finish() const { return stopped_ && !in_pass_ && tokens_ == 0 && transfers_ == 0; }
+  void schedule_finish();
   void finish_if_quiet();
   QueueState capture() const;
 

@@ -80,7 +80,7 @@ void DeviceQueue::transferred(RequestSlot& slot, Access access, const Status& st
     give_back(slot);
     unstall();
   }
-  if (phase_ == Phase::stopping) finish_if_quiet();
+  if (phase_ == Phase::stopping) schedule_finish();
 }
 
 void DeviceQueue::fetched(RequestSlot& slot) {

@@ -177,6 +177,7 @@ TEST_P(Remote, AStopWaitsForTransfers) {
   rig.settle();
   EXPECT_FALSE(state);
   ASSERT_TRUE(port->answer());
+  EXPECT_FALSE(state) << "the port goes on in there, and whoever waits may destroy it";
   rig.settle();
   ASSERT_TRUE(state);
   EXPECT_EQ(state->in_flight.size(), 1U);

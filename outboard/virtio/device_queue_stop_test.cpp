@@ -269,6 +269,31 @@ TEST_P(EitherDeviceQueue, StopOfAllQueuesComesWhenTheLastIsQuiet) {
   EXPECT_TRUE(done->has_value());
 }
 
+TEST_P(EitherDeviceQueue, AStopEndsWhenTheAnswerThatItWaitedForHasReturned) {
+  void (*const answers[])(Request&) = {[](Request& request) { request.complete(); },
+                                       [](Request& request) { request.violation("2.7.1", "as the test wants"); },
+                                       [](Request& request) { request = {}; }};
+  for (const auto answer : answers) {
+    for (const StopMode mode : {StopMode::drain, StopMode::discard}) {
+      auto& rig = running();
+      rig.device.on_request = rig.device.keep();
+      rig.device.gives_up_kept = false;
+      rig.driver().chain().writable(4).publish();
+      rig.process();
+      bool ended = false;
+      rig.core->stop_queue(0, mode, [&](const Result<QueueState>&) {
+        ended = true;
+        rig.core.reset();
+      });
+      rig.settle();
+      answer(rig.device.kept.at(0));
+      EXPECT_FALSE(ended) << "the device goes on in there, and whoever waits may destroy it";
+      rig.settle();
+      EXPECT_TRUE(ended);
+    }
+  }
+}
+
 // Queues on loops of their own.
 
 TEST_P(EitherDeviceQueue, AQueueOnAnotherLoopIsStartedAndStoppedByPosts) {

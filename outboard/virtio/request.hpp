@@ -22,7 +22,8 @@ struct RequestSlot;
 /// there. Descriptor boundaries mean nothing (VIRTIO 1.4, 2.7.4.1): both parts are streams of bytes.
 ///
 /// All calls come on the queue's loop, but for complete() and destruction: an answer that comes on another thread is
-/// carried to the queue's loop by the same call.
+/// carried to the queue's loop by the same call. Nobody who waits for a stop, a reset or an unmap is told inside a call: they
+/// may destroy the device.
 ///
 /// A token that is destroyed unanswered, outside a stop, is a fault of the device: NEEDS_RESET, logged, no used entry.
 /// A device may keep a token (event and receive buffers); a kept token pins no memory.

@@ -251,6 +251,25 @@ TEST_P(BlkChains, WhoseMemoryIsTakenAwayEndBeforeWhoTakesItAwayDestroysTheDevice
   }
 }
 
+TEST_P(BlkChains, ThatAStopWaitsForEndBeforeWhoeverWaitsDestroysTheDevice) {
+  for (const bool in_steps : {false, true}) {
+    bool told = false;
+    Disk disk({.packed = GetParam(), .size = 16 * mebibyte});
+    disk.storage->hold = !in_steps;
+    in_steps ? disk.begin(12, mebibyte) : disk.begin(1, 4096);
+    while (disk.storage->calls.empty()) disk.loop.run_once();
+    disk.core->stop(virtio::StopMode::discard, [&](const Status& status) {
+      told = status.has_value();
+      disk.core.reset();
+      disk.device.reset();
+    });
+    disk.storage->release();
+    EXPECT_FALSE(told) << "the device goes on in there";
+    disk.loop.run_until_idle();
+    EXPECT_TRUE(told);
+  }
+}
+
 TEST_P(BlkChains, OfManyMebibytesEndBetweenTwoStepsWhenTheDeviceIsResetOrDestroyed) {
   for (const bool is_destroyed : {false, true}) {
     Disk disk({.packed = GetParam(), .size = 16 * mebibyte});

@@ -211,8 +211,7 @@ bool Lane::fits_into_turn(const Op& op) const {
   return turn_used_ == 0 || turn_used_ + next_step(op).length <= Disk::turn_bytes;
 }
 
-/// Asks for steps as long as the storage does them inside the call and the turn lasts. Over: `op` may be gone, and whatever names
-/// it, this lane included.
+/// Asks for steps as long as the storage does them inside the call and the turn lasts. Over: `op` is free, or another request's.
 Lane::StepCall Lane::run_steps(Op& op) {
   while (true) {
     if (given_up_.load(std::memory_order_relaxed)) {
@@ -291,14 +290,12 @@ void Lane::post_turn() {
 void Lane::next_turn() {
   turn_posted_ = false;
   turn_used_ = 0;
-  bool last = false;
-  while (!last && fits_into_turn(*in_steps_.front())) {
+  while (!in_steps_.empty() && fits_into_turn(*in_steps_.front())) {
     Op& op = *in_steps_.front();
     in_steps_.pop_front();
-    last = in_steps_.empty();  // with it the device may go
     if (run_steps(op) == StepCall::runs) backend_->submit();
   }
-  if (!last) post_turn();
+  if (!in_steps_.empty()) post_turn();
 }
 
 /// What was asked for has been done, but for the flush that a write may need.
@@ -308,7 +305,7 @@ void Lane::work_done(Op& op, int error) {
   const bool stable = op.type == spec::type::out || op.type == spec::type::write_zeroes;
   const bool flush = stable && error == 0 && op.write_through && !disk_.writeback.load(std::memory_order_relaxed);
   if (!flush) return finish(op, error);
-  // Kept, since the operation may end in there, and with it what backend_ names, and this lane.
+  // Kept, since the operation may end in there, and with it what backend_ names.
   storage::Backend& storage = *backend_;
   storage.flush([this, &op](int flush_error) { finish(op, flush_error); });
   storage.submit();
@@ -326,8 +323,6 @@ void Lane::finish(Op& op, int error) {
     backend_ = nullptr;
     closing_ = false;
   }
-  // Last: with the last request of a queue that is being stopped, whoever waits for that, on another thread, may destroy
-  // the device.
   answer(std::move(request), error == 0 ? spec::status::ok : spec::status::ioerr);
 }
 
