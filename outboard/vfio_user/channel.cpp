@@ -27,6 +27,17 @@ bool would_block(int error) { return error == EAGAIN || error == EWOULDBLOCK; }
 
 int flags_of(Channel::Wait wait) { return wait == Channel::Wait::no ? MSG_DONTWAIT : 0; }
 
+/// What a kernel does not have, it does not do either.
+void set_option(const UniqueFd& socket, int option, int value) {
+  ::setsockopt(socket.get(), SOL_SOCKET, option, &value, sizeof value);
+}
+
+void set_up(const UniqueFd& socket) {
+  // A byte that was sent with MSG_OOB (Linux 5.15), also before this, is data like any other. Else it would keep the socket
+  // readable while a look finds nothing, and the loop would spin.
+  set_option(socket, SO_OOBINLINE, 1);
+}
+
 /// Takes ownership of every descriptor that came with a recvmsg.
 std::vector<UniqueFd> take_fds(msghdr& message) {
   std::vector<UniqueFd> fds;
@@ -89,6 +100,7 @@ Channel::Channel(UniqueFd socket, Limits limits)
     : socket_(std::move(socket)), limits_(limits), buffer_(initial_buffer) {
   limits_.max_message = std::max(limits_.max_message, least_max_message);
   limits_.max_fds = std::min(limits_.max_fds, spec::kernel_max_fds);
+  set_up(socket_);
 }
 
 /// What a long message took is not kept: one is rare, and there may be many connections. Nor is it kept until the next message,

@@ -1,4 +1,5 @@
 #include <fcntl.h>
+#include <poll.h>
 #include <sys/eventfd.h>
 #include <sys/file.h>
 #include <sys/inotify.h>
@@ -400,6 +401,33 @@ TEST_F(ServerSocket, RunsInSomeoneElsesLoopByItsDescriptor) {
   const auto watch = loop_.watch(server->fd(), Ready::readable, [&](Ready) { EXPECT_TRUE(server->process()); });
   loop_.run_until([&] { return (reply = peer.receive()).has_value(); });
   EXPECT_EQ(reply->error(), 0);
+}
+
+// Of the client that is served, and of one that waits to be refused.
+TEST_F(ServerSocket, Row89_AByteOutOfBandLetsTheLoopSleep) {
+  auto server = Server::listen(path(), PlainFunction::factory({}, &function_));
+  ASSERT_TRUE(server);
+  const auto sleeps = [&server] {
+    pollfd state{.fd = server->fd(), .events = POLLIN, .revents = 0};
+    for (int turn = 0; turn < 100; ++turn) {
+      if (::poll(&state, 1, 0) == 0) return true;
+      EXPECT_TRUE(server->process());
+    }
+    return false;
+  };
+  Peer peer = Peer::connect_to(path());
+  peer.send_version(usual_json);
+  ASSERT_TRUE(sleeps());
+  ASSERT_TRUE(peer.receive());
+  peer.send(Command::device_get_info, {}, {.flags = spec::flag::no_reply});
+  ASSERT_TRUE(sleeps());
+  if (::send(peer.socket().get(), "x", 1, MSG_OOB) != 1) GTEST_SKIP() << "this kernel has no MSG_OOB for UNIX sockets";
+  EXPECT_TRUE(sleeps());
+
+  const Peer second = Peer::connect_to(path());
+  ASSERT_EQ(::send(second.socket().get(), "12345", 5, 0), 5);
+  ASSERT_EQ(::send(second.socket().get(), "x", 1, MSG_OOB), 1);
+  EXPECT_TRUE(sleeps());
 }
 
 TEST_F(ServerSocket, OnALoopOfSomeoneElseIsNotRun) {
