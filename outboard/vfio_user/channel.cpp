@@ -27,6 +27,13 @@ bool would_block(int error) { return error == EAGAIN || error == EWOULDBLOCK; }
 
 int flags_of(Channel::Wait wait) { return wait == Channel::Wait::no ? MSG_DONTWAIT : 0; }
 
+// Of Linux 6.5; older headers lack it.
+#ifdef SO_PASSPIDFD
+constexpr int so_passpidfd = SO_PASSPIDFD;
+#else
+constexpr int so_passpidfd = 76;  // the number has been the same on all architectures but SPARC and PA-RISC
+#endif
+
 /// What a kernel does not have, it does not do either.
 void set_option(const UniqueFd& socket, int option, int value) {
   ::setsockopt(socket.get(), SOL_SOCKET, option, &value, sizeof value);
@@ -36,6 +43,9 @@ void set_up(const UniqueFd& socket) {
   // A byte that was sent with MSG_OOB (Linux 5.15), also before this, is data like any other. Else it would keep the socket
   // readable while a look finds nothing, and the loop would spin.
   set_option(socket, SO_OOBINLINE, 1);
+  // A listening socket that others have made hands these on. Nobody here wants what they add to each message; a pidfd would even
+  // be made by a recvmsg that fails.
+  for (const int option : {SO_PASSCRED, SO_PASSSEC, so_passpidfd}) set_option(socket, option, 0);
 }
 
 /// Takes ownership of every descriptor that came with a recvmsg.

@@ -55,7 +55,8 @@ class LookAhead {
 /// before the last one may be there if they have less than 36 bytes, as none has that takes descriptors: the last one has them
 /// then. Of a send of more than about 32 KiB, the kernel shows no more than the beginning.
 ///
-/// A byte that is sent out of band (MSG_OOB) is data like any other.
+/// A byte that is sent out of band (MSG_OOB) is data like any other. What else the kernel may add to a message (credentials, a
+/// pidfd) is switched off, also where the socket is from a listening one that asks for it.
 ///
 /// An Error from any call is the end of the connection: what follows in the stream can no longer be trusted.
 class Channel {

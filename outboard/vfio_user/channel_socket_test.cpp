@@ -5,11 +5,12 @@
 #include <outboard/testing/vfio_user_peer.hpp>
 #include <outboard/vfio_user/channel.hpp>
 
-// What else a UNIX socket can bring: a byte out of band.
+// What else a UNIX socket can bring: a byte out of band, and control messages that the kernel adds.
 
 namespace outboard::vfio_user {
 namespace {
 
+using testing::open_fds;
 using testing::pattern;
 using testing::VfioUserPeer;
 
@@ -89,6 +90,44 @@ TEST(ChannelSocket, Row89_AByteOutOfBandThatCameFirstIsDataToo) {
 }
 
 #undef SKIP_WITHOUT_OUT_OF_BAND
+
+constexpr int pass_pidfd = 76;  // SO_PASSPIDFD, which older headers lack
+
+int option(int fd, int name) {
+  int value = -1;
+  socklen_t size = sizeof value;
+  ::getsockopt(fd, SOL_SOCKET, name, &value, &size);
+  return value;
+}
+
+bool set_option(int fd, int name) {
+  const int yes = 1;
+  return ::setsockopt(fd, SOL_SOCKET, name, &yes, sizeof yes) == 0;
+}
+
+// The accepted sockets of a listening one have them when that one has.
+TEST(ChannelSocket, Row90_WhatTheKernelWouldAddToMessagesIsSwitchedOff) {
+  for (const int name : {SO_PASSCRED, SO_PASSSEC, pass_pidfd}) {
+    auto [peer, socket] = VfioUserPeer::pair();
+    if (!set_option(socket.get(), name)) continue;
+    const Channel channel(std::move(socket), {});
+    EXPECT_EQ(option(channel.fd(), name), 0) << name;
+  }
+}
+
+TEST(ChannelSocket, Row90_NoPidfdIsLeftOfAMessage) {
+  auto [peer, socket] = VfioUserPeer::pair();
+  if (!set_option(socket.get(), pass_pidfd)) GTEST_SKIP() << "this kernel has no SO_PASSPIDFD (Linux 6.5)";
+  const std::size_t before = open_fds();
+  Channel channel(std::move(socket), {});
+  for (const std::size_t size : {16u, 17u, 100u, 3000u}) {
+    for (const std::uint32_t flags : {0u, spec::flag::no_reply}) {
+      peer.send(std::uint16_t{9}, pattern(size), {.flags = flags});
+      EXPECT_EQ(payloads_of_all(channel), std::vector<std::size_t>{size});
+    }
+  }
+  EXPECT_EQ(open_fds(), before);
+}
 
 }  // namespace
 }  // namespace outboard::vfio_user
