@@ -15,6 +15,9 @@ constexpr std::size_t first_bytes = 48;
 /// No message that brings descriptors is shorter: SET_IRQS has so many bytes, DMA_MAP 48, the replies that bring files 48 and
 /// more.
 constexpr std::size_t least_with_fds = 36;
+/// Linux keeps a send of so many bytes together, whatever SO_SNDBUF the sender has set (2,240 bytes at least). A longer one may
+/// be cut, and its descriptors go with the first piece: which messages follow in it is not seen then.
+constexpr std::size_t longest_whole_send = 2048;
 /// How much is read ahead: some thirty register accesses.
 constexpr std::size_t read_ahead = 1024;
 constexpr std::size_t header_size = sizeof(spec::Header);
@@ -68,9 +71,16 @@ static_assert(least_with_fds <= sizeof(spec::Header) + sizeof(vfio_abi::IrqSet) 
 
 Error astray() { return Error(EPROTO, "file descriptors came with more messages than one"); }
 
+bool begins_with_reply(Bytes bytes) {
+  spec::Header header;
+  if (bytes.size() < header_size) return false;
+  std::memcpy(&header, bytes.data(), header_size);
+  return (header.flags & spec::flag::type_mask) == spec::flag::reply;
+}
+
 /// The offset of the message that descriptors belong to. `bytes` end where the send ends that they came with, and where that
 /// one begins is not known: so it is the last one, if those before it are too short to bring any.
-Result<std::size_t> owner_in(Bytes bytes) {
+Result<std::size_t> last_in(Bytes bytes) {
   std::size_t at = 0;
   while (bytes.size() - at >= header_size) {
     spec::Header header;
@@ -81,6 +91,16 @@ Result<std::size_t> owner_in(Bytes bytes) {
     at += size;
   }
   return at;
+}
+
+/// The same where the last `received` bytes may be only the first piece of that send.
+Result<std::size_t> owner_in(Bytes bytes, std::size_t received) {
+  OUTBOARD_TRY(const std::size_t owner, last_in(bytes));
+  const bool whole = received <= longest_whole_send;
+  // Replies that bring many files are long. No command with descriptors is.
+  if (whole || (owner == 0 && begins_with_reply(bytes))) return owner;
+  return Error(EPROTO,
+               "file descriptors came with a send of more than " + std::to_string(longest_whole_send) + " bytes");
 }
 
 void attach_fds(msghdr& message, ControlBuffer& control, std::span<const int> fds) {
@@ -165,8 +185,10 @@ ssize_t Channel::receive_after_a_look(msghdr& message, Wait wait) {
     if (waiting.size <= 0) return waiting.size;
     const auto size = static_cast<std::size_t>(waiting.size);
     look_ahead_.found(arrived + size > first_bytes);
-    if (!waiting.descriptors)
+    if (!waiting.descriptors) {
+      plain_ = size;  // what comes meanwhile may have descriptors
       return receive_bytes(message, std::max(size, rest_of_first(arrived + size)), Longer::is_cut, wait);
+    }
     const ssize_t before = receive_bytes(message, size - 1, Longer::is_left, wait);
     if (before >= 0 || errno != EFAULT) return before;
     if (size < room) return receive_bytes(message, size, Longer::is_cut, wait);
@@ -190,8 +212,8 @@ Status Channel::keep_fds(msghdr& message, std::size_t size) {
   const bool lost = (message.msg_flags & MSG_CTRUNC) != 0 || fds.size() > limits_.max_fds;
   if (fds.empty() && !lost) return {};
   // A header may come in pieces, and its descriptors with any of them; the body brings none.
-  if (end_ - begin_ >= header_size) return Error(EPROTO, "file descriptors came with the middle of a message");
-  OUTBOARD_TRY(const std::size_t owner, owner_in(Bytes(buffer_).subspan(begin_, end_ + size - begin_)));
+  if (end_ + plain_ - begin_ >= header_size) return Error(EPROTO, "file descriptors came with the middle of a message");
+  OUTBOARD_TRY(const std::size_t owner, owner_in(Bytes(buffer_).subspan(begin_, end_ + size - begin_), size));
   fds_belong_to_ = consumed_ + owner;
   fds_lost_ |= lost || !fds_.empty();
   fds_ = fds_lost_ ? std::vector<UniqueFd>{} : std::move(fds);
@@ -212,6 +234,7 @@ Result<Channel::Received> Channel::receive(Wait wait) {
 /// `first_bytes` is looked at first. That is a second system call, which pays also where many messages wait.
 Result<Channel::Received> Channel::receive_some(Wait wait) {
   make_room(have_header_ ? header_.msg_size : read_ahead);
+  plain_ = 0;
   alignas(cmsghdr) ControlBuffer control;
   msghdr message{};
   message.msg_control = control.data();

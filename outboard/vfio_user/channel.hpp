@@ -53,7 +53,12 @@ class LookAhead {
 /// Descriptors belong to the message that they were sent with. A send that brings descriptors has one message, or part of one:
 /// for which of several they are cannot be known, and the others would go on without, so the connection ends (EPROTO). Only those
 /// before the last one may be there if they have less than 36 bytes, as none has that takes descriptors: the last one has them
-/// then. Of a send of more than about 32 KiB, the kernel shows no more than the beginning.
+/// then. Of a send of more than 2,240 bytes (about 36 KiB, unless the sender has lowered SO_SNDBUF), the kernel may show no more
+/// than the beginning: so descriptors with more than 2,048 bytes end the connection too, but with a reply that is sent alone.
+///
+/// The kernel tells no sends apart that are received at once, as those of the first 48 bytes are. Thus descriptors that come
+/// with the body of a message of at most 48 bytes are the message's own where all of it waits already; and descriptors that come
+/// with the first 12 bytes or fewer of a header end the connection where a message of 36 bytes or more waits before it.
 ///
 /// A byte that is sent out of band (MSG_OOB) is data like any other. What else the kernel may add to a message (credentials, a
 /// pidfd) is switched off, also where the socket is from a listening one that asks for it.
@@ -143,6 +148,7 @@ class Channel {
   std::vector<std::byte> buffer_;
   std::size_t begin_ = 0, end_ = 0;  // what has arrived and is not taken
   std::uint64_t consumed_ = 0;
+  std::size_t plain_ = 0;  // of what is being received: so many bytes were seen to come without descriptors
   bool have_header_ = false;
   spec::Header header_{};
   std::vector<UniqueFd> fds_;  // of a message that is not taken yet

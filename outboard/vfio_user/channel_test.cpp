@@ -147,6 +147,46 @@ TEST_F(ChannelTest, Row86_DescriptorsSentWithSeveralMessagesAreAnError) {
   }
 }
 
+// The kernel cuts a long send, and its descriptors go with the first piece.
+TEST_F(ChannelTest, Row86_DescriptorsWithALongSendOfCommandsAreAnError) {
+  const auto error_of = [](int send_buffer, const std::vector<std::size_t>& payloads) {
+    auto [peer, socket] = VfioUserPeer::pair();
+    if (send_buffer != 0) ::setsockopt(peer.socket().get(), SOL_SOCKET, SO_SNDBUF, &send_buffer, sizeof send_buffer);
+    Channel channel(std::move(socket), {.max_message = 100000, .max_fds = 4});
+    const UniqueFd fd(::eventfd(0, EFD_CLOEXEC));
+    std::vector<std::byte> bytes;
+    for (const std::size_t size : payloads) {
+      const auto one = peer.message(size == 32 ? 2 : 99, pattern(size), {});
+      bytes.insert(bytes.end(), one.begin(), one.end());
+    }
+    const std::size_t before = open_fds();
+    EXPECT_TRUE(peer.send_bytes(bytes, {fd.get()}));
+    const auto received = channel.receive(Channel::Wait::no);
+    EXPECT_EQ(open_fds(), before);
+    return received ? 0 : received.error().code();
+  };
+  EXPECT_EQ(error_of(1, {2240 - 16, 32}), EPROTO) << "the first piece is all of the first message";
+  EXPECT_EQ(error_of(0, {36864 - 16, 32}), EPROTO);
+  EXPECT_EQ(error_of(1, {4000 - 16, 32}), EPROTO) << "the first piece ends in the first message";
+  EXPECT_EQ(error_of(0, {80000 - 16, 32}), EPROTO);
+  std::vector<std::size_t> short_ones(60, 35 - 16);
+  short_ones.insert(short_ones.end(), {140 - 16, 32});
+  EXPECT_EQ(error_of(1, short_ones), EPROTO);
+}
+
+TEST_F(ChannelTest, Row86_DescriptorsInTheRestOfAMessageThatWaitsAreAnError) {
+  const auto first = peer_.message(99, pattern(1500), {});
+  std::vector<std::byte> rest(first.begin() + 1300, first.end());
+  const auto second = peer_.message(2, pattern(32), {});
+  rest.insert(rest.end(), second.begin(), second.end());
+  peer_.send_bytes(Bytes(first).first(1100));
+  peer_.send_bytes(Bytes(first).subspan(1100, 200));
+  peer_.send_bytes(rest, {make_fd()});
+  const auto message = next();
+  ASSERT_FALSE(message);
+  EXPECT_EQ(message.error().code(), EPROTO);
+}
+
 TEST_F(ChannelTest, DescriptorsBelongToOneOfManySendsThatWait) {
   for (const std::size_t size : {0u, 20u, 32u, 84u, 1007u, 1008u, 1009u, 3000u}) {
     for (const std::size_t with : {20u, 32u, 84u, 1007u, 1008u, 1009u}) {
@@ -283,8 +323,8 @@ TEST(LookAhead, IsRarerTheMoreOftenItFindsOneMessageOnly) {
   EXPECT_EQ(passed_over(), 0u);
 }
 
-TEST_F(ChannelTest, DescriptorsOfALongMessageComeWithIt) {
-  const auto bytes = peer_.message(2, pattern(80000), {.id = 7});
+TEST_F(ChannelTest, DescriptorsOfALongReplyComeWithIt) {
+  const auto bytes = peer_.message(6, pattern(80000), {.flags = spec::flag::reply, .id = 7});
   peer_.send(std::uint16_t{1}, pattern(5), {.id = 6});
   peer_.send_bytes(Bytes(bytes).first(30000), {make_fd()});
   EXPECT_EQ(expect_message()->header.msg_id, 6);
@@ -361,6 +401,25 @@ TEST_F(ChannelTest, Row10_DescriptorsInTheMiddleOfAMessageAreAnErrorAtOnce) {
     peer.send_bytes(Bytes(bytes).subspan(first, 1), {make_fd()});
     EXPECT_EQ(channel.receive(Channel::Wait::no).error().code(), EPROTO);
   }
+}
+
+// The kernel tells no sends apart that are received at once.
+TEST_F(ChannelTest, Row10_DescriptorsWithABodyThatWaitsWithItsHeaderAreTheMessagesOwn) {
+  const auto bytes = peer_.message(2, pattern(32), {});
+  peer_.send_bytes(Bytes(bytes).first(16));
+  peer_.send_bytes(Bytes(bytes).subspan(16), {make_fd()});
+  EXPECT_EQ(expect_message()->fds.size(), 1u);
+}
+
+TEST_F(ChannelTest, Row86_DescriptorsWithAPieceOfAHeaderBehindAMessageOf36BytesAreAnError) {
+  const auto bytes = peer_.message(2, pattern(32), {});
+  peer_.send(std::uint16_t{8}, pattern(20), {});
+  peer_.send_bytes(Bytes(bytes).first(13), {make_fd()});
+  peer_.send_bytes(Bytes(bytes).subspan(13));
+  for (const std::size_t fds : {0u, 1u}) EXPECT_EQ(expect_message()->fds.size(), fds);
+  peer_.send(std::uint16_t{8}, pattern(20), {});
+  peer_.send_bytes(Bytes(bytes).first(12), {make_fd()});
+  EXPECT_EQ(next().error().code(), EPROTO);
 }
 
 TEST_F(ChannelTest, WhatTheSocketDoesNotTakeIsKeptAndSentLaterWithItsDescriptors) {
