@@ -174,6 +174,14 @@ TEST_F(ChannelTest, Row86_DescriptorsWithALongSendOfCommandsAreAnError) {
   EXPECT_EQ(error_of(1, short_ones), EPROTO);
 }
 
+TEST_F(ChannelTest, Row86_AReplyThatIsNotAloneMakesDescriptorsWithALongSendNoLessAnError) {
+  auto bytes = peer_.message(9, {}, {.flags = spec::flag::reply});
+  const auto command = peer_.message(2, pattern(3000), {});
+  bytes.insert(bytes.end(), command.begin(), command.end());
+  peer_.send_bytes(bytes, {make_fd()});
+  EXPECT_EQ(channel_.receive(Channel::Wait::no).error().code(), EPROTO);
+}
+
 TEST_F(ChannelTest, Row86_DescriptorsInTheRestOfAMessageThatWaitsAreAnError) {
   const auto first = peer_.message(99, pattern(1500), {});
   std::vector<std::byte> rest(first.begin() + 1300, first.end());
