@@ -10,11 +10,11 @@ namespace outboard::storage {
 
 namespace {
 
-void measure_block_device(Image& image) {
+void measure_block_device(Image& image, const std::string& sys) {
   struct stat info{};
   if (::fstat(image.fd.get(), &info) != 0) return;
   Geometry& geometry = image.geometry;
-  const auto queue = RequestQueue::of(info.st_rdev);
+  const auto queue = RequestQueue::of(info.st_rdev, sys);
   // Unknown: trying a discard costs nothing; zeros may be the kernel's to write, which takes as long as it takes.
   geometry.can_discard = geometry.can_discard && queue.limit("discard_max_bytes").value_or(1) != 0;
   const bool zeroes = !geometry.read_only && queue.limit("write_zeroes_max_bytes").value_or(0) != 0;
@@ -39,8 +39,8 @@ bool makes_zeros(const Image& image) {
 
 }  // namespace
 
-void measure_ranges(Image& image) {
-  if (image.block_device) return measure_block_device(image);
+void measure_ranges(Image& image, const std::string& sys) {
+  if (image.block_device) return measure_block_device(image, sys);
   image.geometry.can_write_zeroes = image.geometry.can_discard && makes_zeros(image);
 }
 
