@@ -6,6 +6,8 @@
 #include <string>
 
 #include <fcntl.h>
+#include <linux/fs.h>
+#include <sys/ioctl.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
@@ -15,6 +17,7 @@
 
 #include <outboard/testing/denied_calls.hpp>
 #include <outboard/testing/held_file_system.hpp>
+#include <outboard/testing/loop_device.hpp>
 #include <outboard/testing/temp_dir.hpp>
 
 namespace outboard::storage {
@@ -64,6 +67,28 @@ TEST(OpenedImage, WithNothingBeyondItsEndIsAskedInOneOfItsHoles) {
       EXPECT_FALSE(with_a_hole->geometry.can_discard);
     });
   }
+}
+
+TEST(OpenedImage, OnAWriteProtectedBlockDeviceIsServedReadOnlyAndElseRefusedWithTheCure) {
+  const outboard::testing::TempDir dir;
+  static_cast<void>(dir.make_file("disk.raw", 1 << 20));
+  const auto device = outboard::testing::LoopDevice::attach(dir.path("disk.raw"));
+  if (!device) GTEST_SKIP() << "no loop device here: " << device.error().message();
+  const auto protect = [&device](int state) { ASSERT_EQ(::ioctl(device->device.get(), BLKROSET, &state), 0); };
+  protect(1);
+  for (const bool direct : {false, true}) {
+    const auto refused = open_image(device->path, false, direct, Log());
+    ASSERT_FALSE(refused);
+    EXPECT_EQ(refused.error().code(), EACCES);
+    EXPECT_EQ(refused.error().subject(), device->path);
+    EXPECT_EQ(refused.error().what(), "the block device is write-protected");
+    EXPECT_EQ(refused.error().cure(), "serve it read-only, or: blockdev --setrw " + device->path);
+    const auto image = open_image(device->path, true, direct, Log());
+    EXPECT_TRUE(image) << image.error().message();
+  }
+  protect(0);
+  const auto image = open_image(device->path, false, false, Log());
+  EXPECT_TRUE(image) << image.error().message();
 }
 
 TEST(OpenedImage, IsRefusedWithTheReasonWhenDescriptorsRunOut) {
