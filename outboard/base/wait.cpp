@@ -6,7 +6,6 @@
 #include <algorithm>
 #include <atomic>
 #include <chrono>
-#include <thread>
 
 namespace outboard {
 
@@ -28,10 +27,8 @@ bool wait_readable(int fd, TimePoint end) {
 }
 
 bool pause_thread(Duration time) {
-  const int fd = interruption_fd.load();
-  if (fd >= 0) return !wait_readable(fd, Clock::system().now() + time);
-  std::this_thread::sleep_for(time);
-  return true;
+  // poll() passes over a descriptor of -1.
+  return !wait_readable(interruption_fd.load(), Clock::system().now() + time);
 }
 
 Interruption::Interruption(int fd) { interruption_fd = fd; }
