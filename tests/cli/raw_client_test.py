@@ -15,6 +15,8 @@ CONFIG_REGION = 7
 VERSION_1, ACCESS_PLATFORM = 1 << 32, 1 << 33
 ACKNOWLEDGE, DRIVER, DRIVER_OK, FEATURES_OK, NEEDS_RESET = 1, 2, 4, 8, 64
 COMMON, NOTIFY = 1, 2
+MSIX, ERR = 2, 3
+NONE_TRIGGER, EVENTFD_TRIGGER = 0x21, 0x24
 MEMORY_AT, MEMORY_SIZE = 0x10000, 1 << 20
 
 
@@ -69,7 +71,7 @@ class Function:
 class Disk:
     """Sets up one split queue of 16 entries."""
 
-    SIZE = 16
+    SIZE, BUFFER = 16, 0x4000
 
     def __init__(self, function, features):
         self.function = function
@@ -112,24 +114,44 @@ class Disk:
         self.set(0x1c, '<H', 1)
         self.set(0x14, '<B', ACKNOWLEDGE | DRIVER | FEATURES_OK | DRIVER_OK)
 
-    def request(self, kind, sector, data=b'', length=0):
-        """One request by three descriptors; what was read."""
-        header, buffer, status = 0x3000, 0x4000, 0x3100
-        self.memory[header:header + 16] = struct.pack('<IIQ', kind, 0, sector)
-        self.memory[buffer:buffer + len(data)] = data
-        self.memory[status] = 0xff
-        size = len(data) or length
-        for index, (at, count, flags) in enumerate(((header, 16, 1), (buffer, size, 1 if data else 3), (status, 1, 2))):
-            self.memory[16 * index:16 * index + 16] = struct.pack('<QIHH', MEMORY_AT + at, count, flags, index + 1)
-        before = struct.unpack_from('<H', self.memory, 0x2002)[0]
+    def used_count(self):
+        return struct.unpack_from('<H', self.memory, 0x2002)[0]
+
+    def publish(self, head):
         slot = struct.unpack_from('<H', self.memory, 0x1002)[0]
-        struct.pack_into('<H', self.memory, 0x1004 + 2 * (slot % self.SIZE), 0)
+        struct.pack_into('<H', self.memory, 0x1004 + 2 * (slot % self.SIZE), head)
         struct.pack_into('<H', self.memory, 0x1002, slot + 1)
         self.function.write(self.notify[0], self.notify[1], struct.pack('<H', 0))
-        harness.wait_until(lambda: struct.unpack_from('<H', self.memory, 0x2002)[0] != before, 20, 'the request to be used')
-        if self.memory[status] != 0:
-            raise harness.Failure(f'the request ended with status {self.memory[status]}')
-        return self.memory[buffer:buffer + length]
+
+    def status_of(self, kind, sector, data=b'', length=0):
+        """What one request by three descriptors ends with; what was read is at BUFFER."""
+        header, status = 0x3000, 0x3100
+        self.memory[header:header + 16] = struct.pack('<IIQ', kind, 0, sector)
+        self.memory[self.BUFFER:self.BUFFER + len(data)] = data
+        self.memory[status] = 0xff
+        size = len(data) or length
+        chain = ((header, 16, 1), (self.BUFFER, size, 1 if data else 3), (status, 1, 2))
+        for index, (at, count, flags) in enumerate(chain):
+            self.memory[16 * index:16 * index + 16] = struct.pack('<QIHH', MEMORY_AT + at, count, flags, index + 1)
+        before = self.used_count()
+        self.publish(0)
+        harness.wait_until(lambda: self.used_count() != before, 20, 'the request to be used')
+        return self.memory[status]
+
+    def request(self, kind, sector, data=b'', length=0):
+        """What was read."""
+        status = self.status_of(kind, sector, data, length)
+        if status != 0:
+            raise harness.Failure(f'the request ended with status {status}')
+        return self.memory[self.BUFFER:self.BUFFER + length]
+
+
+def signals_of(eventfd):
+    """How many signals wait in an eventfd that does not block."""
+    try:
+        return os.eventfd_read(eventfd)
+    except BlockingIOError:
+        return 0
 
 
 def test_a_driver_that_declines_access_platform_is_served(test):
@@ -148,14 +170,13 @@ def test_a_driver_that_declines_access_platform_is_served(test):
 
 
 def test_a_client_that_makes_its_saturated_eventfd_blocking_again_blocks_nobody(test):
-    eventfd_trigger, none_trigger, msix = 0x24, 0x21, 2
     server = test.serve('blk', '--ram', '--size', '1M')
     function = Function(server.socket)
     eventfd = os.eventfd(0)
-    function.call(SET_IRQS, struct.pack('<IIIII', 20, eventfd_trigger, msix, 0, 1), eventfd)
+    function.call(SET_IRQS, struct.pack('<IIIII', 20, EVENTFD_TRIGGER, MSIX, 0, 1), eventfd)
     os.eventfd_write(eventfd, (1 << 64) - 2)
     os.set_blocking(eventfd, True)
-    function.call(SET_IRQS, struct.pack('<IIIII', 20, none_trigger, msix, 0, 1))
+    function.call(SET_IRQS, struct.pack('<IIIII', 20, NONE_TRIGGER, MSIX, 0, 1))
     test.equal(function.read(CONFIG_REGION, 0, 2), b'\xf4\x1a', 'the vendor')
     test.equal(server.stop(), 0, 'the exit status')
     os.close(eventfd)
@@ -169,6 +190,24 @@ def test_access_platform_is_required_or_hidden_where_one_says_so(test):
         test.equal(bool(disk.status & FEATURES_OK), accepted, f'{word}: FEATURES_OK')
         disk.function.socket.close()
         test.equal(server.stop(), 0, "the server's exit status")
+
+
+def test_the_error_interrupt_is_raised_where_one_says_so(test):
+    for words in ([], ['--error-interrupt']):
+        server = test.serve('blk', '--ram', '--size', '1M', *words)
+        disk = Disk(Function(server.socket), VERSION_1)
+        eventfd = os.eventfd(0, os.EFD_NONBLOCK)
+        disk.function.call(SET_IRQS, struct.pack('<IIIII', 20, EVENTFD_TRIGGER, ERR, 0, 1), eventfd)
+        disk.start()
+        disk.request(0, 0, length=512)
+        disk.publish(Disk.SIZE)  # no descriptor of the table
+        harness.wait_until(lambda: disk.status & NEEDS_RESET, 20, 'NEEDS_RESET')
+        if words:
+            harness.wait_until(lambda: signals_of(eventfd), 20, 'ERR')
+        test.equal(signals_of(eventfd), 0, f'ERR was raised unasked or twice, with {words}')
+        disk.function.socket.close()
+        test.equal(server.stop(), 0, "the server's exit status")
+        os.close(eventfd)
 
 
 harness.main(globals())
