@@ -81,6 +81,10 @@ def has_taken(process, number):
     return (int(_status(process, 'ShdPnd'), 16) | int(_status(process, 'SigPnd'), 16)) >> (number - 1) & 1 == 0
 
 
+def ignores(process, number):
+    return int(_status(process, 'SigIgn'), 16) >> (number - 1) & 1 == 1
+
+
 def sleeps_so_far(process):
     return int(_status(process, 'voluntary_ctxt_switches'))
 

@@ -5,10 +5,12 @@ import fcntl
 import json
 import mmap
 import os
+import resource
+import signal
 import socket
 import struct
 
-from command import harness
+from command import harness, ignores
 
 VERSION, DMA_MAP, SET_IRQS, REGION_READ, REGION_WRITE = 1, 2, 8, 9, 10
 CONFIG_REGION = 7
@@ -17,6 +19,7 @@ ACKNOWLEDGE, DRIVER, DRIVER_OK, FEATURES_OK, NEEDS_RESET = 1, 2, 4, 8, 64
 COMMON, NOTIFY = 1, 2
 MSIX, ERR = 2, 3
 NONE_TRIGGER, EVENTFD_TRIGGER = 0x21, 0x24
+IOERR = 1
 MEMORY_AT, MEMORY_SIZE = 0x10000, 1 << 20
 
 
@@ -208,6 +211,31 @@ def test_the_error_interrupt_is_raised_where_one_says_so(test):
         disk.function.socket.close()
         test.equal(server.stop(), 0, "the server's exit status")
         os.close(eventfd)
+
+
+def test_a_write_beyond_what_the_server_may_write_is_an_error_and_the_server_lives(test):
+    limit = 64 << 10
+    for words in ([], ['--direct'], ['--engine', 'pool']):
+        server = test.serve('blk', '--image', test.image(size=1 << 20), *words,
+                            under=['bash', '-c', f'ulimit -S -f {limit >> 10}; exec "$0" "$@"'])
+        test.true(ignores(server, signal.SIGXFSZ), 'SIGXFSZ is not ignored')
+        disk = Disk(Function(server.socket), VERSION_1)
+        disk.start()
+
+        def status_beyond(disk=disk):
+            return disk.status_of(1, limit // 512, data=b'x' * 4096)
+
+        test.equal(status_beyond(), IOERR, f'the status beyond the limit with {words}')
+        # The server looks at the limit once a second. In between it is the kernel that refuses, and raises the signal.
+        for _ in range(3):
+            resource.prlimit(server.pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+            harness.wait_until(lambda status=status_beyond: status() == 0, 20, 'the limit to be gone')
+            resource.prlimit(server.pid, resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
+            test.equal(status_beyond(), IOERR, f'the status beyond a limit that was lowered, with {words}')
+        disk.request(1, 0, data=b'y' * 512)
+        test.equal(disk.status & NEEDS_RESET, 0, 'NEEDS_RESET')
+        disk.function.socket.close()
+        test.equal(server.stop(), 0, "the server's exit status")
 
 
 harness.main(globals())
