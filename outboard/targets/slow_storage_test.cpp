@@ -10,6 +10,8 @@
 #include <cstring>
 #include <memory>
 #include <optional>
+#include <string>
+#include <utility>
 #include <vector>
 
 #include <gtest/gtest.h>
@@ -17,7 +19,9 @@
 #include <outboard/devices/blk/device.hpp>
 #include <outboard/devices/blk/layout.hpp>
 #include <outboard/memory/host_memory.hpp>
+#include <outboard/storage/raw_file.hpp>
 #include <outboard/testing/held_backend.hpp>
+#include <outboard/testing/held_file_system.hpp>
 #include <outboard/testing/manual_loop.hpp>
 #include <outboard/testing/temp_dir.hpp>
 #include <outboard/testing/vfio_user_peer.hpp>
@@ -32,13 +36,16 @@ namespace status = virtio::spec::status;
 namespace wire = vfio_user::spec;
 using Common = virtio_pci::spec::CommonConfig;
 using Peer = testing::VfioUserPeer;
+using storage::Engine;
 using testing::HeldBackend;
+using testing::HeldFileSystem;
 using testing::joined;
 using wire::Command;
 
 constexpr std::uint64_t base = 0x100000;  // where a client maps its memory
 constexpr std::uint64_t memory_size = 0x10000;
 constexpr std::uint64_t data_at = 0x8000, data_size = 4096;
+constexpr std::uint64_t disk_size = 1 << 20;
 constexpr std::byte on_disk{0xd5}, untouched{0x11};
 constexpr const char* version = R"({"capabilities":{"max_msg_fds":16,"max_data_xfer_size":1048576}})";
 
@@ -68,15 +75,75 @@ struct Memory {
   std::shared_ptr<memory::HostMemory> host;
 };
 
-class SlowStorage : public ::testing::Test {
+/// Storage whose reads end when the test wants it.
+class HeldStorage {
+ public:
+  virtual ~HeldStorage() = default;
+  virtual Result<std::unique_ptr<storage::Backend>> open(Loop& loop, const Log& log) = 0;
+  virtual std::size_t held() const = 0;
+  virtual void release() = 0;  ///< and the next reads are held again
+};
+
+/// A back end of the test's. Opened once.
+class InMemory final : public HeldStorage {
+ public:
+  Result<std::unique_ptr<storage::Backend>> open(Loop&, const Log&) override {
+    auto backend = std::make_unique<HeldBackend>(disk_size);
+    std::ranges::fill(backend->bytes, on_disk);
+    backend->hold = backend->moves_late = true;
+    backend_ = backend.get();
+    return backend;
+  }
+  std::size_t held() const override { return backend_->held(); }
+  void release() override { backend_->release(); }
+
+ private:
+  HeldBackend* backend_ = nullptr;
+};
+
+/// An image on a file system of the test's, by one of the product's engines: the read is in the kernel.
+class OnAFileSystem final : public HeldStorage {
+ public:
+  OnAFileSystem(std::unique_ptr<HeldFileSystem> files, Engine engine) : files_(std::move(files)), engine_(engine) {}
+  Result<std::unique_ptr<storage::Backend>> open(Loop& loop, const Log& log) override {
+    OUTBOARD_TRY(auto opened,
+                 storage::RawFile::open(loop, {.path = files_->disk(), .direct = true, .engine = engine_}, log));
+    files_->hold(HeldFileSystem::Call::read);
+    return opened;
+  }
+  std::size_t held() const override { return files_->holding(); }
+  void release() override {
+    EXPECT_FALSE(files_->gave_up());
+    files_->release();
+    files_->hold(HeldFileSystem::Call::read);
+  }
+
+ private:
+  std::unique_ptr<HeldFileSystem> files_;
+  Engine engine_;
+};
+
+/// EPERM and the like where no file system can be made.
+Result<std::unique_ptr<HeldStorage>> make_storage(const std::optional<Engine>& engine) {
+  if (!engine) return std::make_unique<InMemory>();
+  OUTBOARD_TRY(auto files, HeldFileSystem::create(disk_size));
+  const UniqueFd image(::open(files->disk().c_str(), O_WRONLY | O_CLOEXEC));
+  const std::vector<std::byte> contents(data_size, on_disk);
+  if (::pwrite(image.get(), contents.data(), contents.size(), 0) != static_cast<ssize_t>(contents.size()))
+    return Error::from_errno("writing an image");
+  return std::make_unique<OnAFileSystem>(std::move(files), *engine);
+}
+
+/// The engine of the product that has the read, or none: see InMemory.
+class SlowStorage : public ::testing::TestWithParam<std::optional<Engine>> {
  protected:
   void SetUp() override {
+    auto storage = make_storage(GetParam());
+    if (!storage) GTEST_SKIP() << "no FUSE file system here: " << storage.error().message();
+    disk = std::move(*storage);
     auto factory = virtio_pci::Function::factory(
-        [this](Loop&, const Log&) -> Result<std::unique_ptr<virtio::Device>> {
-          auto backend = std::make_unique<HeldBackend>(1 << 20);
-          disk = backend.get();
-          std::ranges::fill(disk->bytes, on_disk);
-          disk->hold = disk->moves_late = true;
+        [this](Loop& on, const Log& log) -> Result<std::unique_ptr<virtio::Device>> {
+          OUTBOARD_TRY(auto backend, disk->open(on, log));
           return blk::Device::create(std::move(backend), {});
         },
         {});
@@ -85,6 +152,9 @@ class SlowStorage : public ::testing::Test {
     server.emplace(std::move(*made));
     peer = connect();
     ASSERT_EQ(answer(peer), 0);
+  }
+  void TearDown() override {  // the server waits for what runs in the kernel
+    if (server) disk->release();
   }
 
   void pump() { loop.run_until_idle(); }
@@ -159,7 +229,7 @@ class SlowStorage : public ::testing::Test {
     into.store(0x1004, le16(0));
     into.store(0x1002, le16(1));
     write<std::uint16_t>(0, virtio_pci::Function::notify_at, 0);
-    ASSERT_EQ(disk->held(), 1U);
+    ASSERT_TRUE(loop.run_until([this] { return disk->held() == 1; }));
   }
   static std::uint16_t used(const Memory& memory) { return memory.load<le16>(0x2002); }
 
@@ -171,22 +241,39 @@ class SlowStorage : public ::testing::Test {
     start_driver();
     read_disk(memory);
   }
-  void release() {
+  /// The storage answers; what it does then is seen by `seen`.
+  template <typename Seen>
+  void release(Seen&& seen) {
     disk->release();
-    pump();
+    EXPECT_TRUE(loop.run_until([&] { return disk->held() == 0 && seen(); }));
+  }
+  bool next_client_is_admitted() {
+    peer = connect();
+    return answer(peer) == 0;
+  }
+  bool reset_is_done() {
+    const int error = ask(Command::device_reset);
+    EXPECT_TRUE(error == 0 || error == EBUSY) << error;
+    return error == 0;
   }
 
   static constexpr std::uint8_t live = status::acknowledge | status::driver | status::features_ok | status::driver_ok;
 
   testing::TempDir dir;
   testing::ManualLoop loop;
-  HeldBackend* disk = nullptr;
+  std::unique_ptr<HeldStorage> disk;
   Memory memory;
   std::optional<vfio_user::Server> server;
   Peer peer;
 };
 
-TEST_F(SlowStorage, Row62_AResetIsNotAnsweredWithSuccessWhileAReadMayStillWriteToMemory) {
+INSTANTIATE_TEST_SUITE_P(, SlowStorage, ::testing::Values(std::nullopt, Engine::io_uring, Engine::pool),
+                         [](const auto& each) -> std::string {
+                           if (!each.param) return "in_memory";
+                           return *each.param == Engine::pool ? "pool" : "io_uring";
+                         });
+
+TEST_P(SlowStorage, Row62_AResetIsNotAnsweredWithSuccessWhileAReadMayStillWriteToMemory) {
   hang();
   peer.send(Command::device_reset);
   pump();
@@ -203,22 +290,20 @@ TEST_F(SlowStorage, Row62_AResetIsNotAnsweredWithSuccessWhileAReadMayStillWriteT
   set<std::uint8_t>(offsetof(Common, device_status), live);
   EXPECT_EQ(device_status(), 0xff);
 
-  release();
+  release([this] { return device_status() == 0; });
   EXPECT_TRUE(memory.all(on_disk)) << "this is what the answers were about";
   EXPECT_EQ(used(memory), 0) << "the answer of before the reset is dropped";
-  EXPECT_EQ(device_status(), 0);
   EXPECT_EQ(ask(Command::device_reset), 0);
-  disk->hold = false;
   memory.fill();
   std::fill_n(memory.host->data(), 0x4000, std::byte{0});
   start_driver();
-  disk->hold = true;
+  EXPECT_TRUE(memory.all(untouched)) << "nothing is written after an answer of success";
   read_disk(memory);
-  release();
-  EXPECT_EQ(used(memory), 1) << "and the device works again";
+  release([this] { return used(memory) == 1; });
+  EXPECT_TRUE(memory.all(on_disk)) << "and the device works again";
 }
 
-TEST_F(SlowStorage, Row51_AResetByStatusReadsZeroOnlyWhenNothingTouchesMemoryAnyMore) {
+TEST_P(SlowStorage, Row51_AResetByStatusReadsZeroOnlyWhenNothingTouchesMemoryAnyMore) {
   hang();
   set<std::uint8_t>(offsetof(Common, device_status), 0);
   EXPECT_EQ(device_status(), live);
@@ -227,12 +312,14 @@ TEST_F(SlowStorage, Row51_AResetByStatusReadsZeroOnlyWhenNothingTouchesMemoryAny
   EXPECT_EQ(ask(Command::device_reset), -1) << "waits for the same";
   wait_too_long();
   EXPECT_EQ(answer(peer), ETIMEDOUT);
-  release();
-  write<std::uint16_t>(pci::region::config, 4, 6);
-  EXPECT_EQ(device_status(), 0);
+  release([this] {
+    write<std::uint16_t>(pci::region::config, 4, 6);
+    return device_status() == 0;
+  });
+  EXPECT_TRUE(memory.all(on_disk));
 }
 
-TEST_F(SlowStorage, Row41_MemoryThatIsTakenAwayIsNotTouchedThroughWhatIsMappedInItsPlace) {
+TEST_P(SlowStorage, Row41_MemoryThatIsTakenAwayIsNotTouchedThroughWhatIsMappedInItsPlace) {
   hang();
   peer.send(Command::dma_unmap, joined(wire::DmaUnmap{.argsz = 24, .flags = 0, .address = base, .size = memory_size}));
   pump();
@@ -245,14 +332,13 @@ TEST_F(SlowStorage, Row41_MemoryThatIsTakenAwayIsNotTouchedThroughWhatIsMappedIn
   other.fill();
   EXPECT_EQ(map(other), 0);
 
-  release();
-  EXPECT_TRUE(memory.all(on_disk)) << "where it has been all the time";
-  EXPECT_TRUE(other.all(untouched));
+  release([this] { return memory.all(on_disk); });  // where it has been all the time
   EXPECT_EQ(answer(peer), -1) << "the unmap has been answered";
-  EXPECT_EQ(ask(Command::device_reset), 0);
+  EXPECT_TRUE(loop.run_until([this] { return reset_is_done(); }));
+  EXPECT_TRUE(other.all(untouched));
 }
 
-TEST_F(SlowStorage, Row63_TheNextClientIsAdmittedWhenNothingTouchesTheMemoryOfTheLastOne) {
+TEST_P(SlowStorage, Row63_TheNextClientIsAdmittedWhenNothingTouchesTheMemoryOfTheLastOne) {
   hang();
   peer.close();
   pump();
@@ -263,9 +349,7 @@ TEST_F(SlowStorage, Row63_TheNextClientIsAdmittedWhenNothingTouchesTheMemoryOfTh
   Peer late = connect();
   EXPECT_EQ(answer(late), EBUSY);
 
-  release();
-  peer = connect();
-  EXPECT_EQ(answer(peer), 0);
+  release([this] { return next_client_is_admitted(); });
   const Memory other;
   other.fill();
   EXPECT_EQ(map(other), 0);
@@ -274,7 +358,7 @@ TEST_F(SlowStorage, Row63_TheNextClientIsAdmittedWhenNothingTouchesTheMemoryOfTh
   EXPECT_EQ(ask(Command::device_reset), 0);
 }
 
-TEST_F(SlowStorage, Row63_AClientThatLeavesAfterAResetThatWasLateIsFollowedWhenThatHasEnded) {
+TEST_P(SlowStorage, Row63_AClientThatLeavesAfterAResetThatWasLateIsFollowedWhenThatHasEnded) {
   hang();
   peer.send(Command::device_reset);
   wait_too_long();
@@ -284,9 +368,7 @@ TEST_F(SlowStorage, Row63_AClientThatLeavesAfterAResetThatWasLateIsFollowedWhenT
   Peer waiting = connect();
   wait_too_long();
   EXPECT_EQ(answer(waiting), EBUSY);
-  release();
-  peer = connect();
-  EXPECT_EQ(answer(peer), 0);
+  release([this] { return next_client_is_admitted(); });
 }
 
 }  // namespace
