@@ -15,11 +15,14 @@
 namespace outboard::testing {
 namespace {
 
+// Calls that came with Linux 5.1 or later have one number on every architecture; older headers lack the name.
 constexpr std::array calls = std::to_array<RecentCall>({
+    {"cachestat", 451},
     {"close_range", SYS_close_range},
     {"copy_file_range", SYS_copy_file_range},
     {"epoll_pwait2", SYS_epoll_pwait2},
     {"faccessat2", SYS_faccessat2},
+    {"fchmodat2", 452},
     {"io_uring_enter", SYS_io_uring_enter},
     {"io_uring_register", SYS_io_uring_register},
     {"io_uring_setup", SYS_io_uring_setup},

@@ -139,20 +139,27 @@ int rename_to_free(const char* name, const char* path) {
   return ::rename(name, path);
 }
 
-/// Of the socket itself: whoever else may write to the directory may have put a link in its place. Without the system call,
-/// which is new in Linux 6.6, the C library does the same through /proc; without that too there is only what follows a link.
-bool give_mode(const std::string& name, mode_t mode) {
+}  // namespace
+
+bool set_socket_mode(const std::string& path, mode_t mode) {
 #ifdef SYS_fchmodat2
   constexpr long fchmodat2 = SYS_fchmodat2;
 #else
   constexpr long fchmodat2 = 452;  // the number has been the same on all architectures but Alpha
 #endif
-  if (::syscall(fchmodat2, AT_FDCWD, name.c_str(), mode, AT_SYMLINK_NOFOLLOW) == 0) return true;
-  if (::fchmodat(AT_FDCWD, name.c_str(), mode, AT_SYMLINK_NOFOLLOW) == 0) return true;
-  return errno == EOPNOTSUPP && ::chmod(name.c_str(), mode) == 0;
+  if (::syscall(fchmodat2, AT_FDCWD, path.c_str(), mode, AT_SYMLINK_NOFOLLOW) == 0) return true;
+  // The system call is new in Linux 6.6. The C library's substitute says the same of a link and of a missing /proc.
+  const UniqueFd socket(::open(path.c_str(), O_PATH | O_NOFOLLOW | O_CLOEXEC));
+  struct stat status{};
+  if (!socket || ::fstat(socket.get(), &status) != 0) return false;
+  if (!S_ISSOCK(status.st_mode)) {
+    errno = EEXIST;
+    return false;
+  }
+  if (::chmod(fmt::format("/proc/self/fd/{}", socket.get()).c_str(), mode) == 0) return true;
+  // Without /proc there is only what follows a link that has come to the path in this moment.
+  return errno == ENOENT && ::chmod(path.c_str(), mode) == 0;
 }
-
-}  // namespace
 
 std::string Peer::describe() const {
   const std::string name = process_name(pid);
@@ -190,7 +197,7 @@ Status ListeningSocket::listen_at(const std::string& name, std::optional<mode_t>
   }
   struct stat status{};
   const bool done = ::lstat(name.c_str(), &status) == 0 && S_ISSOCK(status.st_mode) &&
-                    (!mode || give_mode(name, *mode)) && ::listen(socket.get(), SOMAXCONN) == 0 &&
+                    (!mode || set_socket_mode(name, *mode)) && ::listen(socket.get(), SOMAXCONN) == 0 &&
                     rename_to_free(name.c_str(), path_.c_str()) == 0;
   if (!done) {
     const Error error = errno == EEXIST ? Error(EADDRINUSE, "something has come to the path since it was looked at")

@@ -57,6 +57,10 @@ class ListeningSocket {
   ino_t inode_ = 0;
 };
 
+/// Gives the socket at `path` its permissions; else false, and errno. EEXIST: something else lies there. A link is not followed,
+/// since whoever may write to the directory could have put it in the socket's place.
+bool set_socket_mode(const std::string& path, mode_t mode);
+
 /// Whom the server at `path` serves, as it has noted; nothing where it notes nothing.
 std::optional<std::string> noted_client(const std::string& path);
 
