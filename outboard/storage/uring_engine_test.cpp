@@ -216,6 +216,23 @@ TEST_F(AnEngine, HasAReadThatMissesThePageCacheBegunByTheKernelsThreads) {
   wait_for(ended_.size() + 1);
 }
 
+TEST_F(AnEngine, BeginsAReadHereAsOneOfTheStorageWhereThePageCacheCannotBeAsked) {
+  const long cachestat = *outboard::testing::recent_call("cachestat");
+  for (const int error : {ENOSYS, EPERM}) {
+    outboard::testing::with_calls_denied({cachestat}, error, [this] {
+      make_engine(file_, pipe_);
+      FileOp op = read_of(false);
+      engine_->start(op);
+      EXPECT_EQ(*rule_.begun, 1U) << "it may have to wait for the storage";
+      engine_->submit();
+      wait_for(1);
+      EXPECT_TRUE(begins_here(read_of(false)));
+    });
+    engine_.reset();
+    ended_.clear();
+  }
+}
+
 TEST_F(AnEngine, BeginsNothingHereWhileTheStorageHasEndedNothingForLong) {
   make_engine(pipe_, file_);
   FileOp waits = read_of(false);
