@@ -1,6 +1,7 @@
 #include <outboard/memory/dma_space.hpp>
 
 #include <sys/mman.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -12,6 +13,7 @@
 
 #include <outboard/memory/buddy.hpp>
 #include <outboard/memory/iova_allocator.hpp>
+#include <outboard/testing/denied_calls.hpp>
 #include <outboard/testing/fake_iommu.hpp>
 #include <outboard/testing/manual_loop.hpp>
 
@@ -273,6 +275,21 @@ TEST(IovaAllocator, TakesGapsAndTheLastAddress) {
   EXPECT_EQ(addresses.allocate(page, page, Iova{UINT64_MAX})->start, b.start);
   EXPECT_EQ(code_of(addresses.allocate(UINT64_MAX, page, Iova{UINT64_MAX})), ENOSPC);
   EXPECT_LT(raw(a.start), raw(b.start));
+}
+
+TEST_F(DmaPoolTest, WithoutMemoryFilesItSaysSoAndHasMemoryOnceThereAreSome) {
+  DmaPool pool(iommu_);
+  for (const int error : {ENOSYS, EPERM}) {
+    outboard::testing::with_calls_denied({SYS_memfd_create}, error, [&] {
+      const auto refused = pool.allocate(4096);
+      ASSERT_FALSE(refused);
+      EXPECT_EQ(refused.error().code(), error);
+      EXPECT_EQ(refused.error().message().rfind("creating a memory file for DMA: ", 0), 0U)
+          << refused.error().message();
+    });
+  }
+  EXPECT_EQ(iommu_.maps(), 0U);
+  EXPECT_TRUE(pool.allocate(4096));
 }
 
 }  // namespace
