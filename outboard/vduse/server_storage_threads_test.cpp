@@ -1,7 +1,11 @@
 // Which storage stands behind a device that a server before this one has left.
 
+#include <sys/prctl.h>
+#include <sys/syscall.h>
 #include <sys/sysmacros.h>
 
+#include <outboard/base/io_flusher.hpp>
+#include <outboard/testing/denied_calls.hpp>
 #include <outboard/vduse/server_rig_test.hpp>
 #include <outboard/virtio/journal_layout.hpp>
 
@@ -268,6 +272,79 @@ TEST_F(ServerTest, ADiskThatAProcessHasOpenIsWaitedFor) {
   EXPECT_TRUE(run(*one));
   user.join();
   EXPECT_FALSE(there());
+}
+
+// What the kernel may make it wait for while memory is short.
+
+constexpr std::uint32_t set_io_flusher = 57, get_io_flusher = 58;  // PR_SET_IO_FLUSHER, PR_GET_IO_FLUSHER
+
+/// What a server says that may not become an I/O flusher.
+class ServerThatMayWaitForItself : public ServerTest {
+ protected:
+  std::string says(Server::Options with) {
+    std::thread([&] {
+      const auto denied = outboard::testing::deny_call(SYS_prctl, 0, set_io_flusher, EPERM);
+      ASSERT_TRUE(denied) << denied.error().what();
+      auto one = server(std::move(with));
+      ASSERT_TRUE(one) << one.error().message();
+      EXPECT_TRUE(run(*one));
+    }).join();
+    return said();
+  }
+};
+
+TEST_F(ServerThatMayWaitForItself, AdvisesToGoPastThePageCache) {
+  storage.page_cache = true;
+  const std::string text = says(options());
+  EXPECT_THAT(text, HasSubstr("the disk can hang when memory is short"));
+  EXPECT_THAT(text, HasSubstr("CAP_SYS_RESOURCE"));
+  EXPECT_THAT(text, HasSubstr("--direct"));
+}
+
+TEST_F(ServerThatMayWaitForItself, SaysNothingWhereItsWritesGoPastThePageCache) {
+  storage.page_cache = false;
+  EXPECT_THAT(says(options()), ::testing::Not(HasSubstr("memory is short")));
+}
+
+TEST_F(ServerThatMayWaitForItself, SaysNothingWhereTheDiskIsAGuests) {
+  storage.page_cache = true;
+  auto with = options();
+  with.driver = BusDriver::vhost;
+  with.attach = false;
+  EXPECT_THAT(says(std::move(with)), ::testing::Not(HasSubstr("memory is short")));
+}
+
+bool is_flusher() { return ::prctl(get_io_flusher, 0, 0, 0, 0) == 1; }
+
+TEST_F(ServerTest, EachThreadThatServesIsAnIoFlusher) {
+  if (!IoFlusher::begin()) GTEST_SKIP() << "needs CAP_SYS_RESOURCE";
+  ScriptedDevice* device = nullptr;
+  auto with = options();
+  with.threads = 2;
+  auto one = Server::create(
+      [&device](Loop&, const Log&) -> Result<std::unique_ptr<virtio::Device>> {
+        auto made = std::make_unique<ScriptedDevice>(
+            virtio::Identity{.device_id = 2, .queue_sizes = {16, 16}, .config_size = 16});
+        device = made.get();
+        return made;
+      },
+      std::move(with));
+  ASSERT_TRUE(one) << one.error().message();
+  bool control = false;
+  std::vector<bool> queues;
+  const Status done = one->run([&] {
+    control = is_flusher();
+    for (unsigned queue = 0; queue < 2; ++queue) {
+      const auto answer = std::make_shared<std::promise<bool>>();
+      device->host->queue_loop(queue).post([answer] { answer->set_value(is_flusher()); });
+      queues.push_back(answer->get_future().get());
+    }
+    one->stop();
+    return Status();
+  });
+  EXPECT_TRUE(done) << done.error().message();
+  EXPECT_TRUE(control);
+  EXPECT_EQ(queues, std::vector<bool>(2, true));
 }
 
 }  // namespace
