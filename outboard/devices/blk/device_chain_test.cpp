@@ -32,13 +32,14 @@ class Disk final : private virtio::TransportEvents {
     bool packed = false;
     std::uint16_t queue_size = 256;  ///< the device's
     std::uint16_t ring_size = 256;  ///< the driver's
+    std::uint32_t seg_max = 0;  ///< 0: what the queue has room for
     std::uint64_t size = disk_size;
   };
 
   explicit Disk(const Setup& setup) : driver({.packed = setup.packed, .size = setup.ring_size}) {
     auto backend = std::make_unique<testing::HeldBackend>(setup.size);
     storage = backend.get();
-    device = Device::create(std::move(backend), {.queue_size = setup.queue_size}).value();
+    device = Device::create(std::move(backend), {.queue_size = setup.queue_size, .seg_max = setup.seg_max}).value();
     core = virtio::DeviceCore::create(
                *device, map, loop, *this,
                {.packed = setup.packed, .log = Log([this](Level, std::string_view line) { log.emplace_back(line); })})
@@ -156,6 +157,15 @@ TEST_P(BlkChains, HaveALimitAllTheSame) {
   disk.read(1022, 512);
   EXPECT_FALSE(disk.broken());
   disk.read(1023, 512);
+  EXPECT_TRUE(disk.broken());
+}
+
+TEST_P(BlkChains, MayBeAsLongAsTheQueueThatIsOffered) {
+  Disk disk({.packed = GetParam(), .queue_size = 2048, .ring_size = 16, .seg_max = 16});
+  disk.read(2046, 512);
+  EXPECT_FALSE(disk.broken());
+  EXPECT_EQ(disk.answer(), spec::status::ok);
+  disk.read(2047, 512);
   EXPECT_TRUE(disk.broken());
 }
 
