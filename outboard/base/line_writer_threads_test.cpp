@@ -7,7 +7,12 @@
 
 #include <array>
 #include <cstdlib>
+#include <filesystem>
+#include <fstream>
 #include <future>
+#include <iterator>
+#include <memory>
+#include <new>
 #include <sstream>
 #include <string>
 
@@ -16,6 +21,7 @@
 
 #include <outboard/base/log.hpp>
 #include <outboard/testing/denied_calls.hpp>
+#include <outboard/testing/temp_dir.hpp>
 
 namespace outboard {
 namespace {
@@ -26,7 +32,7 @@ using ::testing::HasSubstr;
 using ::testing::StartsWith;
 
 constexpr Duration long_enough = 60s;
-constexpr int lines = 5000;  // more than find room
+constexpr int lines = 100000;  // more than find room
 
 /// What a LineWriter writes to, and the end that the test reads.
 struct Ends {
@@ -79,19 +85,19 @@ std::string drain(const Ends& ends, LineWriter& writer) {
 }
 
 /// Checks that the numbered lines are whole, in order and, with those that are said to be missing, all there. How many are missing.
-int check_lines(const std::string& said) {
+int check_lines(const std::string& said, int count = lines) {
   std::istringstream text(said);
   int next = 0, missing = 0;
   for (std::string line; std::getline(text, line);) {
     int dropped = 0;
-    if (std::sscanf(line.c_str(), "(%d lines were dropped here: nobody read them)", &dropped) == 1) {
+    if (std::sscanf(line.c_str(), "(%d lines were dropped here: more than could be written)", &dropped) == 1) {
       missing += dropped;
       next += dropped;
     } else if (line != "the end") {
       EXPECT_EQ(line + "\n", numbered(next++));
     }
   }
-  EXPECT_EQ(next, lines);
+  EXPECT_EQ(next, count);
   return missing;
 }
 
@@ -120,6 +126,20 @@ TEST_P(UnreadOutput, DoesNotHoldTheEndOfTheWriter) {
   });
   EXPECT_EQ(ended.wait_for(long_enough), std::future_status::ready);
   ends.reader.reset();
+}
+
+TEST(LineWriter, AFileLosesNothingOfABurst) {
+  static constexpr int burst = 30000;  // less than may wait: whatever the thread does meanwhile
+  const testing::TempDir dir;
+  const std::string path = dir.path("log");
+  {
+    LineWriter writer(UniqueFd(::open(path.c_str(), O_WRONLY | O_CREAT | O_CLOEXEC, 0600)));
+    for (int i = 0; i < burst; ++i) writer.write(numbered(i));
+    EXPECT_TRUE(writer.flush(long_enough));
+  }
+  std::ostringstream said;
+  said << std::ifstream(path).rdbuf();
+  EXPECT_EQ(check_lines(said.str(), burst), 0);
 }
 
 TEST(LineWriter, WritesWhatWaitsBeforeItEnds) {
@@ -160,6 +180,53 @@ TEST(LineWriter, SaysThatNothingCanBeWritten) {
                     [&code](const Error& error) { code.set_value(error.code()); });
   writer.write("one\n");
   EXPECT_EQ(code.get_future().get(), ENOSPC);
+}
+
+TEST(LineWriter, LivesOnWhereThereIsNoMemoryToSayThatNothingCanBeWritten) {
+  std::promise<void> called;
+  int calls = 0;
+  LineWriter writer(UniqueFd(::open("/dev/full", O_WRONLY | O_CLOEXEC)), [&](const Error&) {
+    if (++calls == 2) called.set_value();
+    throw std::bad_alloc();
+  });
+  writer.write("one\n");
+  writer.write("two\n");
+  called.get_future().get();
+}
+
+TEST(LineWriter, ABriefFlushWaitsForWhoeverReads) {
+  const Ends ends = make_pipe();
+  ASSERT_EQ(::fcntl(ends.reader.get(), F_SETFL, O_NONBLOCK), 0);
+  LineWriter writer(ends.copy());
+  writer.write("one\n");
+  EXPECT_TRUE(writer.flush_briefly(long_enough));
+  EXPECT_EQ(ends.take(), "one\n");
+}
+
+TEST_P(UnreadOutput, IsWaitedForBrieflyOnlyOnce) {
+  Ends ends = GetParam()();
+  LineWriter writer(ends.copy());
+  for (int i = 0; i < 2000; ++i) writer.write(numbered(i));
+  EXPECT_FALSE(writer.flush_briefly(1ms));
+  auto again = std::async(std::launch::async, [&writer] { return writer.flush_briefly(long_enough); });
+  EXPECT_EQ(again.wait_for(long_enough / 2), std::future_status::ready);
+  ends.reader.reset();
+}
+
+TEST(LineWriter, WithoutAThreadATerminalHoldsNobodyAndTheThreadIsStartedLater) {
+  Ends ends = make_terminal();
+  std::unique_ptr<LineWriter> writer;
+  auto written = std::async(std::launch::async, [&] {
+    testing::with_calls_denied({SYS_clone, SYS_clone3}, EPERM, [&] {
+      writer = std::make_unique<LineWriter>(ends.copy());
+      for (int i = 0; i < lines; ++i) writer->write(numbered(i));
+      EXPECT_FALSE(writer->flush(long_enough));
+    });
+  });
+  const bool in_time = written.wait_for(long_enough / 2) == std::future_status::ready;
+  if (!in_time) ends.reader.reset();
+  ASSERT_TRUE(in_time);
+  EXPECT_GT(check_lines(drain(ends, *writer)), 0);
 }
 
 TEST(LineWriter, WithoutAThreadItWritesWhereThereIsRoomAndDropsTheRest) {
@@ -213,7 +280,7 @@ TEST(Log, OnAStderrThatNobodyReadsHoldsNobodyAndSaysHowManyLinesWereDropped) {
     LineWriter::flush_stderr();
   }
   EXPECT_THAT(said, StartsWith("outboard: error: 0 xxx"));
-  EXPECT_THAT(said, HasSubstr(" lines were dropped here: nobody read them)\n"));
+  EXPECT_THAT(said, HasSubstr(" lines were dropped here: more than could be written)\n"));
 }
 
 TEST(Log, LinesOnStderrAreThereWhenTheProcessHasEnded) {
@@ -228,6 +295,45 @@ TEST(Log, LinesOnStderrAreThereWhenTheProcessHasEnded) {
   ASSERT_EQ(::waitpid(child, nullptr, 0), child);
   ASSERT_EQ(::fcntl(ends.reader.get(), F_SETFL, O_NONBLOCK), 0);
   EXPECT_EQ(ends.take(), "outboard: error: the last one\n");
+}
+
+std::ptrdiff_t count_threads() {
+  return std::distance(std::filesystem::directory_iterator("/proc/self/task"), std::filesystem::directory_iterator());
+}
+
+/// In a process of their own, which has not logged before.
+class LogOfAProcess : public ::testing::Test {
+ protected:
+  LogOfAProcess() { GTEST_FLAG_SET(death_test_style, "threadsafe"); }
+};
+
+TEST_F(LogOfAProcess, ItsThreadIsStartedBeforeTheFirstLine) {
+  EXPECT_EXIT(
+      {
+        const auto before = count_threads();
+        const Log log = Log::to_stderr(Level::error);
+        ::_exit(count_threads() > before ? 0 : 1);
+      },
+      ::testing::ExitedWithCode(0), "");
+}
+
+TEST_F(LogOfAProcess, TakesLinesWhenTheEndOfTheProcessHasBegun) {
+  EXPECT_EXIT(
+      {
+        std::atexit([] { Log::to_stderr(Level::info).info("late"); });  // before that of the log, so after it
+        Log::to_stderr(Level::info).info("first");
+        std::exit(0);
+      },
+      ::testing::ExitedWithCode(0), "outboard: info: first\noutboard: info: late\n");
+}
+
+TEST_F(LogOfAProcess, IsWrittenBeforeAQuickExit) {
+  EXPECT_EXIT(
+      {
+        Log::to_stderr(Level::info).info("the last one");
+        std::quick_exit(0);
+      },
+      ::testing::ExitedWithCode(0), "outboard: info: the last one\n");
 }
 
 }  // namespace

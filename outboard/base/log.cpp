@@ -15,9 +15,11 @@ void Log::write(Level level, std::string_view line) const {
 
 Log Log::to_stderr(Level threshold) {
   static constexpr std::array names{"debug", "info", "warning", "error"};
+  // Now, and not with the first line: it takes a thread, and a lock that a fork() must not meet.
   return Log(
-      [](Level level, std::string_view line) {
-        LineWriter::of_stderr().write(fmt::format("outboard: {}: {}\n", names[static_cast<std::size_t>(level)], line));
+      [&writer = LineWriter::of_stderr()](Level level, std::string_view line) {
+        writer.write(fmt::format("outboard: {}: {}\n", names[static_cast<std::size_t>(level)], line));
+        if (level == Level::error) writer.flush_briefly();
       },
       threshold);
 }

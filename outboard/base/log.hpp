@@ -22,7 +22,8 @@ class Log {
   explicit Log(Sink sink, Level threshold = Level::info)
       : shared_(std::make_shared<const Shared>(Shared{std::move(sink), threshold})) {}
 
-  /// Lines on stderr, with the level in front. Nobody waits for their reader: see LineWriter.
+  /// Lines on stderr, with the level in front. Nobody waits for their reader, but for a moment after an error, which may be the last
+  /// line before a crash: see LineWriter, whose thread the first call starts. std::bad_alloc.
   static Log to_stderr(Level threshold);
 
   bool enabled(Level level) const { return shared_ && level >= shared_->threshold; }

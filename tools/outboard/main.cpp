@@ -60,10 +60,12 @@ Log stderr_log(const Plan& plan) {
   auto logger = std::make_shared<spdlog::logger>("outboard", std::make_shared<StderrSink>());
   logger->set_pattern("%H:%M:%S.%e %^%l%$ %v");
   logger->set_level(spdlog::level::debug);
-  const auto sink = [logger](Level level, std::string_view line) {
+  auto& writer = LineWriter::of_stderr();
+  const auto sink = [logger, &writer](Level level, std::string_view line) {
     static constexpr std::array levels{spdlog::level::debug, spdlog::level::info, spdlog::level::warn,
                                        spdlog::level::err};
     logger->log(levels[static_cast<std::size_t>(level)], "{}", line);
+    if (level == Level::error) writer.flush_briefly();  // it may be the last one before a crash
   };
   return Log(sink, plan.verbosity >= 2 ? Level::debug : plan.verbosity == 1 ? Level::info : Level::warning);
 }
