@@ -336,5 +336,27 @@ TEST_F(LogOfAProcess, IsWrittenBeforeAQuickExit) {
       ::testing::ExitedWithCode(0), "outboard: info: the last one\n");
 }
 
+struct TooLarge {};
+
+}  // namespace
+}  // namespace outboard
+
+template <>
+struct fmt::formatter<outboard::TooLarge> : fmt::formatter<int> {
+  fmt::format_context::iterator format(const outboard::TooLarge&, fmt::format_context&) const {
+    throw std::bad_alloc();
+  }
+};
+
+namespace outboard {
+namespace {
+
+TEST(Log, SaysThatALineIsMissingForWantOfMemory) {
+  std::string said;
+  const Log log([&said](Level, std::string_view line) { said += line; });
+  log.error("{}", TooLarge());
+  EXPECT_EQ(said, "out of memory: a line of the log is missing here");
+}
+
 }  // namespace
 }  // namespace outboard

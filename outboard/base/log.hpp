@@ -27,7 +27,8 @@ class Log {
   static Log to_stderr(Level threshold);
 
   bool enabled(Level level) const { return shared_ && level >= shared_->threshold; }
-  /// The sink gets one line, printable() whatever peers have put into it.
+  /// The sink gets one line, printable() whatever peers have put into it. Where there is no memory for that, it gets a line that
+  /// says so; std::bad_alloc is only what the sink throws for that one, too.
   void write(Level level, std::string_view line) const;
 
   /// The same sink with `name` in front of each line.
@@ -39,22 +40,24 @@ class Log {
 
   template <typename... Args>
   void debug(fmt::format_string<Args...> format, Args&&... args) const {
-    if (enabled(Level::debug)) write(Level::debug, fmt::format(format, std::forward<Args>(args)...));
+    if (enabled(Level::debug)) write(Level::debug, format, fmt::make_format_args(args...));
   }
   template <typename... Args>
   void info(fmt::format_string<Args...> format, Args&&... args) const {
-    if (enabled(Level::info)) write(Level::info, fmt::format(format, std::forward<Args>(args)...));
+    if (enabled(Level::info)) write(Level::info, format, fmt::make_format_args(args...));
   }
   template <typename... Args>
   void warning(fmt::format_string<Args...> format, Args&&... args) const {
-    if (enabled(Level::warning)) write(Level::warning, fmt::format(format, std::forward<Args>(args)...));
+    if (enabled(Level::warning)) write(Level::warning, format, fmt::make_format_args(args...));
   }
   template <typename... Args>
   void error(fmt::format_string<Args...> format, Args&&... args) const {
-    if (enabled(Level::error)) write(Level::error, fmt::format(format, std::forward<Args>(args)...));
+    if (enabled(Level::error)) write(Level::error, format, fmt::make_format_args(args...));
   }
 
  private:
+  void write(Level level, fmt::string_view format, fmt::format_args args) const;
+
   struct Shared {
     Sink sink;
     Level threshold;

@@ -61,6 +61,9 @@ Log stderr_log(const Plan& plan) {
   logger->set_pattern("%H:%M:%S.%e %^%l%$ %v");
   logger->set_level(spdlog::level::debug);
   auto& writer = LineWriter::of_stderr();
+  // The logger's own one would write to stderr by itself, and wait for whoever reads it.
+  logger->set_error_handler(
+      [&writer](const std::string&) { writer.write("outboard: out of memory: a line of the log is missing here\n"); });
   const auto sink = [logger, &writer](Level level, std::string_view line) {
     static constexpr std::array levels{spdlog::level::debug, spdlog::level::info, spdlog::level::warn,
                                        spdlog::level::err};
