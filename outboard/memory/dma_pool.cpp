@@ -53,10 +53,15 @@ Result<std::byte*> reserve(std::uint64_t size, std::uint64_t alignment) {
   return base + head;
 }
 
+Error no_memory_file(Error error) {
+  if (error.code() != EPERM && error.code() != ENOSYS) return error;
+  return std::move(error).cure("have the filter of system calls allow memfd_create");
+}
+
 Result<SharedFile> SharedFile::create(std::uint64_t size, std::uint64_t alignment, bool huge) {
   const unsigned kind = huge ? MFD_HUGETLB | MFD_HUGE_2MB : 0;
   UniqueFd fd(::memfd_create("outboard-dma", MFD_CLOEXEC | MFD_ALLOW_SEALING | kind));
-  if (!fd) return Error::from_errno("creating a memory file for DMA");
+  if (!fd) return no_memory_file(Error::from_errno("creating a memory file for DMA"));
   if (::ftruncate(fd.get(), static_cast<off_t>(size)) < 0) return Error::from_errno("sizing a memory file for DMA");
   if (::fcntl(fd.get(), F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) < 0) {
     return Error::from_errno("sealing a memory file for DMA");

@@ -286,6 +286,7 @@ TEST_F(DmaPoolTest, WithoutMemoryFilesItSaysSoAndHasMemoryOnceThereAreSome) {
       EXPECT_EQ(refused.error().code(), error);
       EXPECT_EQ(refused.error().message().rfind("creating a memory file for DMA: ", 0), 0U)
           << refused.error().message();
+      EXPECT_EQ(refused.error().cure(), "have the filter of system calls allow memfd_create");
     });
   }
   EXPECT_EQ(iommu_.maps(), 0U);
