@@ -38,6 +38,9 @@ class HeldBackend final : public storage::Backend {
   bool completes_on_poll = false;
   /// 0, or what an operation ends with. A read that fails has filled half of its pieces.
   std::function<int(const Call&)> fails = [](const Call&) { return 0; };
+  /// Storage that carries out what does not fail, and completes it on its own loop; it has the same bytes at the beginning, and
+  /// what is written goes to both. Null: there are `bytes` only.
+  std::unique_ptr<storage::Backend> below;
 
   /// What measure() tells.
   std::function<Result<std::uint64_t>()> on_measure = [this] { return shape.capacity; };
@@ -46,6 +49,7 @@ class HeldBackend final : public storage::Backend {
   std::size_t release() {
     auto now = std::exchange(held_, {});
     for (auto& operation : now) complete(operation);
+    if (below) below->submit();
     return now.size();
   }
   std::size_t held() const { return held_.size(); }
@@ -60,36 +64,47 @@ class HeldBackend final : public storage::Backend {
   void read(std::uint64_t offset, std::span<const iovec> pieces, Completion done) override {
     const Call call{'r', offset, length_of(pieces)};
     const int error = note(call);
-    move(offset, pieces, error == 0 ? call.length : call.length / 2, false);
-    end(error, std::move(done));
+    if (error != 0 || !below) move(offset, pieces, error == 0 ? call.length : call.length / 2, false);
+    end(error, std::move(done),
+        [this, offset, pieces](Completion end) { below->read(offset, pieces, std::move(end)); });
   }
   void write(std::uint64_t offset, std::span<const iovec> pieces, Completion done) override {
     const Call call{'w', offset, length_of(pieces)};
     const int error = note(call);
     if (error == 0) move(offset, pieces, call.length, true);
-    end(error, std::move(done));
+    end(error, std::move(done),
+        [this, offset, pieces](Completion end) { below->write(offset, pieces, std::move(end)); });
   }
-  void flush(Completion done) override { end(note({'f', 0, 0}), std::move(done)); }
+  void flush(Completion done) override {
+    end(note({'f', 0, 0}), std::move(done), [this](Completion end) { below->flush(std::move(end)); });
+  }
   void discard(std::uint64_t offset, std::uint64_t length, Completion done) override {
-    end(note({'d', offset, length}), std::move(done));
+    end(note({'d', offset, length}), std::move(done),
+        [this, offset, length](Completion end) { below->discard(offset, length, std::move(end)); });
   }
   void write_zeroes(std::uint64_t offset, std::uint64_t length, bool may_unmap, Completion done) override {
     const int error = note({may_unmap ? 'u' : 'z', offset, length});
     if (error == 0) std::memset(bytes.data() + offset, 0, length);
-    end(error, std::move(done));
+    end(error, std::move(done), [this, offset, length, may_unmap](Completion end) {
+      below->write_zeroes(offset, length, may_unmap, std::move(end));
+    });
   }
   void measure(Measured done) override { done(on_measure()); }
   void set_capacity(std::uint64_t capacity) override { shape.capacity = capacity; }
   Result<std::unique_ptr<storage::Backend>> share(Loop&) const override {
     return std::make_unique<Shared>(const_cast<HeldBackend&>(*this));
   }
-  void submit() override { ++submits; }
+  void submit() override {
+    ++submits;
+    if (below) below->submit();
+  }
   /// Whoever polls lets the oldest of what is held complete, if `completes_on_poll` is set.
   bool poll() override {
     if (!completes_on_poll || held_.empty()) return false;
     Held first = std::move(held_.front());
     held_.erase(held_.begin());
     complete(first);
+    if (below) below->submit();
     return true;
   }
 
@@ -146,18 +161,24 @@ class HeldBackend final : public storage::Backend {
     calls.push_back(call);
     return fails(call);
   }
-  void end(int error, Completion done) {
-    if (!hold) return done(error);
-    held_.push_back({std::move(done), error, std::exchange(late_, nullptr)});
+  using Start = std::function<void(Completion)>;
+  /// `below_starts`: has the storage below do it.
+  void end(int error, Completion done, Start below_starts) {
+    Held operation{std::move(done), error, std::exchange(late_, nullptr), nullptr};
+    if (error == 0 && below) operation.start = std::move(below_starts);
+    if (hold) return held_.push_back(std::move(operation));
+    complete(operation);
   }
 
   struct Held {
     Completion done;
     int error = 0;
     std::function<void()> move;  ///< the bytes; null: they have been moved
+    Start start;  ///< null: nothing is left to do
   };
   static void complete(Held& operation) {
     if (operation.move) operation.move();
+    if (operation.start) return operation.start(std::move(operation.done));
     operation.done(operation.error);
   }
 

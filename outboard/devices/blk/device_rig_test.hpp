@@ -10,12 +10,18 @@
 #include <string_view>
 #include <vector>
 
+#include <fcntl.h>
+#include <unistd.h>
+
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include <outboard/devices/blk/device.hpp>
+#include <outboard/storage/raw_file.hpp>
+#include <outboard/testing/faulty_engine.hpp>
 #include <outboard/testing/held_backend.hpp>
 #include <outboard/testing/loopback_transport.hpp>
+#include <outboard/testing/temp_dir.hpp>
 #include <outboard/virtio/driver_queue.hpp>
 #include <outboard/virtio/spec.hpp>
 
@@ -62,6 +68,8 @@ class Rig {
  public:
   struct Setup {
     bool packed = false;
+    bool difficult =
+        false;  ///< below the disk is an image whose engine is interrupted, ends short, late and out of order
     bool read_only = false;
     bool refuse_flush = false;  ///< the driver does not accept FLUSH
     bool refuse_wce = true;  ///< ... CONFIG_WCE
@@ -78,6 +86,7 @@ class Rig {
     disk->shape.read_only = setup.read_only;
     setup.backend(*disk);
     disk->bytes = pattern(disk_size);
+    if (setup.difficult) disk->below = image();
     device = Device::create(std::move(backend), setup.device).value();
     LoopbackTransport::Options options{.packed = setup.packed, .poll = setup.poll};
     options.log = Log([this](Level, std::string_view line) { lines.emplace_back(line); });
@@ -96,6 +105,15 @@ class Rig {
   }
 
   void pump() { transport->pump(); }
+  /// What lies on the disk.
+  ByteVector on_disk(std::size_t offset, std::size_t size) const {
+    const auto first = disk->bytes.begin() + static_cast<std::ptrdiff_t>(offset);
+    ByteVector bytes(first, first + static_cast<std::ptrdiff_t>(size));
+    if (!disk->below) return bytes;
+    const UniqueFd file(::open(dir_.path("disk.raw").c_str(), O_RDONLY | O_CLOEXEC));
+    EXPECT_EQ(::pread(file.get(), bytes.data(), size, static_cast<off_t>(offset)), static_cast<ssize_t>(size));
+    return bytes;
+  }
   bool needs_reset() { return (transport->core().status() & virtio::spec::status::needs_reset) != 0; }
   template <typename T>
   T config(std::uint32_t offset) {
@@ -113,6 +131,11 @@ class Rig {
   }
   std::byte* host(const virtio::Element& element) { return arena.data() + (raw(element.address) - raw(arena.iova())); }
 
+ private:
+  testing::TempDir dir_;
+  testing::FaultyStorage faulty_;
+
+ public:
   std::vector<std::string> lines;  ///< of the log
   ManualLoop loop, queue_loop;
   HeldBackend* disk = nullptr;
@@ -122,6 +145,14 @@ class Rig {
   memory::DmaBuffer arena;
 
  private:
+  std::unique_ptr<storage::Backend> image() {
+    const UniqueFd file = dir_.make_file("disk.raw", disk_size);
+    EXPECT_EQ(::pwrite(file.get(), disk->bytes.data(), disk_size, 0), static_cast<ssize_t>(disk_size));
+    faulty_.be_difficult(1);
+    return storage::RawFile::open(loop, {.path = dir_.path("disk.raw"), .make_engine = faulty_.factory()}, Log())
+        .value();
+  }
+
   std::size_t at_ = 0;
 };
 
@@ -171,16 +202,16 @@ class Chain {
   std::vector<virtio::Element> readable_, writable_;
 };
 
-/// On a split and on a packed ring.
-class BlkDevice : public ::testing::TestWithParam<bool> {
- protected:
-  Rig::Setup setup() const { return {.packed = GetParam()}; }
+struct On {
+  bool packed;
+  bool difficult;
 };
 
-inline ByteVector slice(const ByteVector& bytes, std::size_t offset, std::size_t size) {
-  return {bytes.begin() + static_cast<std::ptrdiff_t>(offset),
-          bytes.begin() + static_cast<std::ptrdiff_t>(offset + size)};
-}
+/// On a split and on a packed ring, on storage that does as it is told and on a difficult one.
+class BlkDevice : public ::testing::TestWithParam<On> {
+ protected:
+  Rig::Setup setup() const { return {.packed = GetParam().packed, .difficult = GetParam().difficult}; }
+};
 
 inline void expect_failed(const Answer& answer, int status) {
   EXPECT_TRUE(answer.used);

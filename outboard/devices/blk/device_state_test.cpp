@@ -33,7 +33,7 @@ std::string calls_of_a_write(Rig& rig) {
   rig.disk->calls.clear();
   const ByteVector data = pattern(512, 5);
   EXPECT_EQ(Chain::of(rig, spec::type::out, 2).readable(data).writable(1).run().status(), spec::status::ok);
-  EXPECT_EQ(slice(rig.disk->bytes, 2 * 512, 512), data);
+  EXPECT_EQ(rig.on_disk(2 * 512, 512), data);
   std::string kinds;
   for (const Call& call : rig.disk->calls) kinds += call.kind;
   return kinds;

@@ -12,15 +12,19 @@ namespace {
 using ::testing::Each;
 using ::testing::ElementsAre;
 
-INSTANTIATE_TEST_SUITE_P(, BlkDevice, ::testing::Bool(),
-                         [](const auto& each) { return each.param ? "Packed" : "Split"; });
+INSTANTIATE_TEST_SUITE_P(, BlkDevice,
+                         ::testing::Values(On{false, false}, On{true, false}, On{false, true}, On{true, true}),
+                         [](const auto& each) {
+                           return std::string(each.param.packed ? "Packed" : "Split") +
+                                  (each.param.difficult ? "Difficult" : "");
+                         });
 
 TEST_P(BlkDevice, InReadsSectorsAndReportsDataAndStatus) {
   Rig rig(setup());
   const Answer answer = Chain::of(rig, spec::type::in, 3).writable(1024).writable(1).run();
   EXPECT_EQ(answer.status(), spec::status::ok);
   EXPECT_EQ(answer.length, 1025u);
-  EXPECT_EQ(answer.data(), slice(rig.disk->bytes, 3 * 512, 1024));
+  EXPECT_EQ(answer.data(), rig.on_disk(3 * 512, 1024));
 }
 
 TEST_P(BlkDevice, OutWritesSectorsAndReportsTheStatusOnly) {
@@ -29,7 +33,7 @@ TEST_P(BlkDevice, OutWritesSectorsAndReportsTheStatusOnly) {
   const Answer answer = Chain::of(rig, spec::type::out, 5).readable(data).writable(1).run();
   EXPECT_EQ(answer.status(), spec::status::ok);
   EXPECT_EQ(answer.length, 1u);
-  EXPECT_EQ(slice(rig.disk->bytes, 5 * 512, 1024), data);
+  EXPECT_EQ(rig.on_disk(5 * 512, 1024), data);
 }
 
 TEST_P(BlkDevice, FramingIsFree) {
@@ -44,7 +48,7 @@ TEST_P(BlkDevice, FramingIsFree) {
                             .writable(413)
                             .run();
   EXPECT_EQ(answer.status(), spec::status::ok);
-  EXPECT_EQ(answer.data(), slice(rig.disk->bytes, 512, 512));
+  EXPECT_EQ(answer.data(), rig.on_disk(512, 512));
 }
 
 TEST_P(BlkDevice, TheStatusIsTheVeryLastWritableByte) {
