@@ -59,6 +59,12 @@ RequestQueue RequestQueue::below() const {
   return queue;
 }
 
+bool RequestQueue::is_on_others() const {
+  std::error_code none;
+  const std::filesystem::directory_iterator slave(path("slaves"), none);
+  return !none && slave != end(slave);
+}
+
 std::string RequestQueue::path(std::string_view name) const {
   return fmt::format("{}/{}", folder_of(sys_, disk_), name);
 }

@@ -18,6 +18,9 @@ class RequestQueue {
   /// encryption). Else it is this one.
   RequestQueue below() const;
 
+  /// Whether the device stands on others: what is begun there waits for room in their queues.
+  bool is_on_others() const;
+
   /// The disk whose queue it is.
   dev_t disk() const { return disk_; }
   /// How many requests the queue has room for; nullopt: unknown, or the device has none of its own.

@@ -64,6 +64,8 @@ TEST_F(RequestQueueTest, BelowALayerOnSeveralDisksIsItsOwn) {
   add_layer("md0", 2, {"sda/sda1", "sdb"});
   EXPECT_EQ(of(253, 2).below().disk(), makedev(253, 2));
   EXPECT_EQ(of(253, 2).below().depth(), std::nullopt);
+  EXPECT_TRUE(of(253, 2).below().is_on_others());
+  EXPECT_FALSE(of(8, 1).below().is_on_others());
 }
 
 TEST_F(RequestQueueTest, LeavesAQuarterOfItsRoomToOthers) {

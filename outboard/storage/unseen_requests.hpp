@@ -22,7 +22,8 @@ class UnseenRequests {
   /// The one for the disk of `queue`, which all of this process share.
   static std::shared_ptr<UnseenRequests> on(const RequestQueue& queue);
 
-  /// Not fewer than have been noted and have not ended.
+  /// How many of those that have been noted have not ended. Too few, where others use the disk too: what it has ended may have been
+  /// theirs. Room is left for that (see room_in()).
   unsigned count() const { return count_.load(std::memory_order_relaxed); }
   void note(unsigned more) { count_.fetch_add(more, std::memory_order_relaxed); }
   /// Asks the disk how many are left. `room`: how many requests may be begun on it. Takes some microseconds, and never waits for

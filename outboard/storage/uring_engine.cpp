@@ -443,10 +443,11 @@ unsigned room_in(const RequestQueue& queue) {
   return static_cast<unsigned>(std::clamp<std::uint64_t>(*depth * 3 / 4, 1, max_room));
 }
 
-SubmissionRule submission_for(int fd) {
-  const auto on_disk = [](dev_t device) {
-    const RequestQueue above = RequestQueue::of(device);
+SubmissionRule submission_for(int fd, const std::string& sys) {
+  const auto on_disk = [&sys](dev_t device) -> SubmissionRule {
+    const RequestQueue above = RequestQueue::of(device, sys);
     const RequestQueue queue = above.below();
+    if (!queue.depth() || queue.is_on_others()) return {};
     SubmissionRule rule{.where = Submission::here,
                         .begun = begun_on(queue.disk()),
                         .unseen = UnseenRequests::on(queue),
@@ -464,7 +465,6 @@ SubmissionRule submission_for(int fd) {
   switch (static_cast<unsigned long>(system.f_type)) {
     case EXT4_SUPER_MAGIC:
     case XFS_SUPER_MAGIC:
-    case BTRFS_SUPER_MAGIC:
     case F2FS_SUPER_MAGIC:
       return on_disk(info.st_dev);
     case TMPFS_MAGIC:  // has no queue

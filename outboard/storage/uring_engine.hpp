@@ -3,6 +3,7 @@
 #include <atomic>
 #include <cstdint>
 #include <memory>
+#include <string>
 
 #include <outboard/base/loop.hpp>
 #include <outboard/base/result.hpp>
@@ -41,8 +42,10 @@ struct SubmissionRule {
 unsigned room_in(const RequestQueue& queue);
 
 /// How to submit to the file behind `fd`: a block device, or a file on a file system of a disk or in memory, or anything else,
-/// which may be at the other end of a network or in another process. May wait for the storage. Any thread.
-SubmissionRule submission_for(int fd);
+/// which may be at the other end of a network or in another process. Nothing is begun in the call on disks of whose queue sysfs says
+/// nothing, or which are several (RAID, btrfs): whether there is room cannot be known. May wait for the storage. Any thread. `sys` is
+/// where sysfs is.
+SubmissionRule submission_for(int fd, const std::string& sys = "/sys");
 
 /// io_uring, its descriptor watched by the loop. Operations go to the kernel in batches, at submit(). The kernel makes at most
 /// 64 threads of each of its two kinds (bounded and unbounded) for the engines of one thread; further operations wait.

@@ -383,15 +383,20 @@ TEST(SubmissionRules, OfABlockDeviceAreThoseOfADisk) {
     std::error_code gone;
     if (!each.is_block_file(gone)) continue;
     const UniqueFd disk(::open(each.path().c_str(), O_PATH | O_CLOEXEC));  // does not open the device
-    const auto rule = submission_for(disk.get());
-    EXPECT_EQ(rule.where, Submission::here) << each.path();
-    EXPECT_EQ(submission_for(disk.get()).begun, rule.begun);
     struct stat info{};
     ASSERT_EQ(::fstat(disk.get(), &info), 0);
-    EXPECT_EQ(rule.room, room_in(RequestQueue::of(info.st_rdev).below()));
+    const auto queue = RequestQueue::of(info.st_rdev).below();
+    const auto rule = submission_for(disk.get());
+    const bool is_known = queue.depth() && !queue.is_on_others();
+    EXPECT_EQ(rule.where, is_known ? Submission::here : Submission::on_workers) << each.path();
+    if (!is_known) continue;
+    EXPECT_EQ(submission_for(disk.get()).begun, rule.begun);
+    const outboard::testing::TempDir no_sysfs;
+    EXPECT_EQ(submission_for(disk.get(), no_sysfs.path()).where, Submission::on_workers) << "its queue is not known";
+    EXPECT_EQ(rule.room, room_in(queue));
     return;
   }
-  GTEST_SKIP() << "no block devices here";
+  GTEST_SKIP() << "no block devices with a queue here";
 }
 
 TEST(SubmissionRules, OfFilesOnOneDeviceShareItsRoom) {
