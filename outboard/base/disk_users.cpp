@@ -268,6 +268,8 @@ struct Claims {
   /// Those that say by name what they are on: btrfs. A type may have another word behind a dot: "fuseblk.ntfs".
   bool is_on(const Mount& mount, const DeviceNode& device) const {
     if (!device.number.empty() && mount.number == device.number) return true;
+    // A file system that has the number of another device is on that one, whatever it calls it.
+    if (!mount.number.starts_with("0:")) return false;
     return is_node(device, mount.source) && types.contains(mount.type.substr(0, mount.type.find('.')));
   }
   std::set<std::string> on(const Folder& folder) const {

@@ -137,6 +137,12 @@ TEST_F(DiskClaims, ByNameAreThoseOfFileSystemsThatHaveADisk) {
   }
 }
 
+// A node can be bound over another one's name, in a namespace.
+TEST_F(DiskClaims, ByNameAreNotThoseOfAFileSystemOnAnotherDevice) {
+  mount("40 22 7:1 / /mnt rw - ext4 /dev/vda1 rw");
+  EXPECT_THAT(claimants("vda1"), IsEmpty());
+}
+
 TEST_F(DiskUsers, MountsOfOtherNamespacesAreSeen) {
   write("proc/12/mountinfo", "40 22 254:0 / /inside rw - ext4 /dev/vda rw\n");
   fs::create_directories(machine.path("proc/12/ns"));
