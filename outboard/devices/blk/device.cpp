@@ -117,6 +117,7 @@ std::string Device::description() const {
 Status Device::attach(virtio::Host& host) {
   host_ = &host;
   disk_->host = &host;
+  disk_->log = host.log();
   return {};
 }
 

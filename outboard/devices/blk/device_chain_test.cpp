@@ -280,6 +280,17 @@ TEST_P(BlkChains, ThatAStopWaitsForEndBeforeWhoeverWaitsDestroysTheDevice) {
   }
 }
 
+TEST_P(BlkChains, OfManyMebibytesMayEndAfterTheCoreThatTheyCameFrom) {
+  for (const bool fails : {false, true}) {
+    Disk disk({.packed = GetParam(), .size = 64 * mebibyte});
+    disk.begin(40, mebibyte);
+    for (int turn = 0; turn < 3; ++turn) disk.loop.run_once();
+    if (fails) disk.storage->fails = [](const auto&) { return EIO; };
+    disk.core.reset();
+    disk.loop.run_until_idle();
+  }
+}
+
 TEST_P(BlkChains, OfManyMebibytesEndBetweenTwoStepsWhenTheDeviceIsResetOrDestroyed) {
   for (const bool is_destroyed : {false, true}) {
     Disk disk({.packed = GetParam(), .size = 16 * mebibyte});

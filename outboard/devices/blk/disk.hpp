@@ -5,6 +5,7 @@
 #include <bit>
 #include <cstdint>
 
+#include <outboard/base/log.hpp>
 #include <outboard/devices/blk/layout.hpp>
 #include <outboard/storage/backend.hpp>
 #include <outboard/virtio/device.hpp>
@@ -38,6 +39,7 @@ class Disk {
   storage::Backend& primary;
   const bool read_only;
   virtio::Host* host = nullptr;
+  Log log;  ///< the host's; outlives it
   std::array<char, spec::id_size> id{};
   std::uint32_t max_discard_sectors = 0;
   std::uint32_t max_write_zeroes_sectors = 0;
@@ -64,7 +66,7 @@ class Disk {
   void failed(const char* what, std::uint64_t sector, int error) {
     const std::uint64_t count = failures.fetch_add(1, std::memory_order_relaxed) + 1;
     if (std::has_single_bit(count))
-      host->log().error("{} at sector {} failed: {} ({} so far)", what, sector, Error(error).what(), count);
+      log.error("{} at sector {} failed: {} ({} so far)", what, sector, Error(error).what(), count);
   }
 };
 

@@ -281,7 +281,7 @@ bool Lane::is_more_left(Op& op, std::uint64_t length) {
 
 void Lane::post_turn() {
   if (std::exchange(turn_posted_, true)) return;
-  disk_.host->queue_loop(queue_).post([this, alive = std::weak_ptr(alive_)] {
+  loop_->post([this, alive = std::weak_ptr(alive_)] {
     if (!alive.expired()) next_turn();
   });
 }
@@ -319,7 +319,7 @@ void Lane::finish(Op& op, int error) {
   virtio::Request request = release(op);
   if (closing_ && running_ == 0) {
     // Not here: this is called by the very object that is to go.
-    disk_.host->queue_loop(queue_).post([old = std::move(own_)] {});
+    loop_->post([old = std::move(own_)] {});
     backend_ = nullptr;
     closing_ = false;
   }
@@ -359,8 +359,9 @@ bool Lane::has_own_loop() const { return &disk_.host->queue_loop(queue_) != &dis
 storage::Backend* Lane::backend() {
   closing_ = false;
   if (backend_ != nullptr) return backend_;
+  loop_ = &disk_.host->queue_loop(queue_);
   if (!has_own_loop()) return backend_ = &disk_.primary;
-  auto shared = disk_.primary.share(disk_.host->queue_loop(queue_));
+  auto shared = disk_.primary.share(*loop_);
   if (!shared) {
     disk_.failed(shared.error().what().c_str(), 0, shared.error().code());
     return nullptr;

@@ -90,6 +90,7 @@ class Lane {
   Disk& disk_;
   unsigned queue_;
   storage::Backend* backend_ = nullptr;
+  Loop* loop_ = nullptr;  // of the queue; kept, since what runs may end after the core that knows it has gone
   std::unique_ptr<storage::Backend> own_;  // where the queue has a loop of its own
   bool closing_ = false;
   std::atomic<bool> given_up_{false};
