@@ -193,7 +193,7 @@ TEST_F(ServerConnection, Row11_DescriptorsWithACommandThatTakesNoneAreClosedAndR
   const std::size_t before = open_fds();
   for (const std::size_t count : {1u, 2u, 18u}) {
     const std::vector<int> some(fds.begin(), fds.begin() + static_cast<std::ptrdiff_t>(count));
-    for (const std::uint16_t command : {1, 3, 4, 5, 6, 7, 9, 10, 13, 15}) {
+    for (const std::uint16_t command : {1, 4, 5, 6, 7, 9, 10, 13, 15}) {
       EXPECT_EQ(error_of(peer, command, testing::pattern(32), {.fds = some}), EINVAL) << command;
     }
   }

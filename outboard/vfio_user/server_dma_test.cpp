@@ -471,6 +471,18 @@ TEST_F(ServerDma, Row37_ARefusedUnmapLeavesDmaInFlightAlone) {
   EXPECT_EQ(dma_status(peer), PlainFunction::dma_done);
 }
 
+// SPDK's client sends the memory's file once more.
+TEST_F(ServerDma, AnUnmapThatBringsTheFileOfItsMemoryIsDone) {
+  Peer peer = client();
+  ASSERT_EQ(map(peer, map_request(base, 0x4000)), 0);
+  const std::size_t before = open_fds();
+  const UniqueFd file = testing::make_memfd(0x4000);
+  const std::vector<int> fds{file.get()};
+  EXPECT_EQ(error_of(peer, Command::dma_unmap, joined(unmap_request(base, 0x4000)), {.fds = fds}), 0);
+  EXPECT_EQ(windows(), 0u);
+  EXPECT_EQ(open_fds(), before + 1) << "ours";
+}
+
 TEST_F(ServerDma, Row38_UnmappingSeveralWholeWindowsRemovesAll) {
   Peer peer = client();
   for (std::uint64_t i = 0; i < 3; ++i) ASSERT_EQ(map(peer, map_request(base + i * 0x2000, 0x1000)), 0);

@@ -23,7 +23,10 @@ bool is_known(std::uint16_t command) {
          command <= static_cast<std::uint16_t>(Command::mig_data_write) && command != 14;
 }
 
-bool takes_fds(Command command) { return command == Command::dma_map || command == Command::device_set_irqs; }
+/// SPDK's client sends the file of the memory with DMA_UNMAP, too: nobody needs it, and it is closed.
+bool may_bring_fds(Command command) {
+  return command == Command::dma_map || command == Command::dma_unmap || command == Command::device_set_irqs;
+}
 
 std::span<const std::byte> bytes_of(const std::vector<std::byte>& bytes) { return bytes; }
 
@@ -160,7 +163,7 @@ Status Session::dispatch(Message message) {
   const std::uint16_t number = message.header.command;
   if (message.fds_lost) return refuse(message.header, Error(EINVAL, "more file descriptors than we take"));
   if (!is_known(number)) return refuse(message.header, Error(ENOSYS, "unknown command " + std::to_string(number)));
-  if (!message.fds.empty() && !takes_fds(static_cast<Command>(number))) {
+  if (!message.fds.empty() && !may_bring_fds(static_cast<Command>(number))) {
     return refuse(message.header, Error(EINVAL, "file descriptors with a command that takes none"));
   }
   return dispatch_command(message);
