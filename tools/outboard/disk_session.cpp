@@ -3,6 +3,7 @@
 #include <poll.h>
 
 #include <array>
+#include <cerrno>
 
 #include <fmt/format.h>
 
@@ -69,7 +70,10 @@ Status DiskSession::process() { return reactor_->process(); }
 Status DiskSession::wait_for(int fd, short events) {
   std::array<pollfd, 3> fds{{{fd, events, 0}, {stop_.fd(), POLLIN, 0}, {reactor_->fd(), POLLIN, 0}}};
   while (true) {
-    if (poll(fds.data(), fds.size(), -1) < 0) continue;
+    if (poll(fds.data(), fds.size(), -1) < 0) {
+      if (errno == EINTR) continue;
+      return Error::from_errno("poll");
+    }
     if (fds[1].revents != 0) return StopSignal::interrupted();
     if (fds[2].revents != 0) OUTBOARD_CHECK(process());
     if (fds[0].revents != 0) return {};

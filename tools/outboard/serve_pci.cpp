@@ -19,8 +19,8 @@ struct PciArguments {
 
 Result<Exit> serve_pci(const PciArguments& arguments, Context& context) {
   OUTBOARD_TRY(auto socket, arguments.place.socket(example));
-  arguments.place.bound_start("pci", context);
   OUTBOARD_TRY(auto handle, arguments.device.open(context, targets::Purpose::forward));
+  arguments.place.bound_start("pci", context);
   OUTBOARD_TRY(const auto service,
                targets::serve_passthrough(std::move(handle), arguments.words, arguments.place.listener,
                                           arguments.place.options(context, std::move(socket))));
