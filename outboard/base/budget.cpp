@@ -2,6 +2,7 @@
 
 #include <dirent.h>
 #include <sys/resource.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <fstream>
@@ -47,6 +48,21 @@ std::uint64_t mappings_in_use() {
   return count;
 }
 
+/// In bytes; proc(5), statm.
+std::uint64_t address_space_in_use() {
+  std::ifstream file("/proc/self/statm");
+  std::uint64_t pages = 0;
+  return file >> pages ? pages * static_cast<std::uint64_t>(::sysconf(_SC_PAGESIZE)) : 0;
+}
+
+/// Of what is not in use, but for the `taken`, a quarter is left to everything else.
+std::uint64_t address_space_for_parts(std::uint64_t taken) {
+  rlimit limit{};
+  if (::getrlimit(RLIMIT_AS, &limit) != 0 || limit.rlim_cur == RLIM_INFINITY) return address_space;
+  const std::uint64_t others = less(address_space_in_use(), taken);
+  return std::min(address_space, less(limit.rlim_cur, others) / 4 * 3);
+}
+
 }  // namespace
 
 std::shared_ptr<Budget> Budget::of_this_process() { return std::shared_ptr<Budget>(new Budget()); }
@@ -59,12 +75,16 @@ std::shared_ptr<Budget> Budget::with(const ProcessLimits& limits) {
 void Budget::measure() {
   if (!measured_) return;
   std::uint64_t taken = 0;
-  for (const Share* part : parts_) taken += part->taken_.mappings;
+  std::uint64_t taken_space = 0;
+  for (const Share* part : parts_) {
+    taken += part->taken_.mappings;
+    taken_space += part->taken_.address_space;
+  }
   const std::uint64_t max_mappings = max_map_count();
   limits_.descriptors = less(descriptor_limit(), spare_descriptors);
   descriptors_in_use_ = open_descriptors();
   limits_.mappings = less(max_mappings, less(mappings_in_use(), taken) + max_mappings / 8) / pieces_of_a_mapping;
-  limits_.address_space = address_space;
+  limits_.address_space = address_space_for_parts(taken_space);
 }
 
 std::uint64_t Budget::set_aside_and_open() const {

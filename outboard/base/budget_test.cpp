@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <sys/resource.h>
+#include <unistd.h>
 
 #include <fstream>
 #include <vector>
@@ -110,6 +111,23 @@ TEST(Budget, OfTheProcessLeavesRoomForTheProgram) {
   const auto share = *Budget::of_this_process()->join(0);
   EXPECT_GT(share->guaranteed_mappings(), 100u);
   EXPECT_LT(share->guaranteed_mappings(), UINT64_C(1) << 31);
+}
+
+TEST(Budget, OfTheProcessHasTheAddressSpaceThatItMayUse) {
+  constexpr std::uint64_t gibibyte = UINT64_C(1) << 30;
+  std::uint64_t pages = 0;
+  ASSERT_TRUE(std::ifstream("/proc/self/statm") >> pages);
+  rlimit before{};
+  ASSERT_EQ(::getrlimit(RLIMIT_AS, &before), 0);
+  const rlimit low{.rlim_cur = pages * static_cast<std::uint64_t>(::sysconf(_SC_PAGESIZE)) + gibibyte,
+                   .rlim_max = before.rlim_max};
+  if (before.rlim_cur < low.rlim_cur) GTEST_SKIP() << "there is less already";
+  ASSERT_EQ(::setrlimit(RLIMIT_AS, &low), 0);
+  const auto share = *Budget::of_this_process()->join(0);
+  EXPECT_EQ(share->take_mapping(gibibyte).error().code(), ENOSPC);
+  EXPECT_TRUE(share->take_mapping(gibibyte / 4));
+  share->give_mapping(gibibyte / 4);
+  EXPECT_EQ(::setrlimit(RLIMIT_AS, &before), 0);
 }
 
 // A client that truncates each of its files has each of their mappings split by the fault guard.
