@@ -447,7 +447,8 @@ SubmissionRule submission_for(int fd, const std::string& sys) {
   const auto on_disk = [&sys](dev_t device) -> SubmissionRule {
     const RequestQueue above = RequestQueue::of(device, sys);
     const RequestQueue queue = above.below();
-    if (!queue.depth() || queue.is_on_others()) return {};
+    // The kernel does not count the requests of a partition as the disk's, and what is below may be one.
+    if (!queue.depth() || queue.is_on_others() || queue.disk() != device) return {};
     SubmissionRule rule{.where = Submission::here,
                         .begun = begun_on(queue.disk()),
                         .unseen = UnseenRequests::on(queue),
@@ -462,16 +463,10 @@ SubmissionRule submission_for(int fd, const std::string& sys) {
   if (::fstat(fd, &info) != 0) return {};
   if (S_ISBLK(info.st_mode)) return on_disk(info.st_rdev);
   if (!S_ISREG(info.st_mode) || ::fstatfs(fd, &system) != 0) return {};
-  switch (static_cast<unsigned long>(system.f_type)) {
-    case EXT4_SUPER_MAGIC:
-    case XFS_SUPER_MAGIC:
-    case F2FS_SUPER_MAGIC:
-      return on_disk(info.st_dev);
-    case TMPFS_MAGIC:  // has no queue
-      return {.where = Submission::here};
-    default:
-      return {};
-  }
+  // On a disk, file systems wait in the call, whatever room there is: ext4 for its extents, XFS for a lock that a worker holds
+  // while it waits for the disk.
+  if (static_cast<unsigned long>(system.f_type) == TMPFS_MAGIC) return {.where = Submission::here};
+  return {};
 }
 
 Status probe_io_uring() { return Ring().open(1, 2); }

@@ -42,8 +42,9 @@ struct SubmissionRule {
 unsigned room_in(const RequestQueue& queue);
 
 /// How to submit to the file behind `fd`: a block device, or a file on a file system of a disk or in memory, or anything else,
-/// which may be at the other end of a network or in another process. Nothing is begun in the call on disks of whose queue sysfs says
-/// nothing, or which are several (RAID, btrfs): whether there is room cannot be known. May wait for the storage. Any thread. `sys` is
+/// which may be at the other end of a network or in another process. Only on a whole disk with a queue of its own, and in memory, may
+/// something be begun in the call: of other disks (partitions, RAID) it cannot be known whether there is room, and file systems wait
+/// for what they have on the disk themselves. May wait for the storage. Any thread. `sys` is
 /// where sysfs is.
 SubmissionRule submission_for(int fd, const std::string& sys = "/sys");
 
