@@ -16,11 +16,11 @@
 #include <mutex>
 #include <new>
 #include <string>
-#include <system_error>
-#include <thread>
 #include <utility>
 
 #include <fmt/format.h>
+
+#include <outboard/base/thread.hpp>
 
 namespace outboard {
 namespace {
@@ -60,10 +60,10 @@ bool start_without_signals(std::move_only_function<void()> body) {
   pthread_sigmask(SIG_SETMASK, &all, &before);
   bool has_started = true;
   try {
-    std::thread(std::move(body)).detach();
-  } catch (const std::system_error&) {
-    has_started = false;
-  } catch (const std::bad_alloc&) {
+    auto thread = start_thread("a log", std::move(body));
+    has_started = thread.has_value();
+    if (has_started) thread->detach();
+  } catch (const std::bad_alloc&) {  // for the words of an error
     has_started = false;
   }
   pthread_sigmask(SIG_SETMASK, &before, nullptr);
