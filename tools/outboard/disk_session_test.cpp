@@ -30,12 +30,27 @@ using ::testing::HasSubstr;
   ::_exit(0);
 }
 
+TargetArguments disk_on(const HeldFileSystem& storage, const std::string& engine) {
+  return {.target = "local:blk,image=" + storage.disk() + ",engine=" + engine,
+          .end_patience = std::chrono::milliseconds(100)};
+}
+
+void wait_until_it_holds(const HeldFileSystem& storage) {
+  while (storage.holding() == 0 && !storage.gave_up()) std::this_thread::yield();
+}
+
+void signal_once_it_holds(const HeldFileSystem& storage) {
+  std::thread([&storage] {
+    wait_until_it_holds(storage);
+    ::kill(::getpid(), SIGTERM);
+  }).detach();
+}
+
 /// Drives a disk of its own process, and gives it up once `storage` holds a read of it. Ends the process.
 void drive(const HeldFileSystem& storage, const std::string& engine) {
   const auto stop = StopSignal::create().value();
   Context context{.log = Log(), .stop = *stop};
-  const TargetArguments target{.target = "local:blk,image=" + storage.disk() + ",engine=" + engine,
-                               .end_patience = std::chrono::milliseconds(100)};
+  const TargetArguments target = disk_on(storage, engine);
   blk::Io io;  // outlives the driver
   {
     auto session = DiskSession::open(target, context, {}).value();
@@ -45,7 +60,7 @@ void drive(const HeldFileSystem& storage, const std::string& engine) {
     io.done = [](blk::Io&) {};
     static_cast<void>(session->driver().queue(0).submit(io));
     session->driver().queue(0).publish();
-    while (storage.holding() == 0 && !storage.gave_up()) std::this_thread::yield();
+    wait_until_it_holds(storage);
   }
   end_unless_the_bound_does();
 }
@@ -54,16 +69,11 @@ void drive(const HeldFileSystem& storage, const std::string& engine) {
 void copy_until_told_to_end(const HeldFileSystem& storage, const std::string& engine) {
   const auto stop = StopSignal::create().value();
   Context context{.log = Log(), .stop = *stop};
-  const TargetArguments target{.target = "local:blk,image=" + storage.disk() + ",engine=" + engine,
-                               .end_patience = std::chrono::milliseconds(100)};
+  const TargetArguments target = disk_on(storage, engine);
   {
     auto session = DiskSession::open(target, context, {}).value();
     const auto transfer = Transfer::create(*session, blk::Io::Kind::read, {.depth = 2, .piece = 4096}).value();
-    std::thread teller([&storage] {
-      while (storage.holding() == 0 && !storage.gave_up()) std::this_thread::yield();
-      ::kill(::getpid(), SIGTERM);
-    });
-    teller.detach();
+    signal_once_it_holds(storage);
     Walk walk(0, 1 << 20);
     static_cast<void>(transfer->run([&](Transfer::Piece& piece) -> Result<bool> { return walk.next(piece); },
                                     [](const Transfer::Piece&) -> Status { return {}; }));
@@ -75,13 +85,8 @@ void copy_until_told_to_end(const HeldFileSystem& storage, const std::string& en
 void open_until_told_to_end(const HeldFileSystem& storage, const std::string& engine) {
   const auto stop = StopSignal::create().value();
   Context context{.log = Log(), .stop = *stop};
-  const TargetArguments target{.target = "local:blk,image=" + storage.disk() + ",engine=" + engine,
-                               .end_patience = std::chrono::milliseconds(100)};
-  std::thread teller([&storage] {
-    while (storage.holding() == 0 && !storage.gave_up()) std::this_thread::yield();
-    ::kill(::getpid(), SIGTERM);
-  });
-  teller.detach();
+  const TargetArguments target = disk_on(storage, engine);
+  signal_once_it_holds(storage);
   static_cast<void>(target.open(context));
   end_unless_the_bound_does();
 }

@@ -122,14 +122,15 @@ TEST(StopSignal, EndsItAlthoughNobodyTakesItsWords) {
   EXPECT_TRUE(end.is_exit(1)) << end.status;
 }
 
-TEST(StopSignal, WaitsAsLongAsTheVerdictIsTo) {
+/// The time is over three times: the first verdict is this one.
+void expect_to_end_at_the_third_verdict(Verdict first) {
   const End end = end_of_a_process(
-      [](StopSignal& stop, const Stuck& stuck) {
+      [first](StopSignal& stop, const Stuck& stuck) {
         stuck.say('r');
         stop.bound_end({Start::now, Duration(0),
-                        [&stuck, asked = 0]() mutable {
+                        [&stuck, first, asked = 0]() mutable {
                           stuck.say('a');
-                          return ++asked >= 2 ? Verdict::end : Verdict::wait;
+                          return ++asked >= 2 ? Verdict::end : first;
                         },
                         [&] { stuck.say('w'); }});
         Stuck::wait();
@@ -138,6 +139,10 @@ TEST(StopSignal, WaitsAsLongAsTheVerdictIsTo) {
   EXPECT_TRUE(end.is_exit(1)) << end.status;
   EXPECT_EQ(end.said, "aaaw");
 }
+
+TEST(StopSignal, WaitsAsLongAsTheVerdictIsTo) { expect_to_end_at_the_third_verdict(Verdict::wait); }
+
+TEST(StopSignal, BeginsAnewWhereTheVerdictSaysSo) { expect_to_end_at_the_third_verdict(Verdict::anew); }
 
 // As `docker pause` does with it: the time goes on, and whoever is at work could not show it.
 TEST(StopSignal, LeavesAProcessThatWasStoppedItselfTheTimeToShowThatItLives) {
@@ -166,23 +171,6 @@ TEST(StopSignal, LeavesAProcessThatWasStoppedItselfTheTimeToShowThatItLives) {
       });
   EXPECT_TRUE(end.is_exit(0)) << end.status;
   EXPECT_EQ(end.said, "");
-}
-
-TEST(StopSignal, BeginsAnewWhereTheVerdictSaysSo) {
-  const End end = end_of_a_process(
-      [](StopSignal& stop, const Stuck& stuck) {
-        stuck.say('r');
-        stop.bound_end({Start::now, Duration(0),
-                        [&stuck, asked = 0]() mutable {
-                          stuck.say('a');
-                          return ++asked >= 2 ? Verdict::end : Verdict::anew;
-                        },
-                        [&] { stuck.say('w'); }});
-        Stuck::wait();
-      },
-      nothing);
-  EXPECT_TRUE(end.is_exit(1)) << end.status;
-  EXPECT_EQ(end.said, "aaaw");
 }
 
 bool all_threads_sleep(pid_t pid) {
