@@ -2,7 +2,6 @@
 
 #include <filesystem>
 #include <fstream>
-#include <iterator>
 #include <system_error>
 
 #include <sys/sysmacros.h>
@@ -12,9 +11,6 @@
 namespace outboard::storage {
 
 namespace {
-
-/// Layers of device mapper beyond which nobody looks.
-constexpr unsigned max_layers = 16;
 
 std::string folder_of(const std::string& sys, dev_t device) {
   return fmt::format("{}/dev/block/{}:{}", sys, major(device), minor(device));
@@ -30,15 +26,6 @@ std::optional<dev_t> read_device(const std::string& path) {
   return makedev(major, minor);
 }
 
-std::optional<dev_t> only_device_below(const std::string& sys, dev_t disk) {
-  std::error_code none;
-  std::filesystem::directory_iterator slave(folder_of(sys, disk) + "/slaves", none);
-  if (none || slave == end(slave)) return std::nullopt;
-  const std::string only = slave->path().string();
-  if (slave.increment(none); none || slave != end(slave)) return std::nullopt;
-  return read_device(only + "/dev");
-}
-
 }  // namespace
 
 RequestQueue RequestQueue::of(dev_t device, std::string sys) {
@@ -47,16 +34,6 @@ RequestQueue RequestQueue::of(dev_t device, std::string sys) {
   const bool is_partition = std::filesystem::exists(folder + "/partition", none);
   const dev_t disk = is_partition ? read_device(folder + "/../dev").value_or(device) : device;
   return {disk, std::move(sys)};
-}
-
-RequestQueue RequestQueue::below() const {
-  RequestQueue queue = *this;
-  for (unsigned layer = 0; layer < max_layers; ++layer) {
-    const auto next = only_device_below(sys_, queue.disk_);
-    if (!next) break;
-    queue = of(*next, sys_);
-  }
-  return queue;
 }
 
 bool RequestQueue::is_on_others() const {

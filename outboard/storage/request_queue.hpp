@@ -14,10 +14,6 @@ class RequestQueue {
  public:
   /// Of a device that is unknown there nothing is known. `sys` is where sysfs is.
   static RequestQueue of(dev_t device, std::string sys = "/sys");
-  /// The queue in which requests end up for which this one is: that of the disk below, if there is one disk only (LVM,
-  /// encryption). Else it is this one.
-  RequestQueue below() const;
-
   /// Whether the device stands on others: what is begun there waits for room in their queues.
   bool is_on_others() const;
 

@@ -47,25 +47,19 @@ TEST_F(RequestQueueTest, OfAPartitionIsThatOfItsDisk) {
 TEST_F(RequestQueueTest, OfWhatSysfsDoesNotHaveIsUnknown) {
   EXPECT_EQ(of(0, 45).disk(), makedev(0, 45)) << "a file system of many disks";
   EXPECT_EQ(of(0, 45).depth(), std::nullopt);
-  EXPECT_EQ(of(0, 45).below().disk(), makedev(0, 45));
 }
 
-TEST_F(RequestQueueTest, BelowLayersIsThatOfTheOneDiskTheyAreOn) {
+TEST_F(RequestQueueTest, OfLayersIsOnOthers) {
+  add_device("sdb", 8, 16);
   add_layer("dm-0", 0, {"sda/sda1"});  // encryption on a partition
   add_layer("dm-1", 1, {"dm-0"});  // a volume in it
-  EXPECT_EQ(of(253, 1).disk(), makedev(253, 1));
-  EXPECT_EQ(of(253, 1).below().disk(), makedev(8, 0));
-  EXPECT_EQ(of(253, 1).below().depth(), 64U);
-  EXPECT_EQ(of(8, 1).below().disk(), makedev(8, 0));
-}
-
-TEST_F(RequestQueueTest, BelowALayerOnSeveralDisksIsItsOwn) {
-  add_device("sdb", 8, 16);
   add_layer("md0", 2, {"sda/sda1", "sdb"});
-  EXPECT_EQ(of(253, 2).below().disk(), makedev(253, 2));
-  EXPECT_EQ(of(253, 2).below().depth(), std::nullopt);
-  EXPECT_TRUE(of(253, 2).below().is_on_others());
-  EXPECT_FALSE(of(8, 1).below().is_on_others());
+  for (const unsigned layer : {0U, 1U, 2U}) {
+    EXPECT_EQ(of(253, layer).disk(), makedev(253, layer));
+    EXPECT_TRUE(of(253, layer).is_on_others()) << layer;
+  }
+  EXPECT_EQ(of(253, 2).depth(), std::nullopt);
+  for (const auto& disk : {of(8, 0), of(8, 1), of(8, 16), of(0, 45)}) EXPECT_FALSE(disk.is_on_others()) << disk.disk();
 }
 
 TEST_F(RequestQueueTest, LeavesAQuarterOfItsRoomToOthers) {

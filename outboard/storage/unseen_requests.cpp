@@ -3,11 +3,12 @@
 #include <algorithm>
 #include <array>
 #include <charconv>
-#include <map>
 #include <utility>
 
 #include <fcntl.h>
 #include <unistd.h>
+
+#include <outboard/storage/shared_by_disk.hpp>
 
 namespace outboard::storage {
 
@@ -24,16 +25,10 @@ UnseenRequests::UnseenRequests(UniqueFd stat) : stat_(std::move(stat)) {
 }
 
 std::shared_ptr<UnseenRequests> UnseenRequests::on(const RequestQueue& queue) {
-  static std::mutex mutex;
-  static std::map<dev_t, std::weak_ptr<UnseenRequests>> disks;  // guarded by mutex
-  const std::lock_guard lock(mutex);
-  std::erase_if(disks, [](const auto& each) { return each.second.expired(); });
-  auto unseen = disks[queue.disk()].lock();
-  if (!unseen) {
+  return shared_by_disk<UnseenRequests>(queue.disk(), [&] {
     UniqueFd stat(::open(queue.path("stat").c_str(), O_RDONLY | O_CLOEXEC));
-    disks[queue.disk()] = unseen = std::make_shared<UnseenRequests>(std::move(stat));
-  }
-  return unseen;
+    return std::make_shared<UnseenRequests>(std::move(stat));
+  });
 }
 
 std::optional<UnseenRequests::Figures> UnseenRequests::figures() const {

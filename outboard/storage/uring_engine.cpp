@@ -3,9 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <chrono>
-#include <map>
 #include <memory>
-#include <mutex>
 #include <optional>
 #include <utility>
 
@@ -18,6 +16,7 @@
 #include <unistd.h>
 
 #include <outboard/storage/pieces.hpp>
+#include <outboard/storage/shared_by_disk.hpp>
 
 namespace outboard::storage {
 
@@ -71,13 +70,7 @@ using Count = std::atomic<unsigned>;
 
 /// What has been begun on a disk, in all of this process.
 std::shared_ptr<Count> begun_on(dev_t disk) {
-  static std::mutex mutex;
-  static std::map<dev_t, std::weak_ptr<Count>> disks;  // guarded by mutex
-  const std::lock_guard lock(mutex);
-  std::erase_if(disks, [](const auto& each) { return each.second.expired(); });
-  auto count = disks[disk].lock();
-  if (!count) disks[disk] = count = std::make_shared<Count>(0);
-  return count;
+  return shared_by_disk<Count>(disk, [] { return std::make_shared<Count>(0); });
 }
 
 /// Whether a part of a file is in the page cache. Unknown on kernels before 6.5, and where the process does not own the file.
@@ -445,17 +438,16 @@ unsigned room_in(const RequestQueue& queue) {
 
 SubmissionRule submission_for(int fd, const std::string& sys) {
   const auto on_disk = [&sys](dev_t device) -> SubmissionRule {
-    const RequestQueue above = RequestQueue::of(device, sys);
-    const RequestQueue queue = above.below();
-    // The kernel does not count the requests of a partition as the disk's, and what is below may be one.
-    if (!queue.depth() || queue.is_on_others() || queue.disk() != device) return {};
+    const RequestQueue queue = RequestQueue::of(device, sys);
+    // The kernel does not count the requests of a partition as the disk's.
+    if (!queue.depth() || queue.disk() != device || queue.is_on_others()) return {};
     SubmissionRule rule{.where = Submission::here,
                         .begun = begun_on(queue.disk()),
                         .unseen = UnseenRequests::on(queue),
                         .room = room_in(queue)};
     constexpr std::uint64_t kibibyte = 1024;
     rule.request_size = std::max<std::uint64_t>(queue.limit("max_sectors_kb").value_or(512), 4) * kibibyte;
-    rule.read_ahead = above.limit("read_ahead_kb").value_or(128) * kibibyte;
+    rule.read_ahead = queue.limit("read_ahead_kb").value_or(128) * kibibyte;
     return rule;
   };
   struct stat info{};

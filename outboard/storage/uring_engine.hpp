@@ -25,8 +25,7 @@ enum class Submission : std::uint8_t {
 /// How to submit to a file.
 struct SubmissionRule {
   Submission where = Submission::on_workers;
-  /// Requests that this process has begun on the disk that has the file, and that have not ended: the engines of all its images,
-  /// and of all its partitions, share it.
+  /// Requests that this process has begun on the disk and that have not ended: all engines on it share this.
   std::shared_ptr<std::atomic<unsigned>> begun = std::make_shared<std::atomic<unsigned>>(0);
   /// Likewise: what the kernel may have begun besides.
   std::shared_ptr<UnseenRequests> unseen = std::make_shared<UnseenRequests>();
@@ -44,8 +43,7 @@ unsigned room_in(const RequestQueue& queue);
 /// How to submit to the file behind `fd`: a block device, or a file on a file system of a disk or in memory, or anything else,
 /// which may be at the other end of a network or in another process. Only on a whole disk with a queue of its own, and in memory, may
 /// something be begun in the call: of other disks (partitions, RAID) it cannot be known whether there is room, and file systems wait
-/// for what they have on the disk themselves. May wait for the storage. Any thread. `sys` is
-/// where sysfs is.
+/// for what they have on the disk themselves. May wait for the storage. Any thread. `sys` is where sysfs is.
 SubmissionRule submission_for(int fd, const std::string& sys = "/sys");
 
 /// io_uring, its descriptor watched by the loop. Operations go to the kernel in batches, at submit(). The kernel makes at most

@@ -384,7 +384,7 @@ TEST(SubmissionRules, OfABlockDeviceAreThoseOfADisk) {
     const UniqueFd disk(::open(each.path().c_str(), O_PATH | O_CLOEXEC));  // does not open the device
     struct stat info{};
     ASSERT_EQ(::fstat(disk.get(), &info), 0);
-    const auto queue = RequestQueue::of(info.st_rdev).below();
+    const auto queue = RequestQueue::of(info.st_rdev);
     const auto rule = submission_for(disk.get());
     const bool is_known = queue.depth() && !queue.is_on_others() && queue.disk() == info.st_rdev;
     EXPECT_EQ(rule.where, is_known ? Submission::here : Submission::on_workers) << each.path();
