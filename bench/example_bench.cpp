@@ -11,11 +11,11 @@
 #include <outboard/devices/example/driver.hpp>
 #include <outboard/pci/local_handle.hpp>
 #include <outboard/testing/loopback_transport.hpp>
-#include <outboard/testing/temp_dir.hpp>
 #include <outboard/vfio_user/client.hpp>
 #include <outboard/vfio_user/server.hpp>
 #include <outboard/virtio_pci/function.hpp>
 #include <outboard/virtio_pci/transport.hpp>
+#include <tests/support/temp_dir.hpp>
 
 #include "peer_process.hpp"
 

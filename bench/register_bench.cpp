@@ -14,7 +14,7 @@
 #include <outboard/pci/local_handle.hpp>
 #include <outboard/pci/register_window.hpp>
 #include <outboard/testing/manual_loop.hpp>
-#include <outboard/testing/plain_function.hpp>
+#include <tests/support/plain_function.hpp>
 
 namespace {
 

@@ -2,7 +2,7 @@
 // at once, and put it into the used ring. The driver's part (making buffers available) is not in the time, nor is the
 // clock's; the one full fence and the one look at the driver's wish of a batch are.
 //
-// `per_buffer` is the mean, `least_ns_per_buffer` the best batch: what it takes when nothing else runs on the machine.
+// `per_buffer` is the mean, `min_ns_per_buffer` the best batch: what it takes when nothing else runs on the machine.
 //
 // Compare on one machine only. Others, for orientation: rust-vmm virtio-queue takes 18 ns to pop and walk a chain of one
 // descriptor, 37 ns with a table, and 12.9 ns for add_used; Firecracker publishes 5.3 ns for Queue::pop alone. What is
@@ -21,14 +21,14 @@
 #include <unistd.h>
 
 #include <outboard/base/reactor.hpp>
-#include <outboard/testing/ring_driver.hpp>
-#include <outboard/virtio/device_queue.hpp>
-#include <outboard/virtio/journal_file.hpp>
+#include <outboard/journal/file.hpp>
+#include <outboard/testing/hand_driver.hpp>
+#include <outboard/virtio/internal/device_queue.hpp>
 
 namespace outboard::virtio {
 namespace {
 
-using testing::RingDriver;
+using testing::HandDriver;
 
 constexpr std::uint16_t queue_size = 256;
 
@@ -76,7 +76,7 @@ struct Shape {
 /// The driver: buffers of one shape, made available `batch` at a time. All of them are used when the next batch comes.
 class Stimulus {
  public:
-  Stimulus(const Shape& shape, RingDriver& ring) : shape_(shape), ring_(ring), data_(ring.allocate(16384, 4096)) {
+  Stimulus(const Shape& shape, HandDriver& ring) : shape_(shape), ring_(ring), data_(ring.allocate(16384, 4096)) {
     if (shape.elements == 1) {
       elements_ = {{data_, 64, 0}};
     } else {
@@ -140,7 +140,7 @@ class Stimulus {
   }
 
   Shape shape_;
-  RingDriver& ring_;
+  HandDriver& ring_;
   memory::Iova data_, table_{};
   std::vector<Element> elements_;
   std::uint16_t avail_ = 0;
@@ -159,11 +159,11 @@ double clock_cost() {
 }
 
 /// The log of what is in flight, on a tmpfs as it should be; removed at once, and there until it is closed.
-std::unique_ptr<JournalFile> make_journal(const QueueState& start, bool packed) {
+std::unique_ptr<journal::File> make_journal(const QueueState& start, bool packed) {
   const std::string path = "/dev/shm/outboard-ring-bench-" + std::to_string(::getpid());
   const Features offered = packed ? Features{Feature::ring_packed} : Features{};
   auto journal =
-      JournalFile::create(path, {.device_id = 1, .offered = offered, .queue_sizes = {queue_size}, .config_size = 0});
+      journal::File::create(path, {.device_id = 1, .offered = offered, .queue_sizes = {queue_size}, .config_size = 0});
   if (!journal || !(*journal)->remove()) {
     std::fprintf(stderr, "no journal: %s\n", journal ? "" : journal.error().message().c_str());
     std::abort();
@@ -178,7 +178,7 @@ template <typename TheDevice>
 void pop_and_complete(benchmark::State& state, Shape shape, unsigned wanted_batch, Journalled journalled) {
   auto loop = *Reactor::create();
   memory::AddressMap map(*loop);
-  RingDriver ring({.packed = shape.packed, .size = queue_size});
+  HandDriver ring({.packed = shape.packed, .size = queue_size});
   if (!map.map(ring.mapping())) std::abort();
   Stimulus driver(shape, ring);
   const unsigned batch = std::min(wanted_batch, driver.largest_batch());
@@ -213,7 +213,7 @@ void pop_and_complete(benchmark::State& state, Shape shape, unsigned wanted_batc
   state.counters["per_buffer"] = benchmark::Counter(static_cast<double>(state.iterations()) * batch,
                                                     benchmark::Counter::kIsRate | benchmark::Counter::kInvert);
   // What it takes when nothing else runs on the machine.
-  state.counters["least_ns_per_buffer"] = least * 1e9 / batch;
+  state.counters["min_ns_per_buffer"] = least * 1e9 / batch;
   queue->quiesce(StopMode::discard);
   queue->finish([](const QueueState&) {});
   queue->abandon();

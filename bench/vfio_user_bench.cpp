@@ -7,10 +7,10 @@
 
 #include <benchmark/benchmark.h>
 
-#include <outboard/testing/plain_function.hpp>
-#include <outboard/testing/temp_dir.hpp>
 #include <outboard/vfio_user/client.hpp>
 #include <outboard/vfio_user/server.hpp>
+#include <tests/support/plain_function.hpp>
+#include <tests/support/temp_dir.hpp>
 
 #include "peer_process.hpp"
 

@@ -28,6 +28,8 @@ install(FILES "${PROJECT_BINARY_DIR}/outboardConfig.cmake" "${PROJECT_BINARY_DIR
 # pkg-config. The archives come in the reverse of the order in which the rooms were added, so each precedes what it
 # uses. All of it is static, so what the archives need is in Requires and not only in Requires.private.
 function(_outboard_install_pkgconfig)
+  # From the file, since it is installed where `cmake --install --prefix` says.
+  file(RELATIVE_PATH OUTBOARD_PC_TO_PREFIX "/${CMAKE_INSTALL_LIBDIR}/pkgconfig" "/")
   set(libs "")
   set(requires "")
   foreach(library IN LISTS _outboard_libraries)

@@ -30,8 +30,8 @@ function(_outboard_embed_templates result)
   set(${result} "${output}" PARENT_SCOPE)
 endfunction()
 
-# The command under the name by which management software starts a device (tools/outboard/backend_program.hpp), and the
-# description by which it finds it: back-end program conventions of the vfio-user specification. TYPE as in QEMU's
+# The command under the name by which management software starts a device (tools/outboard/serve/backend_program.hpp),
+# and the description by which it finds it: back-end program conventions of the vfio-user specification. TYPE as in QEMU's
 # docs/interop/vhost-user.json. The path in the description is known when it is installed.
 function(_outboard_add_backend_program device type description)
   set(name "outboard-vfio-user-${device}")
@@ -50,10 +50,10 @@ function(_outboard_add_backend_program device type description)
     file(INSTALL \"\${file}\" DESTINATION \"\${data}/vfio-user\")")
 endfunction()
 
-# The `outboard` command, from tools/outboard/*.cpp.
+# The `outboard` command, from tools/outboard/*.cpp and the folders of its verbs.
 function(outboard_add_command)
-  file(GLOB sources CONFIGURE_DEPENDS "${PROJECT_SOURCE_DIR}/tools/outboard/*.cpp")
-  file(GLOB tests CONFIGURE_DEPENDS "${PROJECT_SOURCE_DIR}/tools/outboard/*_test.cpp")
+  file(GLOB_RECURSE sources CONFIGURE_DEPENDS "${PROJECT_SOURCE_DIR}/tools/outboard/*.cpp")
+  file(GLOB_RECURSE tests CONFIGURE_DEPENDS "${PROJECT_SOURCE_DIR}/tools/outboard/*_test.cpp")
   if(tests)
     list(REMOVE_ITEM sources ${tests})
   endif()
@@ -67,21 +67,26 @@ function(outboard_add_command)
   # Compiled once, for the command and for its tests.
   add_library(outboard_command_parts OBJECT ${sources} "${templates}")
   outboard_compile_settings(outboard_command_parts)
-  target_compile_definitions(outboard_command_parts PUBLIC
-    OUTBOARD_VERSION="${PROJECT_VERSION}" OUTBOARD_LIBDIR="${CMAKE_INSTALL_LIBDIR}")
-  target_include_directories(outboard_command_parts PUBLIC "${PROJECT_SOURCE_DIR}")  # <tools/outboard/x.hpp>
-  target_link_libraries(outboard_command_parts PUBLIC
-    outboard::outboard spdlog::spdlog CLI11::CLI11 nlohmann_json::nlohmann_json)
+  set_target_properties(outboard_command_parts PROPERTIES POSITION_INDEPENDENT_CODE ON)  # as what was precompiled
+  outboard_precompile(outboard_command_parts library)
+  configure_file("${PROJECT_SOURCE_DIR}/cmake/build_facts.hpp.in" "${PROJECT_BINARY_DIR}/generated/tools/outboard/build_facts.hpp" @ONLY)
+  target_include_directories(outboard_command_parts PUBLIC  # <tools/outboard/x.hpp>
+    "${PROJECT_SOURCE_DIR}" "${PROJECT_BINARY_DIR}/generated")
+  # One file each includes CLI11 (verb.cpp), spdlog (stderr_log.cpp) and nlohmann's JSON (json.cpp): they are slow to compile.
+  target_link_libraries(outboard_command_parts
+    PUBLIC outboard::outboard
+    PRIVATE spdlog::spdlog CLI11::CLI11 nlohmann_json::nlohmann_json)
 
   add_executable(outboard_command "${PROJECT_SOURCE_DIR}/tools/outboard/main.cpp")
   outboard_compile_settings(outboard_command)
   target_link_libraries(outboard_command PRIVATE outboard_command_parts)
   set_target_properties(outboard_command PROPERTIES
     OUTPUT_NAME outboard RUNTIME_OUTPUT_DIRECTORY "${PROJECT_BINARY_DIR}/bin")
+  _outboard_installs(outboard_command)
   install(TARGETS outboard_command RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR})
   _outboard_add_backend_program(blk block "Outboard disk: image file, block device or memory")
   if(tests AND OUTBOARD_TESTS)
-    _outboard_add_test_program(command_test unit outboard_command_parts "${tests}" outboard::testing)
+    _outboard_add_test_program(command_test unit outboard_command_parts "${tests}" outboard::test_support)
   endif()
 endfunction()
 

@@ -1,17 +1,18 @@
 # outboard_add_room(NAME [DEPENDS room...] [LINKS lib...] [PRIVATE_LINKS lib...] [TEST_ROOMS room...] [TEST_LINKS lib...])
 #
-# Called from outboard/NAME/CMakeLists.txt. Makes, from the files that lie there:
+# Called from outboard/NAME/CMakeLists.txt. Makes, from the files that lie there and in internal/:
 #   outboard::NAME       static library of *.cpp (an INTERFACE library while there is none)
 #   NAME_test            one GoogleTest program of *_test.cpp, label `unit`
 #   NAME_threads_test    the same of *_threads_test.cpp, label `threads`: also run under ThreadSanitizer
 # A new file needs no edit. DEPENDS may leave out rooms that the table allows (default: all that exist).
 # LINKS are libraries that users of the headers need; PRIVATE_LINKS are not. TEST_ROOMS are rooms that the
-# tests link besides their own (`testing`, say); tests may include headers of any room.
+# tests link besides their own (`testing`, say); tests may include headers of any room, and of tests/support.
 #
 # outboard_add_device(NAME [LINKS ...] [PRIVATE_LINKS ...] [TEST_ROOMS ...] [TEST_LINKS ...])
 #
-# The same for outboard/devices/NAME, whose own CMakeLists.txt calls it: outboard::device_NAME and device_NAME_test, and a
-# line in the table of devices that `targets` is given.
+# Two libraries for outboard/devices/NAME, whose own CMakeLists.txt calls it: outboard::driver_NAME of driver*.cpp, which knows
+# no storage, and outboard::device_NAME of the other files; device_NAME_test for both; a line in the table of devices that
+# `targets` is given. What they share is in headers (layout.hpp).
 #
 # Why the directions hold: the include path of a room is a directory of the build tree that contains nothing but
 # a link to that room, so what is not a dependency cannot be found.
@@ -20,6 +21,7 @@ include_guard(GLOBAL)
 include(GNUInstallDirs)
 include(GoogleTest)
 include(OutboardCompile)
+include(OutboardPrecompile)
 include(OutboardRoomTable)
 
 set(OUTBOARD_VIEWS "${PROJECT_BINARY_DIR}/rooms")
@@ -38,20 +40,27 @@ function(_outboard_view path result)
   set(${result} "${view}" PARENT_SCOPE)
 endfunction()
 
-# The library of one folder: target outboard_TARGET from outboard/PATH, allowed to include DEPENDS.
+# The library of one folder: target outboard_TARGET from outboard/PATH, allowed to include DEPENDS. ONLY and BUT are regular
+# expressions for the sources and headers that are its own, where a folder makes two.
 function(_outboard_add_library target path)
-  cmake_parse_arguments(PARSE_ARGV 2 arg "" "" "DEPENDS;LINKS;PRIVATE_LINKS;TEST_ROOMS;TEST_LINKS")
+  cmake_parse_arguments(PARSE_ARGV 2 arg "" "ONLY;BUT" "DEPENDS;LINKS;PRIVATE_LINKS;TEST_ROOMS;TEST_LINKS")
   if(arg_UNPARSED_ARGUMENTS)
     message(FATAL_ERROR "outboard/${path}: unknown arguments: ${arg_UNPARSED_ARGUMENTS}")
   endif()
   set(source "${PROJECT_SOURCE_DIR}/outboard/${path}")
-  file(GLOB sources CONFIGURE_DEPENDS "${source}/*.cpp")
-  file(GLOB headers CONFIGURE_DEPENDS "${source}/*.hpp")
+  file(GLOB sources CONFIGURE_DEPENDS "${source}/*.cpp" "${source}/internal/*.cpp")
+  file(GLOB headers CONFIGURE_DEPENDS "${source}/*.hpp" "${source}/internal/*.hpp")
   list(FILTER headers EXCLUDE REGEX "_test\\.hpp$")  # the tests' own
-  file(GLOB tests CONFIGURE_DEPENDS "${source}/*_test.cpp")
-  if(tests)
-    list(REMOVE_ITEM sources ${tests})
-  endif()
+  set(tests ${sources})
+  list(FILTER tests INCLUDE REGEX "_test\\.cpp$")
+  list(FILTER sources EXCLUDE REGEX "_test\\.cpp$")
+  foreach(kind IN ITEMS sources headers)
+    if(arg_ONLY)
+      list(FILTER ${kind} INCLUDE REGEX "${arg_ONLY}")
+    elseif(arg_BUT)
+      list(FILTER ${kind} EXCLUDE REGEX "${arg_BUT}")
+    endif()
+  endforeach()
   _outboard_view(${path} view)
 
   set(library outboard_${target})
@@ -60,6 +69,9 @@ function(_outboard_add_library target path)
     add_library(${library} STATIC ${sources})
     outboard_compile_settings(${library})
     set_target_properties(${library} PROPERTIES POSITION_INDEPENDENT_CODE ON)
+    if(sources)
+      outboard_precompile(${library} library)
+    endif()
     if(NOT sources)
       set_target_properties(${library} PROPERTIES LINKER_LANGUAGE CXX)
     endif()
@@ -80,15 +92,28 @@ function(_outboard_add_library target path)
 
   set_property(GLOBAL APPEND PROPERTY OUTBOARD_LIBRARIES ${target})
   set_property(GLOBAL PROPERTY OUTBOARD_PKGCONFIG_${target} "${arg_LINKS};${arg_PRIVATE_LINKS}")
+  _outboard_installs(${library})
   install(TARGETS ${library} EXPORT outboard ARCHIVE DESTINATION ${CMAKE_INSTALL_LIBDIR})
-  if(headers)
-    install(FILES ${headers} DESTINATION "${CMAKE_INSTALL_INCLUDEDIR}/outboard/${path}")
-  endif()
+  foreach(header IN LISTS headers)
+    cmake_path(RELATIVE_PATH header BASE_DIRECTORY "${source}" OUTPUT_VARIABLE name)
+    cmake_path(GET name PARENT_PATH folder)
+    install(FILES ${header} DESTINATION "${CMAKE_INSTALL_INCLUDEDIR}/outboard/${path}/${folder}")
+  endforeach()
 
   if(OUTBOARD_TESTS)
     _outboard_add_header_check(${target} ${path} ${headers})
+  endif()
+  if(OUTBOARD_TESTS AND NOT arg_ONLY)
     _outboard_add_tests(${target} "${tests}" "${arg_TEST_ROOMS}" "${arg_TEST_LINKS}")
   endif()
+endfunction()
+
+# The target outboard_installed is all that `cmake --install` needs: no tests, no examples.
+function(_outboard_installs target)
+  if(NOT TARGET outboard_installed)
+    add_custom_target(outboard_installed)
+  endif()
+  add_dependencies(outboard_installed ${target})
 endfunction()
 
 # Compiles each header alone, seeing only what its room may see. Part of target outboard_header_check.
@@ -98,7 +123,7 @@ function(_outboard_add_header_check target path)
   endif()
   set(sources)
   foreach(header IN LISTS ARGN)
-    get_filename_component(name "${header}" NAME)
+    cmake_path(RELATIVE_PATH header BASE_DIRECTORY "${PROJECT_SOURCE_DIR}/outboard/${path}" OUTPUT_VARIABLE name)
     set(source "${PROJECT_BINARY_DIR}/header_check/${path}/${name}.cpp")
     set(OUTBOARD_HEADER "outboard/${path}/${name}")
     configure_file("${PROJECT_SOURCE_DIR}/cmake/header_check.cpp.in" "${source}" @ONLY)
@@ -117,6 +142,9 @@ function(_outboard_add_tests target tests rooms links)
   list(FILTER threads INCLUDE REGEX "_threads_test\\.cpp$")
   list(FILTER tests EXCLUDE REGEX "_threads_test\\.cpp$")
   list(TRANSFORM rooms PREPEND outboard::)
+  if(rooms)
+    list(APPEND rooms outboard::test_support)
+  endif()
   _outboard_add_test_program(${target}_test unit outboard::${target} "${tests}" ${rooms} ${links})
   _outboard_add_test_program(${target}_threads_test threads outboard::${target} "${threads}" ${rooms} ${links})
 endfunction()
@@ -131,6 +159,9 @@ function(_outboard_add_test_program program label library sources)
   target_compile_options(${program} PRIVATE -O0)
   outboard_see_all_rooms(${program})
   target_link_libraries(${program} PRIVATE ${library} ${ARGN} GTest::gmock GTest::gtest_main)
+  if(NOT library STREQUAL "outboard_virtio_traced")  # it has a definition of its own
+    outboard_precompile(${program} tests)
+  endif()
   gtest_discover_tests(${program} TEST_PREFIX "${program}." DISCOVERY_MODE PRE_TEST DISCOVERY_TIMEOUT 60
     PROPERTIES LABELS ${label} TIMEOUT 120)
   set_property(GLOBAL APPEND PROPERTY OUTBOARD_TEST_PROGRAMS_${label} ${program})
@@ -144,6 +175,31 @@ function(outboard_see_all_rooms target)
     endif()
   endforeach()
   target_include_directories(${target} PRIVATE "${OUTBOARD_VIEWS}/devices")
+endfunction()
+
+# tests/support: what the tests of more than one folder need, and no user. <tests/support/x.hpp>; its own tests are
+# test_support_test.
+function(outboard_add_test_support)
+  set(source "${PROJECT_SOURCE_DIR}/tests/support")
+  file(GLOB sources CONFIGURE_DEPENDS "${source}/*.cpp")
+  set(tests ${sources})
+  list(FILTER tests INCLUDE REGEX "_test\\.cpp$")
+  list(FILTER sources EXCLUDE REGEX "_test\\.cpp$")
+  set(view "${OUTBOARD_VIEWS}/test_support")
+  file(MAKE_DIRECTORY "${view}/tests")
+  if(NOT EXISTS "${view}/tests/support")
+    file(CREATE_LINK "${source}" "${view}/tests/support" SYMBOLIC)
+  endif()
+  add_library(outboard_test_support STATIC ${sources})
+  outboard_compile_settings(outboard_test_support)
+  set_target_properties(outboard_test_support PROPERTIES POSITION_INDEPENDENT_CODE ON)  # as what was precompiled
+  outboard_precompile(outboard_test_support library)
+  add_library(outboard::test_support ALIAS outboard_test_support)
+  target_include_directories(outboard_test_support PUBLIC "${view}")
+  target_link_libraries(outboard_test_support PUBLIC outboard::testing outboard::outboard)
+  if(OUTBOARD_TESTS)
+    _outboard_add_tests(test_support "${tests}" testing "")
+  endif()
 endfunction()
 
 function(outboard_add_room name)
@@ -184,7 +240,9 @@ function(outboard_add_device name)
   if(NOT EXISTS "${OUTBOARD_VIEWS}/devices/outboard/devices")
     file(CREATE_LINK "${PROJECT_SOURCE_DIR}/outboard/devices" "${OUTBOARD_VIEWS}/devices/outboard/devices" SYMBOLIC)
   endif()
-  _outboard_add_library(device_${name} devices/${name} DEPENDS ${OUTBOARD_MAY_INCLUDE_devices} ${ARGN})
+  _outboard_add_library(driver_${name} devices/${name} ONLY "/driver[^/]*$" DEPENDS ${OUTBOARD_MAY_INCLUDE_drivers})
+  _outboard_add_library(device_${name} devices/${name} BUT "/driver[^/]*$" DEPENDS ${OUTBOARD_MAY_INCLUDE_devices} ${ARGN}
+    TEST_LINKS outboard::driver_${name})
   set_property(GLOBAL APPEND PROPERTY OUTBOARD_DEVICES ${name})
 endfunction()
 

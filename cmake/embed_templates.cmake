@@ -1,5 +1,5 @@
 # cmake -DFOLDER=templates/device -DOUTPUT=FILE.cpp -P embed_templates.cmake: the files of a folder as C++, so that an
-# installed command brings them along. Read by tools/outboard/new_templates.hpp.
+# installed command brings them along. Read by tools/outboard/new/templates.hpp.
 
 file(GLOB_RECURSE names LIST_DIRECTORIES false RELATIVE "${FOLDER}" "${FOLDER}/*.in")
 list(SORT names)
@@ -14,7 +14,7 @@ foreach(name IN LISTS names)
 endforeach()
 file(WRITE "${OUTPUT}" "// Generated from ${FOLDER} by cmake/embed_templates.cmake.
 
-#include <tools/outboard/new_templates.hpp>
+#include <tools/outboard/new/templates.hpp>
 
 namespace outboard::command {
 

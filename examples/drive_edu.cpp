@@ -69,6 +69,7 @@ int main(int argc, char** argv) {
   auto function = targets::open(target);
   const Status done = function ? drive(**function) : Status(function.error());
   if (done) return 0;
-  fmt::print(stderr, "{}\n{}\n", done.error().message(), done.error().cure());
+  fmt::print(stderr, "{}\n", done.error().message());
+  if (!done.error().cure().empty()) fmt::print(stderr, "{}\n", done.error().cure());
   return 1;
 }

@@ -9,7 +9,8 @@
 using namespace outboard;
 
 int fail(const Error& error) {
-  fmt::print(stderr, "{}\n{}\n", error.message(), error.cure());
+  fmt::print(stderr, "{}\n", error.message());
+  if (!error.cure().empty()) fmt::print(stderr, "{}\n", error.cure());
   return 1;
 }
 

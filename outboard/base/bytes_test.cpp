@@ -1,6 +1,7 @@
 #include <outboard/base/bytes.hpp>
 
 #include <array>
+#include <csignal>
 #include <vector>
 
 #include <gtest/gtest.h>
@@ -26,6 +27,20 @@ TEST(RangeWithin, HoldsAtTheEdgesAndNeverWraps) {
   EXPECT_FALSE(range_within(11, 0, 10));
   EXPECT_FALSE(range_within(UINT64_MAX, 2, 10));
   EXPECT_FALSE(range_within(2, UINT64_MAX, 10));
+}
+
+TEST(CopyBytes, GoToTheBeginningAndTheRestStays) {
+  std::array<std::byte, 4> to{};
+  copy_bytes(std::array{std::byte{1}, std::byte{2}}, to);
+  EXPECT_EQ(to, (std::array{std::byte{1}, std::byte{2}, std::byte{0}, std::byte{0}}));
+  copy_bytes({}, to);
+  copy_bytes({}, {});
+  EXPECT_EQ(to[0], std::byte{1});
+}
+
+TEST(CopyBytesDeathTest, WithoutRoomForThemEndTheProcess) {
+  std::array<std::byte, 4> to{};
+  EXPECT_EXIT(copy_bytes(Bytes(to), MutableBytes(to).first(3)), ::testing::KilledBySignal(SIGABRT), "");
 }
 
 TEST(ByteReader, TakesBytesFromFrontToBack) {

@@ -10,12 +10,12 @@
 
 #include <gtest/gtest.h>
 
-#include <outboard/base/attribute_file.hpp>
-#include <outboard/base/peers_eventfd.hpp>
+#include <outboard/base/internal/attribute_file.hpp>
+#include <outboard/base/internal/peers_eventfd.hpp>
 #include <outboard/base/reactor.hpp>
-#include <outboard/testing/denied_calls.hpp>
-#include <outboard/testing/hostile_eventfd.hpp>
-#include <outboard/testing/temp_dir.hpp>
+#include <tests/support/denied_calls.hpp>
+#include <tests/support/hostile_eventfd.hpp>
+#include <tests/support/temp_dir.hpp>
 
 namespace outboard {
 namespace {

@@ -16,7 +16,7 @@ constexpr T byte_swap(T value) {
 }
 }  // namespace detail
 
-/// An unsigned integer that is stored in the byte order `order`, wherever it lies: a field on a wire or in shared
+/// An unsigned integer in the byte order `order`, for a field on a wire or in shared
 /// memory. Converts to and from the host's order by assignment. Trivially copyable, so it may be memcpy'd.
 /// Naturally aligned; use it in packed layouts only where the specification aligns the field too.
 template <std::unsigned_integral T, std::endian order>

@@ -14,6 +14,8 @@
 #include <string>
 #include <string_view>
 
+#include <outboard/base/internal/eventfds.hpp>
+
 namespace outboard {
 namespace {
 
@@ -34,12 +36,6 @@ std::optional<std::uint64_t> eventfd_id(int fd) {
   return error == std::errc{} ? std::optional(id) : std::nullopt;
 }
 
-/// Files, devices, pipes and sockets have a type, eventfds have none.
-bool has_no_type(int fd) {
-  struct stat info{};
-  return ::fstat(fd, &info) == 0 && (info.st_mode & S_IFMT) == 0;
-}
-
 /// Asks the kernel; not every one, and not every seccomp filter, lets us.
 bool is_one_file(int fd, int other) {
   const pid_t self = ::getpid();
@@ -50,7 +46,7 @@ bool is_one_file(int fd, int other) {
 /// again just here, and reads the count first, could make it wait.
 std::uint64_t drain_by_read(int fd) {
   std::uint64_t count = 0;
-  if (!has_no_type(fd)) {
+  if (!may_be_eventfd(fd)) {
     errno = EINVAL;
     return 0;
   }
@@ -115,7 +111,7 @@ std::uint64_t drain_eventfd(int fd) {
 bool EventFd::same_as(const EventFd& other) const {
   if (const auto id = eventfd_id(fd_.get())) return id == eventfd_id(other.fd_.get());
   // Each eventfd is one open file.
-  return has_no_type(fd_.get()) && is_one_file(fd_.get(), other.fd_.get());
+  return may_be_eventfd(fd_.get()) && is_one_file(fd_.get(), other.fd_.get());
 }
 
 }  // namespace outboard

@@ -32,36 +32,36 @@ class UniqueFd {
   int fd_ = -1;
 };
 
-/// Takes the count of an eventfd and clears it. 0 when there was none: errno is EAGAIN then, and something else when it
-/// cannot be read at all. Never blocks, whatever flags a peer gives to the open file. Any thread.
+/// Reads the count of an eventfd and clears it. 0: there was none (errno is EAGAIN), or it cannot be read (another errno).
+/// Never blocks, whatever flags a peer sets on the open file. Any thread.
 std::uint64_t drain_eventfd(int fd);
 
-/// Adds one to an eventfd that a peer has, too. False, with EBADF, when there is nothing behind the descriptor that could be
-/// written to. A saturated counter counts as signalled: whoever reads it finds an event. A descriptor that is no eventfd counts
-/// as one that nobody reads. Any thread.
+/// Adds one to an eventfd that a peer holds, too. False, with EBADF: the descriptor cannot be written to. A saturated counter
+/// counts as signalled, since its reader finds an event. A descriptor that is not an eventfd counts as one without a reader.
+/// Any thread.
 ///
-/// Never blocks, whatever flags a peer gives to the open file. That takes the kernel's asynchronous I/O (io_submit). Where the
-/// process is denied it (a seccomp filter, fs.aio-max-nr), the counter is looked at, and then written: a peer who takes
-/// O_NONBLOCK off and saturates the counter between the two makes the thread wait until the counter is read.
+/// Never blocks, whatever flags a peer sets on the open file. This needs the kernel's asynchronous I/O (io_submit). If the
+/// process is denied it (a seccomp filter, fs.aio-max-nr), the counter is polled and then written: a peer that clears
+/// O_NONBLOCK and saturates the counter between the two makes the thread wait until the counter is read.
 bool signal_peers_eventfd(int fd);
 
-/// Makes ready what signal_peers_eventfd() needs, before there is a peer: a client that has another process beside it could use
-/// fs.aio-max-nr up, which is the machine's. Without this call the first descriptor that is adopted does so. An Error says what is
-/// missing, and the cure; it is tried again with each descriptor that is adopted, and, once a second at most, while there are events
-/// to signal. Any thread.
+/// Prepares signal_peers_eventfd(). Call it before there is a peer: a hostile client could use up fs.aio-max-nr, which all
+/// processes of the machine share. Without this call the first adopted descriptor prepares it. The Error has the cause and the
+/// cure; preparing is tried again with each adopted descriptor and, at most once a second, while there are events to signal.
+/// Any thread.
 Status prepare_to_signal_peers();
 
 /// An eventfd: a counter that one side adds to and the other waits for. All calls may come from any thread, and none
 /// blocks; signal_peers_eventfd() has the one exception.
 class EventFd {
  public:
-  /// Who has the open file, and with it the flag that says whether a write to it blocks.
+  /// Who holds the open file, and can therefore change whether a write to it blocks.
   enum class Owner : std::uint8_t { us, peer };
 
   EventFd() = default;
   static Result<EventFd> create();
   /// Takes over a descriptor that a peer sent and makes it non-blocking. It need not be an eventfd: signal() and
-  /// drain() then fail quietly. EBADF/EINVAL when it cannot be made non-blocking.
+  /// drain() then fail quietly. EBADF, EINVAL: it cannot be made non-blocking.
   static Result<EventFd> adopt(UniqueFd fd);
   /// Another descriptor of the same eventfd; an invalid EventFd of an invalid one.
   Result<EventFd> duplicate() const;
@@ -74,9 +74,9 @@ class EventFd {
 
   /// Adds one. A saturated counter, or a descriptor that is not an eventfd, drops the event.
   void signal() const;
-  /// Takes the count and clears it; 0 when there was none. As drain_eventfd().
+  /// Reads the count and clears it, as drain_eventfd().
   std::uint64_t drain() const { return drain_eventfd(fd_.get()); }
-  /// Whether both are descriptors of one eventfd. Asks /proc; without it, and for other files, the answer is no.
+  /// Whether both are descriptors of one eventfd. Reads /proc; false without it and for other files.
   bool same_as(const EventFd& other) const;
 
  private:
@@ -85,7 +85,7 @@ class EventFd {
   Owner owner_ = Owner::us;
 };
 
-/// Adds one to an eventfd, where only the descriptor is at hand; false as signal_peers_eventfd().
+/// Adds one to an eventfd of which only the descriptor is at hand. False as signal_peers_eventfd().
 bool signal_eventfd(int fd, EventFd::Owner owner);
 
 }  // namespace outboard

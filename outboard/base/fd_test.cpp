@@ -11,8 +11,8 @@
 
 #include <outboard/base/bytes.hpp>
 #include <outboard/base/log.hpp>
-#include <outboard/testing/hostile_eventfd.hpp>
-#include <outboard/testing/temp_dir.hpp>
+#include <tests/support/hostile_eventfd.hpp>
+#include <tests/support/temp_dir.hpp>
 
 namespace outboard {
 namespace {
@@ -59,17 +59,17 @@ TEST(EventFd, CountsUntilItIsDrained) {
   EXPECT_EQ(event.drain(), 0U);
 }
 
-TEST(EventFd, Row49_SaturatedEventFdOfAPeerDropsTheEventInsteadOfBlocking) {
+TEST(EventFd, VU49_SaturatedEventFdOfAPeerDropsTheEventInsteadOfBlocking) {
   UniqueFd raw(::eventfd(0, EFD_CLOEXEC));  // blocking, as a peer may send it
-  const std::uint64_t most = UINT64_MAX - 1;
-  ASSERT_EQ(::write(raw.get(), &most, sizeof most), static_cast<ssize_t>(sizeof most));
+  const std::uint64_t max_count = UINT64_MAX - 1;
+  ASSERT_EQ(::write(raw.get(), &max_count, sizeof max_count), static_cast<ssize_t>(sizeof max_count));
   const auto event = EventFd::adopt(std::move(raw));
   ASSERT_TRUE(event.has_value());
   event->signal();
-  EXPECT_GE(event->drain(), most) << "the peer finds an event";
+  EXPECT_GE(event->drain(), max_count) << "the peer finds an event";
 }
 
-TEST(EventFd, Row49_SignalDoesNotWaitEvenWhenThePeerMadeTheSaturatedEventFdBlockingAgain) {
+TEST(EventFd, VU49_SignalDoesNotWaitWhenThePeerMakesTheEventFdBlocking) {
   const testing::HostileEventFd peer;
   const EventFd event = peer.give();
   EXPECT_TRUE(peer.does_not_block([&] { event.signal(); }));
@@ -133,7 +133,7 @@ TEST(EventFd, TwoDescriptorsOfOneEventFdAreTheSame) {
   EXPECT_FALSE(event.same_as(EventFd()));
 }
 
-TEST(EventFd, Row49_FullPipeInPlaceOfAnEventFdDoesNotBlock) {
+TEST(EventFd, VU49_FullPipeInPlaceOfAnEventFdDoesNotBlock) {
   std::array<int, 2> ends{};
   ASSERT_EQ(::pipe2(ends.data(), O_CLOEXEC), 0);
   const UniqueFd out(ends[0]);

@@ -5,8 +5,8 @@
 #include <new>
 #include <string>
 
-#include <outboard/base/line_writer.hpp>
-#include <outboard/base/printable.hpp>
+#include <outboard/base/internal/line_writer.hpp>
+#include <outboard/base/internal/printable.hpp>
 
 namespace outboard {
 

@@ -12,8 +12,8 @@ namespace outboard {
 
 enum class Level : unsigned char { debug, info, warning, error };
 
-/// Where a part of the library says what it does. There is no global logger: a Log is handed in. Copyable and cheap; a
-/// default Log is silent. The sink may be called from any thread that the object it was given to uses.
+/// The log of an object. There is no global logger: a Log is passed in. Cheap to copy; a default Log is silent. The sink may
+/// be called on any thread that the object uses.
 class Log {
  public:
   using Sink = std::function<void(Level, std::string_view)>;
@@ -22,13 +22,13 @@ class Log {
   explicit Log(Sink sink, Level threshold = Level::info)
       : shared_(std::make_shared<const Shared>(Shared{std::move(sink), threshold})) {}
 
-  /// Lines on stderr, with the level in front. Nobody waits for their reader, but for a moment after an error, which may be the last
+  /// Writes lines with their level to stderr. Does not wait for the reader, except briefly after an error, which may be the last
   /// line before a crash: see LineWriter, whose thread the first call starts. std::bad_alloc.
   static Log to_stderr(Level threshold);
 
   bool enabled(Level level) const { return shared_ && level >= shared_->threshold; }
-  /// The sink gets one line, printable() whatever peers have put into it. Where there is no memory for that, it gets a line that
-  /// says so; std::bad_alloc is only what the sink throws for that one, too.
+  /// Passes one line to the sink; control characters from peers are escaped (printable()). Without memory for the line, the sink
+  /// gets a line that says so. std::bad_alloc: the sink throws it for that line, too.
   void write(Level level, std::string_view line) const;
 
   /// The same sink with `name` in front of each line.

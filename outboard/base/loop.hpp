@@ -13,7 +13,7 @@ namespace outboard {
 using Duration = std::chrono::nanoseconds;
 using TimePoint = std::chrono::time_point<std::chrono::steady_clock, Duration>;
 
-/// Where time comes from. Injected, so that a test moves it by hand (testing::FakeClock).
+/// A source of time. Injected, so that a test can move it by hand (testing::FakeClock).
 class Clock {
  public:
   virtual ~Clock() = default;
@@ -58,8 +58,8 @@ class Registration {
   std::uint64_t id_ = 0;
 };
 
-/// An event loop. Everything asynchronous in the library runs on one: ours (Reactor) or an adapter to someone else's.
-/// All calls but post() and in_loop_thread() come on the loop's own thread, or before it runs.
+/// An event loop. Everything asynchronous in the library runs on one: Reactor, or an adapter to another event loop.
+/// All calls except post() and in_loop_thread() belong on the loop's own thread, or before it runs.
 /// Callbacks run on the loop's thread, one at a time, never from inside the call that registered them.
 class Loop {
  public:
@@ -72,15 +72,15 @@ class Loop {
 
   /// Calls `watcher` whenever `fd` is ready for one of `interest` (level-triggered); hangup is always reported.
   /// The descriptor stays the caller's and must outlive the registration. EPERM for a file that cannot be polled,
-  /// EEXIST when the descriptor is being watched already, EBADF.
+  /// EEXIST: the descriptor is being watched already. EBADF.
   [[nodiscard]] virtual Result<Registration> watch(int fd, Ready interest, Watcher watcher) = 0;
-  /// Changes what a watch waits for; Ready::none keeps it registered but silent, a hangup included. ENOENT when it
+  /// Changes what a watch waits for; Ready::none keeps it registered but silent, a hangup included. ENOENT: it has
   /// ended.
   virtual Status rewatch(const Registration& watch, Ready interest) = 0;
 
-  /// Calls `signalled` when the eventfd has been written to, and once at first if it has been before; several writes may be
-  /// one call. Nobody else may read it, and its count means nothing: a loop that can do without reading it does. So whoever
-  /// may write to it can saturate it and end its signals for good: for eventfds whose other side harms only itself by that.
+  /// Calls `signalled` when the eventfd is written to, and once at first if it was written to before; several writes may be
+  /// one call. No other code may read it. Its count has no meaning: a loop may leave it unread, so a writer can saturate the
+  /// counter and end its signals for good. Use it for eventfds whose writer would only harm itself.
   /// The eventfd stays the caller's and must outlive the registration. Errors as watch(); rewatch() is not for it.
   [[nodiscard]] virtual Result<Registration> watch_eventfd(const EventFd& eventfd, Task signalled);
 
@@ -94,9 +94,9 @@ class Loop {
   /// queued when the loop is destroyed are destroyed without being run.
   virtual void post(Task task) = 0;
 
-  /// Whether the calling thread is the one that runs this loop now. True also while nobody runs it and the caller made
-  /// it: so who gives a loop a thread of its own waits until that thread runs it (until a posted task has run) before
-  /// it goes on with what lives on the loop, or both would hold it to be theirs.
+  /// Whether the calling thread is the one that runs this loop now. While no thread runs the loop it is also true on the thread
+  /// that made it. Therefore, code that gives a loop a thread of its own must wait until that thread runs it (until a posted
+  /// task has run) before using what lives on the loop.
   virtual bool in_loop_thread() const = 0;
 
   virtual const Clock& clock() const = 0;

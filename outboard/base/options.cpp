@@ -42,9 +42,9 @@ Result<std::uint64_t> parse_size(std::string_view text) {
 }
 
 std::string OptionSet::typed(std::string_view name, std::string_view value) const {
-  const bool words = syntax_ == Syntax::words;
-  std::string text = (words ? "" : "--") + std::string(name);
-  if (!value.empty()) text += (words ? "=" : " ") + std::string(value);
+  const bool in_target = syntax_ == Syntax::target;
+  std::string text = (in_target ? "" : "--") + std::string(name);
+  if (!value.empty()) text += (in_target ? "=" : " ") + std::string(value);
   return text;
 }
 
@@ -75,54 +75,53 @@ Result<OptionSet> OptionSet::parse(std::string_view text) {
 }
 
 Status OptionSet::set(std::string name, std::optional<std::string> value) {
-  if (name.empty()) return Error(EINVAL, "an empty word among the options");
+  if (name.empty()) return Error(EINVAL, "an option has no name");
   if (has(name)) return refused(name, EINVAL, "given twice");
-  words_.push_back({std::move(name), std::move(value), false});
+  entries_.push_back({std::move(name), std::move(value), false});
   return {};
 }
 
-const OptionSet::Word* OptionSet::find(std::string_view name) const {
-  const auto word = std::ranges::find(words_, name, &Word::name);
-  return word == words_.end() ? nullptr : &*word;
+const OptionSet::Entry* OptionSet::find(std::string_view name) const {
+  const auto word = std::ranges::find(entries_, name, &Entry::name);
+  return word == entries_.end() ? nullptr : &*word;
 }
 
-OptionSet::Word* OptionSet::use(std::string_view name) {
-  const auto word = std::ranges::find(words_, name, &Word::name);
-  if (word == words_.end()) return nullptr;
+OptionSet::Entry* OptionSet::use(std::string_view name) {
+  const auto word = std::ranges::find(entries_, name, &Entry::name);
+  if (word == entries_.end()) return nullptr;
   word->used = true;
   return &*word;
 }
 
-Result<std::string_view> OptionSet::value_of(const Word& word) const {
+Result<std::string_view> OptionSet::value_of(const Entry& word) const {
   if (!word.value || word.value->empty())
     return refused(word.name, EINVAL, "a value is missing").cure(typed(word.name, "VALUE"));
   return *word.value;
 }
 
 Result<std::string> OptionSet::text(std::string_view name, std::string otherwise) {
-  const Word* word = use(name);
+  const Entry* word = use(name);
   if (word == nullptr) return otherwise;
   OUTBOARD_TRY(const auto value, value_of(*word));
   return std::string(value);
 }
 
-Result<std::uint64_t> OptionSet::number(std::string_view name, std::uint64_t otherwise, std::uint64_t lowest,
-                                        std::uint64_t highest) {
-  const Word* word = use(name);
+Result<std::uint64_t> OptionSet::number(std::string_view name, std::uint64_t otherwise, std::uint64_t min,
+                                        std::uint64_t max) {
+  const Entry* word = use(name);
   if (word == nullptr) return otherwise;
   OUTBOARD_TRY(const auto value, value_of(*word));
   const bool hexadecimal = value.starts_with("0x");
   const auto number = whole_number(hexadecimal ? value.substr(2) : value, hexadecimal ? 16 : 10);
   if (!number && number.error().code() == EINVAL) return refused(name, EINVAL, quoted(value) + " is not a number");
-  if (!number || *number < lowest || *number > highest)
-    return refused(
-        name, ERANGE,
-        std::string(value) + " is not between " + std::to_string(lowest) + " and " + std::to_string(highest));
+  if (!number || *number < min || *number > max)
+    return refused(name, ERANGE,
+                   std::string(value) + " is not between " + std::to_string(min) + " and " + std::to_string(max));
   return *number;
 }
 
 Result<std::uint64_t> OptionSet::size(std::string_view name, std::uint64_t otherwise) {
-  const Word* word = use(name);
+  const Entry* word = use(name);
   if (word == nullptr) return otherwise;
   OUTBOARD_TRY(const auto value, value_of(*word));
   auto bytes = parse_size(value);
@@ -131,7 +130,7 @@ Result<std::uint64_t> OptionSet::size(std::string_view name, std::uint64_t other
 }
 
 Result<bool> OptionSet::flag(std::string_view name, bool otherwise) {
-  const Word* word = use(name);
+  const Entry* word = use(name);
   if (word == nullptr) return otherwise;
   if (!word->value || word->value == "on" || word->value == "yes" || word->value == "true") return true;
   if (word->value == "off" || word->value == "no" || word->value == "false") return false;
@@ -140,7 +139,7 @@ Result<bool> OptionSet::flag(std::string_view name, bool otherwise) {
 
 Result<std::string_view> OptionSet::choice(std::string_view name, std::span<const std::string_view> choices,
                                            std::string_view otherwise) {
-  const Word* word = use(name);
+  const Entry* word = use(name);
   if (word == nullptr) return otherwise;
   OUTBOARD_TRY(const auto value, value_of(*word));
   if (const auto found = std::ranges::find(choices, value); found != choices.end()) return *found;
@@ -150,22 +149,44 @@ Result<std::string_view> OptionSet::choice(std::string_view name, std::span<cons
 }
 
 std::optional<std::optional<std::string>> OptionSet::take(std::string_view name) {
-  const auto word = std::ranges::find(words_, name, &Word::name);
-  if (word == words_.end()) return std::nullopt;
+  const auto word = std::ranges::find(entries_, name, &Entry::name);
+  if (word == entries_.end()) return std::nullopt;
   auto value = std::move(word->value);
-  words_.erase(word);
+  entries_.erase(word);
   return value;
 }
 
+std::string OptionSet::used_ones() const {
+  std::string list;
+  for (const Entry& entry : entries_) {
+    if (entry.used) list += (list.empty() ? "" : ", ") + typed(entry.name);
+  }
+  return list.empty() ? "the other options" : list;
+}
+
 Status OptionSet::finish(std::span<const OptionHelp> known) const {
-  const auto left = std::ranges::find(words_, false, &Word::used);
-  if (left == words_.end()) return {};
+  const auto left = std::ranges::find(entries_, false, &Entry::used);
+  if (left == entries_.end()) return {};
+  if (const auto misplaced = std::ranges::find(known, left->name, &OptionHelp::name); misplaced != known.end())
+    return refused(left->name, EINVAL, "has no use beside " + used_ones())
+        .cure("leave it out; it is: " + std::string(misplaced->summary));
   std::string list;
   for (const auto& option : known) list += (list.empty() ? "" : ", ") + std::string(option.name);
-  const bool misplaced = std::ranges::find(known, left->name, &OptionHelp::name) != known.end();
-  if (misplaced) return refused(left->name, EINVAL, "does not go with the other options").cure("leave it out");
-  return refused(left->name, EINVAL, "there is no such option")
-      .cure(list.empty() ? "it takes no options" : "it takes: " + list);
+  return refused(left->name, EINVAL, "unknown option").cure(list.empty() ? "there are no options" : "options: " + list);
+}
+
+Status OptionSet::check_known(std::initializer_list<std::span<const OptionHelp>> known) const {
+  std::vector<std::string_view> names;
+  for (const auto list : known) {
+    for (const auto& option : list) names.push_back(option.name);
+  }
+  const auto is_unknown = [&names](const Entry& entry) { return std::ranges::find(names, entry.name) == names.end(); };
+  const auto unknown = std::ranges::find_if(entries_, is_unknown);
+  if (unknown == entries_.end()) return {};
+  std::string list;
+  for (const auto name : names) list += (list.empty() ? "" : ", ") + std::string(name);
+  return refused(unknown->name, EINVAL, "unknown option")
+      .cure(list.empty() ? "there are no options" : "options: " + list);
 }
 
 }  // namespace outboard

@@ -2,6 +2,7 @@
 
 #include <array>
 
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 namespace outboard {
@@ -58,7 +59,7 @@ TEST(OptionSet, RefusesARepeatedOrEmptyWord) {
   EXPECT_FALSE(OptionSet::parse("=4"));
 }
 
-TEST(OptionSet, ErrorsNameTheWord) {
+TEST(OptionSet, ErrorsNameTheOption) {
   auto set = options("queues=many,size=2X,read-only=perhaps,image,depth=100");
   EXPECT_EQ(set.number("queues", 1, 1, 64).error().message(), "queues: 'many' is not a number");
   EXPECT_EQ(set.size("size", 1).error().message(), "size: '2X' is not a size (512, 64K, 10M, 4G)");
@@ -68,7 +69,7 @@ TEST(OptionSet, ErrorsNameTheWord) {
   EXPECT_EQ(set.number("depth", 1, 1, 64).error().code(), ERANGE);
 }
 
-TEST(OptionSet, ErrorsNameTheWordAsItWasTyped) {
+TEST(OptionSet, ErrorsNameTheOptionAsItWasTyped) {
   OptionSet set(OptionSet::Syntax::command_line);
   ASSERT_TRUE(set.set("queues", "many"));
   EXPECT_EQ(set.number("queues", 1, 1, 64).error().subject(), "--queues");
@@ -77,8 +78,12 @@ TEST(OptionSet, ErrorsNameTheWordAsItWasTyped) {
   EXPECT_EQ(OptionSet().typed("image", "FILE"), "image=FILE");
 }
 
-TEST(OptionSet, AWordThatNobodyTookThisTimeDoesNotGoWithTheOthers) {
-  EXPECT_EQ(options("queues=2").finish(known).error().message(), "queues: does not go with the other options");
+TEST(OptionSet, AnUnusedOptionCannotBeCombinedWithTheOthers) {
+  EXPECT_EQ(options("queues=2").finish(known).error().message(), "queues: has no use beside the other options");
+  auto set = options("image=x,queues=2");
+  ASSERT_TRUE(set.text("image", ""));
+  EXPECT_EQ(set.finish(known).error().message(), "queues: has no use beside image");
+  EXPECT_THAT(set.finish(known).error().cure(), ::testing::HasSubstr("leave it out"));
 }
 
 TEST(OptionSet, AChoiceListsWhatThereIs) {
@@ -87,14 +92,25 @@ TEST(OptionSet, AChoiceListsWhatThereIs) {
   EXPECT_NE(set.choice("engine", engines, "auto").error().message().find("auto, pool"), std::string::npos);
 }
 
-TEST(OptionSet, AWordNobodyAskedForIsRefusedByName) {
+TEST(OptionSet, AnUnknownOptionIsRefusedByName) {
   const auto finished = options("imgae=disk.raw").finish(known);
   ASSERT_FALSE(finished);
-  EXPECT_EQ(finished.error().message(), "imgae: there is no such option");
+  EXPECT_EQ(finished.error().message(), "imgae: unknown option");
   EXPECT_NE(finished.error().cure().find("image, queues"), std::string::npos);
 }
 
-TEST(OptionSet, TakeRemovesAWord) {
+TEST(OptionSet, AnOptionThatNoListHasIsUnknown) {
+  const auto set = options("image=x,packed,pakced=1");
+  const std::array<OptionHelp, 1> more{{{"packed", "", "offer packed rings"}}};
+  const auto checked = set.check_known({known, more});
+  ASSERT_FALSE(checked);
+  EXPECT_EQ(checked.error().message(), "pakced: unknown option");
+  EXPECT_EQ(checked.error().cure(), "options: image, queues, packed");
+  EXPECT_TRUE(options("image=x,packed").check_known({known, more}));
+  EXPECT_EQ(options("image=x").check_known({}).error().cure(), "there are no options");
+}
+
+TEST(OptionSet, TakeRemovesAnOption) {
   auto set = options("packed,queues=2");
   ASSERT_TRUE(set.take("packed"));
   EXPECT_FALSE(set.take("packed"));

@@ -13,7 +13,7 @@
 #include <vector>
 
 #include <outboard/base/fd.hpp>
-#include <outboard/base/registry.hpp>
+#include <outboard/base/internal/registry.hpp>
 
 namespace outboard {
 namespace {
@@ -48,8 +48,8 @@ timespec to_timespec(Duration duration) {
 
 /// For epoll_wait, which takes whole milliseconds: never shorter than was asked for, and the caller looks at the clock.
 int to_milliseconds(Duration duration) {
-  constexpr std::int64_t longest = std::int64_t{3600} * 1000;
-  return static_cast<int>(std::min(std::chrono::ceil<std::chrono::milliseconds>(duration).count(), longest));
+  constexpr std::int64_t max_wait = std::int64_t{3600} * 1000;
+  return static_cast<int>(std::min(std::chrono::ceil<std::chrono::milliseconds>(duration).count(), max_wait));
 }
 
 /// A moment `delay` after `now`, or the last one there is.

@@ -7,13 +7,13 @@
 
 namespace outboard {
 
-/// The library's own Loop, on epoll. Create it, register things, then either run() it on one thread until stop(), or
-/// hang fd() into another event loop and call process() when it is readable.
+/// The library's own Loop, on epoll. Create it and register things. Then either run() it on one thread until stop(), or
+/// watch fd() in another event loop and call process() when it is readable.
 class Reactor final : public Loop {
  public:
   struct Options {
-    const Clock* clock = nullptr;  ///< nullptr: the machine's
-    /// How long the loop goes on looking for work before it sleeps. 0: sleeps at once.
+    const Clock* clock = nullptr;  ///< nullptr: the machine's monotonic clock
+    /// How long the loop polls for work before it sleeps. 0: sleeps at once.
     Duration spin{0};
   };
 
@@ -21,22 +21,22 @@ class Reactor final : public Loop {
   static Result<std::unique_ptr<Reactor>> create() { return create(Options{}); }
   ~Reactor() override;
 
-  /// Serves events until stop(); returns at once when stop() has been called before. EDEADLK from inside a callback.
-  /// What the kernel says when fd() can no longer be waited for: the loop is of no use then, and so say run_once() and
-  /// process().
+  /// Serves events until stop(); returns at once if stop() was called before. EDEADLK: called from a callback. Any other error
+  /// is the kernel's and means that fd() cannot be waited for any more: the loop is unusable, and run_once() and process()
+  /// return the same error.
   Status run();
   /// Ends run() after the pass in progress, for good. Any thread, and from a signal handler. run_once() and process()
-  /// go on working, so that what is in flight can be finished; a run_once() that sleeps returns.
+  /// still work, so that what is in flight can be finished; a run_once() that sleeps returns.
   void stop();
   bool stopped() const;
-  /// Waits at most `timeout` (negative: for ever; always real time) for something to do and does it. Returns whether
+  /// Waits at most `timeout` (real time; negative: for ever) for something to do, and does it. Returns whether
   /// anything was done; may return false early.
-  /// EDEADLK from inside a callback.
+  /// EDEADLK: called from a callback.
   Result<bool> run_once(Duration timeout);
-  /// Does what can be done now and returns.
+  /// Does what can be done without waiting.
   Status process();
-  /// Readable when process() has something to do, timers included. With a clock of the caller's, timers are looked at
-  /// when process() is called; what makes the descriptor readable is real time.
+  /// Readable when process() has something to do, timers included. With a clock of the caller's, process() checks
+  /// the timers against that clock, but the descriptor becomes readable by real time.
   int fd() const;
 
   Result<Registration> watch(int fd, Ready interest, Watcher watcher) override;

@@ -6,7 +6,7 @@
 
 #include <fmt/format.h>
 
-#include <outboard/base/thread.hpp>
+#include <outboard/base/internal/thread.hpp>
 
 namespace outboard {
 
@@ -15,15 +15,19 @@ Result<std::unique_ptr<ReactorPool>> ReactorPool::create(unsigned threads, const
   std::unique_ptr<ReactorPool> pool(new ReactorPool);
   for (unsigned number = 0; number < threads; ++number) {
     OUTBOARD_TRY(auto reactor, Reactor::create(options));
-    pool->members_.push_back({std::move(reactor), {}});
+    pool->members_.push_back({std::move(reactor), {}, {}});
     Member& member = pool->members_.back();
     // Until its thread runs it a loop is taken for ours.
     std::promise<void> running;
     const auto begun = running.get_future();
     member.reactor->post([&running] { running.set_value(); });
-    OUTBOARD_TRY(member.thread, start_thread("an event loop", [reactor = member.reactor.get(), log] {
-                   if (const auto done = reactor->run(); !done) log.error("{}", done.error().message());
-                 }));
+    auto ended = std::make_shared<std::promise<void>>();
+    member.ended = ended->get_future();
+    auto run = [reactor = member.reactor.get(), log, ended = std::move(ended)] {
+      if (const auto done = reactor->run(); !done) log.error("{}", done.error().message());
+      ended->set_value();
+    };
+    OUTBOARD_TRY(member.thread, start_thread("an event loop", std::move(run)));
     const std::string title = fmt::format("{}-{}", name, number).substr(0, 15);
     pthread_setname_np(member.thread.native_handle(), title.c_str());
     begun.wait();
@@ -32,10 +36,15 @@ Result<std::unique_ptr<ReactorPool>> ReactorPool::create(unsigned threads, const
 }
 
 ReactorPool::~ReactorPool() {
-  for (Member& member : members_) member.reactor->stop();
+  stop();
   for (Member& member : members_) {
     if (member.thread.joinable()) member.thread.join();
   }
+}
+
+void ReactorPool::stop() {
+  for (const Member& member : members_) member.reactor->stop();
+  for (const Member& member : members_) member.ended.wait();
 }
 
 std::vector<Loop*> ReactorPool::loops(std::size_t count) const {

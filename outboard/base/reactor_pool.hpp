@@ -1,5 +1,6 @@
 #pragma once
 
+#include <future>
 #include <memory>
 #include <string>
 #include <thread>
@@ -10,19 +11,24 @@
 
 namespace outboard {
 
-/// Some reactors, each run by a thread of its own. What lives on their loops goes before the pool.
+/// Reactors that each run on a thread of their own. Destroy what lives on their loops before the pool.
 class ReactorPool {
  public:
-  /// Whatever making a reactor or a thread says. `name` is what the threads are called, with a number; 12 bytes are shown.
-  /// `log` is told, by its thread, of a loop that has ended with an error.
+  /// Errors: those of making a reactor or a thread. The threads are called `name` and a number; 12 bytes of it are shown.
+  /// A loop that ends with an error logs that, on its thread.
   static Result<std::unique_ptr<ReactorPool>> create(unsigned threads, const std::string& name,
                                                      const Reactor::Options& options, const Log& log = {});
-  /// Stops the loops and joins the threads.
+  /// Calls stop() and joins the threads. The kernel may keep a thread until what it began by io_uring has ended.
   ~ReactorPool();
   ReactorPool(const ReactorPool&) = delete;
   ReactorPool& operator=(const ReactorPool&) = delete;
 
-  /// One loop for each of `count` users, dealt out in turn.
+  /// Stops the loops and waits until they have ended, for as long as their callbacks take. Afterwards no thread runs them, and
+  /// the thread that made the pool counts as theirs: it may destroy what lives on them. Call it on that thread; a second call
+  /// does nothing.
+  void stop();
+
+  /// One loop for each of `count` users, assigned in turn.
   std::vector<Loop*> loops(std::size_t count) const;
 
  private:
@@ -30,6 +36,7 @@ class ReactorPool {
   struct Member {
     std::unique_ptr<Reactor> reactor;
     std::thread thread;
+    std::future<void> ended;  ///< of the loop; the thread may take longer
   };
   std::vector<Member> members_;
 };

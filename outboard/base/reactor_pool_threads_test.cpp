@@ -1,9 +1,12 @@
+#include <atomic>
+#include <functional>
 #include <future>
 #include <set>
 #include <thread>
 
 #include <gtest/gtest.h>
 
+#include <outboard/base/internal/run_on.hpp>
 #include <outboard/base/reactor_pool.hpp>
 
 namespace outboard {
@@ -26,6 +29,23 @@ TEST(ReactorPool, GivesEachLoopAThreadOfItsOwnAndDealsThemOut) {
 
 TEST(ReactorPool, WithoutThreadsHasNoLoops) {
   EXPECT_TRUE(ReactorPool::create(0, "test", {}).value()->loops(4).empty());
+}
+
+TEST(ReactorPool, StoppedItsLoopsAreOfTheThreadThatMadeIt) {
+  const auto pool = ReactorPool::create(1, "test", {}).value();
+  Loop* const loop = pool->loops(1)[0];
+  std::atomic<unsigned> passes{0};  // of a task that goes on and on
+  std::function<void()> work = [&] {
+    ++passes;
+    loop->post(work);
+  };
+  loop->post(work);
+  pool->stop();
+  const unsigned seen = passes;
+  EXPECT_TRUE(loop->in_loop_thread());
+  run_on(*loop, [] {});  // and waits for nobody
+  pool->stop();
+  EXPECT_EQ(passes, seen);
 }
 
 }  // namespace

@@ -13,7 +13,7 @@
 
 #include <outboard/base/fd.hpp>
 #include <outboard/testing/fake_clock.hpp>
-#include <outboard/testing/temp_dir.hpp>
+#include <tests/support/temp_dir.hpp>
 
 namespace outboard {
 namespace {

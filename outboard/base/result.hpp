@@ -9,20 +9,19 @@
 
 namespace outboard {
 
-/// What went wrong: an errno value (it may have to travel in a protocol reply), what was being done, the thing it was
-/// done to, and, when known, what would mend it. Cheap to return where nothing went wrong: one pointer pair.
-/// Immutable once built; may be copied between threads.
+/// What went wrong: an errno value (a protocol reply may need it), what was being done, to what, and the cure if it is known.
+/// A Result without an error costs one pointer pair. Immutable once built; may be copied between threads.
 class Error {
  public:
-  /// `code` is a positive errno value; 0 or a negative value becomes EIO, so an error can never read as success.
+  /// `code` is a positive errno value; 0 or a negative value becomes EIO, so that an error is never taken for success.
   explicit Error(int code, std::string what = {});
 
   /// The current value of errno, with its text appended to `what`. Call it before anything that may change errno.
   static Error from_errno(std::string what);
 
-  /// The thing the operation was about (a path, a target, a device); printed in front.
+  /// The thing that the operation was about (a path, a target, a device); printed first.
   [[nodiscard]] Error on(std::string subject) &&;
-  /// What a person can do about it; printed on a line of its own.
+  /// What a person can do about it; printed on a separate line.
   [[nodiscard]] Error cure(std::string text) &&;
   /// Puts `context` in front of what went wrong: "opening the image: Permission denied".
   [[nodiscard]] Error while_doing(std::string_view context) &&;
@@ -53,7 +52,7 @@ class Error {
   std::shared_ptr<const Detail> detail_;
 };
 
-/// A value, or the Error that kept it from coming about.
+/// A value, or the Error that prevented it.
 template <typename T>
 using Result = std::expected<T, Error>;
 

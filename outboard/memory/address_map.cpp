@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <mutex>
 
-#include <outboard/memory/snapshot_editor.hpp>
+#include <outboard/memory/internal/snapshot_editor.hpp>
 
 namespace outboard::memory {
 
@@ -119,7 +119,9 @@ void AddressMap::Core::finish(const std::shared_ptr<Removal>& removal) {
 
 AddressMap::AddressMap(Loop& control, Limits limits)
     : limits_(limits), published_(std::make_unique<Published>()), core_(std::make_shared<Core>(control)) {
-  published_->snapshot = std::make_shared<const Snapshot>();
+  Snapshot empty;
+  empty.writes_ = writes_;
+  published_->snapshot = std::make_shared<const Snapshot>(std::move(empty));
 }
 
 AddressMap::~AddressMap() {
@@ -136,6 +138,7 @@ AddressMap::~AddressMap() {
 /// `editing` is held.
 void AddressMap::publish(Snapshot next) const {
   next.generation_ = generation_.load(std::memory_order_relaxed) + 1;
+  next.writes_ = writes_;
   auto snapshot = std::make_shared<const Snapshot>(std::move(next));
   {
     const std::lock_guard lock(published_->mutex);
@@ -155,7 +158,7 @@ std::shared_ptr<const Snapshot> AddressMap::current() const {
 Status AddressMap::insert(Mapping mapping) const {
   const IovaRange range = mapping.range;
   if (!range.well_formed()) return Error(EINVAL, "the I/O address range is empty or goes beyond the last address");
-  if (!mapping.memory && !mapping.port) return Error(EINVAL, "there is nothing behind the I/O address range");
+  if (!mapping.memory && !mapping.port) return Error(EINVAL, "no memory is given for the I/O address range");
   if (mapping.memory && !range_within(mapping.offset, range.size, mapping.memory->size())) {
     return Error(EINVAL, "the I/O address range is larger than the memory behind it");
   }

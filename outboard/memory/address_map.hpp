@@ -8,32 +8,33 @@
 
 #include <outboard/base/loop.hpp>
 #include <outboard/memory/host_memory.hpp>
+#include <outboard/memory/internal/device_writes.hpp>
+#include <outboard/memory/internal/memory_port.hpp>
 #include <outboard/memory/iova.hpp>
-#include <outboard/memory/memory_port.hpp>
 
 namespace outboard::memory {
 
-/// One window of I/O addresses and what is behind it: host memory, or a port where it is reachable only by messages or
-/// system calls.
+/// A range of I/O addresses and the memory behind it: host memory, or a port if it is reachable only by messages or system
+/// calls.
 struct Mapping {
   IovaRange range;
   Access access = Access::read_write;
   std::shared_ptr<HostMemory> memory;  ///< null: reach it through `port`
-  std::uint64_t offset = 0;            ///< of range.start inside `memory`
+  std::uint64_t offset = 0;  ///< offset of range.start in `memory`
   std::shared_ptr<MemoryPort> port;
-  /// What `memory` maps, for who passes it on; range.start is at `file_offset`. Nobody else keeps it open.
+  /// The file that `memory` maps, for passing it on; range.start is at `file_offset`. Only this descriptor keeps it open.
   std::shared_ptr<const UniqueFd> file{};
   std::uint64_t file_offset = 0;
 
   std::byte* host(Iova iova) const { return memory->data() + offset + (raw(iova) - raw(range.start)); }
 };
 
-/// What a lookup found.
+/// The result of a lookup.
 enum class Lookup : std::uint8_t {
   ok,
-  hole,     ///< some byte is in no mapping
-  denied,   ///< some mapping lacks the permission
-  remote,   ///< some byte is reachable only through a port
+  hole,  ///< a byte is in no mapping
+  denied,  ///< a mapping lacks the permission
+  remote,  ///< a byte is reachable only through a port
 };
 
 /// A piece of host memory found for part of an I/O address range.
@@ -42,31 +43,33 @@ struct Segment {
   std::uint64_t size = 0;
 };
 
-/// The address map at one moment. Immutable, so read without locks from any thread that holds it.
+/// The address map at one moment. Immutable, so any thread that holds it reads it without locks.
 ///
-/// Mappings lie in chunks that a snapshot shares with the one before it, so that a change copies one chunk and a short
-/// table, not thousands of mappings.
+/// Mappings lie in chunks that a snapshot shares with its predecessor. A change copies one chunk and a short table, not
+/// thousands of mappings.
 class Snapshot {
  public:
   /// The mapping that holds `iova`, or null. O(log n).
   const Mapping* find(Iova iova) const { return at(index_of(iova)); }
 
-  /// Calls `each(Segment)` for the consecutive pieces of host memory behind the range, in order. A range that goes from
-  /// one mapping on into an adjacent one is legal (VIRTIO says nothing against it). Stops at the first byte that is not
-  /// plainly accessible and says why; pieces before it have been given out.
-  /// `hint`: where the last lookup ended, in this or another snapshot; makes the common case one compare. Opaque;
-  /// starts as 0; may be null.
+  /// Calls `each(Segment)` for the consecutive pieces of host memory behind the range, in order. A range may continue from
+  /// one mapping into an adjacent one (VIRTIO does not forbid it). Stops at the first byte that is not host memory with the
+  /// permission, and returns the reason; `each` was called for the pieces before it.
+  /// `hint`: where the last lookup ended, in this or another snapshot; makes the common case one comparison. Opaque;
+  /// initially 0; may be null.
   template <typename Each>
   Lookup translate(IovaRange range, Access access, std::size_t* hint, Each&& each) const;
 
-  /// Whether the device may do `access` to every byte of the range, and how: ok when all of it is host memory, remote
-  /// when some of it is behind a port.
+  /// Whether the device may do `access` to every byte of the range. ok: all of it is host memory. remote: some of it is behind
+  /// a port.
   Lookup check(IovaRange range, Access access) const;
 
-  /// The host address of a range that lies inside one mapping's memory; null otherwise. For rings.
+  /// The host address of a range within the memory of one mapping; null otherwise. For rings.
   std::byte* contiguous(IovaRange range, Access access) const;
 
   std::uint64_t generation() const { return generation_; }
+  /// How a device writes to what is mapped here. For a snapshot of an AddressMap; shared by all of that map.
+  const DeviceWrites& writes() const { return *writes_; }
 
   std::size_t mapping_count() const { return count_; }
   /// Calls `each(const Mapping&)` in the order of their addresses. They are disjoint.
@@ -100,9 +103,10 @@ class Snapshot {
   std::vector<ChunkRef> chunks_;
   std::size_t count_ = 0;
   std::uint64_t generation_ = 0;
+  std::shared_ptr<const DeviceWrites> writes_;
 };
 
-/// Whoever works on memory it found in a snapshot (a virtqueue). Told before memory goes away.
+/// A user of memory that it found in a snapshot, such as a virtqueue. The map calls map_changed() when memory is removed.
 class MapUser {
  public:
   virtual ~MapUser() = default;
@@ -110,10 +114,10 @@ class MapUser {
   /// The loop on which this user touches memory.
   virtual Loop& map_loop() = 0;
 
-  /// Runs on map_loop(). The map has changed; `removed` is what is gone (size 0: nothing was removed). The user takes
-  /// the new snapshot for whatever it does next and calls `released` once it has no access running on the removed
-  /// range: a copy has always ended (this is the same thread), back-end I/O on it may take a while. `released` is
-  /// called exactly once, from this thread, possibly from inside this call. Whoever asked for the unmap is not called in it.
+  /// Runs on map_loop(). The map has changed; `removed` is the range that was removed (size 0: none). The user takes the new
+  /// snapshot for its next access, and calls `released` once no access of its own is running on the removed range: copies have
+  /// ended (they run on this thread), back-end I/O may take longer. Call `released` exactly once, on this thread; calling it
+  /// inside this call is allowed. The completion of the unmap does not run inside it.
   virtual void map_changed(IovaRange removed, Loop::Task released) = 0;
 };
 
@@ -121,9 +125,9 @@ class MapUser {
 /// thread (the device's control loop); current(), generation() and resolve() are for any thread. The control loop must
 /// outlive the map and its users.
 ///
-/// A mapping that is removed stays mapped in this process until the last snapshot, and the last I/O, that knows it has
-/// gone: a late touch is harmless to us, and what the client is promised (nobody touches the range once unmap is
-/// answered) is what MapUser::map_changed is for.
+/// A removed mapping stays mapped in this process until the last snapshot and the last I/O that use it are gone, so a late
+/// access is harmless to this process. MapUser::map_changed makes sure that nothing accesses the range
+/// once the unmap is answered.
 class AddressMap {
  public:
   using Completion = std::move_only_function<void(Status)>;
@@ -133,42 +137,44 @@ class AddressMap {
 
   explicit AddressMap(Loop& control) : AddressMap(control, Limits{}) {}
   AddressMap(Loop& control, Limits limits);
-  /// Completions that have not been called yet are called with ECANCELED.
+  /// Calls the outstanding completions with ECANCELED.
   ~AddressMap();
 
   /// EINVAL: range not well-formed, nothing behind it, or larger than the memory behind it. EEXIST: overlaps a mapping
   /// (also an identical one). ENOSPC: too many mappings. With an error nothing has changed.
   Status map(Mapping mapping);
 
-  /// Removes every mapping that lies whole inside `range`; `done` comes on the control loop when no user has an access
-  /// running on them: from inside this call where none has, else on a turn of the loop of its own, never from inside the call
-  /// with which a user lets go or is removed. It may destroy the users and the map. EINVAL: the range cuts a mapping, or is
-  /// not well-formed; ENOENT: nothing there. With an error nothing is removed and `done` has been called with it.
+  /// Removes every mapping that lies entirely within `range`. `done` is called on the control loop when no user has an access
+  /// running on them: inside this call if none has now, else on a turn of the loop of its own, never inside the call with which
+  /// a user releases them or is removed. `done` may destroy the users and the map. EINVAL: the range cuts a mapping, or is not
+  /// well-formed; ENOENT: no mapping in it. With an error nothing is removed, and `done` has been called with the error.
   void unmap(IovaRange range, Completion done);
-  /// Removes everything. An empty map is no error.
+  /// Removes all mappings. An empty map is not an error.
   void clear(Completion done);
 
   std::shared_ptr<const Snapshot> current() const;
   /// Changes whenever current() does; one load tells a user whether its snapshot is still the newest.
   std::uint64_t generation() const { return generation_.load(std::memory_order_acquire); }  // row M2
 
-  /// Control loop. The user is told of every change from now on; remove it before it goes away. A removed user is
-  /// waited for no longer; a call of map_changed() that is running on another thread has returned when remove_user()
-  /// does.
+  /// Sets the log of what devices write to this memory; null: none. See DeviceWrites::set_log().
+  void set_write_log(WriteLog* log) { writes_->set_log(log); }
+
+  /// Control loop. The map calls the user's map_changed() at every later change; remove the user before it is destroyed. No
+  /// unmap waits for a removed user, and a call of its map_changed() on another thread has returned when remove_user() returns.
   void add_user(MapUser& user);
   void remove_user(MapUser& user);
 
-  /// Asked about a range whose first byte is in no mapping (VDUSE learns its mappings that way): the mapping with that
-  /// byte, or nothing, when there is a hole. Runs on whatever thread translates, one call at a time, and never while
-  /// another thread is inside map(), unmap() or clear(): what it has learnt is in the map before an invalidation that
-  /// comes later removes it. It must not wait for the control loop, nor call back into this map or its users.
+  /// Called for a range whose first byte is in no mapping (VDUSE learns its mappings this way). Returns the mapping with that
+  /// byte, or nothing if there is none. Runs on the thread that translates, one call at a time, and never while another thread
+  /// is inside map(), unmap() or clear(), so that a later invalidation removes what it returned. It must not wait for the
+  /// control loop, and must not call this map or its users.
   using Resolver = std::function<std::optional<Mapping>(IovaRange, Access)>;
   /// Before anyone translates.
   void set_resolver(Resolver resolver) { resolver_ = std::move(resolver); }
-  /// Returns when no call of the resolver is under way any more: what it had learnt is in current(). Any thread.
+  /// Returns when no call of the resolver is in progress; its results are in current(). Any thread.
   void settle_resolver() const;
-  /// Asks the resolver for what is missing of the range. Returns whether all of it can now be accessed; current() has it
-  /// then. Users are not told: nothing was removed, and each asks for what it misses. Any thread.
+  /// Asks the resolver for the missing parts of the range. Returns whether all of it can now be accessed, by way of current().
+  /// Does not call map_changed(), since nothing was removed. Any thread.
   bool resolve(IovaRange range, Access access) const;
 
  private:
@@ -183,6 +189,7 @@ class AddressMap {
   std::unique_ptr<Published> published_;
   std::shared_ptr<Core> core_;  ///< the users, and the unmaps that wait for them
   Resolver resolver_;
+  std::shared_ptr<DeviceWrites> writes_ = std::make_shared<DeviceWrites>();
 };
 
 template <typename Each>

@@ -6,8 +6,8 @@
 #include <optional>
 #include <vector>
 
-#include <outboard/testing/dead_port.hpp>
 #include <outboard/testing/manual_loop.hpp>
+#include <tests/support/dead_port.hpp>
 
 namespace outboard::memory {
 namespace {
@@ -77,7 +77,7 @@ TEST_F(AddressMapTest, RangesThatAreNoneAreRefused) {
   EXPECT_EQ(map_->generation(), 0U);
 }
 
-TEST_F(AddressMapTest, Row30_OverlappingOrIdenticalMappingIsRefusedAndTheOldOneStays) {
+TEST_F(AddressMapTest, VU30_AnOverlappingMappingIsRefusedAndTheOldOneStays) {
   ASSERT_EQ(map(0x3000, 2 * page), 0);
   for (const auto& [start, size] : std::vector<std::pair<std::uint64_t, std::uint64_t>>{{0x3000, 2 * page},
                                                                                         {0x3000, page},
@@ -92,7 +92,7 @@ TEST_F(AddressMapTest, Row30_OverlappingOrIdenticalMappingIsRefusedAndTheOldOneS
   EXPECT_EQ(map(0x5000, page), 0);
 }
 
-TEST_F(AddressMapTest, Row31_TooManyMappingsAreRefused) {
+TEST_F(AddressMapTest, VU31_TooManyMappingsAreRefused) {
   for (std::uint64_t i = 0; i < 8; ++i) ASSERT_EQ(map(i * page, page), 0);
   EXPECT_EQ(map(8 * page, page), ENOSPC);
   EXPECT_EQ(map(0, page), EEXIST);
@@ -100,7 +100,7 @@ TEST_F(AddressMapTest, Row31_TooManyMappingsAreRefused) {
   EXPECT_EQ(map(8 * page, page), 0);
 }
 
-TEST_F(AddressMapTest, Row37_PartOfAMappingCannotBeUnmapped) {
+TEST_F(AddressMapTest, VU37_PartOfAMappingCannotBeUnmapped) {
   ASSERT_EQ(map(0x1000, 4 * page), 0);
   ASSERT_EQ(map(0x6000, page), 0);
   EXPECT_EQ(*unmap(0x1000, page), EINVAL);
@@ -111,7 +111,7 @@ TEST_F(AddressMapTest, Row37_PartOfAMappingCannotBeUnmapped) {
   EXPECT_EQ(count(), 2U);
 }
 
-TEST_F(AddressMapTest, Row38_SeveralWholeMappingsGoTogether) {
+TEST_F(AddressMapTest, VU38_SeveralWholeMappingsGoTogether) {
   for (std::uint64_t i = 1; i < 8; i += 2) ASSERT_EQ(map(i * page, page), 0);
   EXPECT_EQ(*unmap(2 * page, 4 * page), 0);
   EXPECT_EQ(count(), 2U);
@@ -119,7 +119,7 @@ TEST_F(AddressMapTest, Row38_SeveralWholeMappingsGoTogether) {
   EXPECT_NE(map_->current()->find(Iova{7 * page}), nullptr);
 }
 
-TEST_F(AddressMapTest, Row39_UnknownRangeCannotBeUnmapped) {
+TEST_F(AddressMapTest, VU39_UnknownRangeCannotBeUnmapped) {
   EXPECT_EQ(*unmap(0x1000, page), ENOENT);
   ASSERT_EQ(map(0x1000, page), 0);
   EXPECT_EQ(*unmap(0x2000, page), ENOENT);
@@ -158,7 +158,7 @@ TEST_F(AddressMapTest, UserIsToldOfNewMappings) {
   map_->remove_user(user_);
 }
 
-TEST_F(AddressMapTest, Row41_UnmapIsAnsweredWhenEveryUserHasLetGo) {
+TEST_F(AddressMapTest, VU41_UnmapIsAnsweredWhenEveryUserHasLetGo) {
   FakeUser other(loop_);
   ASSERT_EQ(map(0x1000, page), 0);
   map_->add_user(user_);

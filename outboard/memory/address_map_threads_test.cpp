@@ -14,7 +14,7 @@
 
 #include <outboard/base/reactor.hpp>
 #include <outboard/memory/fault_guard.hpp>
-#include <outboard/testing/temp_dir.hpp>
+#include <tests/support/temp_dir.hpp>
 
 namespace outboard::memory {
 namespace {

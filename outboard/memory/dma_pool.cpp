@@ -6,11 +6,13 @@
 #include <algorithm>
 #include <bit>
 #include <cstring>
+#include <iterator>
 #include <map>
 
-#include <outboard/memory/buddy.hpp>
+#include <outboard/base/internal/process_memory.hpp>
 #include <outboard/memory/dma_space.hpp>
-#include <outboard/memory/iova_allocator.hpp>
+#include <outboard/memory/internal/buddy.hpp>
+#include <outboard/memory/internal/iova_allocator.hpp>
 
 namespace outboard::memory {
 namespace {
@@ -41,7 +43,7 @@ class SharedFile {
 
 /// Address space for `size` bytes at a multiple of `alignment`: more is reserved, and what is too much given back.
 Result<std::byte*> reserve(std::uint64_t size, std::uint64_t alignment) {
-  const auto page = static_cast<std::uint64_t>(::sysconf(_SC_PAGESIZE));
+  const std::uint64_t page = outboard::page_size();
   const std::uint64_t spare = alignment > page ? alignment : 0;
   void* mapped = ::mmap(nullptr, size + spare, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (mapped == MAP_FAILED) return Error::from_errno("reserving addresses for DMA memory");
@@ -81,7 +83,7 @@ std::optional<std::uint64_t> round_up(std::uint64_t size, std::uint64_t unit) {
 }
 
 /// No process can have more: keeps the arithmetic of sizes and alignments from wrapping.
-constexpr std::uint64_t largest = UINT64_C(1) << 46;
+constexpr std::uint64_t max_arena = UINT64_C(1) << 46;
 
 struct Arena {
   SharedFile memory;
@@ -136,7 +138,7 @@ Result<Arena*> DmaPool::State::add_arena(std::uint64_t size, std::uint64_t align
 
 Result<DmaBuffer> DmaPool::State::own_arena(DmaPool& pool, std::uint64_t size, const Options& options) {
   const auto whole = round_up(size, limits.page_size);
-  if (!whole) return Error(ENOMEM, "asking for too much DMA memory");
+  if (!whole) return Error(ENOMEM, "the requested DMA buffer is too large");
   const std::uint64_t alignment = std::max(options.alignment, limits.page_size);
   OUTBOARD_TRY(Arena * arena, add_arena(*whole, alignment, options.highest, false));
   return DmaBuffer(pool, arena->memory.bytes().first(size), arena->range.start);
@@ -174,10 +176,10 @@ void DmaPool::State::remove_arena(std::map<Iova, Arena>::iterator arena) {
 DmaPool::DmaPool(DmaMapper& mapper, Config config) {
   Limits limits = mapper.limits();
   // What the device takes may be finer than what can be mapped here.
-  const auto page = static_cast<std::uint64_t>(::sysconf(_SC_PAGESIZE));
+  const std::uint64_t page = outboard::page_size();
   if (limits.page_size < page || !std::has_single_bit(limits.page_size)) limits.page_size = page;
   // The page size may be what a peer says. An arena of one such page is not to be had when it is beyond all bounds.
-  const std::uint64_t arena_size = std::bit_ceil(std::max(std::min(config.arena_size, largest), limits.page_size));
+  const std::uint64_t arena_size = std::bit_ceil(std::max(std::min(config.arena_size, max_arena), limits.page_size));
   IovaAllocator addresses(limits.valid);
   state_ = std::make_unique<State>(
       State{mapper, std::move(limits), arena_size, config.huge_pages, std::move(addresses), {}, {}});
@@ -190,10 +192,10 @@ DmaPool::~DmaPool() {
 }
 
 Result<DmaBuffer> DmaPool::allocate(std::uint64_t size, const Options& options) {
-  if (size == 0) return Error(EINVAL, "asking for no DMA memory");
+  if (size == 0) return Error(EINVAL, "a DMA buffer of 0 bytes was requested");
   if (!std::has_single_bit(options.alignment)) return Error(EINVAL, "a DMA alignment has to be a power of two");
-  if (std::max({size, options.alignment, state_->limits.page_size}) > largest) {
-    return Error(ENOMEM, "asking for too much DMA memory");
+  if (std::max({size, options.alignment, state_->limits.page_size}) > max_arena) {
+    return Error(ENOMEM, "the requested DMA buffer is too large");
   }
   // Up to half an arena is carved out of a shared one; what is larger would waste the other half.
   if (std::max(size, options.alignment) <= state_->arena_size / 2) return state_->from_shared(*this, size, options);

@@ -11,11 +11,12 @@
 
 #include <gtest/gtest.h>
 
-#include <outboard/memory/buddy.hpp>
-#include <outboard/memory/iova_allocator.hpp>
-#include <outboard/testing/denied_calls.hpp>
+#include <outboard/base/internal/process_memory.hpp>
+#include <outboard/memory/internal/buddy.hpp>
+#include <outboard/memory/internal/iova_allocator.hpp>
 #include <outboard/testing/fake_iommu.hpp>
 #include <outboard/testing/manual_loop.hpp>
+#include <tests/support/denied_calls.hpp>
 
 namespace outboard::memory {
 namespace {
@@ -83,20 +84,13 @@ TEST_F(DmaPoolTest, AlignmentHoldsForBothAddresses) {
   }
 }
 
-/// Pages of address space that this process has.
-std::uint64_t address_space() {
-  std::uint64_t pages = 0;
-  std::ifstream("/proc/self/statm") >> pages;
-  return pages;
-}
-
 TEST_F(DmaPoolTest, AddressesThatAlignmentTookAreGivenBack) {
   DmaPool pool(iommu_);
   const auto once = [&] { EXPECT_TRUE(pool.allocate(16 * mib, {.alignment = 1024 * mib}).has_value()); };
   once();
-  const std::uint64_t before = address_space();
+  const std::uint64_t before = address_space_in_use();
   for (int i = 0; i < 20; ++i) once();
-  EXPECT_LT(address_space(), before + 512 * mib / page);
+  EXPECT_LT(address_space_in_use(), before + 512 * mib);
 }
 
 TEST_F(DmaPoolTest, HighestAddressIsKept) {
@@ -169,7 +163,7 @@ TEST_F(DmaPoolTest, PageSizeBelowThatOfTheHostIsTheHosts) {
     limits.page_size = size;
     testing::FakeIommu iommu(map_, limits);
     DmaPool pool(iommu);
-    EXPECT_EQ(pool.limits().page_size, static_cast<std::uint64_t>(::sysconf(_SC_PAGESIZE))) << size;
+    EXPECT_EQ(pool.limits().page_size, page_size()) << size;
   }
 }
 

@@ -12,8 +12,8 @@ namespace outboard::memory {
 
 class DmaSpace;
 
-/// Memory that a device can reach: host bytes and the I/O address they have. Move-only; gives the memory back when
-/// destroyed. The space must outlive it. A driver must not destroy a buffer that a device may still write to.
+/// Memory that a device can access, with its host address and its I/O address. Move-only; the destructor frees the memory.
+/// The space must outlive it. A driver must not destroy a buffer that a device may still write to.
 class DmaBuffer {
  public:
   DmaBuffer() = default;
@@ -49,25 +49,26 @@ class DmaSpace {
  public:
   struct Options {
     std::uint64_t alignment = 64;  ///< power of two, of both the host and the I/O address
-    Iova highest{UINT64_MAX};      ///< last address the device can reach (a DMA mask)
+    Iova highest{UINT64_MAX};  ///< last address the device can reach (a DMA mask)
   };
   struct Limits {
     std::uint64_t page_size = 4096;
     std::uint64_t max_mappings = 65535;
     std::vector<IovaRange> valid;  ///< where I/O addresses may lie
-    /// Of a function that is no hardware: all addresses but the first page, so that one a driver forgot to set (0) is caught.
+    /// Those of a function in software: all addresses except the first page, so that an address that a driver forgot to set
+    /// (0) is an error.
     static std::vector<IovaRange> all_but_first_page() { return {{Iova{4096}, UINT64_MAX - 4095}}; }
   };
 
   virtual ~DmaSpace() = default;
 
-  /// Zeroed memory, contiguous for the device. Small buffers share pages. ENOMEM, ENOSPC, or what mapping said.
+  /// Zeroed memory, contiguous for the device. Small buffers share pages. ENOMEM, ENOSPC, or an error of mapping it.
   virtual Result<DmaBuffer> allocate(std::uint64_t size, const Options& options) = 0;
   Result<DmaBuffer> allocate(std::uint64_t size) { return allocate(size, Options{}); }
 
-  /// Makes memory of the caller reachable: page-aligned, a multiple of the page size, from `fd` at `offset` where the
-  /// other side is another process (ENOTSUP without one there). It stays the caller's, and must stay until the buffer
-  /// returned is gone.
+  /// Maps memory of the caller for the device: page-aligned, a multiple of the page size. If the device is in another process,
+  /// the memory must come from `fd` at `offset` (ENOTSUP without). The caller owns it and must keep it until the returned
+  /// buffer is destroyed.
   virtual Result<DmaBuffer> map(MutableBytes memory, const UniqueFd* fd, std::uint64_t offset) = 0;
 
   virtual Limits limits() const = 0;
@@ -81,27 +82,27 @@ inline void DmaBuffer::reset() {
   if (space_ != nullptr) std::exchange(space_, nullptr)->release(bytes_, iova_);
 }
 
-/// Makes one range of this process's memory reachable for a device, or no longer: the part that differs between back
-/// ends (DMA_MAP messages, VFIO ioctls, an address map in this process). One thread at a time.
+/// Maps and unmaps a range of this process's memory for a device. The back ends differ in this part (DMA_MAP messages, VFIO
+/// ioctls, an address map in this process). One thread at a time.
 class DmaMapper {
  public:
   virtual ~DmaMapper() = default;
-  /// `memory`, which is `fd` at `offset` where there is one, at the addresses `range`, which has its size; `access` is what
-  /// the device may do. The memory stays until the range is unmapped. EEXIST: a part is mapped already. EINVAL: not whole
-  /// pages, or outside limits().valid. ENOMEM, ENOSPC: a limit of the machine.
+  /// Maps `memory` (`fd` at `offset`, if there is one) at the I/O addresses `range` of the same size, for `access` by the device.
+  /// The memory must stay until the range is unmapped. EEXIST: a part is mapped already. EINVAL: not whole pages, or outside
+  /// limits().valid. ENOMEM, ENOSPC: a limit of the machine.
   virtual Status map(IovaRange range, MutableBytes memory, Access access, const UniqueFd* fd, std::uint64_t offset) = 0;
-  /// What map() was given, whole. When it fails, the device may still reach the memory: it must stay.
+  /// Unmaps a range that was given to map(), all of it. If it fails, the device may still access the memory, which must stay.
   virtual Status unmap(IovaRange range) = 0;
   virtual DmaSpace::Limits limits() const = 0;
 };
 
-/// A DmaSpace over any DmaMapper: arenas of shared memory files, carved into buffers by size class, so that an
-/// allocation in the steady state maps nothing. The mapper must outlive it. An arena whose unmap fails is not reused.
+/// A DmaSpace over any DmaMapper. It divides arenas of shared memory files into buffers by size class, so that an allocation
+/// in the steady state maps nothing. The mapper must outlive it. An arena whose unmap fails is not reused.
 class DmaPool final : public DmaSpace {
  public:
   struct Config {
     std::uint64_t arena_size = UINT64_C(2) << 20;  ///< power of two; larger requests get an arena of their own
-    /// Arenas of huge pages (2 MiB), which an IOMMU translates at once; of ordinary ones when the machine has none free.
+    /// Arenas of huge pages (2 MiB), which need fewer IOMMU translations; of ordinary pages if no huge ones are free.
     bool huge_pages = false;
   };
   DmaPool(DmaMapper& mapper, Config config);

@@ -10,7 +10,8 @@
 #include <csignal>
 #include <mutex>
 
-#include <outboard/memory/fault_registry.hpp>
+#include <outboard/base/internal/process_memory.hpp>
+#include <outboard/memory/internal/fault_registry.hpp>
 
 namespace outboard::memory {
 namespace {
@@ -27,7 +28,7 @@ class SpareMappings {
 
   /// Once, before the handler is installed.
   Status reserve() {
-    page_ = static_cast<std::size_t>(::sysconf(_SC_PAGESIZE));
+    page_ = page_size();
     void* const pages =
         ::mmap(nullptr, (2 * count + 1) * page_, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (pages == MAP_FAILED) return Error::from_errno("keeping mappings for the fault guard");

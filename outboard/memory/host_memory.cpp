@@ -9,8 +9,9 @@
 
 #include <limits>
 
+#include <outboard/base/internal/process_memory.hpp>
 #include <outboard/memory/fault_guard.hpp>
-#include <outboard/memory/fault_registry.hpp>
+#include <outboard/memory/internal/fault_registry.hpp>
 
 namespace outboard::memory {
 
@@ -21,8 +22,6 @@ struct HostMemory::FileFacts {
 };
 
 namespace {
-
-std::uint64_t small_page() { return static_cast<std::uint64_t>(::sysconf(_SC_PAGESIZE)); }
 
 /// HostMemory::FileFacts, whose name is private.
 template <typename Facts>
@@ -38,9 +37,9 @@ Result<Facts> examine(int fd) {
   // A seccomp profile may forbid asking. Huge pages show in the size of a block; other files may have large ones too, and then
   // are held to the same rules.
   const bool huge = ::fstatfs(fd, &system) == 0 ? static_cast<std::uint64_t>(system.f_type) == HUGETLBFS_MAGIC
-                                                : info.st_blksize > static_cast<blksize_t>(small_page());
+                                                : info.st_blksize > static_cast<blksize_t>(outboard::page_size());
   facts.size = static_cast<std::uint64_t>(info.st_size);
-  facts.page_size = static_cast<std::uint64_t>(huge ? info.st_blksize : static_cast<blksize_t>(small_page()));
+  facts.page_size = static_cast<std::uint64_t>(huge ? info.st_blksize : static_cast<blksize_t>(outboard::page_size()));
   facts.pages_stay = seals >= 0 && (seals & F_SEAL_SHRINK) != 0 && !huge;
   return facts;
 }
@@ -57,8 +56,8 @@ Status check_access(int fd, Access access) {
 }
 
 Status check_range(std::uint64_t file_size, std::uint64_t offset, std::uint64_t size) {
-  if (size == 0) return Error(EINVAL, "mapping no bytes of a memory file");
-  if (offset % small_page() != 0) return Error(EINVAL, "the offset in the memory file is not page-aligned");
+  if (size == 0) return Error(EINVAL, "a mapping of 0 bytes was requested");
+  if (offset % outboard::page_size() != 0) return Error(EINVAL, "the offset in the memory file is not page-aligned");
   if (!range_within(offset, size, file_size)) {
     return Error(EINVAL, "the memory file has " + std::to_string(file_size) + " bytes; mapping " +
                              std::to_string(size) + " at offset " + std::to_string(offset) +
@@ -91,8 +90,9 @@ Status HostMemory::check_file(const UniqueFd& fd, std::uint64_t offset, std::uin
 
 Result<std::shared_ptr<HostMemory>> HostMemory::map_driver_file(const UniqueFd& fd, std::uint64_t offset,
                                                                 std::uint64_t size, Access access) {
-  constexpr auto largest = static_cast<std::uint64_t>(std::numeric_limits<off_t>::max());
-  const FileFacts file{.size = largest - small_page(), .page_size = small_page(), .pages_stay = false};
+  constexpr auto max_offset = static_cast<std::uint64_t>(std::numeric_limits<off_t>::max());
+  const FileFacts file{
+      .size = max_offset - outboard::page_size(), .page_size = outboard::page_size(), .pages_stay = false};
   OUTBOARD_CHECK(check_range(file.size, offset, size));
   OUTBOARD_CHECK(check_access(fd.get(), access));
   return map_pages(fd.get(), file, offset, size, access);
@@ -138,7 +138,7 @@ Result<std::shared_ptr<HostMemory>> HostMemory::map_pages(int fd, const FileFact
 }
 
 Result<std::shared_ptr<HostMemory>> HostMemory::anonymous(std::uint64_t size) {
-  if (size == 0) return Error(EINVAL, "asking for no memory");
+  if (size == 0) return Error(EINVAL, "0 bytes of memory were requested");
   if (size > static_cast<std::uint64_t>(std::numeric_limits<std::ptrdiff_t>::max())) {
     return Error(ENOMEM, "asking for " + std::to_string(size) + " bytes of memory");
   }

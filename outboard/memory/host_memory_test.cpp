@@ -16,10 +16,10 @@
 #include <gtest/gtest.h>
 
 #include <outboard/memory/fault_guard.hpp>
-#include <outboard/testing/denied_calls.hpp>
-#include <outboard/testing/temp_dir.hpp>
+#include <tests/support/denied_calls.hpp>
+#include <tests/support/temp_dir.hpp>
 
-// "Row n" is a row of the list of hostile input to a vfio-user server: DMA_MAP with descriptors of all kinds.
+// VU-n is a row of docs/spec-map.md: DMA_MAP with descriptors of all kinds.
 
 namespace outboard::memory {
 namespace {
@@ -85,7 +85,7 @@ TEST(HostMemory, UnsealedFileIsRefusedWithoutAFaultGuard) {
       ::testing::ExitedWithCode(0), "");
 }
 
-TEST(HostMemory, Row33_NeitherSocketNorPipeNorDirectoryNorDeviceIsMapped) {
+TEST(HostMemory, VU33_NeitherSocketNorPipeNorDirectoryNorDeviceIsMapped) {
   std::array<int, 2> ends{};
   ASSERT_EQ(::socketpair(AF_UNIX, SOCK_STREAM, 0, ends.data()), 0);
   const UniqueFd left(ends[0]);
@@ -103,7 +103,7 @@ TEST(HostMemory, Row33_NeitherSocketNorPipeNorDirectoryNorDeviceIsMapped) {
   EXPECT_EQ(code_of(HostMemory::map_file(UniqueFd(), 0, page, Access::read)), EBADF);
 }
 
-TEST(HostMemory, Row33_ReadOnlyDescriptorIsForReadingOnly) {
+TEST(HostMemory, VU33_ReadOnlyDescriptorIsForReadingOnly) {
   ASSERT_TRUE(install_fault_guard().has_value());
   const testing::TempDir dir;
   dir.make_file("memory", page);
@@ -117,7 +117,7 @@ TEST(HostMemory, Row33_ReadOnlyDescriptorIsForReadingOnly) {
   EXPECT_NE(code_of(HostMemory::map_file(path_only, 0, page, Access::read)), 0);
 }
 
-TEST(HostMemory, Row34_NothingBeyondTheEndOfTheFileIsMapped) {
+TEST(HostMemory, VU34_NothingBeyondTheEndOfTheFileIsMapped) {
   const UniqueFd fd = testing::make_sealed_memfd(4 * page);
   const auto map = [&](std::uint64_t offset, std::uint64_t size) {
     return code_of(HostMemory::map_file(fd, offset, size, Access::read_write));
@@ -129,7 +129,7 @@ TEST(HostMemory, Row34_NothingBeyondTheEndOfTheFileIsMapped) {
   EXPECT_EQ(map(5 * page, page), EINVAL);
 }
 
-TEST(HostMemory, Row34_OffsetThatWrapsIsRefused) {
+TEST(HostMemory, VU34_OffsetThatWrapsIsRefused) {
   const UniqueFd fd = testing::make_sealed_memfd(4 * page);
   const auto map = [&](std::uint64_t offset, std::uint64_t size) {
     return code_of(HostMemory::map_file(fd, offset, size, Access::read_write));
@@ -179,20 +179,20 @@ class FaultGuardTest : public ::testing::Test {
   }
 };
 
-TEST_F(FaultGuardTest, Row35_TruncatedMemoryFileBreaksItsMappingOnly) {
+TEST_F(FaultGuardTest, VU35_TruncatedMemoryFileBreaksItsMappingOnly) {
   const UniqueFd fd = testing::make_memfd(4 * page);
   const UniqueFd other = testing::make_memfd(4 * page);
   shrink_under_the_mapping(fd, other);
 }
 
-TEST_F(FaultGuardTest, Row35_TruncatedRegularFileBreaksItsMappingOnly) {
+TEST_F(FaultGuardTest, VU35_TruncatedRegularFileBreaksItsMappingOnly) {
   const testing::TempDir dir;
   const UniqueFd fd = dir.make_file("a", 4 * page);
   const UniqueFd other = dir.make_file("b", 4 * page);
   shrink_under_the_mapping(fd, other);
 }
 
-TEST_F(FaultGuardTest, Row35_WriteToATruncatedFileIsContainedToo) {
+TEST_F(FaultGuardTest, VU35_WriteToATruncatedFileIsContainedToo) {
   const UniqueFd fd = testing::make_memfd(2 * page);
   const auto memory = *HostMemory::map_file(fd, 0, 2 * page, Access::read_write);
   ASSERT_EQ(::ftruncate(fd.get(), 0), 0);
@@ -200,7 +200,7 @@ TEST_F(FaultGuardTest, Row35_WriteToATruncatedFileIsContainedToo) {
   EXPECT_TRUE(memory->poisoned());
 }
 
-TEST_F(FaultGuardTest, Row35_ReadOnlyMappingIsContainedToo) {
+TEST_F(FaultGuardTest, VU35_ReadOnlyMappingIsContainedToo) {
   const UniqueFd fd = testing::make_memfd(2 * page);
   const auto memory = *HostMemory::map_file(fd, page, page, Access::read);
   ASSERT_EQ(::ftruncate(fd.get(), page), 0);
@@ -276,7 +276,7 @@ int truncate_many_with_no_mapping_left() {
   return 0;
 }
 
-TEST(FaultGuardDeathTest, Row35_ATruncatedFileIsContainedWithNoMappingLeft) {
+TEST(FaultGuardDeathTest, VU35_ATruncatedFileIsContainedWithNoMappingLeft) {
   GTEST_FLAG_SET(death_test_style, "threadsafe");
   EXPECT_EXIT(
       {

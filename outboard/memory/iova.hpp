@@ -8,15 +8,15 @@
 
 namespace outboard::memory {
 
-/// An I/O virtual address: what a driver puts into a ring and a device asks its address map about. A type of its own,
-/// so that it cannot be mistaken for a host address, an offset or a length.
+/// An I/O virtual address: a driver puts it into a ring, and a device looks it up in its address map. A separate type, so that
+/// it is not confused with a host address, an offset or a length.
 enum class Iova : std::uint64_t {};
 
 constexpr std::uint64_t raw(Iova iova) { return static_cast<std::uint64_t>(iova); }
 constexpr Iova operator+(Iova iova, std::uint64_t offset) { return Iova{raw(iova) + offset}; }
 constexpr auto operator<=>(Iova a, Iova b) { return raw(a) <=> raw(b); }
 
-/// `size` bytes from `start`. May end exactly at 2^64; a range that goes beyond is not well-formed.
+/// `size` bytes from `start`. May end exactly at 2^64; a range beyond that is not well-formed.
 struct IovaRange {
   Iova start{};
   std::uint64_t size = 0;

@@ -1,7 +1,7 @@
 #include <algorithm>
 #include <iterator>
 
-#include <outboard/memory/snapshot_editor.hpp>
+#include <outboard/memory/internal/snapshot_editor.hpp>
 
 namespace outboard::memory {
 

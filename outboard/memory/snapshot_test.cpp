@@ -1,12 +1,13 @@
 #include <gtest/gtest.h>
 
+#include <iterator>
 #include <map>
 #include <random>
 #include <vector>
 
 #include <outboard/memory/address_map.hpp>
-#include <outboard/testing/dead_port.hpp>
 #include <outboard/testing/manual_loop.hpp>
+#include <tests/support/dead_port.hpp>
 
 namespace outboard::memory {
 namespace {

@@ -11,7 +11,10 @@ namespace {
 struct Reading {
   using Side = MutableBytes;
   static constexpr Access access = Access::read;
-  static void copy(Side ours, std::byte* memory) { std::memcpy(ours.data(), memory, ours.size()); }
+  static void copy(const Snapshot& /*snapshot*/, Iova /*at*/, Side ours, std::byte* memory) {
+    std::memcpy(ours.data(), memory, ours.size());
+  }
+  static void arrived(const Snapshot& /*snapshot*/, IovaRange /*range*/) {}
   static void start(MemoryPort& port, Iova address, Side ours, MemoryPort::Completion done) {
     port.read(address, ours, std::move(done));
   }
@@ -19,7 +22,10 @@ struct Reading {
 struct Writing {
   using Side = Bytes;
   static constexpr Access access = Access::write;
-  static void copy(Side ours, std::byte* memory) { std::memcpy(memory, ours.data(), ours.size()); }
+  static void copy(const Snapshot& snapshot, Iova at, Side ours, std::byte* memory) {
+    snapshot.writes().copy(memory, at, ours);
+  }
+  static void arrived(const Snapshot& snapshot, IovaRange range) { snapshot.writes().note(range); }
   static void start(MemoryPort& port, Iova address, Side ours, MemoryPort::Completion done) {
     port.write(address, ours, std::move(done));
   }
@@ -58,7 +64,7 @@ class PortTransfer : public std::enable_shared_from_this<PortTransfer<Direction>
   bool transfer(MemoryPort& port, std::uint64_t size) {
     const std::uint64_t piece = std::min({size, port.max_transfer(), max_port_transfer});
     if (piece == 0) {
-      finish(Error(EIO, "this memory can be reached neither directly nor by messages"));
+      finish(Error(EIO, "this memory can be accessed neither directly nor by messages"));
       return false;
     }
     calling_ = true;
@@ -74,6 +80,7 @@ class PortTransfer : public std::enable_shared_from_this<PortTransfer<Direction>
   }
 
   void answered(std::uint64_t piece, Status status) {
+    Direction::arrived(*snapshot_, {range_.start + moved_, piece});  // some of it, where it failed
     moved_ += piece;
     if (calling_) {
       answer_ = std::move(status);
@@ -104,7 +111,7 @@ Status copy_mapped(const Snapshot& snapshot, IovaRange range, typename Direction
     const Mapping& mapping = *snapshot.find(at);
     const std::uint64_t size = std::min(range.size - moved - 1, raw(mapping.range.last()) - raw(at)) + 1;
     if (mapping.memory) {
-      Direction::copy(ours.subspan(moved, size), mapping.host(at));
+      Direction::copy(snapshot, at, ours.subspan(moved, size), mapping.host(at));
       if (mapping.memory->poisoned(mapping.host(at), size))
         return Error(EFAULT, "the file behind this memory was truncated");
     }
@@ -117,7 +124,7 @@ Status copy_mapped(const Snapshot& snapshot, IovaRange range, typename Direction
 template <typename Direction>
 void transfer_memory(std::shared_ptr<const Snapshot> snapshot, IovaRange range, typename Direction::Side ours,
                      TransferCompletion done) {
-  if (range.size != ours.size()) return done(Error(EINVAL, "the buffer is not as large as the I/O address range"));
+  if (range.size != ours.size()) return done(Error(EINVAL, "the buffer and the I/O address range differ in size"));
   const Lookup lookup = snapshot->check(range, Direction::access);
   if (lookup != Lookup::ok && lookup != Lookup::remote) return done(refusal(lookup));
   if (auto copied = copy_mapped<Direction>(*snapshot, range, ours); !copied || lookup == Lookup::ok) {

@@ -8,19 +8,19 @@
 
 namespace outboard::memory {
 
-/// The most that goes through a port in one message, whatever the port says it could take: QEMU answers no more.
+/// Bytes in one message through a port, at most, whatever the port allows: QEMU answers no more.
 inline constexpr std::uint64_t max_port_transfer = UINT64_C(64) << 10;
 
 using TransferCompletion = std::move_only_function<void(Status)>;
 
-/// Reads `range`, as the device, into `into`, which has the same size and must stay until `done`. What is mapped here
-/// is copied before the call returns; the rest comes through the mappings' ports, one message at a time and each of at
-/// most max_port_transfer bytes. `done` comes exactly once, from inside the call when no port made it wait.
+/// Reads `range` as the device does, into `into`, which has the same size and must stay until `done`. Host memory is copied
+/// before the call returns; the rest comes through the ports of the mappings, in messages of at most max_port_transfer bytes,
+/// one at a time. `done` is called exactly once; inside the call if no port is involved.
 ///
-/// Call it on the device's control loop, where ports live; from any thread when check() of the snapshot says ok.
+/// Call it on the device's control loop, where ports live; on any thread if check() of the snapshot returns ok.
 ///
-/// EINVAL: the sizes differ. EFAULT: some byte is in no mapping, or the file behind it was truncated. EPERM: a mapping
-/// lacks the permission. Nothing is copied in the cases that show beforehand. Else what a port said.
+/// EINVAL: the sizes differ. EFAULT: a byte is in no mapping, or the file behind it was truncated. EPERM: a mapping lacks the
+/// permission. If this shows beforehand, nothing is copied. Other errors: those of a port.
 void read_memory(std::shared_ptr<const Snapshot> snapshot, IovaRange range, MutableBytes into, TransferCompletion done);
 
 /// Writes `from` to `range`, as the device; otherwise as read_memory().

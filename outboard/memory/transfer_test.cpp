@@ -12,7 +12,7 @@
 
 #include <outboard/memory/fault_guard.hpp>
 #include <outboard/testing/manual_loop.hpp>
-#include <outboard/testing/temp_dir.hpp>
+#include <tests/support/temp_dir.hpp>
 
 namespace outboard::memory {
 namespace {
@@ -110,6 +110,26 @@ TEST_F(TransferTest, MappedMemoryIsCopiedBeforeTheCallReturns) {
   read(0x1800, got);
   EXPECT_EQ(answer_, 0);
   EXPECT_EQ(got, sent);
+}
+
+TEST_F(TransferTest, AWriteLogIsToldOfWhatIsWrittenAndByMessagesToo) {
+  struct Noted final : WriteLog {
+    void written(IovaRange range) override { ranges.push_back(range); }
+    std::vector<IovaRange> ranges;
+  } log;
+  map_memory(0x1000, *HostMemory::anonymous(page));
+  const auto port = map_port(0x2000, page);
+  map_.set_write_log(&log);
+  std::vector<std::byte> got(page);
+  read(0x1800, got);
+  port->answer();
+  EXPECT_TRUE(log.ranges.empty());
+
+  write(0x1800, pattern(page));
+  EXPECT_EQ(log.ranges, (std::vector<IovaRange>{{Iova{0x1800}, 0x800}}));
+  port->answer(Error(EIO));
+  EXPECT_EQ(answer_, EIO);
+  EXPECT_EQ(log.ranges.back(), (IovaRange{Iova{0x2000}, 0x800})) << "some of it may have been written";
 }
 
 TEST_F(TransferTest, NoBytesAreWellTransferred) {
@@ -236,7 +256,7 @@ TEST_F(TransferTest, UnmapMeanwhileDoesNoHarm) {
   EXPECT_EQ(answer_, 0);
 }
 
-TEST_F(TransferTest, Row35_TransferFromATruncatedFileFailsAndOthersGoOn) {
+TEST_F(TransferTest, VU35_TransferFromATruncatedFileFailsAndOthersGoOn) {
   ASSERT_TRUE(install_fault_guard().has_value());
   const UniqueFd fd = testing::make_memfd(2 * page);
   map_memory(0x1000, *HostMemory::map_file(fd, 0, 2 * page, Access::read_write));

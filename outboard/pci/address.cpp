@@ -8,13 +8,13 @@
 namespace outboard::pci {
 namespace {
 
-constexpr std::uint32_t highest_bus = 0xff;
-constexpr std::uint32_t highest_device = 31;
-constexpr std::uint32_t highest_function = 7;
+constexpr std::uint32_t max_bus = 0xff;
+constexpr std::uint32_t max_device = 31;
+constexpr std::uint32_t max_function = 7;
 
 /// `least` to `most` hexadecimal digits and nothing else.
-std::optional<std::uint32_t> digits(std::string_view text, std::size_t least, std::size_t most) {
-  if (text.size() < least || text.size() > most) return std::nullopt;
+std::optional<std::uint32_t> digits(std::string_view text, std::size_t min_size, std::size_t max_size) {
+  if (text.size() < min_size || text.size() > max_size) return std::nullopt;
   std::uint32_t value = 0;
   const auto [end, code] = std::from_chars(text.data(), text.data() + text.size(), value, 16);
   if (code != std::errc{} || end != text.data() + text.size()) return std::nullopt;
@@ -36,7 +36,7 @@ std::optional<Address> parsed(std::string_view text) {
   const auto device = digits(text.substr(device_at + 1, dot - device_at - 1), 2, 2);
   const auto function = digits(text.substr(dot + 1), 1, 1);
   if (!domain || !bus || !device || !function) return std::nullopt;
-  if (*bus > highest_bus || *device > highest_device || *function > highest_function) return std::nullopt;
+  if (*bus > max_bus || *device > max_device || *function > max_function) return std::nullopt;
   return Address{*domain, static_cast<std::uint8_t>(*bus), static_cast<std::uint8_t>(*device),
                  static_cast<std::uint8_t>(*function)};
 }

@@ -6,7 +6,6 @@
 #include <fmt/format.h>
 
 #include <outboard/pci/capability_ids.hpp>
-#include <outboard/pci/config_space.hpp>
 #include <outboard/pci/handle.hpp>
 #include <outboard/pci/registers.hpp>
 
@@ -16,7 +15,8 @@ namespace outboard::pci {
 
 namespace {
 
-constexpr std::uint16_t first_capability = 0x40, last_capability = 0xFC, first_extended = 0x100;
+constexpr std::uint16_t first_capability = config_size::header, first_extended = config_size::conventional;
+constexpr std::uint16_t last_capability = config_size::conventional - 4;
 
 Error no_answer() { return Error(ENODEV, "configuration space reads as all-ones: the function does not answer"); }
 
@@ -35,11 +35,8 @@ class Visited {
   static std::string say(std::string_view what, std::uint16_t at) {
     return fmt::format("the capability list {} {:#05x}", what, at);
   }
-  std::bitset<ConfigSpace::express_size / 4> seen_;
+  std::bitset<config_size::express / 4> seen_;
 };
-
-/// Bits 0 and 1 of a pointer are reserved.
-constexpr std::uint16_t dword(std::uint32_t pointer) { return static_cast<std::uint16_t>(pointer & ~3u); }
 
 }  // namespace
 
@@ -58,12 +55,12 @@ Status Handle::append_standard_capabilities(std::vector<Capability>& list) {
   OUTBOARD_TRY(const auto pointer, config().read<CapabilitiesPointer>());
 
   Visited visited;
-  for (std::uint16_t at = dword(pointer.value()); at != 0;) {
+  for (std::uint16_t at = capability_at(pointer.value()); at != 0;) {
     OUTBOARD_CHECK(visited.visit(at, first_capability, last_capability));
     OUTBOARD_TRY(const auto header, config().read_at<CapabilityHeader>(ConfigOffset{at}));
     if (header.value() == 0xFFFF) return no_answer();
     list.push_back({.id = header.get(CapabilityHeader::id), .offset = ConfigOffset{at}});
-    at = dword(header.get(CapabilityHeader::next));
+    at = capability_at(header.get(CapabilityHeader::next));
   }
   return {};
 }
@@ -72,7 +69,7 @@ Status Handle::append_extended_capabilities(std::vector<Capability>& list) {
   using Header = ExtendedCapabilityHeader;
   OUTBOARD_TRY(const RegionInfo space, region(region::config));
   if (space.size <= first_extended) return {};
-  const auto last = static_cast<std::uint16_t>(std::min<std::uint64_t>(space.size, ConfigSpace::express_size) - 4);
+  const auto last = static_cast<std::uint16_t>(std::min<std::uint64_t>(space.size, config_size::express) - 4);
 
   Visited visited;
   for (std::uint16_t at = first_extended; at != 0;) {
@@ -90,7 +87,7 @@ Status Handle::append_extended_capabilities(std::vector<Capability>& list) {
                       .version = static_cast<std::uint8_t>(header.get(Header::version)),
                       .extended = true});
     }
-    at = dword(header.get(Header::next));
+    at = capability_at(header.get(Header::next));
   }
   return {};
 }

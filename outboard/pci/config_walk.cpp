@@ -10,8 +10,9 @@ namespace outboard::pci {
 
 namespace {
 
-constexpr std::uint16_t first_standard = 0x40, last_standard = 0xFC, first_extended = 0x100;
-constexpr std::size_t largest_space = 4096;
+constexpr std::uint16_t first_standard = config_size::header, first_extended = config_size::conventional;
+constexpr std::uint16_t last_standard = config_size::conventional - 4;
+constexpr std::size_t max_space = config_size::express;
 
 template <typename R>
 R load(Bytes image, std::uint16_t at) {
@@ -20,16 +21,13 @@ R load(Bytes image, std::uint16_t at) {
   return R(value);
 }
 
-/// Bits 0 and 1 of a pointer are reserved.
-constexpr std::uint16_t dword(std::uint32_t pointer) { return static_cast<std::uint16_t>(pointer & ~3u); }
-
 class Walker {
  public:
   explicit Walker(Bytes image) : image_(image) {}
 
   ConfigWalk walk() {
     if (load<StatusRegister>(image_, raw(StatusRegister::offset)).get(StatusRegister::capabilities_list) != 0) {
-      walk_standard(dword(load<CapabilitiesPointer>(image_, raw(CapabilitiesPointer::offset)).value()));
+      walk_standard(capability_at(load<CapabilitiesPointer>(image_, raw(CapabilitiesPointer::offset)).value()));
     }
     if (image_.size() > first_extended) walk_extended();
     return std::move(walk_);
@@ -40,21 +38,21 @@ class Walker {
     while (at != 0 && visit(at, first_standard, last_standard)) {
       const auto header = load<CapabilityHeader>(image_, at);
       if (header.value() == 0xFFFF) return end();
-      const std::uint16_t next = dword(header.get(CapabilityHeader::next));
+      const std::uint16_t next = capability_at(header.get(CapabilityHeader::next));
       walk_.found.push_back({{ConfigPart::capability, header.get(CapabilityHeader::id)}, at, next});
       at = next;
     }
   }
 
   void walk_extended() {
-    const auto last = static_cast<std::uint16_t>(std::min(image_.size(), largest_space) - 4);
+    const auto last = static_cast<std::uint16_t>(std::min(image_.size(), max_space) - 4);
     std::uint16_t at = first_extended;
     while (at != 0 && visit(at, first_extended, last)) {
       const auto header = load<ExtendedCapabilityHeader>(image_, at);
       // Behind a conventional bus extended configuration space does not answer.
       if (header.value() == UINT32_MAX) return at == first_extended ? void() : end();
       const auto id = static_cast<std::uint16_t>(header.get(ExtendedCapabilityHeader::id));
-      const std::uint16_t next = dword(header.get(ExtendedCapabilityHeader::next));
+      const std::uint16_t next = capability_at(header.get(ExtendedCapabilityHeader::next));
       if (id != extended_capability_id::null) {
         walk_.found.push_back({{ConfigPart::extended_capability, id}, at, next});
       }
@@ -71,12 +69,12 @@ class Walker {
   void end() { walk_.broken = true; }
 
   Bytes image_;
-  std::bitset<largest_space / 4> seen_;
+  std::bitset<max_space / 4> seen_;
   ConfigWalk walk_;
 };
 
 }  // namespace
 
-ConfigWalk walk_capabilities(Bytes image) { return Walker(image.first(std::min(image.size(), largest_space))).walk(); }
+ConfigWalk walk_capabilities(Bytes image) { return Walker(image.first(std::min(image.size(), max_space))).walk(); }
 
 }  // namespace outboard::pci

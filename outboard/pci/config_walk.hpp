@@ -4,7 +4,7 @@
 #include <vector>
 
 #include <outboard/base/bytes.hpp>
-#include <outboard/pci/config_rules.hpp>
+#include <outboard/pci/internal/config_rules.hpp>
 
 namespace outboard::pci {
 
@@ -17,11 +17,11 @@ struct FoundCapability {
 
 struct ConfigWalk {
   std::vector<FoundCapability> found;  ///< in list order: first the standard list, then the extended one
-  bool broken = false;  ///< a list loops, or leads out of its place: it ends there
+  bool broken = false;  ///< a list loops or points outside its space, and was cut there
 };
 
 /// Follows both capability lists of a copy of configuration space. At most 48 and 960 steps. An extended header with id 0
-/// leads on and is not among what is found.
+/// is followed, but not listed.
 ConfigWalk walk_capabilities(Bytes image);
 
 }  // namespace outboard::pci

@@ -9,7 +9,9 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include <outboard/base/internal/process_memory.hpp>
 #include <outboard/pci/capability_ids.hpp>
+#include <outboard/pci/express_registers.hpp>
 #include <outboard/pci/registers.hpp>
 
 namespace outboard::pci {
@@ -18,8 +20,8 @@ namespace {
 
 using Present = ConfigSpace::Present;
 
-constexpr std::uint64_t smallest_memory_bar = 16;
-constexpr std::uint64_t largest_32bit_bar = UINT64_C(1) << 31;
+constexpr std::uint64_t min_memory_bar = 16;
+constexpr std::uint64_t max_32bit_bar = UINT64_C(1) << 31;
 
 bool overlap(std::uint64_t a, std::uint64_t a_size, std::uint64_t b, std::uint64_t b_size) {
   return a < b + b_size && b < a + a_size;
@@ -71,27 +73,48 @@ Result<UniqueFd> make_area_file(std::uint64_t size) {
   return fd;
 }
 
-std::uint64_t page_size() { return static_cast<std::uint64_t>(::sysconf(_SC_PAGESIZE)); }
-
 constexpr ConfigStructure capability(std::uint16_t id) { return {ConfigPart::capability, id}; }
+
+// Power-on: relaxed ordering and no snoop allowed, read requests of 512 bytes. Payloads have 128 bytes.
+constexpr DeviceControl device_control_at_power_on =
+    with(DeviceControl(mask_of(DeviceControl::relaxed_ordering, DeviceControl::no_snoop)),
+         DeviceControl::max_read_request_size, 2);
+constexpr std::uint32_t device_control_bits =
+    mask_of(DeviceControl::correctable_error_reporting, DeviceControl::non_fatal_error_reporting,
+            DeviceControl::fatal_error_reporting, DeviceControl::unsupported_request_reporting,
+            DeviceControl::relaxed_ordering, DeviceControl::extended_tag_field, DeviceControl::no_snoop,
+            DeviceControl::max_read_request_size, DeviceControl::initiate_function_level_reset);
+constexpr LinkCapabilities lowest_link =
+    with(with(LinkCapabilities(), LinkCapabilities::max_link_speed, 1), LinkCapabilities::max_link_width, 1);
 
 /// A link at the lowest speed and width, since there is none; what is advertised is what can be written.
 const Present express_registers[] = {
-    {.offset = ExpressCapabilities::in_capability, .width = 2, .value = 0x0002},
+    {.offset = ExpressCapabilities::in_capability,
+     .width = 2,
+     .value = with(ExpressCapabilities(), ExpressCapabilities::version, 2).value()},
     {.offset = DeviceCapabilities::in_capability,
      .width = 4,
-     .value = static_cast<std::uint32_t>(DeviceCapabilities::function_level_reset.mask |
-                                         DeviceCapabilities::role_based_error_reporting.mask |
-                                         DeviceCapabilities::extended_tag_field_supported.mask)},
-    // Power-on: relaxed ordering and no snoop allowed, read requests of 512 bytes. Payloads have 128 bytes.
-    {.offset = DeviceControl::in_capability, .width = 2, .value = 0x2810, .bits = 0xF91F},
+     .value = mask_of(DeviceCapabilities::function_level_reset, DeviceCapabilities::role_based_error_reporting,
+                      DeviceCapabilities::extended_tag_field_supported)},
+    {.offset = DeviceControl::in_capability,
+     .width = 2,
+     .value = device_control_at_power_on.value(),
+     .bits = device_control_bits},
     {.offset = DeviceStatus::in_capability, .width = 2},
-    {.offset = LinkCapabilities::in_capability, .width = 4, .value = 0x0011},
+    {.offset = LinkCapabilities::in_capability, .width = 4, .value = lowest_link.value()},
     // No power management of the link.
-    {.offset = LinkControl::in_capability, .width = 2, .bits = 0x00C8},
-    {.offset = LinkStatus::in_capability, .width = 2, .value = 0x0011},
-    {.offset = LinkCapabilities2::in_capability, .width = 4, .value = 0x0002},
-    {.offset = LinkControl2::in_capability, .width = 2, .value = 0x0001},
+    {.offset = LinkControl::in_capability,
+     .width = 2,
+     .bits = mask_of(LinkControl::read_completion_boundary, LinkControl::common_clock, LinkControl::extended_synch)},
+    {.offset = LinkStatus::in_capability,
+     .width = 2,
+     .value = with(with(LinkStatus(), LinkStatus::link_speed, 1), LinkStatus::link_width, 1).value()},
+    {.offset = LinkCapabilities2::in_capability,
+     .width = 4,
+     .value = with(LinkCapabilities2(), LinkCapabilities2::supported_link_speeds, 1).value()},
+    {.offset = LinkControl2::in_capability,
+     .width = 2,
+     .value = with(LinkControl2(), LinkControl2::target_link_speed, 1).value()},
 };
 
 }  // namespace
@@ -107,11 +130,15 @@ EmulatedFunction::EmulatedFunction(Loop& loop, Log log, const FunctionIdentity& 
 }
 
 void EmulatedFunction::add_express_capabilities(bool no_soft_reset) {
-  // Version 3; D0 and D3hot, no PME.
-  const std::uint32_t at_power_on = no_soft_reset ? PowerManagementControl::no_soft_reset.mask : 0;
+  // D0 and D3hot, no PME.
+  static constexpr auto version_3 = with(PowerManagementCapabilities(), PowerManagementCapabilities::version, 3);
+  const std::uint32_t at_power_on = no_soft_reset ? mask_of(PowerManagementControl::no_soft_reset) : 0;
   const Present power_registers[] = {
-      {.offset = PowerManagementCapabilities::in_capability, .width = 2, .value = 0x0003},
-      {.offset = PowerManagementControl::in_capability, .width = 2, .value = at_power_on, .bits = 0x0003},
+      {.offset = PowerManagementCapabilities::in_capability, .width = 2, .value = version_3.value()},
+      {.offset = PowerManagementControl::in_capability,
+       .width = 2,
+       .value = at_power_on,
+       .bits = mask_of(PowerManagementControl::power_state)},
   };
   const auto power = config_.add_known(capability(capability_id::power_management),
                                        PowerManagementControl::capability_length, power_registers);
@@ -161,13 +188,13 @@ EmulatedFunction::Part EmulatedFunction::BarState::part_at(std::uint64_t offset)
 
 Status EmulatedFunction::add_bar(unsigned index, const BarSpec& wanted) {
   BarSpec spec = wanted;
-  spec.size = std::max(spec.size, smallest_memory_bar);
+  spec.size = std::max(spec.size, min_memory_bar);
   const auto taken = [this](unsigned at) {
     return at >= bars_.size() || bars_[at] || (at > 0 && bars_[at - 1] && bars_[at - 1]->spec.is_64bit);
   };
   if (taken(index) || (spec.is_64bit && taken(index + 1))) return Error(EINVAL, "this BAR is taken");
   if (!std::has_single_bit(spec.size)) return Error(EINVAL, "the size of a BAR is a power of two");
-  if (!spec.is_64bit && spec.size > largest_32bit_bar) return Error(EINVAL, "the BAR is too large for 32 bits");
+  if (!spec.is_64bit && spec.size > max_32bit_bar) return Error(EINVAL, "the BAR is too large for 32 bits");
 
   BarState bar{.spec = spec, .parts = {}, .shared = {}, .fd = {}};
   std::uint64_t end = 0;
@@ -268,7 +295,7 @@ Status EmulatedFunction::add_vital_product_data(std::unique_ptr<VitalProductData
 
 Status EmulatedFunction::add_advanced_features() {
   const std::uint32_t offered =
-      AdvancedFeaturesCapabilities::function_level_reset.mask | AdvancedFeaturesCapabilities::transactions_pending.mask;
+      mask_of(AdvancedFeaturesCapabilities::function_level_reset, AdvancedFeaturesCapabilities::transactions_pending);
   const Present registers[] = {
       {.offset = AdvancedFeaturesCapabilities::length_in_capability,
        .width = 1,
@@ -294,7 +321,7 @@ Status EmulatedFunction::add_advanced_features() {
 
 Result<ConfigOffset> EmulatedFunction::add_error_reporting(const ReportedErrors& errors) {
   const std::uint32_t control =
-      AdvancedErrorControl::ecrc_generation_enable.mask | AdvancedErrorControl::ecrc_check_enable.mask;
+      mask_of(AdvancedErrorControl::ecrc_generation_enable, AdvancedErrorControl::ecrc_check_enable);
   const Present registers[] = {
       {.offset = UncorrectableErrorStatus::in_capability, .width = 4, .bits = errors.uncorrectable},
       {.offset = UncorrectableErrorMask::in_capability, .width = 4, .bits = errors.uncorrectable},
@@ -345,13 +372,10 @@ bool EmulatedFunction::decodes_memory() const {
   return !resetting_ && in_d0() && config_.get<Command>().get(Command::memory_space) != 0;
 }
 
-Status EmulatedFunction::read_region(unsigned region, std::uint64_t offset, MutableBytes into) {
+Status EmulatedFunction::read_checked(unsigned region, std::uint64_t offset, MutableBytes into) {
   if (region == region::config) {
     config_.read(offset, into);
     return {};
-  }
-  if (region >= bars_.size() || !bars_[region] || !range_within(offset, into.size(), bars_[region]->spec.size)) {
-    return Error(EINVAL, "reading outside the function's regions");
   }
   while (!into.empty()) {
     const Part part = bars_[region]->part_at(offset);
@@ -368,13 +392,10 @@ Status EmulatedFunction::read_region(unsigned region, std::uint64_t offset, Muta
   return {};
 }
 
-Status EmulatedFunction::write_region(unsigned region, std::uint64_t offset, Bytes from) {
+Status EmulatedFunction::write_checked(unsigned region, std::uint64_t offset, Bytes from) {
   if (region == region::config) {
     config_.write(offset, from);
     return {};
-  }
-  if (region >= bars_.size() || !bars_[region] || !range_within(offset, from.size(), bars_[region]->spec.size)) {
-    return Error(EINVAL, "writing outside the function's regions");
   }
   while (!from.empty()) {
     const Part part = bars_[region]->part_at(offset);
@@ -469,9 +490,9 @@ void EmulatedFunction::msi_written() {
   const ConfigOffset at = *msi_ + MsiControl::in_capability;
   const auto control = config_.get_at<MsiControl>(at);
   // A function cannot send more messages than it is capable of; nor is it told so by real ones.
-  const auto most = control.get(MsiControl::multiple_message_capable);
+  const auto offered = control.get(MsiControl::multiple_message_capable);
   const auto wanted = control.get(MsiControl::multiple_message_enable);
-  config_.set_at(at, with(control, MsiControl::multiple_message_enable, std::min(most, wanted)));
+  config_.set_at(at, with(control, MsiControl::multiple_message_enable, std::min(offered, wanted)));
   apply_config();
 }
 
@@ -538,6 +559,27 @@ void EmulatedFunction::release_client(Completion done) {
   apply_config();
   interrupts_.release_client();
   memory_.clear(std::move(done));
+}
+
+void EmulatedFunction::save(StateWriter& writer) const {
+  const auto section = writer.section(state_tag("FUNC"), 1);
+  config_.save(writer);
+  interrupts_.save(writer);
+  std::uint32_t areas = 0;
+  for (const auto& bar : bars_) areas += bar ? static_cast<std::uint32_t>(bar->spec.areas.size()) : 0;
+  writer.put(areas);
+  for (unsigned bar = 0; bar < bars_.size(); ++bar) {
+    if (bars_[bar]) save_areas(bar, writer);
+  }
+}
+
+void EmulatedFunction::save_areas(unsigned bar, StateWriter& writer) const {
+  for (std::size_t i = 0; i < bars_[bar]->spec.areas.size(); ++i) {
+    const auto section = writer.section(state_tag("AREA"), 1);
+    writer.put(static_cast<std::uint8_t>(bar));
+    writer.put(bars_[bar]->spec.areas[i].offset);
+    writer.put_bytes(area(bar, i));
+  }
 }
 
 }  // namespace outboard::pci

@@ -5,37 +5,35 @@
 #include <optional>
 #include <vector>
 
-#include <outboard/pci/config_space.hpp>
 #include <outboard/pci/function.hpp>
-#include <outboard/pci/interrupts.hpp>
+#include <outboard/pci/internal/config_space.hpp>
+#include <outboard/pci/internal/interrupts.hpp>
 
 namespace outboard::pci {
 
-/// A PCI function made in software. It owns configuration space (as data), the address map, the interrupts and the BARs'
-/// registers; what derives from it supplies the registers behind the BARs and a reset.
+/// A PCI function in software. It owns configuration space (as data), the address map, the interrupts and the BAR registers.
+/// The derived class supplies the registers behind the BARs and a reset.
 ///
 /// An express function has a Power Management and a PCI Express capability (endpoint, version 2, with function level
-/// reset); what the derived class adds follows them.
+/// reset); the capabilities of the derived class follow them.
 ///
 /// A BAR is decoded while Command.memory_space is on, the function is in D0 and no reset is under way. Otherwise an access
-/// by call succeeds, reads all-ones and drops what is written, as on a bus. Mapped areas stay mapped: they are memory.
+/// by call succeeds, reads all-ones and drops writes, as on a bus. Mapped areas are memory and stay mapped.
 /// While Command.bus_master is off (or the function is not in D0) MSI and MSI-X are held back.
 ///
 /// The Power Management state (D3hot to D0) and Device Control (function level reset) start the same reset as reset().
-/// In a reset configuration space is at its power-on values at once, and everything else when the device is done. Until
-/// then the BARs are not decoded (a status register reads all-ones), nothing is sent, and Device Status (PCI Express) and
-/// the Advanced Features status say Transactions Pending.
+/// A reset sets configuration space to its power-on values at once, and everything else when the device has finished it. Until
+/// then the BARs are not decoded (a status register reads all-ones), no interrupt is sent, and Device Status (PCI Express) and
+/// the Advanced Features status report Transactions Pending.
 ///
-/// MSI-X has two masters. Where vectors are bound from outside (bind_interrupts: a VMM keeps the table to itself) a bound
-/// eventfd means unmasked, and an unbound vector stays pending and is delivered at the bind. Where the function is driven
-/// by table writes, the table's masks rule. See Interrupts.
+/// MSI-X vectors are controlled in one of two ways. If a client binds them (bind_interrupts(): a VMM keeps the table to
+/// itself), a bound eventfd means unmasked, and an unbound vector stays pending and is delivered when it is bound. If a driver
+/// writes the table, the masks in the table apply. See Interrupts.
 class EmulatedFunction : public Function {
  public:
   RegionInfo region(unsigned index) const override;
   InterruptInfo interrupts(InterruptKind kind) const override;
   bool resettable() const override { return true; }
-  Status read_region(unsigned region, std::uint64_t offset, MutableBytes into) override;
-  Status write_region(unsigned region, std::uint64_t offset, Bytes from) override;
   Status map(memory::Mapping mapping) override;
   void unmap(memory::IovaRange range, Completion done) override;
   void unmap_all(Completion done) override;
@@ -49,39 +47,44 @@ class EmulatedFunction : public Function {
   void reset(Completion done) override;
   void release_client(Completion done) override;
 
+  /// What a driver of the function sees, as sections (base/state.hpp). "FUNC", version 1: configuration space, interrupts, the number
+  /// of mapped areas (32 bits), and for each a section "AREA", version 1: BAR (8 bits), offset in it (64 bits), bytes. What derives
+  /// from it writes a section of its own with this one in it. Control loop, with the device at rest.
+  virtual void save(StateWriter& writer) const;
+
  protected:
   struct BarSpec {
-    std::uint64_t size = 0;  ///< power of two; less than 16 is rounded up to 16, the least a memory BAR can have
-    bool is_64bit = false;  ///< takes the next BAR register too
+    std::uint64_t size = 0;  ///< power of two; less than 16, the minimum of a memory BAR, is rounded up to 16
+    bool is_64bit = false;  ///< uses the next BAR register, too
     bool prefetchable = false;
-    std::vector<MmapArea> areas;  ///< parts that are memory: backed by a file of the function's, shared with the client
+    std::vector<MmapArea> areas;  ///< parts that are memory, in a file that is shared with the client
   };
 
   EmulatedFunction(Loop& loop, Log log, const FunctionIdentity& identity);
 
-  /// While it is being made only. EINVAL: the index is taken, the size no power of two (or over 2 GiB in a 32-bit BAR), an
-  /// area not page-aligned, outside the BAR or overlapping another.
+  /// Only while the function is being made. EINVAL: the index is taken, the size is not a power of two (or over 2 GiB in a
+  /// 32-bit BAR), or an area is not page-aligned, outside the BAR or overlaps another one.
   Status add_bar(unsigned index, const BarSpec& spec);
-  /// An MSI-X capability with its table at `table_offset` and the PBA at `pba_offset` of `bar`. Accesses to them are
-  /// served here and never reach read_bar/write_bar. EINVAL: they do not lie inside the BAR, 8-byte aligned, apart from
-  /// each other and from mapped areas; or no such BAR, or not 1 to 2048 vectors.
+  /// Adds an MSI-X capability with its table at `table_offset` and the PBA at `pba_offset` of `bar`. Accesses to them never
+  /// reach read_bar() and write_bar(). EINVAL: one of them is not within the BAR or not 8-byte aligned; they overlap each other
+  /// or a mapped area; no such BAR; not 1 to 2048 vectors.
   Status add_msix(unsigned vectors, unsigned bar, std::uint32_t table_offset, std::uint32_t pba_offset);
   /// An MSI capability with 64-bit addresses and per-vector masking. EINVAL: not a power of two up to 32.
   Status add_msi(unsigned vectors);
   Status add_intx();
 
-  /// What a function says about itself in a list of its own: dwords, little-endian, at addresses that are multiples of 4.
+  /// The data of Vital Product Data: little-endian dwords at addresses that are multiples of 4.
   class VitalProductData {
    public:
     virtual ~VitalProductData() = default;
-    /// Nothing beyond the end.
+    /// Nothing: beyond the end.
     virtual std::optional<std::uint32_t> read(std::uint16_t address) = 0;
-    /// False: beyond the end, or not to be written.
+    /// False: beyond the end, or read-only.
     virtual bool write(std::uint16_t address, std::uint32_t value) = 0;
   };
-  /// A Vital Product Data capability. EINVAL: there is one.
+  /// Adds a Vital Product Data capability. EINVAL: there is one already.
   Status add_vital_product_data(std::unique_ptr<VitalProductData> data);
-  /// An Advanced Features capability: function level reset for a function that is not PCI Express.
+  /// Adds an Advanced Features capability: function level reset for a function that is not PCI Express.
   Status add_advanced_features();
   struct ReportedErrors {
     std::uint32_t uncorrectable = 0;  ///< bits of the Uncorrectable Error Status register
@@ -89,22 +92,22 @@ class EmulatedFunction : public Function {
     std::uint32_t correctable = 0;  ///< bits of the Correctable Error Status register
     bool ecrc = false;
   };
-  /// An Advanced Error Reporting capability; what it holds stays through resets. The device sets its status bits.
+  /// Adds an Advanced Error Reporting capability. Its registers survive resets; the device sets its status bits.
   Result<ConfigOffset> add_error_reporting(const ReportedErrors& errors);
   /// The memory of an mmap area of a BAR (shared with the client).
   MutableBytes area(unsigned bar, std::size_t index) const;
 
-  /// Registers behind a BAR. Any width and alignment; the range lies inside the BAR, and outside mapped areas and the
-  /// MSI-X table: an access that touches several is cut into pieces.
+  /// The registers of a BAR. Any width and alignment. The range is within the BAR and outside of mapped areas and of the
+  /// MSI-X table; an access that touches several of these is divided.
   virtual void read_bar(unsigned bar, std::uint64_t offset, MutableBytes into) = 0;
   virtual void write_bar(unsigned bar, std::uint64_t offset, Bytes from) = 0;
-  /// `from` was written by call to a mapped area, and is in its memory already; through a mapping nobody is told.
+  /// A call wrote `from` to a mapped area; it is in the memory already. Writes through a mapping are not reported.
   virtual void area_written(unsigned /*bar*/, std::uint64_t /*offset*/, Bytes /*from*/) {}
-  /// Stops everything, returns to the power-on state, then calls done (on the loop; possibly from
-  /// inside the call), and not before nothing touches memory any more: until then the function is in reset. Not called
+  /// Stops everything, returns to the power-on state, and calls `done` (on the loop; calling it inside this call is allowed)
+  /// once nothing of the device accesses memory any more: until then the function is in reset. Not called
   /// again before that.
   virtual void reset_device(Loop::Task done) = 0;
-  /// Bus mastering went off or on (Command register, power state, reset). While it is off the device does no DMA.
+  /// Bus mastering was turned off or on (Command register, power state, reset). While it is off the device must not do DMA.
   virtual void bus_master_changed(bool /*on*/) {}
 
   Loop& loop() const { return loop_; }
@@ -136,11 +139,14 @@ class EmulatedFunction : public Function {
   void update_interrupt_counts();
   bool decodes_memory() const;
   bool in_d0() const;
+  Status read_checked(unsigned region, std::uint64_t offset, MutableBytes into) override;
+  Status write_checked(unsigned region, std::uint64_t offset, Bytes from) override;
   void read_part(unsigned bar, const Part& part, std::uint64_t offset, MutableBytes into);
   void write_part(unsigned bar, const Part& part, std::uint64_t offset, Bytes from);
   void power_state_written(std::uint32_t old_value, std::uint32_t new_value);
   void msi_written();
   void apply_config();
+  void save_areas(unsigned bar, StateWriter& writer) const;
   void start_reset();
   void finish_reset();
 

@@ -10,7 +10,7 @@
 #include <outboard/pci/capability_ids.hpp>
 #include <outboard/pci/registers.hpp>
 #include <outboard/testing/manual_loop.hpp>
-#include <outboard/testing/plain_function.hpp>
+#include <tests/support/plain_function.hpp>
 
 namespace outboard::pci {
 namespace {
@@ -166,6 +166,9 @@ TEST_F(BareFunctionTest, AccessesOutsideTheRegionsAreRefused) {
     EXPECT_EQ(function.write_region(region, 0, bytes).error().code(), EINVAL);
     EXPECT_EQ(function.region(region).size, 0u);
   }
+  EXPECT_EQ(function.read_region(region::config, function.region(region::config).size - 4, bytes).error().code(),
+            EINVAL);
+  EXPECT_EQ(function.write_region(region::config, UINT64_MAX, bytes).error().code(), EINVAL);
 }
 
 // Mapped areas
@@ -309,7 +312,7 @@ class PlainFunctionTest : public ::testing::Test {
   void start() { set_command(function(), memory_on | bus_master_on); }
   Status bind(InterruptKind kind, unsigned vector, const EventFd& line) {
     std::vector<EventFd> list;
-    list.push_back(std::move(*EventFd::adopt(std::move(*line.fd().duplicate()))));
+    list.push_back(line.duplicate().value());
     return function().bind_interrupts(kind, vector, std::move(list));
   }
   void set_power_state(std::uint16_t state) {
@@ -406,7 +409,7 @@ TEST_F(PlainFunctionTest, MsiMaskAndPendingAreRegisters) {
   EXPECT_EQ(config32(function(), at + 0x14), 0u);
 }
 
-/// What QEMU does when its guest enables MSI-X: vfio-user.md 5.3.
+/// What QEMU does when its guest enables MSI-X.
 TEST_F(PlainFunctionTest, QemusWayToEnableMsixWorks) {
   start();
   const EventFd intx_fd = std::move(*EventFd::create());
@@ -458,7 +461,7 @@ TEST_F(PlainFunctionTest, PowerStatesThatAreNotThereAreDiscarded) {
   EXPECT_EQ(function().resets(), 0u);
 }
 
-// Reset: vfio-pci.md 3.5, what an emulated device does
+// Reset: docs/spec-map.md, CFG-19
 
 TEST_F(PlainFunctionTest, ResetReturnsRegistersToTheirDefaults) {
   start();

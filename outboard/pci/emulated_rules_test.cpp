@@ -199,15 +199,15 @@ TEST_P(EmulatedConfigRow, OnesClearTheBitsThatTheyClearAndNoOthers) {
 INSTANTIATE_TEST_SUITE_P(, EmulatedConfigRow, ::testing::ValuesIn(write_rows),
                          [](const auto& each) { return std::string(each.param.name); });
 
-TEST_F(EmulatedConfig, Row06_StatusShowsTheCapabilities) { EXPECT_EQ(read(0x06, 2), 0x0010u); }
+TEST_F(EmulatedConfig, CFG3_StatusShowsTheCapabilities) { EXPECT_EQ(read(0x06, 2), 0x0010u); }
 
-TEST_F(EmulatedConfig, Row0D_AConventionalFunctionHasALatencyTimer) {
+TEST_F(EmulatedConfig, CFG1_AConventionalFunctionHasALatencyTimer) {
   make(false);
   write(0x0D, 1, 0x40);
   EXPECT_EQ(read(0x0D, 1), 0x40u);
 }
 
-TEST_F(EmulatedConfig, RowAnyCapability_HeadersCannotBeWritten) {
+TEST_F(EmulatedConfig, CFG1_HeadersCannotBeWritten) {
   for (const FoundCapability& found : places) {
     const unsigned width = found.structure.part == ConfigPart::capability ? 2 : 4;
     const std::uint32_t before = read(found.at, width);
@@ -216,7 +216,7 @@ TEST_F(EmulatedConfig, RowAnyCapability_HeadersCannotBeWritten) {
   }
 }
 
-TEST_F(EmulatedConfig, RowPm_OnlyD0AndD3hotAreTaken) {
+TEST_F(EmulatedConfig, CFG6_OnlyD0AndD3hotAreTaken) {
   const auto at = place(standard(0x01), 4);
   write(at, 2, 0xFFFF);
   EXPECT_EQ(read(at, 2), 0x0003u) << "no PME";
@@ -226,7 +226,7 @@ TEST_F(EmulatedConfig, RowPm_OnlyD0AndD3hotAreTaken) {
   EXPECT_EQ(function->resets, 1u);
 }
 
-TEST_F(EmulatedConfig, RowPm_NoSoftResetKeepsEverythingThroughD3hot) {
+TEST_F(EmulatedConfig, CFG6_NoSoftResetKeepsEverythingThroughD3hot) {
   make(true, true);
   const auto at = place(standard(0x01), 4);
   write(0x10, 4, 0xFEB00000);
@@ -239,13 +239,13 @@ TEST_F(EmulatedConfig, RowPm_NoSoftResetKeepsEverythingThroughD3hot) {
   EXPECT_EQ(read(0x10, 4), 0xFEB00000u);
 }
 
-TEST_F(EmulatedConfig, RowExpress_DeviceControlTakesWhatIsAdvertised) {
+TEST_F(EmulatedConfig, CFG10_DeviceControlTakesWhatIsAdvertised) {
   const auto at = place(standard(0x10), 8);
   write(at, 2, 0x7FFF);
   EXPECT_EQ(read(at, 2), 0x791Fu) << "no phantom functions, no larger payloads, no auxiliary power";
 }
 
-TEST_F(EmulatedConfig, RowExpress_BitFifteenResetsTheFunctionAndItsBars) {
+TEST_F(EmulatedConfig, CFG10_BitFifteenResetsTheFunctionAndItsBars) {
   write(0x10, 4, 0xFEB00000);
   write(0x04, 2, 0x0406);
   write(place(standard(0x10), 8), 2, 0x8000);
@@ -255,7 +255,7 @@ TEST_F(EmulatedConfig, RowExpress_BitFifteenResetsTheFunctionAndItsBars) {
   EXPECT_EQ(read(place(standard(0x10), 8), 2) & 0x8000, 0u);
 }
 
-TEST_F(EmulatedConfig, RowAf_BitZeroResetsTheFunctionAndItsBars) {
+TEST_F(EmulatedConfig, CFG11_BitZeroResetsTheFunctionAndItsBars) {
   write(0x10, 4, 0xFEB00000);
   const auto at = place(standard(0x13), 4);
   write(at, 1, 0xFE);
@@ -266,20 +266,20 @@ TEST_F(EmulatedConfig, RowAf_BitZeroResetsTheFunctionAndItsBars) {
   EXPECT_EQ(read(0x10, 4), 0u);
 }
 
-TEST_F(EmulatedConfig, RowAf_ANonExpressFunctionCanBeResetToo) {
+TEST_F(EmulatedConfig, CFG11_ANonExpressFunctionCanBeResetToo) {
   make(false);
   write(place(standard(0x13), 4), 1, 1);
   EXPECT_EQ(function->resets, 1u);
 }
 
-TEST_F(EmulatedConfig, RowVpd_AnAddressIsReadAndTheFlagSet) {
+TEST_F(EmulatedConfig, CFG7_AnAddressIsReadAndTheFlagSet) {
   const auto at = place(standard(0x03), 2);
   write(at, 2, 0x0008);
   EXPECT_EQ(read(at, 2), 0x8008u);
   EXPECT_EQ(read(place(standard(0x03), 4), 4), 0x33333333u);
 }
 
-TEST_F(EmulatedConfig, RowVpd_DataAreWrittenAndTheFlagCleared) {
+TEST_F(EmulatedConfig, CFG7_DataAreWrittenAndTheFlagCleared) {
   write(place(standard(0x03), 4), 4, 0xABCD);
   const auto at = place(standard(0x03), 2);
   write(at, 2, 0x8004);
@@ -287,7 +287,7 @@ TEST_F(EmulatedConfig, RowVpd_DataAreWrittenAndTheFlagCleared) {
   EXPECT_EQ(function->product_data[1], 0xABCDu);
 }
 
-TEST_F(EmulatedConfig, RowVpd_OutOfRangeLeavesTheFlagAsWritten) {
+TEST_F(EmulatedConfig, CFG7_OutOfRangeLeavesTheFlagAsWritten) {
   const auto at = place(standard(0x03), 2);
   for (const std::uint32_t command : {0x0010u, 0x8010u, 0x0002u, 0xFFFFu}) {
     write(at, 2, command);
@@ -295,7 +295,7 @@ TEST_F(EmulatedConfig, RowVpd_OutOfRangeLeavesTheFlagAsWritten) {
   }
 }
 
-TEST_F(EmulatedConfig, RowVpd_OnlyTheByteWithTheFlagStartsATransfer) {
+TEST_F(EmulatedConfig, CFG7_OnlyTheByteWithTheFlagStartsATransfer) {
   const auto at = place(standard(0x03), 2);
   write(at, 1, 0x04);
   EXPECT_EQ(read(at, 2), 0x0004u);
@@ -303,7 +303,7 @@ TEST_F(EmulatedConfig, RowVpd_OnlyTheByteWithTheFlagStartsATransfer) {
   EXPECT_EQ(read(at, 2), 0x8004u);
 }
 
-TEST_F(EmulatedConfig, RowAer_StaysThroughAResetOfTheFunction) {
+TEST_F(EmulatedConfig, CFG12_StaysThroughAResetOfTheFunction) {
   const auto status = place(extended(1), 4), mask = place(extended(1), 8);
   function->config().set(ConfigOffset{status}, 4, 0x2010);
   write(mask, 4, 0x0031);
@@ -312,25 +312,25 @@ TEST_F(EmulatedConfig, RowAer_StaysThroughAResetOfTheFunction) {
   EXPECT_EQ(read(mask, 4), 0x0031u);
 }
 
-TEST_F(EmulatedConfig, RowVendor_TheDeviceIsToldOfWrites) {
+TEST_F(EmulatedConfig, CFG13_TheDeviceIsToldOfWrites) {
   write(place(standard(0x09), 4), 4, 0xFFFFFFFF);
   EXPECT_EQ(function->vendor_writes, (std::vector{0x00FF00FFu}));
 }
 
-TEST_F(EmulatedConfig, Row45_GapsReadZeroAndDropWrites) {
+TEST_F(EmulatedConfig, VFIO45_GapsReadZeroAndDropWrites) {
   for (const std::uint16_t at : {0xF0, 0xFC, 0x200, 0xFFC}) {
     write(at, 4, UINT32_MAX);
     EXPECT_EQ(read(at, 4), 0u) << at;
   }
 }
 
-TEST_F(EmulatedConfig, RowQuirk1_ADwordWriteOfCommandLeavesTheStatusAlone) {
+TEST_F(EmulatedConfig, CFG18_ADwordWriteOfCommandLeavesTheStatusAlone) {
   function->config().set(StatusRegister::offset, 2, 0x4010);
   write(0x04, 4, 0x00000002);
   EXPECT_EQ(read(0x06, 2), 0x4010u);
 }
 
-TEST_F(EmulatedConfig, RowReset_AResetReturnsToPowerOn) {
+TEST_F(EmulatedConfig, CFG19_AResetReturnsToPowerOn) {
   write(0x04, 2, 0x0546);
   write(0x10, 4, 0xFEB00000);
   write(0x30, 4, 0xFEA00001);

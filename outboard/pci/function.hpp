@@ -1,5 +1,6 @@
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -36,8 +37,8 @@ struct RegionInfo {
   bool readable = false;
   bool writable = false;
   std::vector<MmapArea> areas;    ///< empty: accesses by call only
-  const UniqueFd* fd = nullptr;   ///< what to map, when there are areas; the function's
-  std::uint64_t fd_offset = 0;    ///< where the region starts in it
+  const UniqueFd* fd = nullptr;   ///< the file to map if there are areas; owned by the function
+  std::uint64_t fd_offset = 0;    ///< start of the region in that file
 };
 
 struct InterruptInfo {
@@ -47,7 +48,7 @@ struct InterruptInfo {
   bool resizable = true;    ///< vectors can be bound one by one
 };
 
-/// A doorbell that can be rung without an access: signalling `fd` is the same as writing to the region.
+/// A doorbell that can be rung without a register access: signalling `fd` equals a write to the region.
 struct IoEventFd {
   std::uint64_t offset = 0;
   std::uint32_t size = 0;  ///< 0: a write of any width
@@ -55,39 +56,45 @@ struct IoEventFd {
   std::optional<std::uint64_t> datamatch;
 };
 
-/// A PCI function that is served: what vfio_user::Server and LocalHandle talk to. A device made in software derives from
-/// EmulatedFunction, a real one is re-exported by Passthrough.
+/// A PCI function that is served by vfio_user::Server or driven through LocalHandle. A device in software derives from
+/// EmulatedFunction; Passthrough re-exports a real one.
 ///
-/// Every call comes on one thread, that of the loop the function was made with. Register accesses are answered at once
-/// and wait for nobody. What ends later takes a completion, called exactly once on that loop, possibly from inside the
+/// All calls come on one thread, that of the loop the function was made with. Register accesses are answered at once, without
+/// waiting. A call that ends later takes a completion, which is called exactly once on that loop, possibly inside the
 /// call; it may destroy the function. A caller does not start another unmap, reset or release_client before the last one has
 /// completed.
-/// What the arguments say comes from a peer: an implementation validates and returns an error, never more.
+/// The arguments come from a peer: an implementation validates them and, at worst, returns an error. Accesses to regions are
+/// checked here, before they reach it.
 class Function {
  public:
   using Completion = std::move_only_function<void(Status)>;
 
   virtual ~Function() = default;
 
-  virtual RegionInfo region(unsigned index) const = 0;  ///< index < region::count
+  /// index < region::count. The size of a region and how it may be accessed stay as they are once the function is made.
+  virtual RegionInfo region(unsigned index) const = 0;
   virtual InterruptInfo interrupts(InterruptKind kind) const = 0;
   virtual bool resettable() const = 0;
-  /// Doorbells of a region; empty for most.
+  /// The doorbells of a region; none for most regions.
   virtual std::vector<IoEventFd> io_eventfds(unsigned /*region*/) { return {}; }
 
-  /// Reads `into.size()` bytes at `offset` of a region; configuration space is region::config. The caller has checked
-  /// that the range lies inside the region. Odd widths and alignment are the device's business, not an error.
-  virtual Status read_region(unsigned region, std::uint64_t offset, MutableBytes into) = 0;
-  virtual Status write_region(unsigned region, std::uint64_t offset, Bytes from) = 0;
+  /// Reads `into.size()` bytes at `offset` of a region; configuration space is region::config. EINVAL: not within a region that
+  /// the function has. EACCES: the region is not readable (writable). Other errors are the device's. Odd widths and alignments
+  /// are not an error; the device decides what they do.
+  Status read_region(unsigned region, std::uint64_t offset, MutableBytes into);
+  Status write_region(unsigned region, std::uint64_t offset, Bytes from);
+  /// The check of read_region() alone, for a caller that has yet to make room for `length` bytes. Errors: EINVAL and EACCES as
+  /// there.
+  Status check_read(unsigned region, std::uint64_t offset, std::uint64_t length) const;
 
-  /// Lets the function reach memory. Errors as memory::AddressMap::map.
+  /// Maps memory for the function. Errors as memory::AddressMap::map().
   virtual Status map(memory::Mapping mapping) = 0;
-  /// Takes memory away; complete when nothing of this function touches it any more. Errors as AddressMap::unmap.
+  /// Unmaps memory; completes when nothing of this function accesses it any more. Errors as AddressMap::unmap().
   virtual void unmap(memory::IovaRange range, Completion done) = 0;
   virtual void unmap_all(Completion done) = 0;
-  /// An unmap has not completed in time, and the client has been told so: it may use the memory for something else, while
-  /// something of this function still touches it. What the device does from here on cannot be trusted, and its driver has to
-  /// hear of that, as of any fault that only a reset mends. `what` is for the log.
+  /// An unmap has not completed in time, and the client was told so: it may use the memory for something else while I/O of
+  /// this function still accesses it. The device cannot be trusted until it is reset, and must tell its driver so. `what` is
+  /// for the log.
   virtual void unmap_is_late(std::string_view /*what*/) {}
 
   /// Binds one eventfd to each vector from `start`; an invalid EventFd unbinds that vector. Replaces what was bound.
@@ -99,26 +106,44 @@ class Function {
   virtual Status bind_unmask(EventFd eventfd) = 0;
   /// Unbinds everything of this kind and drops what is pending. Always succeeds for a kind with nothing enabled.
   virtual Status disable_interrupts(InterruptKind kind) = 0;
-  /// Signals what is bound, as if the device had raised it.
+  /// Signals the bound eventfds, as if the device had raised the interrupt.
   virtual Status trigger_interrupts(InterruptKind kind, std::uint32_t start, std::uint32_t count) = 0;
-  /// How many descriptors it has open for what the client has bound, or had. Fewer rather than more: what is counted here was
-  /// set aside before.
+  /// The number of descriptors that it has open for eventfds of the client. It may return fewer, never more: they count
+  /// against those that were reserved before.
   virtual std::uint64_t held_eventfds() const { return 0; }
-  /// ENOTTY where the kind is not maskable.
+  /// ENOTTY: the kind is not maskable.
   virtual Status mask_interrupts(InterruptKind kind, std::uint32_t start, std::uint32_t count) = 0;
   virtual Status unmask_interrupts(InterruptKind kind, std::uint32_t start, std::uint32_t count) = 0;
 
-  /// Returns the function to its power-on state. Mappings and interrupt bindings stay. When it completes without an error,
-  /// nothing from before touches memory or signals. That may take as long as a back end takes. A caller that has to answer
-  /// earlier says that the reset has not ended (ETIMEDOUT), and starts no other call of this kind before it has.
+  /// Returns the function to its power-on state. Mappings and interrupt bindings stay. When it completes without an error, no
+  /// earlier I/O accesses memory and no earlier interrupt is signalled; that may take as long as the back end takes. A caller
+  /// that must answer earlier reports ETIMEDOUT, and starts no other call of this kind before the reset has completed.
   virtual void reset(Completion done) = 0;
 
-  /// The client is gone: everything it brought (mappings, eventfds) is let go, and bus mastering is off; the rest of the
-  /// device's own state is kept. Completes when nothing touches the client's memory any more, as late as that may be.
+  /// The client is gone: releases its mappings and eventfds, and turns bus mastering off; the rest of the device's state is
+  /// kept. Completes when nothing accesses the client's memory any more, however late.
   virtual void release_client(Completion done) = 0;
+
+ protected:
+  /// An access that has passed the check: at least one byte, all of it within a region that is readable (writable).
+  virtual Status read_checked(unsigned region, std::uint64_t offset, MutableBytes into) = 0;
+  virtual Status write_checked(unsigned region, std::uint64_t offset, Bytes from) = 0;
+
+ private:
+  struct Limits {
+    std::uint64_t size = 0;  ///< 0: the function does not have this region, or has not been asked
+    bool readable = false;
+    bool writable = false;
+  };
+
+  void learn_limits(unsigned index) const;
+  bool allows(unsigned region, std::uint64_t offset, std::uint64_t length, bool Limits::* direction) const;
+  Error refusal(unsigned region, std::uint64_t offset, std::uint64_t length) const;
+
+  mutable std::array<Limits, region::count> limits_{};  ///< what region() has said
 };
 
-/// Makes a function that lives on `loop`. What a server or a local handle is given, since they own the loop.
+/// Makes a function that lives on `loop`. A server or a local handle takes a factory, since it owns the loop.
 using FunctionFactory = std::move_only_function<Result<std::unique_ptr<Function>>(Loop& loop, Log log)>;
 
 }  // namespace outboard::pci

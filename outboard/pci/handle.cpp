@@ -4,13 +4,13 @@
 #include <bit>
 
 #include <outboard/pci/capability_ids.hpp>
+#include <outboard/pci/internal/silence.hpp>
 #include <outboard/pci/registers.hpp>
-#include <outboard/pci/silence.hpp>
 
 namespace outboard::pci {
 
 Result<Window> Bar::window(std::uint64_t offset, std::uint64_t length) const {
-  if (!range_within(offset, length, size_)) return Error(EINVAL, "the window reaches out of the BAR");
+  if (!range_within(offset, length, size_)) return Error(EINVAL, "the window extends beyond the BAR");
   return handle_->map_window(index_, offset, length);
 }
 

@@ -21,8 +21,8 @@ namespace outboard::pci {
 
 class Handle;
 
-/// Typed access to configuration space. Works on every back end; every access can fail (the function may be on the other
-/// end of a socket). A view: cheap to copy, not longer-lived than the handle.
+/// Typed access to configuration space, on every back end. Every access can fail, since the function may be on the other end
+/// of a socket. A view: cheap to copy; the handle must outlive it.
 class ConfigView {
  public:
   explicit ConfigView(Handle& handle) : handle_(&handle) {}
@@ -31,7 +31,7 @@ class ConfigView {
   Result<R> read() const {
     return read_at<R>(R::offset);
   }
-  /// A register of a capability: `base` is where the capability lies.
+  /// A register of a capability: `base` is the offset of the capability.
   template <typename R>
   Result<R> read_at(ConfigOffset at) const;
   template <typename R>
@@ -45,9 +45,9 @@ class ConfigView {
   Handle* handle_;
 };
 
-/// A mapped piece of a BAR: plain accesses, no error, no call. After a revoke it reads all-ones (Handle::gone() tells), and
-/// what is written reaches nobody, though a read of the same place may return it.
-/// The handle must outlive it. Offsets are checked when it is made and, in `read`/`write`, by the caller.
+/// A mapped part of a BAR: plain memory accesses, without errors or calls. After a revoke (see Handle::gone()) reads give
+/// all-ones, and writes have no effect, though a read of the same place may return what was written.
+/// The handle must outlive it. Offsets are checked when it is made; those of read() and write() are the caller's to check.
 class Window {
  public:
   Window() = default;
@@ -55,7 +55,7 @@ class Window {
 
   std::uint64_t size() const { return size_; }
   explicit operator bool() const { return at_ != nullptr; }
-  /// For whoever has to keep one register's address (a doorbell).
+  /// The address of a register, for keeping it (a doorbell).
   volatile std::byte* data() const { return at_; }
 
   /// A little-endian register at a naturally aligned offset < size().
@@ -81,12 +81,12 @@ class Bar {
   unsigned index() const { return index_; }
   std::uint64_t size() const { return size_; }
 
-  /// A little-endian register of 8, 16, 32 or 64 bits. EINVAL beyond the BAR; what the back end says otherwise.
+  /// A little-endian register of 8, 16, 32 or 64 bits. EINVAL: beyond the BAR. Other errors: those of the back end.
   template <typename T>
   Result<T> read(std::uint64_t offset) const;
   template <typename T>
   Status write(std::uint64_t offset, T value) const;
-  /// ENOTSUP where the range is not mapped (or not whole): use read and write.
+  /// ENOTSUP: the range cannot be mapped, or not all of it; use read() and write().
   Result<Window> window(std::uint64_t offset, std::uint64_t length) const;
 
  private:
@@ -102,7 +102,7 @@ struct Capability {
   bool extended = false;
 };
 
-/// What a function says it is: its type 0 header.
+/// The identity of a function, from its type 0 header.
 struct Identity {
   std::uint16_t vendor = 0, device = 0;
   std::uint16_t subsystem_vendor = 0, subsystem = 0;
@@ -110,7 +110,7 @@ struct Identity {
   std::uint8_t revision = 0;
 };
 
-/// The interrupts a driver has enabled: one eventfd for each vector. Owns the mode; destroying it disables the interrupts.
+/// The interrupts that a driver has enabled: one eventfd for each vector. The destructor disables the interrupts.
 /// Move-only. The handle must outlive it.
 class InterruptSet {
  public:
@@ -130,9 +130,9 @@ class InterruptSet {
 
   InterruptKind kind() const { return kind_; }
   unsigned count() const { return static_cast<unsigned>(vectors_.size()); }
-  /// Readable when the vector was signalled; drain() it. index < count().
+  /// Readable when the vector has been signalled; drain() it. index < count().
   const EventFd& vector(unsigned index) const { return vectors_[index]; }
-  /// INTx is masked on delivery: call when the device has been served. Does nothing for the other kinds.
+  /// INTx is masked when it is delivered: call this when the device has been served. Does nothing for the other kinds.
   Status unmask();
   void reset();
 
@@ -145,10 +145,10 @@ class InterruptSet {
   std::vector<EventFd> vectors_;
 };
 
-/// The registers of configuration space that the library looks after across a reset.
+/// The registers of configuration space that the library restores after a reset.
 struct SavedConfig {
   std::uint16_t command = 0;
-  std::array<std::uint32_t, 7> bases{};  ///< the six BARs, the expansion ROM
+  std::array<std::uint32_t, 7> bases{};  ///< the six BARs and the expansion ROM
   struct Control {
     ConfigOffset at{};
     std::uint16_t value = 0;
@@ -156,20 +156,20 @@ struct SavedConfig {
   std::vector<Control> message_controls;  ///< of MSI and MSI-X
 };
 
-/// What can happen to a function under its driver.
+/// Events of a function that is driven.
 ///
-///   unplug_requested  somebody wants the function back (an unbind, a hot-unplug, a server that ends). It still works. The
-///                     owner ends its I/O and calls Handle::revoke(), or destroys the handle. May be repeated.
-///   error             the function, or the bus, has reported an error: what state it is in is not known. Handle::reset().
-///   low_power_entry   the function sleeps: its registers are not there until it is awake again.
-///   low_power_exit    it is awake, and has what it had.
-///   gone              the back end is not there any more; every call fails. Once.
+///   unplug_requested  the function is to be unbound or unplugged, or its server is ending. It still works. The owner ends its
+///                     I/O and calls Handle::revoke(), or destroys the handle. May be repeated.
+///   error             the function or the bus has reported an error; the state of the function is unknown. Call reset().
+///   low_power_entry   the function is in low power: its registers cannot be accessed.
+///   low_power_exit    the function is awake, with its state restored.
+///   gone              the back end has gone; every call fails. Raised once.
 enum class Event : std::uint8_t { unplug_requested, error, low_power_entry, low_power_exit, gone };
 
-/// A PCI function that is driven: kernel VFIO, a vfio-user socket, or a function in this process. The contract is the same
-/// on each; what a back end cannot do says ENOTSUP. One thread at a time; windows are the exception, they may be accessed
-/// from any thread for as long as the handle lives, also while it is being revoked.
-/// A call may block (for a register access that crosses a process boundary, or a reset); none waits without a bound.
+/// A PCI function that is driven, by kernel VFIO, by a vfio-user socket, or in this process. The contract is the same on each;
+/// ENOTSUP: the back end cannot do it. One thread at a time, except that windows may be accessed from any thread as long as the
+/// handle lives, also while it is being revoked.
+/// A call may block (a register access across a process boundary, a reset), but always has a timeout.
 class Handle {
  public:
   Handle() = default;
@@ -177,9 +177,9 @@ class Handle {
   Handle(const Handle&) = delete;
   Handle& operator=(const Handle&) = delete;
 
-  /// How a person would name it: "vfio-user:/run/blk.sock".
+  /// Its name for messages: "vfio-user:/run/blk.sock".
   virtual std::string name() const = 0;
-  /// The memory node it is attached to, where that is known.
+  /// The NUMA node that it is attached to, if that is known.
   virtual std::optional<int> numa_node() const { return std::nullopt; }
 
   virtual Result<RegionInfo> region(unsigned index) = 0;
@@ -188,65 +188,66 @@ class Handle {
   /// device as one access of that width.
   virtual Status read_region(unsigned region, std::uint64_t offset, MutableBytes into) = 0;
   virtual Status write_region(unsigned region, std::uint64_t offset, Bytes from) = 0;
-  /// A posted write: ordered before what comes later, its failure is not reported here. Default: write_region.
+  /// A posted write: ordered before later accesses; its failure is not reported. Default: write_region().
   virtual Status post_write(unsigned region, std::uint64_t offset, Bytes from) {
     return write_region(region, offset, from);
   }
   /// See Bar::window.
   virtual Result<Window> map_window(unsigned region, std::uint64_t offset, std::uint64_t length) = 0;
-  /// Doorbells that an eventfd rings; empty where there are none. The descriptors are the handle's.
+  /// The doorbells that an eventfd rings, if any. The handle owns the descriptors.
   virtual Result<std::vector<IoEventFd>> io_eventfds(unsigned /*region*/) { return std::vector<IoEventFd>{}; }
 
   virtual memory::DmaSpace& dma() = 0;
-  /// Maps memory at a given I/O address: for who re-exports the function and has the addresses from its own client. What it
-  /// maps and what dma() gives out share one address space (EEXIST), so a handle is used one way or the other.
+  /// Maps memory at given I/O addresses, for re-exporting the function to a client that chooses the addresses. These mappings
+  /// and those of dma() share one address space (EEXIST), so use one or the other.
   virtual memory::DmaMapper& dma_mapper() = 0;
 
-  /// Whether reset() can work.
+  /// Whether the function has a way to be reset.
   virtual bool resettable() const { return true; }
-  /// Returns the device to its power-on state, and then restores what is the library's: Command (decoding, bus mastering),
-  /// the BARs, the enable bits of MSI and MSI-X; eventfds stay bound, DMA memory stays mapped, windows stay valid. The
-  /// driver sets up its device anew. ENOTSUP: the function has no way to be reset.
+  /// Returns the device to its power-on state, then restores what the library keeps: Command (decoding, bus mastering), the
+  /// BARs, and the enable bits of MSI and MSI-X. Eventfds stay bound, DMA memory stays mapped, windows stay valid. The driver
+  /// must set up its device again. ENOTSUP: the function has no way to be reset.
   virtual Status reset() = 0;
-  /// Puts the function to sleep, as deep as the back end can; its driver has quiesced it. Until exit_low_power(), its
-  /// registers are not there: accesses fail or read as all-ones, windows too (but never SIGBUS). Raises Event::low_power_entry. ENOTSUP: it cannot sleep. EALREADY: it does.
+  /// Puts the function into low power, as far as the back end can; its driver must have quiesced it. Until exit_low_power(),
+  /// register accesses fail or read as all-ones, also through windows (never SIGBUS). Raises Event::low_power_entry. ENOTSUP:
+  /// it has no low power. EALREADY: it is in low power.
   virtual Status enter_low_power();
-  /// Wakes it and restores what reset() restores. Raises Event::low_power_exit. Does nothing when it is awake.
+  /// Wakes the function and restores what reset() restores. Raises Event::low_power_exit. Does nothing if it is awake.
   virtual Status exit_low_power();
 
-  /// Takes part in an event loop: what comes from the other side unasked (events, DMA messages) is served there. Without
-  /// it, it is served while a call waits and by process().
+  /// Handles messages from the other side (events, DMA messages) on an event loop. Without it, they are handled while a call
+  /// waits, and by process().
   virtual Status attach(Loop& loop) = 0;
-  /// Leaves the loop of attach(): needed before a loop ends that the handle outlives.
+  /// Leaves the loop of attach(). Call it before the loop is destroyed if the handle outlives the loop.
   virtual void detach() {}
-  /// Readable when process() has something to do; -1 where there is never anything.
+  /// Readable when process() has something to do; -1: never.
   virtual int fd() const { return -1; }
   virtual Status process() { return {}; }
-  /// Is told of events by process(), by the loop of attach(), and by the calls that cause one. It may call revoke(), set
-  /// another handler, and destroy the handle: what it was called for then ends there. One handler; without one, an unplug
-  /// request is answered by revoke(), so that nobody waits for ever.
+  /// Sets the handler of events. process(), the loop of attach() and the calls that cause an event call it. It may call
+  /// revoke(), set another handler, and destroy the handle; the event's other handling then ends there. There is one handler;
+  /// without one, an unplug request is answered by revoke(), so that the kernel or the server does not wait for ever.
   void on_event(std::move_only_function<void(Event)> handler) { event_handler_ = shared(std::move(handler)); }
-  /// Is told of Event::gone too, after the handler of on_event(), which may have destroyed the handle: then it is not. For
-  /// the driver on top, which is not the owner.
+  /// Sets a second handler of Event::gone, for a driver that does not own the handle. It is called after the handler of
+  /// on_event(), unless that one has destroyed the handle.
   void on_gone(std::move_only_function<void()> handler) { gone_handler_ = shared(std::move(handler)); }
 
-  /// Lets the function go, in order: DMA and interrupts end, windows read as all-ones from here on, the back end is
-  /// released (to the kernel, the server), and every further call says ENODEV. DMA buffers stay memory of this process.
-  /// Raises Event::gone before it returns; a second call does nothing.
+  /// Releases the function, in this order: ends DMA and interrupts, makes windows read as all-ones, releases the back end (to
+  /// the kernel or the server). Every further call fails with ENODEV. DMA buffers stay memory of this process. Raises
+  /// Event::gone before it returns; a second call does nothing.
   virtual void revoke() = 0;
   /// The back end has gone for good; every further call fails.
   virtual bool gone() const = 0;
 
-  // For who re-exports the function: interrupts with eventfds of one's own, as those of pci::Function. Not together with
-  // enable_interrupts(), which is made of them.
+  // For re-exporting the function: interrupts with the caller's eventfds, as those of pci::Function. Do not combine them with
+  // enable_interrupts(), which uses them.
 
-  /// Binds one eventfd to each vector from `start`; an invalid EventFd is none. The eventfds may be closed afterwards.
-  /// ENOSPC: the machine can give fewer vectors; nothing is enabled, and interrupts() tells from now on how many. With any
-  /// other error what was bound before is bound still, or nothing is.
+  /// Binds one eventfd to each vector from `start`; an invalid EventFd binds none. The eventfds may be closed afterwards.
+  /// ENOSPC: the machine has fewer vectors; nothing is enabled, and interrupts() returns their number from now on. With any
+  /// other error either the earlier bindings stay or nothing is bound.
   virtual Status bind_interrupts(InterruptKind kind, std::uint32_t start, const std::vector<EventFd>& eventfds) = 0;
   /// INTx only: each signal of `eventfd` is an unmask; an invalid one ends that. ENOTSUP: call unmask_interrupts.
   virtual Status bind_unmask(const EventFd& eventfd);
-  /// Unbinds everything of this kind. Succeeds where nothing is bound.
+  /// Unbinds everything of this kind. Succeeds if nothing is bound.
   virtual Status disable_interrupts(InterruptKind kind) = 0;
   /// ENOTTY where the kind is not maskable.
   virtual Status mask_interrupts(InterruptKind kind, std::uint32_t start, std::uint32_t count);
@@ -254,39 +255,39 @@ class Handle {
   /// Signals what is bound, as if the device had raised it.
   virtual Status trigger_interrupts(InterruptKind kind, std::uint32_t start, std::uint32_t count);
 
-  // Made of the above: the same on every back end.
+  // Implemented with the calls above, for every back end.
 
   ConfigView config() { return ConfigView(*this); }
-  /// ENODEV: nobody answers.
+  /// ENODEV: the function does not answer.
   Result<Identity> identity();
-  /// ENODEV when the function does not implement this BAR.
+  /// ENODEV: the function does not implement this BAR.
   Result<Bar> bar(unsigned index);
-  /// Standard and extended capabilities, in list order. A list that loops or points outside yields EPROTO, a function
-  /// that reads as all-ones ENODEV.
+  /// Standard and extended capabilities, in list order. EPROTO: a list loops or points outside its space. ENODEV: the function
+  /// reads as all-ones.
   Result<std::vector<Capability>> capabilities();
-  /// The first capability with this id, if there is one.
+  /// The first capability with this id, if any.
   Result<std::optional<Capability>> find_capability(std::uint16_t id, bool extended = false);
-  /// 0 when the function has no such capability. Never more than can be enabled.
+  /// 0: no such capability. Never more vectors than can be enabled.
   Result<unsigned> msix_vector_count();
   Result<unsigned> msi_vector_count();
   /// Enables `count` (> 0) vectors, each with an eventfd of its own, and sets the enable bit of the kind in configuration
   /// space (a back end that does that itself drops the write). ENOSPC: the function has fewer (nothing is enabled).
   /// EBUSY: a set is enabled already. With any other error nothing is enabled either.
   Result<InterruptSet> enable_interrupts(InterruptKind kind, unsigned count);
-  /// As many of the `wanted` (> 0) vectors as there are: InterruptSet::count() tells, which is 0 where the function has none
-  /// of this kind. Other errors as above.
+  /// Enables as many of the `wanted` (> 0) vectors as there are. InterruptSet::count() is that number; 0 if the function has
+  /// none of this kind. Errors as above, except ENOSPC.
   Result<InterruptSet> enable_interrupts_up_to(InterruptKind kind, unsigned wanted);
-  /// Lets the function do DMA and raise MSI; and decode memory.
+  /// Enables DMA, MSI and memory decoding.
   Status enable_bus_master();
   Status disable_bus_master();
-  /// Lets accesses to memory BARs through, without DMA. Needed after a power-on, and before the first access to a BAR.
+  /// Enables memory decoding without DMA. Needed after a power-on, before the first access to a BAR.
   Status enable_memory();
 
  protected:
   friend class InterruptSet;
-  /// Tells the handlers. false: one of them has destroyed the handle, and nothing of it may be touched any more.
+  /// Calls the handlers. false: a handler has destroyed the handle, which must not be touched any more.
   bool raise(Event event);
-  /// For reset() and its like: what the library keeps of configuration space across `interruption`.
+  /// For reset() and similar calls: saves and restores configuration space around `interruption`.
   Status keep_config_across(const std::function<Status()>& interruption);
 
  private:

@@ -1,7 +1,7 @@
 #include <outboard/pci/capability_ids.hpp>
 #include <outboard/pci/handle.hpp>
+#include <outboard/pci/internal/silence.hpp>
 #include <outboard/pci/registers.hpp>
-#include <outboard/pci/silence.hpp>
 
 /// What the library keeps of configuration space across a reset and across sleep. A real device behind VFIO has it restored
 /// by the kernel, an emulated one loses it: a driver sees one contract, because what is different is written here.
@@ -14,9 +14,7 @@ struct BaseRegister : Register<std::uint32_t> {
 };
 
 /// The places of SavedConfig::bases.
-ConfigOffset base_offset(std::size_t index) {
-  return index < BaseAddress::count ? BaseAddress::offset_of(static_cast<unsigned>(index)) : ExpansionRomBase::offset;
-}
+ConfigOffset base_offset(std::size_t index) { return base_register::offset_of(static_cast<unsigned>(index)); }
 
 }  // namespace
 
@@ -78,7 +76,7 @@ Status Handle::set_power_state(std::uint16_t state) {
 }
 
 Status Handle::enter_low_power() {
-  if (asleep_with_) return Error(EALREADY, "the function sleeps already").on(name());
+  if (asleep_with_) return Error(EALREADY, "the function is in low power already").on(name());
   OUTBOARD_TRY(auto saved, save_config());
   OUTBOARD_CHECK(set_power_state(PowerManagementControl::d3hot));
   asleep_with_ = std::move(saved);

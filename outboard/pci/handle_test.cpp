@@ -1,6 +1,7 @@
 #include <outboard/pci/handle.hpp>
 
 #include <array>
+#include <cstdlib>
 #include <cstring>
 #include <set>
 

@@ -5,10 +5,11 @@
 #include <optional>
 #include <utility>
 
-#include <outboard/memory/all_ones.hpp>
+#include <outboard/base/internal/eventfds.hpp>
 #include <outboard/memory/host_memory.hpp>
-#include <outboard/pci/event_set.hpp>
-#include <outboard/pci/function_host.hpp>
+#include <outboard/memory/internal/all_ones.hpp>
+#include <outboard/pci/internal/event_set.hpp>
+#include <outboard/pci/internal/function_host.hpp>
 
 namespace outboard::pci {
 
@@ -59,7 +60,7 @@ struct LocalHandle::State {
   State(std::unique_ptr<FunctionHost> the_host, std::string the_name)
       : name(std::move(the_name)), host(std::move(the_host)), mapper(*host), pool(mapper) {}
 
-  Error let_go() const { return Error(ENODEV, "the function has been let go").on(name); }
+  Error let_go() const { return Error(ENODEV, "the function has been released").on(name); }
 
   /// The host's thread answers `call`, which returns a Result or Status.
   template <typename Call>
@@ -70,13 +71,20 @@ struct LocalHandle::State {
     return std::move(*answer);
   }
 
-  /// What a caller of Function has to see to before each access.
-  Status check(unsigned index, std::uint64_t offset, std::uint64_t length, bool write) const {
+  /// The same for an access to a region, which the function checks.
+  template <typename Access>
+  Status access(Access call) {
+    auto done = ask(std::move(call));
+    if (!done && done.error().subject().empty()) return Error(done.error()).on(name);
+    return done;
+  }
+
+  Status check_window(unsigned index, std::uint64_t offset, std::uint64_t length) const {
     if (gone) return let_go();
     if (index >= region::count || regions[index].size == 0) return Error(EINVAL, "no such region").on(name);
     const RegionInfo& info = regions[index];
-    if (!range_within(offset, length, info.size)) return Error(EINVAL, "the access reaches out of the region").on(name);
-    if (!(write ? info.writable : info.readable)) return Error(EACCES, "the region does not allow that").on(name);
+    if (!range_within(offset, length, info.size)) return Error(EINVAL, "the window extends beyond the region").on(name);
+    if (!info.writable) return Error(EACCES, "the region is not writable").on(name);
     return {};
   }
 
@@ -149,17 +157,15 @@ Result<InterruptInfo> LocalHandle::interrupts(InterruptKind kind) {
 }
 
 Status LocalHandle::read_region(unsigned region, std::uint64_t offset, MutableBytes into) {
-  OUTBOARD_CHECK(state_->check(region, offset, into.size(), false));
-  return state_->ask([&](Function& function) { return function.read_region(region, offset, into); });
+  return state_->access([&](Function& function) { return function.read_region(region, offset, into); });
 }
 
 Status LocalHandle::write_region(unsigned region, std::uint64_t offset, Bytes from) {
-  OUTBOARD_CHECK(state_->check(region, offset, from.size(), true));
-  return state_->ask([&](Function& function) { return function.write_region(region, offset, from); });
+  return state_->access([&](Function& function) { return function.write_region(region, offset, from); });
 }
 
 Result<Window> LocalHandle::map_window(unsigned region, std::uint64_t offset, std::uint64_t length) {
-  OUTBOARD_CHECK(state_->check(region, offset, length, true));
+  OUTBOARD_CHECK(state_->check_window(region, offset, length));
   const RegionInfo& info = state_->regions[region];
   for (std::size_t i = 0; i < info.areas.size(); ++i) {
     const MmapArea& area = info.areas[i];
@@ -229,11 +235,7 @@ Status LocalHandle::process() {
 }
 
 Status LocalHandle::bind_interrupts(InterruptKind kind, std::uint32_t start, const std::vector<EventFd>& eventfds) {
-  std::vector<EventFd> copies;
-  for (const EventFd& eventfd : eventfds) {
-    OUTBOARD_TRY(EventFd copy, eventfd.duplicate());
-    copies.push_back(std::move(copy));
-  }
+  OUTBOARD_TRY(auto copies, duplicate(eventfds));
   return state_->ask([&](Function& function) { return function.bind_interrupts(kind, start, std::move(copies)); });
 }
 

@@ -9,13 +9,13 @@ namespace outboard::pci {
 
 class FunctionHost;
 
-/// A function in this process, driven without a socket. `start` gives the function a thread and a reactor of its own,
-/// and every call is carried there and waited for; `over` drives a function that the caller pumps (unit tests, benchmarks)
-/// and calls it directly.
+/// A function in this process, driven without a socket. start() gives the function a thread and a reactor of its own; every
+/// call runs there while the caller waits. over() drives a function whose loop the caller runs (unit tests, benchmarks), and
+/// calls it directly.
 ///
-/// A call from the function's own thread (or, for `over`, from inside `pump`) that would wait for itself fails with
-/// EDEADLK. A reset or an unmap that the function does not complete within 30 seconds fails with ETIMEDOUT.
-/// The handle must not be destroyed from the function's thread; when it is gone, so is the function.
+/// EDEADLK: a call from the function's own thread (or, for over(), inside `pump`) that would wait for itself. ETIMEDOUT: a
+/// reset or an unmap that the function did not complete within 30 seconds.
+/// The handle must not be destroyed on the function's thread. The handle owns the function.
 class LocalHandle final : public Handle {
  public:
   struct Options {
@@ -25,8 +25,8 @@ class LocalHandle final : public Handle {
   };
 
   static Result<std::unique_ptr<LocalHandle>> start(FunctionFactory factory, Options options);
-  /// `pump` runs the function's loop until it is idle; called while a completion is awaited. What the loop watches
-  /// (a resample eventfd, doorbells) is served when the caller pumps.
+  /// `pump` runs the function's loop until it is idle; it is called while the handle waits for a completion. The loop serves
+  /// its eventfds (resample, doorbells) when the caller runs it.
   static Result<std::unique_ptr<LocalHandle>> over(std::unique_ptr<Function> function, Loop::Task pump,
                                                    std::string name);
   ~LocalHandle() override;

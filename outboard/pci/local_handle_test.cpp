@@ -8,7 +8,7 @@
 #include <outboard/pci/capability_ids.hpp>
 #include <outboard/pci/registers.hpp>
 #include <outboard/testing/manual_loop.hpp>
-#include <outboard/testing/plain_function.hpp>
+#include <tests/support/plain_function.hpp>
 
 namespace outboard::pci {
 namespace {
@@ -135,7 +135,7 @@ TEST_F(PumpedHandleTest, TheFunctionReachesDmaBuffersAndOnlyThose) {
   EXPECT_EQ(*bar().read<std::uint32_t>(PlainFunction::dma_status_at), PlainFunction::dma_failed + EFAULT);
 }
 
-TEST_F(PumpedHandleTest, ResetReturnsTheDeviceToPowerOnAndRestoresWhatTheLibraryKeeps) {
+TEST_F(PumpedHandleTest, ResetReturnsToPowerOnAndRestoresWhatTheLibraryKeeps) {
   ASSERT_TRUE(handle->enable_bus_master());
   auto set = handle->enable_interrupts(InterruptKind::msix, 2);
   ASSERT_TRUE(set);
@@ -266,7 +266,7 @@ TEST_F(TellingHandleTest, AHandlerMayDestroyTheHandleFromItsLoop) {
   EXPECT_EQ(handle, nullptr);
 }
 
-TEST_F(TellingHandleTest, AHandlerThatRevokesMayDestroyTheHandleWhenItHearsThatItIsGone) {
+TEST_F(TellingHandleTest, ARevokingHandlerMayDestroyTheHandleWhenItIsGone) {
   handle->on_event([this](Event event) {
     told.push_back(event);
     if (event == Event::error) handle->revoke();

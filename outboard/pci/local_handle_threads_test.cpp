@@ -5,7 +5,8 @@
 #include <gtest/gtest.h>
 
 #include <outboard/pci/local_handle.hpp>
-#include <outboard/testing/plain_function.hpp>
+#include <tests/support/idle_function.hpp>
+#include <tests/support/plain_function.hpp>
 
 namespace outboard::pci {
 namespace {
@@ -65,30 +66,17 @@ TEST_F(ThreadHandleTest, AFactoryThatFailsEndsTheThread) {
 }
 
 /// A function whose register calls back into the handle that drives it.
-class CallsBack final : public Function {
+class CallsBack final : public testing::IdleFunction {
  public:
   CallsBack(LocalHandle** handle, std::atomic<int>* seen) : handle_(handle), seen_(seen) {}
-  RegionInfo region(unsigned) const override { return {.size = 16, .readable = true, .writable = true, .areas = {}}; }
-  InterruptInfo interrupts(InterruptKind) const override { return {}; }
-  bool resettable() const override { return true; }
-  Status read_region(unsigned, std::uint64_t, MutableBytes) override {
+
+ protected:
+  Status read_checked(unsigned, std::uint64_t, MutableBytes) override {
     std::byte byte[1];
     *seen_ = (*handle_)->read_region(region::config, 0, byte).error().code();
     *seen_ += (*handle_)->reset().error().code();
     return {};
   }
-  Status write_region(unsigned, std::uint64_t, Bytes) override { return {}; }
-  Status map(memory::Mapping) override { return {}; }
-  void unmap(memory::IovaRange, Completion done) override { done({}); }
-  void unmap_all(Completion done) override { done({}); }
-  Status bind_interrupts(InterruptKind, std::uint32_t, std::vector<EventFd>) override { return {}; }
-  Status bind_unmask(EventFd) override { return {}; }
-  Status disable_interrupts(InterruptKind) override { return {}; }
-  Status trigger_interrupts(InterruptKind, std::uint32_t, std::uint32_t) override { return {}; }
-  Status mask_interrupts(InterruptKind, std::uint32_t, std::uint32_t) override { return {}; }
-  Status unmask_interrupts(InterruptKind, std::uint32_t, std::uint32_t) override { return {}; }
-  void reset(Completion done) override { done({}); }
-  void release_client(Completion done) override { done({}); }
 
  private:
   LocalHandle** handle_;

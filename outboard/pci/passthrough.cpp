@@ -2,9 +2,9 @@
 
 #include <algorithm>
 
-#include <outboard/base/thread.hpp>
+#include <outboard/base/internal/thread.hpp>
 #include <outboard/pci/capability_ids.hpp>
-#include <outboard/pci/mmap_areas.hpp>
+#include <outboard/pci/internal/mmap_areas.hpp>
 #include <outboard/pci/registers.hpp>
 
 namespace outboard::pci {
@@ -37,7 +37,7 @@ Status Passthrough::begin() {
   OUTBOARD_CHECK(find_msix_table());
   if (config_->map().broken_list()) log_.warning("{}: a list of capabilities loops; it is cut there", handle_->name());
   if (!handle_->resettable())
-    log_.warning("{} has no reset: what one client leaves in the device, the next one finds", handle_->name());
+    log_.warning("{} has no reset: the next client finds the state that the last one left", handle_->name());
   handle_->on_event([this](Event event) { on_event(event); });
   return handle_->attach(loop_);
 }
@@ -133,9 +133,7 @@ std::size_t Passthrough::piece_of(unsigned region, std::uint64_t offset, std::si
   return static_cast<std::size_t>(std::min<std::uint64_t>(length, border - offset));
 }
 
-Status Passthrough::read_region(unsigned region, std::uint64_t offset, MutableBytes into) {
-  if (region >= regions_.size() || !range_within(offset, into.size(), regions_[region].size))
-    return Error(EINVAL, "reading outside the function's regions");
+Status Passthrough::read_checked(unsigned region, std::uint64_t offset, MutableBytes into) {
   while (!into.empty()) {
     const std::size_t length = piece_of(region, offset, into.size());
     const MutableBytes piece = into.first(length);
@@ -154,9 +152,7 @@ Status Passthrough::read_region(unsigned region, std::uint64_t offset, MutableBy
   return {};
 }
 
-Status Passthrough::write_region(unsigned region, std::uint64_t offset, Bytes from) {
-  if (region >= regions_.size() || !range_within(offset, from.size(), regions_[region].size))
-    return Error(EINVAL, "writing outside the function's regions");
+Status Passthrough::write_checked(unsigned region, std::uint64_t offset, Bytes from) {
   while (!from.empty()) {
     const std::size_t length = piece_of(region, offset, from.size());
     const Bytes piece = from.first(length);
@@ -184,7 +180,7 @@ Status Passthrough::ready() const {
     case State::resetting:
       return Error(EBUSY, "the device is being reset").on(handle_->name());
     case State::failed:
-      return Error(EIO, "the device kept memory that was taken from it").on(handle_->name());
+      return Error(EIO, "the device did not release memory that was unmapped").on(handle_->name());
     case State::gone:
       break;
   }
@@ -257,13 +253,13 @@ void Passthrough::came_back(const Status& result, Completion then) {
     has_gone("the device has gone");
   } else {
     const Status attached = handle_->attach(loop_);
-    if (!attached) log_.error("the device's events are not heard any more: {}", attached.error().message());
+    if (!attached) log_.error("events of the device can no longer be received: {}", attached.error().message());
   }
   const std::weak_ptr alive(alive_);
   then(result);
   if (alive.expired()) return;  // whoever waited for it has destroyed this
   for (const Event event : std::exchange(late_events_, {})) on_event(event);
-  if (std::exchange(give_up_when_back_, false)) give_up("the device was not given back in time");
+  if (std::exchange(give_up_when_back_, false)) give_up("the client did not release the device in time");
 }
 
 void Passthrough::restarted() {
@@ -315,7 +311,7 @@ void Passthrough::client_released(const Status& reset, Completion done) {
   if (!ready && state_ == State::working) {
     give_up("the device could not be made ready for another client: " + ready.error().message());
   } else if (unplug_wanted_) {
-    give_up("somebody wants the device back");
+    give_up("the device is to be unplugged or unbound");
   }
 }
 
@@ -355,12 +351,13 @@ bool Passthrough::has_client() const {
 
 void Passthrough::unplug_requested() {
   if (std::exchange(unplug_wanted_, true)) return;  // it is asked again and again
-  log_.warning("{}: somebody wants the device back", handle_->name());
+  log_.warning("{}: the device is to be unplugged or unbound", handle_->name());
   if (request_notice_.valid()) request_notice_.signal();
   // Not from inside the handle's event, where its calls may not wait.
   const bool served = has_client();
-  const char* const why = served ? "the device was not given back in time" : "somebody wants the device back";
-  unplug_timer_ = loop_.after(served ? options_.unplug_deadline : Duration(0), [this, why] { give_up(why); });
+  const char* const why =
+      served ? "the client did not release the device in time" : "the device is to be unplugged or unbound";
+  unplug_timer_ = loop_.after(served ? options_.unplug_timeout : Duration(0), [this, why] { give_up(why); });
 }
 
 /// Lets the device go, whatever its client is doing.

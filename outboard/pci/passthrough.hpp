@@ -9,47 +9,47 @@
 #include <vector>
 
 #include <outboard/base/log.hpp>
-#include <outboard/pci/client_memory.hpp>
-#include <outboard/pci/exporter_config.hpp>
 #include <outboard/pci/function.hpp>
 #include <outboard/pci/handle.hpp>
-#include <outboard/pci/msix_table.hpp>
+#include <outboard/pci/internal/client_memory.hpp>
+#include <outboard/pci/internal/exporter_config.hpp>
+#include <outboard/pci/internal/msix_table.hpp>
 
 namespace outboard::pci {
 
-/// A function that is driven from here, served to somebody else: a real device (kernel VFIO) for another process or a
-/// virtual machine, over vfio-user. One client at a time.
+/// Re-exports a function that this process drives: a real device (kernel VFIO) for another process or a virtual machine, over
+/// vfio-user. One client at a time.
 ///
-/// Registers of BARs are reached by call, one access of the client's being one of the handle's; with Options::trust_client
-/// also as mapped memory, and by eventfd, where the handle has them. While the client has decoding off, while a reset is
-/// under way, and when the device has gone, reads give all-ones and writes are dropped. Configuration space is that of
-/// ExporterConfig. The MSI-X table is the client's own affair: what is written there is kept here, and masks nothing.
+/// The client reaches registers of BARs by calls, each of which is one access through the handle; with Options::trust_client
+/// also by mapped memory and eventfds, if the handle has them. While the client has decoding off, during a reset, and when the
+/// device has gone, reads give all-ones and writes are dropped. Configuration space is that of ExporterConfig. The MSI-X table
+/// of the client is kept in this process and masks nothing.
 ///
-/// Interrupts are the client's eventfds, given to the handle. Its memory is mapped for the device at its own addresses, see
-/// ClientMemory; bus mastering waits until there is some. When memory cannot be taken back, bus mastering ends, everything is
-/// unmapped, and the function answers nothing until the client has left.
+/// The client's eventfds are bound through the handle. Its memory is mapped for the device at its own addresses, see
+/// ClientMemory; bus mastering stays off until some is mapped. If memory cannot be unmapped, bus mastering is turned off,
+/// everything is unmapped, and the function does not answer until the client has left.
 ///
-/// When the client leaves: bus mastering off, interrupts off, memory unmapped, a reset, in this order; then the next may
-/// come. A device without a reset keeps what the last client left in it (logged).
+/// When the client leaves: bus mastering off, interrupts off, memory unmapped, a reset, in this order; then the next client
+/// may come. A device without a reset keeps the state of the last client (logged).
 ///
-/// When somebody wants the device back, the client is told (interrupt kind `request`); after Options::unplug_deadline, or at
-/// once where there is no client, the handle is revoked. An error of the device is told as interrupt kind `error`.
+/// When the device is to be unplugged, the client is told (interrupt kind `request`); after Options::unplug_timeout, or at
+/// once without a client, the handle is revoked. An error of the device is reported as interrupt kind `error`.
 class Passthrough final : public Function {
  public:
   struct Options {
-    /// Gives the client what the handle maps BARs from. With kernel VFIO that is the device's own descriptor: whoever has it
-    /// can do all that this process can, beyond configuration space and reset also what is filtered here.
+    /// Gives the client the descriptor that the handle maps BARs from. With kernel VFIO this is the device's own descriptor: its
+    /// holder can do all that this process can do, also what this class filters.
     bool trust_client = false;
-    Duration unplug_deadline{std::chrono::seconds(5)};
-    /// The device has gone: no client can be served any more. Called once, posted to the loop.
+    Duration unplug_timeout{std::chrono::seconds(5)};
+    /// Called once, posted to the loop, when the device has gone and no client can be served any more.
     std::function<void(const std::string& why)> ended;
-    /// Runs a call that takes its time (a reset) and posts what follows; by default on a thread.
+    /// Runs a call that may take long (a reset) and posts what follows; by default on a thread.
     std::function<void(Loop::Task)> run_blocking;
   };
 
-  /// The handle's DMA has to be translated by an IOMMU: without one its client could have the device reach everything.
-  /// The handle is of no use to others afterwards; nothing of it is enabled. What it says; EPROTO: its configuration space
-  /// makes no sense.
+  /// The device must be behind an IOMMU: without one the client could make it access all memory. Takes the handle over, with
+  /// nothing enabled. EPROTO: the configuration space is malformed. Other errors: those of the
+  /// handle.
   static Result<std::unique_ptr<Passthrough>> create(std::unique_ptr<Handle> handle, Loop& loop, Log log,
                                                      Options options);
   /// For a server. Makes one function.
@@ -60,9 +60,7 @@ class Passthrough final : public Function {
   InterruptInfo interrupts(InterruptKind kind) const override;
   bool resettable() const override;
   std::vector<IoEventFd> io_eventfds(unsigned region) override;
-  Status read_region(unsigned region, std::uint64_t offset, MutableBytes into) override;
-  Status write_region(unsigned region, std::uint64_t offset, Bytes from) override;
-  /// EBUSY while a reset is under way; EIO after memory could not be taken back. Else as ClientMemory.
+  /// EBUSY: a reset is in progress. EIO: memory could not be unmapped before. Other errors: those of ClientMemory.
   Status map(memory::Mapping mapping) override;
   void unmap(memory::IovaRange range, Completion done) override;
   void unmap_all(Completion done) override;
@@ -94,6 +92,8 @@ class Passthrough final : public Function {
   bool answers(unsigned region) const;
   Status ready() const;
   bool in_table(unsigned region, std::uint64_t offset) const;
+  Status read_checked(unsigned region, std::uint64_t offset, MutableBytes into) override;
+  Status write_checked(unsigned region, std::uint64_t offset, Bytes from) override;
   std::size_t piece_of(unsigned region, std::uint64_t offset, std::size_t length) const;
 
   void follow_memory();

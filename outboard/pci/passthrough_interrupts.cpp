@@ -1,6 +1,6 @@
 #include <algorithm>
 
-#include <outboard/pci/message_vectors.hpp>
+#include <outboard/base/internal/eventfds.hpp>
 #include <outboard/pci/passthrough.hpp>
 
 /// The interrupts of a re-exported function: the client's eventfds, put where the device signals.
@@ -20,7 +20,7 @@ EventFd* Passthrough::notice_of(InterruptKind kind) {
 Status Passthrough::bind_notice(InterruptKind kind, std::uint32_t start, std::vector<EventFd> eventfds) {
   if (start != 0 || eventfds.size() > 1) return too_many();
   EventFd& notice = *notice_of(kind);
-  notice = eventfds.empty() || !is_eventfd(eventfds.front()) ? EventFd() : std::move(eventfds.front());
+  notice = eventfds.empty() || !may_be_eventfd(eventfds.front().get()) ? EventFd() : std::move(eventfds.front());
   // It may have been asked for before this client came to hear of it.
   if (kind == InterruptKind::request && unplug_wanted_ && notice.valid()) notice.signal();
   return {};
@@ -36,13 +36,13 @@ Status Passthrough::bind_interrupts(InterruptKind kind, std::uint32_t start, std
         .cure("disable that kind first: only one of INTx, MSI and MSI-X can be in use");
   }
   if (kind == InterruptKind::intx && !eventfds.empty() && unmask_.valid() && unmask_.same_as(eventfds.front()))
-    return Error(EINVAL, "one eventfd is to be both the signal of INTx and its unmask");
+    return Error(EINVAL, "the same eventfd cannot be both the signal and the unmask of INTx");
   if (eventfds.empty()) {
     if (bound_) return {};
     eventfds.resize(1);  // enabled, with nothing bound
   }
   for (EventFd& eventfd : eventfds) {
-    if (!is_eventfd(eventfd)) eventfd = EventFd();
+    if (!may_be_eventfd(eventfd.get())) eventfd = EventFd();
   }
   if (kind == InterruptKind::msi) OUTBOARD_CHECK(fill_gaps(eventfds));
   if (kind == InterruptKind::msi && !info.resizable) return bind_fixed(start, std::move(eventfds));
@@ -96,8 +96,8 @@ Status Passthrough::bind_unmask(EventFd eventfd) {
   if (interrupts(InterruptKind::intx).count == 0) return Error(EINVAL, "the function has no INTx");
   if (bound_ == InterruptKind::intx && !vectors_.empty() && vectors_.front().valid() &&
       vectors_.front().same_as(eventfd))
-    return Error(EINVAL, "one eventfd is to be both the signal of INTx and its unmask");
-  if (!is_eventfd(eventfd)) eventfd = EventFd();
+    return Error(EINVAL, "the same eventfd cannot be both the signal and the unmask of INTx");
+  if (!may_be_eventfd(eventfd.get())) eventfd = EventFd();
   unmask_watch_.reset();
   const Status bound = handle_->bind_unmask(eventfd);
   unmask_ = std::move(eventfd);

@@ -10,11 +10,11 @@
 
 #include <outboard/base/endian.hpp>
 #include <outboard/memory/fault_guard.hpp>
-#include <outboard/memory/memory_port.hpp>
+#include <outboard/memory/internal/memory_port.hpp>
 #include <outboard/pci/capability_ids.hpp>
 #include <outboard/testing/fake_handle.hpp>
 #include <outboard/testing/manual_loop.hpp>
-#include <outboard/testing/temp_dir.hpp>
+#include <tests/support/temp_dir.hpp>
 
 namespace outboard::pci {
 namespace {
@@ -83,9 +83,7 @@ class PassthroughTest : public ::testing::Test {
     return *result;
   }
 
-  static EventFd same(const EventFd& eventfd) {
-    return std::move(*EventFd::adopt(std::move(*eventfd.fd().duplicate())));
-  }
+  static EventFd same(const EventFd& eventfd) { return eventfd.duplicate().value(); }
   Status bind(InterruptKind kind, std::uint32_t start, std::vector<const EventFd*> lines) {
     std::vector<EventFd> list;
     for (const EventFd* line : lines) list.push_back(line != nullptr ? same(*line) : EventFd());
@@ -170,6 +168,7 @@ TEST_F(PassthroughTest, AccessesOutsideTheRegionsAreRefused) {
   EXPECT_EQ(function->read_region(0, 0xFFFFC, bytes).error().code(), EINVAL);
   EXPECT_EQ(function->write_region(1, 0, bytes).error().code(), EINVAL);
   EXPECT_EQ(function->read_region(99, 0, bytes).error().code(), EINVAL);
+  EXPECT_EQ(function->write_region(region::rom, 0, bytes).error().code(), EACCES);
 }
 
 TEST_F(PassthroughTest, TheMsixTableIsTheClientsAndNeverTheDevices) {
@@ -193,7 +192,7 @@ TEST_F(PassthroughTest, AnMsixTableOutsideTheBarsIsRefused) {
   EXPECT_EQ(made.error().code(), EPROTO);
 }
 
-// Memory: vfio-pci.md 8.2 and row 41
+// Memory: docs/spec-map.md, EXP-6 and VFIO-41
 
 TEST_F(PassthroughTest, ClientMemoryIsMappedAtItsOwnAddresses) {
   make();
@@ -218,7 +217,7 @@ TEST_F(PassthroughTest, TheFileGoesOnWithItsMemoryForAHandleThatPassesItOn) {
   EXPECT_EQ(file.use_count(), 1) << "it is not kept open";
 }
 
-TEST_F(PassthroughTest, Row41_MemoryWithoutAFileIsRefused) {
+TEST_F(PassthroughTest, VFIO41_MemoryWithoutAFileIsRefused) {
   make();
   const auto mapped =
       function->map({.range = {Iova{0x100000}, 0x1000}, .memory = nullptr, .offset = 0, .port = nullptr});
@@ -227,7 +226,7 @@ TEST_F(PassthroughTest, Row41_MemoryWithoutAFileIsRefused) {
   EXPECT_TRUE(handle->calls.empty());
 }
 
-TEST_F(PassthroughTest, Row41_AFileThatIsNotSharedMemoryIsRefused) {
+TEST_F(PassthroughTest, VFIO41_AFileThatIsNotSharedMemoryIsRefused) {
   make();
   auto with_file = mapping(0x100000, 0x1000);
   with_file.file = std::make_shared<const UniqueFd>(::open("/proc/self/status", O_RDONLY | O_CLOEXEC));
@@ -241,7 +240,7 @@ TEST_F(PassthroughTest, Row41_AFileThatIsNotSharedMemoryIsRefused) {
   EXPECT_TRUE(function->map(with_file));
 }
 
-TEST_F(PassthroughTest, Row41_MemoryThatCannotBeMappedIsRefusedAndNothingChanges) {
+TEST_F(PassthroughTest, VFIO41_MemoryThatCannotBeMappedIsRefusedAndNothingChanges) {
   make();
   ASSERT_TRUE(map(0x100000, 0x2000));
   EXPECT_EQ(map(0x100000, 0x2000).error().code(), EEXIST);
@@ -259,12 +258,12 @@ TEST_F(PassthroughTest, Row41_MemoryThatCannotBeMappedIsRefusedAndNothingChanges
   EXPECT_EQ(handle->mapped.size(), 1u);
 }
 
-TEST_F(PassthroughTest, Row41_AnAddressOutsideTheRangesIsSaidWithTheRanges) {
+TEST_F(PassthroughTest, VFIO41_AnAddressOutsideTheRangesIsSaidWithTheRanges) {
   make();
   EXPECT_NE(map(0xFEE00000, 0x1000).error().message().find("0xfedfffff"), std::string::npos);
 }
 
-TEST_F(PassthroughTest, Row41_MoreThanTheLimitIsRefused) {
+TEST_F(PassthroughTest, VFIO41_MoreThanTheLimitIsRefused) {
   make();
   for (unsigned i = 0; i < 8; ++i) ASSERT_TRUE(map(0x100000 + i * 0x1000, 0x1000));
   EXPECT_EQ(map(0x200000, 0x1000).error().code(), ENOSPC);
@@ -295,7 +294,7 @@ TEST_F(PassthroughTest, UnmapTakesWholeMappingsOnly) {
   EXPECT_EQ(handle->calls, (Calls{"unmap 0x100000 0x2000", "unmap 0x102000 0x1000"}));
 }
 
-TEST_F(PassthroughTest, Row30_WhenMemoryCannotBeTakenBackTheDeviceIsStopped) {
+TEST_F(PassthroughTest, VFIO30_WhenMemoryCannotBeTakenBackTheDeviceIsStopped) {
   make();
   ASSERT_TRUE(map(0x100000, 0x1000));
   ASSERT_TRUE(map(0x200000, 0x1000));
@@ -312,7 +311,7 @@ TEST_F(PassthroughTest, Row30_WhenMemoryCannotBeTakenBackTheDeviceIsStopped) {
   EXPECT_EQ(bind(msix, 0, {&one}).error().code(), EIO);
 }
 
-TEST_F(PassthroughTest, Row30_AfterThatTheNextClientHasItWhenTheMemoryCameBack) {
+TEST_F(PassthroughTest, VFIO30_AfterThatTheNextClientHasItWhenTheMemoryCameBack) {
   make();
   ASSERT_TRUE(map(0x100000, 0x1000));
   handle->unmap_error = EIO;
@@ -324,7 +323,7 @@ TEST_F(PassthroughTest, Row30_AfterThatTheNextClientHasItWhenTheMemoryCameBack) 
   EXPECT_TRUE(map(0x100000, 0x1000));
 }
 
-TEST_F(PassthroughTest, Row30_AndNobodyHasItWhenItDidNot) {
+TEST_F(PassthroughTest, VFIO30_AndNobodyHasItWhenItDidNot) {
   make();
   ASSERT_TRUE(map(0x100000, 0x1000));
   handle->unmap_error = EIO;
@@ -334,7 +333,7 @@ TEST_F(PassthroughTest, Row30_AndNobodyHasItWhenItDidNot) {
   EXPECT_EQ(ended.size(), 1u);
 }
 
-TEST_F(PassthroughTest, Row43_AClientThatTruncatesItsMemoryHarmsNobody) {
+TEST_F(PassthroughTest, VFIO43_AClientThatTruncatesItsMemoryHarmsNobody) {
   ASSERT_TRUE(memory::install_fault_guard());
   make();
   UniqueFd file(::memfd_create("client", MFD_CLOEXEC));
@@ -348,7 +347,7 @@ TEST_F(PassthroughTest, Row43_AClientThatTruncatesItsMemoryHarmsNobody) {
   EXPECT_EQ(error_of_unmap(0x100000, 0x2000), 0);
 }
 
-TEST_F(PassthroughTest, Row30_MemoryThatNeverCameBackStaysUntilTheHandleHasEnded) {
+TEST_F(PassthroughTest, VFIO30_MemoryThatNeverCameBackStaysUntilTheHandleHasEnded) {
   make();
   auto shared = memory::HostMemory::borrowed(MutableBytes(backing).first(0x1000));
   const std::weak_ptr<memory::HostMemory> watched = shared;
@@ -440,7 +439,7 @@ TEST_F(PassthroughTest, MsiThatCannotGrowIsBoundAnewWhole) {
   EXPECT_TRUE(leads_to(2, two));
 }
 
-TEST_F(PassthroughTest, Row20_WhatTheMachineCannotGiveIsAnErrorAndNothingIsEnabled) {
+TEST_F(PassthroughTest, VFIO20_WhatTheMachineCannotGiveIsAnErrorAndNothingIsEnabled) {
   make();
   handle->bind_error = ENOSPC;
   EXPECT_EQ(bind(msi, 0, {&one, &two}).error().code(), ENOSPC);
@@ -448,7 +447,7 @@ TEST_F(PassthroughTest, Row20_WhatTheMachineCannotGiveIsAnErrorAndNothingIsEnabl
   EXPECT_TRUE(bind(intx, 0, {&one})) << "no kind is enabled";
 }
 
-TEST_F(PassthroughTest, Row21_WhenALargerSetFailsTheOneBeforeIsBack) {
+TEST_F(PassthroughTest, VFIO21_WhenALargerSetFailsTheOneBeforeIsBack) {
   make();
   ASSERT_TRUE(bind(msi, 0, {&one}));
   handle->bind_error = ENOSPC;
@@ -614,9 +613,9 @@ TEST_F(PassthroughTest, AFunctionThatEndsDuringAResetWaitsForIt) {
   EXPECT_FALSE(called);
 }
 
-// Life: vfio-pci.md 8.3 and row 42
+// Clients that come and go: docs/spec-map.md, EXP-9 and VFIO-42
 
-TEST_F(PassthroughTest, Row42_WhenTheClientLeavesEverythingItBroughtGoesInOrder) {
+TEST_F(PassthroughTest, VFIO42_WhenTheClientLeavesEverythingItBroughtGoesInOrder) {
   make();
   ASSERT_TRUE(map(0x100000, 0x1000));
   ASSERT_TRUE(bind(msi, 0, {&one}));
@@ -632,7 +631,7 @@ TEST_F(PassthroughTest, Row42_WhenTheClientLeavesEverythingItBroughtGoesInOrder)
   EXPECT_EQ(handle->calls.back(), "command 0x0000") << "the next client has no memory yet";
 }
 
-TEST_F(PassthroughTest, Row42_WithoutAResetTheRestHappens) {
+TEST_F(PassthroughTest, VFIO42_WithoutAResetTheRestHappens) {
   handle->can_be_reset = false;
   make();
   ASSERT_TRUE(map(0x100000, 0x1000));
@@ -642,7 +641,7 @@ TEST_F(PassthroughTest, Row42_WithoutAResetTheRestHappens) {
   EXPECT_TRUE(ended.empty());
 }
 
-TEST_F(PassthroughTest, Row42_TheNextClientFindsThePowerOnValuesAlsoWithoutAReset) {
+TEST_F(PassthroughTest, VFIO42_TheNextClientFindsThePowerOnValuesAlsoWithoutAReset) {
   handle->can_be_reset = false;
   make();
   write<std::uint16_t>(region::config, D::express + 8, 0x5937);
@@ -659,7 +658,7 @@ TEST_F(PassthroughTest, Row42_TheNextClientFindsThePowerOnValuesAlsoWithoutARese
   EXPECT_EQ(read<std::uint32_t>(0, 0), 0u) << "it is awake";
 }
 
-TEST_F(PassthroughTest, Row33_ADeviceThatCannotBeResetAnyMoreIsForNobody) {
+TEST_F(PassthroughTest, VFIO33_ADeviceThatCannotBeResetAnyMoreIsForNobody) {
   make();
   handle->reset_error = ENOTTY;
   EXPECT_TRUE(start(&Passthrough::release_client));
@@ -668,9 +667,9 @@ TEST_F(PassthroughTest, Row33_ADeviceThatCannotBeResetAnyMoreIsForNobody) {
   EXPECT_NE(ended[0].find("could not be made ready"), std::string::npos);
 }
 
-// Events: rows 35, 37, 44
+// Events: docs/spec-map.md, VFIO-35, VFIO-37, VFIO-44
 
-TEST_F(PassthroughTest, Row44_WithoutAClientTheDeviceIsGivenBackAtOnce) {
+TEST_F(PassthroughTest, VFIO44_WithoutAClientTheDeviceIsGivenBackAtOnce) {
   make();
   handle->event(Event::unplug_requested);
   loop.run_until_idle();
@@ -678,8 +677,8 @@ TEST_F(PassthroughTest, Row44_WithoutAClientTheDeviceIsGivenBackAtOnce) {
   EXPECT_EQ(ended.size(), 1u);
 }
 
-TEST_F(PassthroughTest, Row35_TheClientIsToldAndHasUntilTheDeadline) {
-  make({.unplug_deadline = std::chrono::seconds(3)});
+TEST_F(PassthroughTest, VFIO35_TheClientIsToldAndHasUntilTheDeadline) {
+  make({.unplug_timeout = std::chrono::seconds(3)});
   ASSERT_TRUE(bind(request, 0, {&one}));
   ASSERT_TRUE(map(0x100000, 0x1000));
   ASSERT_TRUE(bind(msix, 0, {&two}));
@@ -699,7 +698,7 @@ TEST_F(PassthroughTest, Row35_TheClientIsToldAndHasUntilTheDeadline) {
   EXPECT_TRUE(start(&Passthrough::release_client));
 }
 
-TEST_F(PassthroughTest, Row35_AClientThatLeavesInTimeEndsItSooner) {
+TEST_F(PassthroughTest, VFIO35_AClientThatLeavesInTimeEndsItSooner) {
   make();
   ASSERT_TRUE(bind(request, 0, {&one}));
   handle->event(Event::unplug_requested);
@@ -708,7 +707,7 @@ TEST_F(PassthroughTest, Row35_AClientThatLeavesInTimeEndsItSooner) {
   EXPECT_EQ(ended.size(), 1u);
 }
 
-TEST_F(PassthroughTest, Row35_AClientThatComesToHearLateHearsAtOnce) {
+TEST_F(PassthroughTest, VFIO35_AClientThatComesToHearLateHearsAtOnce) {
   make();
   ASSERT_TRUE(map(0x100000, 0x1000));
   handle->event(Event::unplug_requested);
@@ -716,8 +715,8 @@ TEST_F(PassthroughTest, Row35_AClientThatComesToHearLateHearsAtOnce) {
   EXPECT_EQ(one.drain(), 1u);
 }
 
-TEST_F(PassthroughTest, Row35_ADeadlineDuringAResetWaitsForItsEnd) {
-  make({.unplug_deadline = std::chrono::seconds(3)});
+TEST_F(PassthroughTest, VFIO35_ADeadlineDuringAResetWaitsForItsEnd) {
+  make({.unplug_timeout = std::chrono::seconds(3)});
   ASSERT_TRUE(map(0x100000, 0x1000));
   handle->event(Event::unplug_requested);
   hold_reset = true;
@@ -731,7 +730,7 @@ TEST_F(PassthroughTest, Row35_ADeadlineDuringAResetWaitsForItsEnd) {
   EXPECT_TRUE(handle->gone());
 }
 
-TEST_F(PassthroughTest, Row37_AnErrorOfTheDeviceIsPassedOn) {
+TEST_F(PassthroughTest, VFIO37_AnErrorOfTheDeviceIsPassedOn) {
   make();
   ASSERT_TRUE(bind(error, 0, {&one}));
   handle->event(Event::error);

@@ -9,9 +9,9 @@
 #include <outboard/pci/capability_ids.hpp>
 #include <outboard/pci/config_walk.hpp>
 #include <outboard/pci/passthrough.hpp>
-#include <outboard/testing/fake_vfio.hpp>
 #include <outboard/testing/manual_loop.hpp>
-#include <outboard/testing/plain_function.hpp>
+#include <tests/support/fake_vfio.hpp>
+#include <tests/support/plain_function.hpp>
 
 namespace outboard::pci {
 namespace {
@@ -59,7 +59,7 @@ class PassthroughOverVfio : public ::testing::Test {
   }
   Status bind(InterruptKind kind, std::uint32_t start, const EventFd& eventfd) {
     std::vector<EventFd> list;
-    list.push_back(std::move(*EventFd::adopt(std::move(*eventfd.fd().duplicate()))));
+    list.push_back(eventfd.duplicate().value());
     return function->bind_interrupts(kind, start, std::move(list));
   }
   Status wait(void (Passthrough::*what)(Function::Completion)) {
@@ -90,9 +90,10 @@ class PassthroughOverVfio : public ::testing::Test {
   std::vector<std::string> ended;
 };
 
-class PassthroughThroughEitherDoor : public PassthroughOverVfio, public ::testing::WithParamInterface<const char*> {};
+class PassthroughThroughEitherInterface : public PassthroughOverVfio,
+                                          public ::testing::WithParamInterface<const char*> {};
 
-TEST_P(PassthroughThroughEitherDoor, RegistersDmaAndInterruptsWork) {
+TEST_P(PassthroughThroughEitherInterface, RegistersDmaAndInterruptsWork) {
   make(GetParam());
   ASSERT_TRUE(map(0x100000, memory->bytes));
   ASSERT_TRUE(bind(msix, 2, line));
@@ -106,7 +107,7 @@ TEST_P(PassthroughThroughEitherDoor, RegistersDmaAndInterruptsWork) {
   EXPECT_EQ(dma(0x200000, PlainFunction::dma_from_memory), PlainFunction::dma_failed + EFAULT);
 }
 
-INSTANTIATE_TEST_SUITE_P(, PassthroughThroughEitherDoor, ::testing::Values("", "vfio0"),
+INSTANTIATE_TEST_SUITE_P(, PassthroughThroughEitherInterface, ::testing::Values("", "vfio0"),
                          [](const auto& each) { return std::string(*each.param == '\0' ? "Group" : "Cdev"); });
 
 TEST_F(PassthroughOverVfio, TheHostsAddressesAreNotShown) {
@@ -166,7 +167,7 @@ TEST_F(PassthroughOverVfio, TheNextClientFindsNothingOfTheLast) {
   EXPECT_TRUE(bind(msix, 0, line));
 }
 
-TEST_F(PassthroughOverVfio, Row20_FewerMsiVectorsThanAskedForAreAnError) {
+TEST_F(PassthroughOverVfio, VFIO20_FewerMsiVectorsThanAskedForAreAnError) {
   make();
   device->machine_vectors[msi] = 1;
   std::vector<EventFd> lines;
@@ -177,7 +178,7 @@ TEST_F(PassthroughOverVfio, Row20_FewerMsiVectorsThanAskedForAreAnError) {
   EXPECT_TRUE(bind(msi, 0, line)) << "one there is";
 }
 
-TEST_F(PassthroughOverVfio, Row41_MemoryBeyondTheLimitOfLockedPagesIsRefused) {
+TEST_F(PassthroughOverVfio, VFIO41_MemoryBeyondTheLimitOfLockedPagesIsRefused) {
   make();
   kernel.limits.lockable = 0x1000;
   const auto mapped = map(0x100000, memory->bytes);
@@ -187,7 +188,7 @@ TEST_F(PassthroughOverVfio, Row41_MemoryBeyondTheLimitOfLockedPagesIsRefused) {
   EXPECT_TRUE(map(0x100000, memory->bytes)) << "nothing has changed";
 }
 
-TEST_F(PassthroughOverVfio, Row44_AnUnplugIsPassedOnAndTheDeviceGivenBack) {
+TEST_F(PassthroughOverVfio, VFIO44_AnUnplugIsPassedOnAndTheDeviceGivenBack) {
   make();
   ASSERT_TRUE(map(0x100000, memory->bytes));
   ASSERT_TRUE(bind(request, 0, line));
@@ -201,7 +202,7 @@ TEST_F(PassthroughOverVfio, Row44_AnUnplugIsPassedOnAndTheDeviceGivenBack) {
   EXPECT_EQ(read(region::config, 0), UINT32_MAX);
 }
 
-TEST_F(PassthroughOverVfio, Row37_AnErrorIsPassedOn) {
+TEST_F(PassthroughOverVfio, VFIO37_AnErrorIsPassedOn) {
   make();
   ASSERT_TRUE(bind(error, 0, line));
   device->report_error();

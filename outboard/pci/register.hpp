@@ -12,6 +12,12 @@ constexpr ConfigOffset operator+(ConfigOffset a, std::uint16_t b) {
   return ConfigOffset(static_cast<std::uint16_t>(raw(a) + b));
 }
 
+/// What configuration space is divided into: the header, up to its end capabilities of the conventional part, behind that
+/// the extended ones of PCI Express.
+namespace config_size {
+constexpr std::uint16_t header = 0x40, conventional = 0x100, express = 0x1000;
+}
+
 /// Bits low...high of a register, as the specification's table numbers them.
 template <unsigned low, unsigned high = low>
 struct Field {
@@ -21,6 +27,20 @@ struct Field {
       (high - low == 63) ? ~UINT64_C(0) : ((UINT64_C(1) << (high - low + 1)) - 1);
   static constexpr std::uint64_t mask = value_mask << low;
 };
+
+/// One bit, and what lspci calls it.
+template <unsigned bit>
+struct Flag : Field<bit> {
+  constexpr explicit Flag(const char* the_name) : name(the_name) {}
+  const char* name;
+};
+
+/// The bits of several fields of one register.
+template <typename... Fields>
+constexpr std::uint32_t mask_of(Fields...) {
+  static_assert(((Fields::mask <= UINT32_MAX) && ...), "the registers of configuration space have at most 32 bits");
+  return static_cast<std::uint32_t>((Fields::mask | ...));
+}
 
 /// The value of a register of width T. A register type derives from it, names its fields and (in configuration space)
 /// its `offset`; see registers.hpp. It does not know where it was read.

@@ -4,9 +4,10 @@
 
 #include <outboard/pci/register.hpp>
 
-/// The registers of configuration space. Those of the type 0 header have an `offset`; those of a capability have
-/// `in_capability`, their distance from where the capability lies:
-/// `config.read_at<MsixControl>(capability.offset + MsixControl::in_capability)`.
+/// The registers of configuration space: the offset and fields of each, and lspci's names of its flags, written nowhere else.
+/// Those of the type 0 header have an `offset`; those of a capability have `in_capability`, their distance from where the
+/// capability lies: `config.read_at<MsixControl>(capability.offset + MsixControl::in_capability)`.
+/// The PCI Express capability and Advanced Error Reporting are in express_registers.hpp.
 namespace outboard::pci {
 
 // The type 0 header: PCI Local Bus 3.0, chapter 6.
@@ -14,7 +15,7 @@ namespace outboard::pci {
 struct VendorId : Register<std::uint16_t> {
   using Register::Register;
   static constexpr ConfigOffset offset{0x00};
-  static constexpr std::uint16_t absent = 0xFFFF;  ///< what a read returns when nobody answers
+  static constexpr std::uint16_t absent = 0xFFFF;  ///< what a read returns when no device answers
 };
 
 struct DeviceId : Register<std::uint16_t> {
@@ -26,15 +27,18 @@ struct Command : Register<std::uint16_t> {
   using Register::Register;
   static constexpr ConfigOffset offset{0x04};
 
-  static constexpr Field<0> io_space{};
-  static constexpr Field<1> memory_space{};
-  static constexpr Field<2> bus_master{};
-  // 3..5: hardwired to 0 for PCI Express
-  static constexpr Field<6> parity_error_response{};
-  // 7: hardwired to 0
-  static constexpr Field<8> serr_enable{};
-  // 9: hardwired to 0
-  static constexpr Field<10> interrupt_disable{};
+  static constexpr Flag<0> io_space{"I/O"};
+  static constexpr Flag<1> memory_space{"Mem"};
+  static constexpr Flag<2> bus_master{"BusMaster"};
+  // 3..5, 7, 9: hardwired to 0 for PCI Express
+  static constexpr Flag<3> special_cycles{"SpecCycle"};
+  static constexpr Flag<4> memory_write_and_invalidate{"MemWINV"};
+  static constexpr Flag<5> vga_palette_snoop{"VGASnoop"};
+  static constexpr Flag<6> parity_error_response{"ParErr"};
+  static constexpr Flag<7> idsel_stepping{"Stepping"};
+  static constexpr Flag<8> serr_enable{"SERR"};
+  static constexpr Flag<9> fast_back_to_back{"FastB2B"};
+  static constexpr Flag<10> interrupt_disable{"DisINTx"};
 };
 
 /// The Status register; `Status` alone is what a call returns.
@@ -43,16 +47,23 @@ struct StatusRegister : Register<std::uint16_t> {
   static constexpr ConfigOffset offset{0x06};
 
   // 0..2: reserved
-  static constexpr Field<3> interrupt{};  ///< INTx is asserted, whether or not Command.interrupt_disable holds it back
-  static constexpr Field<4> capabilities_list{};
+  /// INTx is asserted, whether or not Command.interrupt_disable holds it back.
+  static constexpr Flag<3> interrupt{"INTx"};
+  static constexpr Flag<4> capabilities_list{"Cap"};
   // 5..7, 9, 10: hardwired to 0 for PCI Express
-  static constexpr Field<8> master_data_parity_error{};  // write one to clear, as all that follow
-  static constexpr Field<11> signaled_target_abort{};
-  static constexpr Field<12> received_target_abort{};
-  static constexpr Field<13> received_master_abort{};
-  static constexpr Field<14> signaled_system_error{};
-  static constexpr Field<15> detected_parity_error{};
-  static constexpr std::uint16_t write_one_clears = 0xF900;
+  static constexpr Flag<5> capable_of_66_mhz{"66MHz"};
+  static constexpr Flag<6> user_definable{"UDF"};
+  static constexpr Flag<7> fast_back_to_back{"FastB2B"};
+  static constexpr Flag<8> master_data_parity_error{"ParErr"};
+  static constexpr Field<9, 10> devsel_timing{};
+  static constexpr Flag<11> signaled_target_abort{">TAbort"};
+  static constexpr Flag<12> received_target_abort{"<TAbort"};
+  static constexpr Flag<13> received_master_abort{"<MAbort"};
+  static constexpr Flag<14> signaled_system_error{">SERR"};
+  static constexpr Flag<15> detected_parity_error{"<PERR"};
+  static constexpr std::uint16_t write_one_clears =
+      mask_of(master_data_parity_error, signaled_target_abort, received_target_abort, received_master_abort,
+              signaled_system_error, detected_parity_error);
 };
 
 /// Revision ID and Class Code, which share a dword.
@@ -62,8 +73,7 @@ struct ClassAndRevision : Register<std::uint32_t> {
 
   static constexpr Field<0, 7> revision{};
   static constexpr Field<8, 15> interface{};
-  static constexpr Field<16, 23> subclass{};
-  static constexpr Field<24, 31> base_class{};
+  static constexpr Field<16, 31> base_class_and_subclass{};
   static constexpr Field<8, 31> class_code{};
 };
 
@@ -81,7 +91,7 @@ struct HeaderType : Register<std::uint8_t> {
   using Register::Register;
   static constexpr ConfigOffset offset{0x0E};
 
-  static constexpr Field<0, 6> layout{};
+  // 0..6: the layout of the header; 0 is the one described here
   static constexpr Field<7> multi_function{};
 };
 
@@ -102,7 +112,7 @@ struct BaseAddress : Register<std::uint32_t> {
   static constexpr Field<3> prefetchable{};
   static constexpr std::uint32_t type_32bit = 0;
   static constexpr std::uint32_t type_64bit = 2;  ///< the next BAR register holds the upper half
-  static constexpr std::uint32_t memory_flags = 0xF;
+  static constexpr std::uint32_t memory_flags = 0xF, io_flags = 0x3;  ///< the bits that are no address
 };
 
 struct CardbusCis : Register<std::uint32_t> {
@@ -128,13 +138,21 @@ struct ExpansionRomBase : Register<std::uint32_t> {
   static constexpr std::uint32_t address_bits = 0xFFFFF800;
 };
 
+/// The registers that say where a region lies, numbered as the regions are: BARs 0 to 5 and the expansion ROM.
+namespace base_register {
+constexpr unsigned rom = BaseAddress::count, count = rom + 1;
+constexpr ConfigOffset offset_of(unsigned index) {
+  return index == rom ? ExpansionRomBase::offset : BaseAddress::offset_of(index);
+}
+}  // namespace base_register
+
 struct CapabilitiesPointer : Register<std::uint8_t> {
   using Register::Register;
   static constexpr ConfigOffset offset{0x34};
-
-  // 0, 1: reserved; mask them
-  static constexpr Field<2, 7> dword{};
 };
+
+/// The target of a pointer in a capability list. Its bits 0 and 1 are reserved.
+constexpr std::uint16_t capability_at(std::uint32_t pointer) { return static_cast<std::uint16_t>(pointer & ~3u); }
 
 struct InterruptLine : Register<std::uint8_t> {
   using Register::Register;
@@ -164,7 +182,7 @@ struct CapabilityHeader : Register<std::uint16_t> {
   static constexpr std::uint16_t in_capability = 0x00;
 
   static constexpr Field<0, 7> id{};
-  static constexpr Field<8, 15> next{};  ///< bits 0 and 1 are reserved
+  static constexpr Field<8, 15> next{};  ///< see capability_at
 };
 
 /// PCI Express Base: the dword that every extended capability starts with.
@@ -174,7 +192,7 @@ struct ExtendedCapabilityHeader : Register<std::uint32_t> {
 
   static constexpr Field<0, 15> id{};
   static constexpr Field<16, 19> version{};
-  static constexpr Field<20, 31> next{};  ///< bits 0 and 1 are reserved
+  static constexpr Field<20, 31> next{};  ///< see capability_at
 };
 
 // Power management: PCI Bus Power Management Interface 1.2.
@@ -184,11 +202,16 @@ struct PowerManagementCapabilities : Register<std::uint16_t> {
   static constexpr std::uint16_t in_capability = 0x02;
 
   static constexpr Field<0, 2> version{};
-  static constexpr Field<3> pme_clock{};
-  static constexpr Field<5> device_specific_initialization{};
-  static constexpr Field<9> d1_support{};
-  static constexpr Field<10> d2_support{};
-  static constexpr Field<11, 15> pme_support{};
+  static constexpr Flag<3> pme_clock{"PMEClk"};
+  static constexpr Flag<5> device_specific_initialization{"DSI"};
+  static constexpr Field<6, 8> aux_current{};
+  static constexpr Flag<9> d1_support{"D1"};
+  static constexpr Flag<10> d2_support{"D2"};
+  static constexpr Flag<11> pme_from_d0{"D0"};
+  static constexpr Flag<12> pme_from_d1{"D1"};
+  static constexpr Flag<13> pme_from_d2{"D2"};
+  static constexpr Flag<14> pme_from_d3hot{"D3hot"};
+  static constexpr Flag<15> pme_from_d3cold{"D3cold"};
 };
 
 /// PMCSR.
@@ -198,10 +221,28 @@ struct PowerManagementControl : Register<std::uint16_t> {
   static constexpr std::uint16_t capability_length = 8;
 
   static constexpr Field<0, 1> power_state{};
-  static constexpr Field<3> no_soft_reset{};
-  static constexpr Field<8> pme_enable{};
-  static constexpr Field<15> pme_status{};
+  static constexpr Flag<3> no_soft_reset{"NoSoftRst"};
+  static constexpr Flag<8> pme_enable{"PME-Enable"};
+  static constexpr Field<9, 12> data_select{};
+  static constexpr Field<13, 14> data_scale{};
+  static constexpr Flag<15> pme_status{"PME"};
   static constexpr std::uint16_t d0 = 0, d3hot = 3;
+  static constexpr std::uint16_t extensions_in_capability = 0x06;  ///< of bridges, and Data: a byte each
+};
+
+// PCI-X: PCI-X Protocol Addendum 2.0, of a function that is no bridge.
+
+struct PciXCommand : Register<std::uint16_t> {
+  using Register::Register;
+  static constexpr std::uint16_t in_capability = 0x02;
+  static constexpr std::uint16_t capability_length = 8, capability_length_with_ecc = 24;
+
+  static constexpr Field<12, 13> version{};  ///< 0: without the ECC registers
+};
+
+struct PciXEccControl : Register<std::uint32_t> {
+  using Register::Register;
+  static constexpr std::uint16_t in_capability = 0x08;
 };
 
 // Vital Product Data: PCI Local Bus 3.0, appendix I.
@@ -253,17 +294,25 @@ struct MsiControl : Register<std::uint16_t> {
   using Register::Register;
   static constexpr std::uint16_t in_capability = 0x02;
 
-  static constexpr Field<0> enable{};
+  static constexpr Flag<0> enable{"Enable"};
   static constexpr Field<1, 3> multiple_message_capable{};  ///< log2 of the number of vectors
   static constexpr Field<4, 6> multiple_message_enable{};
-  static constexpr Field<7> address_64bit{};
-  static constexpr Field<8> per_vector_masking{};
+  static constexpr Flag<7> address_64bit{"64bit"};
+  static constexpr Flag<8> per_vector_masking{"Maskable"};
   static constexpr unsigned max_vectors = 32;
 };
 
-/// The layout of an MSI capability with 64-bit addresses and per-vector masking.
+/// A message address is dword-aligned.
+constexpr std::uint32_t message_address_bits = 0xFFFFFFFC;
+
+/// Where the other registers of an MSI capability lie: with 32-bit addresses, and with 64-bit ones. Without per-vector
+/// masking it ends behind `data`, which has 16 bits.
+namespace msi32 {
+constexpr std::uint16_t address = 0x04, data = 0x08, mask = 0x0C, pending = 0x10, length = 0x14, unmasked_length = 0x0A;
+}
 namespace msi64 {
-constexpr std::uint16_t address = 0x04, upper_address = 0x08, data = 0x0C, mask = 0x10, pending = 0x14, length = 0x18;
+constexpr std::uint16_t address = 0x04, upper_address = 0x08, data = 0x0C, mask = 0x10, pending = 0x14, length = 0x18,
+                        unmasked_length = 0x0E;
 }
 
 // MSI-X: PCI Local Bus 3.0, 6.8.2.
@@ -274,8 +323,8 @@ struct MsixControl : Register<std::uint16_t> {
   static constexpr std::uint16_t capability_length = 12;
 
   static constexpr Field<0, 10> table_size{};  ///< number of vectors, less one
-  static constexpr Field<14> function_mask{};
-  static constexpr Field<15> enable{};
+  static constexpr Flag<14> function_mask{"Masked"};
+  static constexpr Flag<15> enable{"Enable"};
   static constexpr unsigned max_vectors = 2048;
 };
 
@@ -304,156 +353,6 @@ struct MsixVectorControl : Register<std::uint32_t> {
   using Register::Register;
 
   static constexpr Field<0> mask{};
-};
-
-// The PCI Express capability, version 2: PCI Express Base.
-
-struct ExpressCapabilities : Register<std::uint16_t> {
-  using Register::Register;
-  static constexpr std::uint16_t in_capability = 0x02;
-  static constexpr std::uint16_t capability_length = 0x3C;
-
-  static constexpr Field<0, 3> version{};
-  static constexpr Field<4, 7> device_port_type{};
-  static constexpr Field<8> slot_implemented{};
-  static constexpr Field<9, 13> interrupt_message_number{};
-  static constexpr std::uint16_t endpoint = 0, root_complex_integrated_endpoint = 9;
-};
-
-struct DeviceCapabilities : Register<std::uint32_t> {
-  using Register::Register;
-  static constexpr std::uint16_t in_capability = 0x04;
-
-  static constexpr Field<0, 2> max_payload_size_supported{};
-  static constexpr Field<3, 4> phantom_functions_supported{};
-  static constexpr Field<5> extended_tag_field_supported{};
-  static constexpr Field<6, 8> endpoint_l0s_acceptable_latency{};
-  static constexpr Field<9, 11> endpoint_l1_acceptable_latency{};
-  static constexpr Field<15> role_based_error_reporting{};
-  static constexpr Field<28> function_level_reset{};
-};
-
-struct DeviceControl : Register<std::uint16_t> {
-  using Register::Register;
-  static constexpr std::uint16_t in_capability = 0x08;
-
-  static constexpr Field<0> correctable_error_reporting{};
-  static constexpr Field<1> non_fatal_error_reporting{};
-  static constexpr Field<2> fatal_error_reporting{};
-  static constexpr Field<3> unsupported_request_reporting{};
-  static constexpr Field<4> relaxed_ordering{};
-  static constexpr Field<5, 7> max_payload_size{};
-  static constexpr Field<8> extended_tag_field{};
-  static constexpr Field<9> phantom_functions{};
-  static constexpr Field<10> aux_power_pm{};
-  static constexpr Field<11> no_snoop{};
-  static constexpr Field<12, 14> max_read_request_size{};
-  static constexpr Field<15> initiate_function_level_reset{};  ///< reads as 0
-};
-
-struct DeviceStatus : Register<std::uint16_t> {
-  using Register::Register;
-  static constexpr std::uint16_t in_capability = 0x0A;
-
-  static constexpr Field<0> correctable_error{};
-  static constexpr Field<1> non_fatal_error{};
-  static constexpr Field<2> fatal_error{};
-  static constexpr Field<3> unsupported_request{};
-  static constexpr Field<4> aux_power{};
-  static constexpr Field<5> transactions_pending{};
-  static constexpr std::uint16_t write_one_clears = 0x000F;
-};
-
-struct LinkCapabilities : Register<std::uint32_t> {
-  using Register::Register;
-  static constexpr std::uint16_t in_capability = 0x0C;
-
-  static constexpr Field<0, 3> max_link_speed{};
-  static constexpr Field<4, 9> max_link_width{};
-  static constexpr Field<10, 11> aspm_support{};
-  static constexpr Field<24, 31> port_number{};
-};
-
-struct LinkControl : Register<std::uint16_t> {
-  using Register::Register;
-  static constexpr std::uint16_t in_capability = 0x10;
-
-  static constexpr Field<0, 1> aspm{};
-  static constexpr Field<3> read_completion_boundary{};
-  static constexpr Field<6> common_clock{};
-  static constexpr Field<7> extended_synch{};
-  static constexpr Field<8> clock_power_management{};
-};
-
-struct LinkStatus : Register<std::uint16_t> {
-  using Register::Register;
-  static constexpr std::uint16_t in_capability = 0x12;
-
-  static constexpr Field<0, 3> link_speed{};
-  static constexpr Field<4, 9> link_width{};
-  static constexpr Field<12> slot_clock{};
-};
-
-struct DeviceCapabilities2 : Register<std::uint32_t> {
-  using Register::Register;
-  static constexpr std::uint16_t in_capability = 0x24;
-};
-
-struct DeviceControl2 : Register<std::uint16_t> {
-  using Register::Register;
-  static constexpr std::uint16_t in_capability = 0x28;
-};
-
-struct LinkCapabilities2 : Register<std::uint32_t> {
-  using Register::Register;
-  static constexpr std::uint16_t in_capability = 0x2C;
-
-  static constexpr Field<1, 7> supported_link_speeds{};  ///< a bit for each speed
-};
-
-struct LinkControl2 : Register<std::uint16_t> {
-  using Register::Register;
-  static constexpr std::uint16_t in_capability = 0x30;
-
-  static constexpr Field<0, 3> target_link_speed{};
-};
-
-// Advanced Error Reporting: PCI Express Base, 7.8.4. An extended capability.
-
-struct UncorrectableErrorStatus : Register<std::uint32_t> {
-  using Register::Register;
-  static constexpr std::uint16_t in_capability = 0x04;
-};
-
-struct UncorrectableErrorMask : Register<std::uint32_t> {
-  using Register::Register;
-  static constexpr std::uint16_t in_capability = 0x08;
-};
-
-struct UncorrectableErrorSeverity : Register<std::uint32_t> {
-  using Register::Register;
-  static constexpr std::uint16_t in_capability = 0x0C;
-};
-
-struct CorrectableErrorStatus : Register<std::uint32_t> {
-  using Register::Register;
-  static constexpr std::uint16_t in_capability = 0x10;
-};
-
-struct CorrectableErrorMask : Register<std::uint32_t> {
-  using Register::Register;
-  static constexpr std::uint16_t in_capability = 0x14;
-};
-
-struct AdvancedErrorControl : Register<std::uint32_t> {
-  using Register::Register;
-  static constexpr std::uint16_t in_capability = 0x18;
-  static constexpr std::uint16_t capability_length = 0x2C;
-
-  static constexpr Field<5> ecrc_generation_capable{};
-  static constexpr Field<6> ecrc_generation_enable{};
-  static constexpr Field<7> ecrc_check_capable{};
-  static constexpr Field<8> ecrc_check_enable{};
 };
 
 }  // namespace outboard::pci

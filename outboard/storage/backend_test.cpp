@@ -15,13 +15,13 @@
 #include <gtest/gtest.h>
 
 #include <outboard/base/reactor.hpp>
+#include <outboard/storage/internal/pool_engine.hpp>
+#include <outboard/storage/internal/uring_engine.hpp>
 #include <outboard/storage/null.hpp>
-#include <outboard/storage/pool_engine.hpp>
 #include <outboard/storage/ram.hpp>
 #include <outboard/storage/raw_file.hpp>
-#include <outboard/storage/uring_engine.hpp>
-#include <outboard/testing/faulty_engine.hpp>
-#include <outboard/testing/temp_dir.hpp>
+#include <tests/support/faulty_engine.hpp>
+#include <tests/support/temp_dir.hpp>
 
 namespace outboard::storage {
 namespace {
@@ -94,7 +94,7 @@ class EveryBackend : public ::testing::TestWithParam<Kind> {
       if (GetParam().engine == Engine::pool) {
         OUTBOARD_TRY(engine, PoolEngine::create(loop, client, fd, direct, 4));
       } else {
-        OUTBOARD_TRY(engine, UringEngine::create(loop, client, fd, direct, submission_for(fd)));
+        OUTBOARD_TRY(engine, UringEngine::create(loop, client, fd, direct));
       }
       return std::make_unique<CountingEngine>(std::move(engine), counts_);
     };

@@ -12,8 +12,8 @@
 
 #include <outboard/base/reactor.hpp>
 #include <outboard/storage/raw_file.hpp>
-#include <outboard/testing/loop_device.hpp>
-#include <outboard/testing/temp_dir.hpp>
+#include <tests/support/loop_device.hpp>
+#include <tests/support/temp_dir.hpp>
 
 namespace outboard::storage {
 namespace {

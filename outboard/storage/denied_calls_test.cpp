@@ -9,8 +9,8 @@
 
 #include <outboard/base/reactor.hpp>
 #include <outboard/storage/raw_file.hpp>
-#include <outboard/testing/denied_calls.hpp>
-#include <outboard/testing/temp_dir.hpp>
+#include <tests/support/denied_calls.hpp>
+#include <tests/support/temp_dir.hpp>
 
 namespace outboard::storage {
 namespace {

@@ -5,8 +5,7 @@
 
 namespace outboard::storage {
 
-/// What the destructors of this process's back ends are at, for a program that bounds its own end. One for the process, whose
-/// threads they are. Any thread.
+/// What the destructors of this process's back ends are waiting for, for a program that ends after a timeout. Any thread.
 enum class Ending : std::uint8_t {
   none,
   requests,  ///< they wait for requests that the kernel still carries out
@@ -14,7 +13,7 @@ enum class Ending : std::uint8_t {
 };
 Ending ending();
 
-/// Part of a destructor: as long as this lives.
+/// Marks a part of a destructor, as long as this object exists.
 class EndingScope {
  public:
   explicit EndingScope(Ending what);

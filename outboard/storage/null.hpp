@@ -4,8 +4,8 @@
 
 namespace outboard::storage {
 
-/// A disk that keeps nothing: writes vanish, reads give zeros (never what was in the memory). For measuring what lies in
-/// front of a disk. Completions come from inside the call.
+/// A disk without storage: writes are dropped, reads give zeros (never the old content of memory). For measuring everything
+/// except the storage. Completions are called inside the call.
 class Null final : public Backend {
  public:
   /// `size` in bytes. EINVAL: 0, or not a multiple of 512.
@@ -30,7 +30,7 @@ class Null final : public Backend {
   Geometry geometry_;
 };
 
-/// What every back end asks of a size in bytes: not 0, and whole sectors. `what` names the thing for people.
+/// Checks a size in bytes: not 0, and whole sectors. `what` names the thing in the message.
 Status check_size(std::uint64_t size, std::string_view what);
 
 }  // namespace outboard::storage

@@ -18,7 +18,7 @@ inline std::uint64_t total_length(std::span<const iovec> pieces) {
   return total;
 }
 
-/// Calls `each(offset, MutableBytes)` for every piece, with its place in the whole.
+/// Calls `each(offset, MutableBytes)` for every piece, with its offset in the whole.
 template <typename Each>
 void for_each_piece(std::span<const iovec> pieces, Each&& each) {
   std::uint64_t offset = 0;
@@ -28,7 +28,7 @@ void for_each_piece(std::span<const iovec> pieces, Each&& each) {
   }
 }
 
-/// Makes `into` the part of `pieces` that is `length` bytes from `offset` on, or what there is of it. `pieces` may not be in `into`.
+/// Sets `into` to the `length` bytes of `pieces` from `offset` on, or as many as there are. `pieces` must not be in `into`.
 inline void cut(std::span<const iovec> pieces, std::uint64_t offset, std::uint64_t length, std::vector<iovec>& into) {
   into.clear();
   for (const iovec& piece : pieces) {

@@ -1,10 +1,10 @@
 #include <outboard/storage/ram.hpp>
 
 #include <sys/mman.h>
-#include <unistd.h>
 
 #include <fmt/format.h>
 
+#include <outboard/base/internal/process_memory.hpp>
 #include <outboard/storage/null.hpp>
 #include <outboard/storage/pieces.hpp>
 
@@ -29,7 +29,7 @@ class Ram::Memory {
   /// Zeroes a range. Whole pages are given back: that costs what was written before, however much of a disk a driver asks
   /// to have zeroed and how often; writing zeros would keep the loop busy for seconds, and take memory.
   void zero(std::uint64_t offset, std::uint64_t length) const {
-    const auto page = static_cast<std::uint64_t>(::sysconf(_SC_PAGESIZE));
+    const std::uint64_t page = page_size();
     const std::uint64_t first = (offset + page - 1) / page * page;
     const std::uint64_t last = (offset + length) / page * page;
     if (first >= last || ::madvise(at(first), last - first, MADV_DONTNEED) != 0) {

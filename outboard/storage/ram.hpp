@@ -4,8 +4,8 @@
 
 namespace outboard::storage {
 
-/// A disk in this process's memory, gone with it. Sparse: memory is taken when written and given back by discard and by
-/// write_zeroes. Completions come from inside the call.
+/// A disk in this process's memory, lost at its end. Sparse: a write allocates memory; discard and write_zeroes free it.
+/// Completions are called inside the call.
 class Ram final : public Backend {
  public:
   /// `size` in bytes. EINVAL: 0, or not a multiple of 512; ENOMEM: more than can be addressed.

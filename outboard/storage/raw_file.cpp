@@ -8,17 +8,17 @@
 
 #include <fmt/format.h>
 
-#include <outboard/base/thread.hpp>
-#include <outboard/storage/aligned_engine.hpp>
-#include <outboard/storage/end_guard.hpp>
+#include <outboard/base/internal/thread.hpp>
 #include <outboard/storage/ending.hpp>
-#include <outboard/storage/image_identity.hpp>
+#include <outboard/storage/internal/aligned_engine.hpp>
+#include <outboard/storage/internal/end_guard.hpp>
+#include <outboard/storage/internal/image_identity.hpp>
+#include <outboard/storage/internal/pool_engine.hpp>
+#include <outboard/storage/internal/range_support.hpp>
+#include <outboard/storage/internal/raw_file_state.hpp>
+#include <outboard/storage/internal/signals_blocked.hpp>
+#include <outboard/storage/internal/uring_engine.hpp>
 #include <outboard/storage/pieces.hpp>
-#include <outboard/storage/pool_engine.hpp>
-#include <outboard/storage/range_limits.hpp>
-#include <outboard/storage/raw_file_state.hpp>
-#include <outboard/storage/signals_blocked.hpp>
-#include <outboard/storage/uring_engine.hpp>
 
 namespace outboard::storage {
 
@@ -26,6 +26,7 @@ namespace {
 
 /// Never more than this many times in a row without progress.
 constexpr unsigned max_retries = 1000;
+constexpr Duration time_for_workers = std::chrono::milliseconds(200);
 
 }  // namespace
 
@@ -76,7 +77,10 @@ Status RawFile::State::open_engines(FileEngine::Client& client, bool report) {
   const int fd = image->fd.get();
   const int direct = image->direct.get();
   if (options.engine != Engine::pool) {
-    auto uring = UringEngine::create(loop, client, fd, direct, submission);
+    auto uring = UringEngine::create(loop, client, fd, direct);
+    // At the start only: later no loop waits for that, and operations do.
+    if (const Status may = uring && report ? (*uring)->wait_for_workers(time_for_workers) : Status(); !may)
+      uring = may.error();
     if (uring) {
       engine = std::move(*uring);
       if (!image->block_device) return {};
@@ -84,7 +88,10 @@ Status RawFile::State::open_engines(FileEngine::Client& client, bool report) {
       return {};
     }
     if (options.engine == Engine::io_uring) return Error(uring.error()).on(image->path);
-    if (report) log.warning("{}; using {} threads instead", uring.error().what(), options.threads);
+    if (report) {
+      const std::string cure = uring.error().cure().empty() ? "" : " (" + uring.error().cure() + ")";
+      log.warning("{}: {}{}; trying {} threads instead", image->path, uring.error().what(), cure, options.threads);
+    }
   }
   OUTBOARD_TRY(engine, PoolEngine::create(loop, client, fd, direct, std::clamp(options.threads, 1U, 64U)));
   return {};
@@ -126,8 +133,8 @@ void RawFile::State::transfer(FileOp::Kind kind, std::uint64_t offset, std::span
 void RawFile::State::start_transfer(Operation& op) {
   op.pieces = op.whole.data();
   // By O_DIRECT all of them: where a part of them ends may not be where O_DIRECT can.
-  const std::size_t most = image->direct ? UINT_MAX : IOV_MAX;
-  op.piece_count = static_cast<unsigned>(std::min(op.whole.size(), most));
+  const std::size_t max_pieces = image->direct ? UINT_MAX : IOV_MAX;
+  op.piece_count = static_cast<unsigned>(std::min(op.whole.size(), max_pieces));
   start(op);
 }
 
@@ -216,12 +223,11 @@ RawFile::~RawFile() = default;
 
 Result<std::unique_ptr<RawFile>> RawFile::open(Loop& loop, const Options& options, const Log& log) {
   OUTBOARD_TRY(auto opened, open_image(options.path, options.read_only, options.direct, log));
-  measure_ranges(opened);
+  probe_range_support(opened);
   auto capacity = std::make_shared<std::atomic<std::uint64_t>>(opened.geometry.capacity);
   auto state = std::make_unique<State>(loop, std::make_shared<const Image>(std::move(opened)), std::move(capacity),
                                        options, log);
   OUTBOARD_TRY(state->identity, identity_of_image(*state->image));
-  state->submission = submission_for(state->image->fd.get());
   OUTBOARD_CHECK(state->open_engines(true));
   std::unique_ptr<RawFile> file(new RawFile(std::move(state)));
   log.info("{}: {} bytes", file->description(), file->geometry().capacity);
@@ -231,7 +237,6 @@ Result<std::unique_ptr<RawFile>> RawFile::open(Loop& loop, const Options& option
 Result<std::unique_ptr<Backend>> RawFile::share(Loop& loop) const {
   auto state = std::make_unique<State>(loop, state_->image, state_->capacity, state_->options, state_->log);
   state->identity = state_->identity;
-  state->submission = state_->submission;
   OUTBOARD_CHECK(state->open_engines(false));
   return std::unique_ptr<Backend>(new RawFile(std::move(state)));
 }
@@ -253,9 +258,8 @@ StorageIdentity RawFile::identity() const {
 }
 
 std::string RawFile::description() const {
-  return fmt::format("{} ({}{}{})", std::filesystem::path(state_->image->path).filename().string(),
-                     state_->engine->name(), state_->image->direct ? ", O_DIRECT" : "",
-                     state_->geometry.read_only ? ", read-only" : "");
+  return fmt::format("{} ({}{}{})", state_->image->path, state_->engine->name(),
+                     state_->image->direct ? ", O_DIRECT" : "", state_->geometry.read_only ? ", read-only" : "");
 }
 
 void RawFile::read(std::uint64_t offset, std::span<const iovec> pieces, Completion done) {

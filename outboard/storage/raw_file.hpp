@@ -1,35 +1,35 @@
 #pragma once
 
 #include <outboard/storage/backend.hpp>
-#include <outboard/storage/file_engine.hpp>
+#include <outboard/storage/internal/file_engine.hpp>
 
 namespace outboard::storage {
 
-/// How a RawFile has the kernel do its work.
+/// How a RawFile passes its work to the kernel.
 enum class Engine : std::uint8_t {
-  automatic,  ///< io_uring where it is permitted, else threads; said once in the log
+  automatic,  ///< io_uring if it is permitted, otherwise threads; logged once
   io_uring,
   pool,       ///< preadv and so on, on a few threads
 };
 
-/// A raw image file or a block device. Many readers or one that writes: the image is locked, see open_image. Once a flush
-/// has failed every later one fails too, on what was shared as well: nobody can tell what is on the disk.
+/// A raw image file or a block device. Many readers or one writer: the image is locked, see open_image(). Once a flush has
+/// failed, every later flush fails, also of back ends that share the storage: what is on the disk is unknown.
 class RawFile final : public Backend {
  public:
   struct Options {
     std::string path;
     bool read_only = false;
-    /// Past the page cache, every read and write: what the storage does not take as it is goes through aligned memory, at most
-    /// AlignedEngine::budget bytes of it for each share. EINVAL for writes of anything but whole sectors of 512 bytes. Where the
-    /// file system does not do it, the whole image goes through the page cache.
+    /// Bypasses the page cache for every read and write. A transfer that O_DIRECT does not allow goes through aligned memory,
+    /// at most AlignedEngine::budget bytes of it for each share. EINVAL: a write that is not whole sectors of 512 bytes. If the
+    /// file system does not support O_DIRECT, the whole image goes through the page cache.
     bool direct = false;
     Engine engine = Engine::automatic;
     unsigned threads = 4;  ///< 1...64, when they are used
-    /// Makes the engine, instead of `engine`: one of the caller's own. share() calls it too, on the thread it is called on.
+    /// Makes an engine of the caller's in place of `engine`. share() calls it too, on its caller's thread.
     EngineFactory make_engine{};
   };
 
-  /// Errors as open_image; with Engine::io_uring also those of UringEngine::create.
+  /// Errors as open_image(); with Engine::io_uring also those of UringEngine::create().
   static Result<std::unique_ptr<RawFile>> open(Loop& loop, const Options& options, const Log& log);
   ~RawFile() override;
 

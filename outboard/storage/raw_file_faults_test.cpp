@@ -3,6 +3,7 @@
 #include <outboard/storage/raw_file.hpp>
 
 #include <algorithm>
+#include <array>
 #include <cstdlib>
 #include <memory>
 #include <numeric>
@@ -16,9 +17,9 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include <outboard/testing/faulty_engine.hpp>
 #include <outboard/testing/manual_loop.hpp>
-#include <outboard/testing/temp_dir.hpp>
+#include <tests/support/faulty_engine.hpp>
+#include <tests/support/temp_dir.hpp>
 
 namespace outboard::storage {
 namespace {

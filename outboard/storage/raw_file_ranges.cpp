@@ -1,7 +1,7 @@
 // Discarding and zeroing. The kernel's ways take whole units of the storage, refuse what they cannot do with one range, and
 // may do so for that range only: each range is tried again, and what is left is written.
 
-#include <outboard/storage/raw_file_state.hpp>
+#include <outboard/storage/internal/raw_file_state.hpp>
 
 #include <algorithm>
 

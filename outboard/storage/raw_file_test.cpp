@@ -22,10 +22,10 @@
 #include <gtest/gtest.h>
 
 #include <outboard/base/reactor.hpp>
-#include <outboard/storage/image.hpp>
-#include <outboard/storage/uring_engine.hpp>
-#include <outboard/testing/denied_calls.hpp>
-#include <outboard/testing/temp_dir.hpp>
+#include <outboard/storage/internal/image.hpp>
+#include <outboard/storage/internal/uring_engine.hpp>
+#include <tests/support/denied_calls.hpp>
+#include <tests/support/temp_dir.hpp>
 
 namespace outboard::storage {
 namespace {
@@ -94,7 +94,7 @@ TEST_F(AnImage, ThatIsEmptyIsRefused) {
   EXPECT_THAT(error.cure(), HasSubstr("truncate"));
 }
 
-TEST_F(AnImage, WhoseSizeIsNotAMultipleOf512IsRefusedWithTheCommandThatMendsIt) {
+TEST_F(AnImage, WhoseSizeIsNotAMultipleOf512IsRefusedWithTheCure) {
   static_cast<void>(dir_.make_file("odd.raw", 1000));
   const Error error = refused(dir_.path("odd.raw"));
   EXPECT_EQ(error.code(), EINVAL);
@@ -348,7 +348,7 @@ TEST_F(AnImage, IsRefusedWhereIoUringIsForbiddenAndWasAskedFor) {
   });
 }
 
-TEST_F(AnImage, WhoseFlushHasFailedFailsEveryFlushAfterThatOnWhateverIsSharedToo) {
+TEST_F(AnImage, WhoseFlushHasFailedFailsEveryLaterFlushAlsoWhenShared) {
   // The kernel says only once that it has lost pages, and holds them to be clean from then on.
   static_cast<void>(dir_.make_file("disk.raw", 4096));
   std::unique_ptr<RawFile> disk;
@@ -448,7 +448,7 @@ TEST_F(AnImage, IsDescribedWithItsEngine) {
   auto pool = RawFile::open(
       *loop_, {.path = dir_.path("disk.raw"), .read_only = true, .engine = Engine::pool, .threads = 2}, Log());
   ASSERT_TRUE(pool);
-  EXPECT_EQ((*pool)->description(), "disk.raw (2 threads, read-only)");
+  EXPECT_EQ((*pool)->description(), dir_.path("disk.raw") + " (2 threads, read-only)");
 }
 
 TEST_F(AnImage, IsLoggedWithItsSize) {
@@ -459,7 +459,7 @@ TEST_F(AnImage, IsLoggedWithItsSize) {
   });
   const auto disk = RawFile::open(*loop_, {.path = dir_.path("disk.raw"), .engine = Engine::pool, .threads = 2}, log);
   ASSERT_TRUE(disk);
-  EXPECT_EQ(lines, std::vector<std::string>{"disk.raw (2 threads): 4096 bytes"});
+  EXPECT_EQ(lines, std::vector<std::string>{dir_.path("disk.raw") + " (2 threads): 4096 bytes"});
 }
 
 TEST_F(AnImage, GivesSpaceBackOnDiscard) {

@@ -1,60 +1,28 @@
-// A block device whose storage takes its time, until its queue is full: no call of a back end may wait for room in it.
+// A block device whose storage takes its time: no call of a back end may wait for room in its queue, nor for its locks.
 
 #include <algorithm>
 #include <array>
 #include <chrono>
-#include <fstream>
-#include <memory>
+#include <functional>
 #include <span>
 #include <string>
+#include <thread>
 #include <utility>
 #include <vector>
 
 #include <fcntl.h>
+#include <linux/fs.h>
+#include <sys/ioctl.h>
 #include <unistd.h>
 
-#include <fmt/format.h>
 #include <gtest/gtest.h>
 
-#include <outboard/base/reactor.hpp>
-#include <outboard/storage/raw_file.hpp>
-#include <outboard/testing/held_file_system.hpp>
-#include <outboard/testing/loop_device.hpp>
+#include <outboard/storage/slow_rig_test.hpp>
 
 namespace outboard::storage {
 namespace {
 
-using outboard::testing::HeldFileSystem;
-using outboard::testing::LoopDevice;
-using Call = HeldFileSystem::Call;
-
 constexpr std::uint64_t disk_size = UINT64_C(16) << 20;
-
-/// A queue of a disk with room for so many requests, for as long as this exists.
-class QueueDepth {
- public:
-  static Result<QueueDepth> set(const LoopDevice& device, unsigned depth) {
-    QueueDepth changed;
-    changed.path_ = fmt::format("/sys/block/{}/queue/nr_requests", device.path.substr(sizeof "/dev/" - 1));
-    if (!(std::ifstream(changed.path_) >> changed.before_) || !changed.write(depth))
-      return Error(errno, "changing the number of requests").on(changed.path_);
-    return changed;
-  }
-  QueueDepth() = default;
-  QueueDepth(QueueDepth&& other) noexcept : path_(std::exchange(other.path_, {})), before_(other.before_) {}
-  QueueDepth& operator=(QueueDepth&& other) noexcept {
-    std::swap(path_, other.path_);
-    std::swap(before_, other.before_);
-    return *this;
-  }
-  ~QueueDepth() { EXPECT_TRUE(path_.empty() || write(before_)); }
-
- private:
-  bool write(unsigned depth) const { return static_cast<bool>(std::ofstream(path_) << depth << std::flush); }
-
-  std::string path_;
-  unsigned before_ = 0;
-};
 
 struct DiskKind {
   const char* name;
@@ -62,34 +30,16 @@ struct DiskKind {
   unsigned queue_depth;  ///< 0: as the kernel has it
 };
 
-/// A block device (a loop device) on a file of a held file system; gone when nobody has it open.
-class SlowDisk : public ::testing::TestWithParam<DiskKind> {
+class SlowDisk : public OnSlowStorage<DiskKind> {
  protected:
   void SetUp() override {
-    auto made = HeldFileSystem::create(disk_size);
-    if (!made) GTEST_SKIP() << "no FUSE file system here: " << made.error().message();
-    storage_ = std::move(*made);
-    auto device = LoopDevice::attach(storage_->disk());
-    if (!device) GTEST_SKIP() << "no loop device here: " << device.error().message();
-    device_ = std::move(*device);
-    if (GetParam().queue_depth != 0) {
-      auto depth = QueueDepth::set(device_, GetParam().queue_depth);
-      if (!depth) GTEST_SKIP() << depth.error().message();
-      depth_ = std::move(*depth);
-    }
-    loop_ = Reactor::create().value();
-    auto opened =
-        RawFile::open(*loop_, {.path = device_.path, .direct = GetParam().direct, .engine = Engine::io_uring}, Log());
-    ASSERT_TRUE(opened) << opened.error().message();
-    disk_ = std::move(*opened);
+    make_device(disk_size);
+    if (!IsSkipped() && GetParam().queue_depth != 0) set_queue_depth(GetParam().queue_depth);
+    if (!IsSkipped()) open({.path = device_.path, .direct = GetParam().direct, .engine = Engine::io_uring});
   }
   void TearDown() override {
-    if (!storage_) return;
-    storage_->release();
-    EXPECT_FALSE(storage_->gave_up()) << "a call on the loop has waited for the storage";
-    disk_.reset();
-    depth_ = {};
-    device_.device.reset();
+    OnSlowStorage::TearDown();
+    let_device_go();
   }
 
   /// What udev does to a new disk, some time: it looks for file systems at both ends, and the pages stay in memory.
@@ -101,12 +51,6 @@ class SlowDisk : public ::testing::TestWithParam<DiskKind> {
                 static_cast<ssize_t>(bytes.size()));
   }
   static constexpr std::uint64_t probed = UINT64_C(1) << 20;
-
-  std::unique_ptr<HeldFileSystem> storage_;
-  LoopDevice device_;
-  QueueDepth depth_;
-  std::unique_ptr<Reactor> loop_;
-  std::unique_ptr<RawFile> disk_;
 };
 
 TEST_P(SlowDisk, WhoseQueueIsFullKeepsNoLoopWaiting) {
@@ -137,6 +81,58 @@ TEST_P(SlowDisk, WhoseQueueIsFullKeepsNoLoopWaiting) {
   while (ended != count) ASSERT_TRUE(loop_->run_once(std::chrono::seconds(1)));
 }
 
+/// While a device discards or zeroes, the kernel keeps a lock on its pages: reads through the page cache wait for it, even of what is
+/// there, and reading ahead does.
+class Erasing : public SlowDisk {
+ protected:
+  static constexpr std::size_t page = 4096;
+
+  void expect_not_to_wait_for(const std::function<void()>& erase) {
+    probe();
+    storage_->hold(Call::fallocate);
+    erase();
+    while (storage_->holding() == 0 && !storage_->gave_up()) turn();
+    for (std::uint64_t at = 0; at < 32 * page; at += page) {
+      disk_->read(at, std::span(&whole_, 1), done());
+      disk_->write(2 * probed + at, std::span(&whole_, 1), done());
+      disk_->write(4 * probed + at, std::span(&part_, 1), done());
+      turn();
+    }
+    disk_->read(6 * probed, std::span(&whole_, 1), done());
+    disk_->discard(8 * probed, 16 * page, done());
+    disk_->write_zeroes(10 * probed, 16 * page, true, done());
+    disk_->flush(done());
+    turn();
+    EXPECT_FALSE(storage_->gave_up());
+    storage_->release();
+    wait_until_all_has_ended();
+  }
+
+  alignas(page) std::array<char, page> bytes_{};
+  iovec whole_{bytes_.data(), page};
+  iovec part_{bytes_.data(), 512};
+};
+
+TEST_P(Erasing, DoesNotKeepTheLoopWaitingWhileItDiscards) {
+  expect_not_to_wait_for([this] { disk_->discard(12 * probed, 16 * page, done()); });
+}
+
+TEST_P(Erasing, DoesNotKeepTheLoopWaitingWhileItZeroes) {
+  expect_not_to_wait_for([this] { disk_->write_zeroes(12 * probed, 16 * page, true, done()); });
+}
+
+// Not known to the process, so it cannot wait with its own.
+TEST_P(Erasing, DoesNotKeepTheLoopWaitingWhileAnotherDiscards) {
+  std::thread other;
+  expect_not_to_wait_for([&] {
+    other = std::thread([this] {
+      const std::array<std::uint64_t, 2> range{12 * probed, 16 * page};
+      EXPECT_EQ(::ioctl(device_.device.get(), BLKDISCARD, range.data()), 0);
+    });
+  });
+  other.join();
+}
+
 /// Reads that the kernel has in its page cache, among them the page at which it reads on ahead, while others wait for the storage.
 class ReadAhead : public SlowDisk {
  protected:
@@ -152,8 +148,7 @@ class ReadAhead : public SlowDisk {
       ASSERT_EQ(::pread(reader.get(), bytes_.data(), size, static_cast<off_t>(at)), static_cast<ssize_t>(size));
   }
   void read(std::uint64_t at, const iovec& piece) {
-    ++begun_;
-    disk_->read(at, std::span(&piece, 1), [this](int error) { ended_ += error == 0 ? 1U : 0U; });
+    disk_->read(at, std::span(&piece, 1), done());
     disk_->submit();
   }
   void expect_not_to_wait(unsigned misses, std::size_t size) {
@@ -166,12 +161,10 @@ class ReadAhead : public SlowDisk {
     for (std::uint64_t i = 0; i < 256; ++i) read(sequential + i * block, hit);
     EXPECT_FALSE(storage_->gave_up());
     storage_->release();
-    while (ended_ != begun_) ASSERT_TRUE(loop_->run_once(std::chrono::seconds(1)));
+    wait_until_all_has_ended();
   }
 
   alignas(block) std::array<char, 2 << 20> bytes_{};
-  std::size_t begun_ = 0;
-  std::size_t ended_ = 0;
 };
 
 TEST_P(ReadAhead, DoesNotWaitForRoomInAQueueThatIsFull) { expect_not_to_wait(8, block); }
@@ -179,7 +172,7 @@ TEST_P(ReadAhead, DoesNotWaitForRoomInAQueueThatIsFull) { expect_not_to_wait(8, 
 TEST_P(ReadAhead, DoesNotWaitForRoomInAQueueThatFewLargeReadsHaveFilled) { expect_not_to_wait(2, bytes_.size()); }
 
 // Nothing that the process knows of is under way then: what is read ahead has been begun for reads that ended at once.
-TEST_P(ReadAhead, DoesNotWaitForRoomInAQueueThatStreamsInThePageCacheHaveFilled) {
+TEST_P(ReadAhead, DoesNotWaitForRoomInAQueueFullOfStreams) {
   constexpr std::uint64_t streams = 8, stride = probed / 2, size = 16 * block;
   constexpr std::uint64_t first = disk_size - (streams + 2) * stride;
   const UniqueFd reader(::open(device_.path.c_str(), O_RDONLY | O_CLOEXEC));
@@ -194,13 +187,14 @@ TEST_P(ReadAhead, DoesNotWaitForRoomInAQueueThatStreamsInThePageCacheHaveFilled)
   }
   EXPECT_FALSE(storage_->gave_up());
   storage_->release();
-  while (ended_ != begun_) ASSERT_TRUE(loop_->run_once(std::chrono::seconds(1)));
+  wait_until_all_has_ended();
 }
 
 const auto kinds = ::testing::Values(DiskKind{"cached", false, 0}, DiskKind{"direct", true, 0},
                                      DiskKind{"cached_short_queue", false, 4}, DiskKind{"direct_short_queue", true, 4});
 std::string name_of(const ::testing::TestParamInfo<DiskKind>& kind) { return kind.param.name; }
 INSTANTIATE_TEST_SUITE_P(Storage, SlowDisk, kinds, name_of);
+INSTANTIATE_TEST_SUITE_P(Storage, Erasing, kinds, name_of);
 INSTANTIATE_TEST_SUITE_P(Storage, ReadAhead, kinds, name_of);
 
 }  // namespace

@@ -12,7 +12,7 @@ Result<const DeviceEntry*> find_device(std::string_view name) {
   if (found != table.end()) return &*found;
   std::string known;
   for (const auto& entry : table) known += fmt::format("{}{}", known.empty() ? "" : ", ", entry.name);
-  return Error(EINVAL, fmt::format("there is no device '{}'", name)).cure("there are: " + known);
+  return Error(EINVAL, fmt::format("unknown device '{}'", name)).cure("devices: " + known);
 }
 
 }  // namespace outboard::targets

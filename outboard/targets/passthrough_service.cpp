@@ -13,17 +13,17 @@ namespace outboard::targets {
 
 namespace {
 
-constexpr std::array<OptionHelp, 3> words_of_passthrough{{
-    {"trust-client", "", "give the client the device's own file: it maps BARs, and can do all that this process can"},
-    {"unplug-deadline", "SECONDS", "how long a client may keep a device that is to be unplugged (0 to 9, default 5)"},
-    {"spin", "USEC", "look for work for so long before sleeping (microseconds)"},
+constexpr std::array<OptionHelp, 3> passthrough_table{{
+    {"trust-client", "", "hand the device's file to the client: it can map BARs and do all that this process can do"},
+    {"unplug-deadline", "SECONDS", "how long the client may keep a device that is to be unplugged (0 to 9, default 5)"},
+    {"spin", "USEC", "busy-poll for so many microseconds before sleeping (default 0)"},
 }};
 
-// VFIO asks for a device again after 10 seconds, and its handle does not wait any longer then.
-constexpr std::uint64_t default_deadline_s = 5, longest_deadline_s = 9;
+// VFIO asks for a device again after 10 seconds; by then the handle must have been given back.
+constexpr std::uint64_t default_timeout_s = 5, max_timeout_s = 9;
 constexpr std::uint64_t max_spin_us = 1'000'000;
 
-/// How the function tells that it has gone. Shared with it.
+/// Set by the function when the device has gone. Shared with it.
 struct Ending {
   std::string why;
   std::function<void()> stop;
@@ -60,49 +60,49 @@ class PassthroughService final : public Service {
   std::shared_ptr<Ending> ending_;
 };
 
-struct Words {
+struct Taken {
   pci::Passthrough::Options passthrough;
   Duration spin{0};
 };
 
-Result<Words> take(OptionSet& words) {
-  Words taken;
-  OUTBOARD_TRY(taken.passthrough.trust_client, words.flag("trust-client", false));
-  OUTBOARD_TRY(const auto deadline, words.number("unplug-deadline", default_deadline_s, 0, longest_deadline_s));
-  taken.passthrough.unplug_deadline = std::chrono::seconds(deadline);
-  OUTBOARD_TRY(const auto microseconds, words.number("spin", 0, 0, max_spin_us));
+Result<Taken> take(OptionSet& set) {
+  Taken taken;
+  OUTBOARD_TRY(taken.passthrough.trust_client, set.flag("trust-client", false));
+  OUTBOARD_TRY(const auto timeout, set.number("unplug-deadline", default_timeout_s, 0, max_timeout_s));
+  taken.passthrough.unplug_timeout = std::chrono::seconds(timeout);
+  OUTBOARD_TRY(const auto microseconds, set.number("spin", 0, 0, max_spin_us));
   taken.spin = std::chrono::microseconds(microseconds);
   return taken;
 }
 
-/// Whoever has the function can have it reach all of the host's memory where no IOMMU stands in front of it.
+/// Without an IOMMU the client could make the device access all memory of the host.
 Status behind_an_iommu(const pci::Handle& handle) {
   const auto* const kernels = dynamic_cast<const vfio::Handle*>(&handle);
-  if (kernels == nullptr || kernels->door() != vfio::Door::no_iommu) return {};
+  if (kernels == nullptr || kernels->interface() != vfio::Interface::no_iommu) return {};
   return Error(EPERM, "the device is not behind an IOMMU: its client could access all memory of this machine")
       .on(handle.name())
-      .cure("turn the IOMMU on (VT-d or AMD-Vi in the firmware, intel_iommu=on) and leave door=no-iommu away");
+      .cure("turn the IOMMU on (VT-d or AMD-Vi in the firmware, intel_iommu=on) and leave interface=no-iommu away");
 }
 
 }  // namespace
 
-std::span<const OptionHelp> passthrough_words() { return words_of_passthrough; }
+std::span<const OptionHelp> passthrough_options() { return passthrough_table; }
 
-Result<std::unique_ptr<Service>> serve_passthrough(std::unique_ptr<pci::Handle> handle, OptionSet words,
+Result<std::unique_ptr<Service>> serve_passthrough(std::unique_ptr<pci::Handle> handle, OptionSet set,
                                                    std::string_view listener, ServeOptions options) {
   std::string path;
   if (!options.socket) {
     OUTBOARD_TRY(const auto address, parse_address(listener, "listener", listener_schemes()));
     if (address.scheme != "vfio-user") {
-      return Error(ENOTSUP, "a PCI function cannot be served there")
+      return Error(ENOTSUP, "a PCI function cannot be served on this listener")
           .on(std::string(listener))
-          .cure("vfio-user:PATH takes every function");
+          .cure("serve it on vfio-user:PATH");
     }
     path = address.rest;
   }
   OUTBOARD_CHECK(behind_an_iommu(*handle));
-  OUTBOARD_TRY(Words taken, take(words));
-  OUTBOARD_CHECK(words.finish(words_of_passthrough));
+  OUTBOARD_TRY(Taken taken, take(set));
+  OUTBOARD_CHECK(set.finish(passthrough_table));
   const auto ending = std::make_shared<Ending>();
   taken.passthrough.ended = [ending](const std::string& why) {
     ending->why = why;
@@ -113,7 +113,7 @@ Result<std::unique_ptr<Service>> serve_passthrough(std::unique_ptr<pci::Handle> 
   auto factory = pci::Passthrough::factory(std::move(handle), std::move(taken.passthrough));
   vfio_user::Server::Options server_options;
   server_options.log = options.log;
-  server_options.unplug_wait = options.unplug_wait;
+  server_options.unplug_timeout = options.unplug_timeout;
   server_options.spin = taken.spin;
   const std::string where =
       path.empty() ? fmt::format("vfio-user on file descriptor {}", options.socket.get()) : std::string(listener);

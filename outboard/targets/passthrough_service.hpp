@@ -10,13 +10,13 @@
 
 namespace outboard::targets {
 
-/// The words of serve_passthrough(): whether the client is trusted, what happens at an unplug, how it is run.
-std::span<const OptionHelp> passthrough_words();
+/// The options of serve_passthrough(): trust in the client, timeout of an unplug, polling.
+std::span<const OptionHelp> passthrough_options();
 
 /// Serves a function that `handle` drives, at `listener` (`vfio-user:PATH`) or on ServeOptions::socket, as pci::Passthrough.
-/// Its run() fails with ENODEV when the function has gone. EINVAL: not a listener, or a word that is not known; ENOTSUP: a
-/// listener that takes no PCI function; EPERM: no IOMMU stands in front of the function. Else what the handle or the socket says.
-Result<std::unique_ptr<Service>> serve_passthrough(std::unique_ptr<pci::Handle> handle, OptionSet words,
+/// Its run() fails with ENODEV when the function has gone. EINVAL: not a listener, or an unknown option; ENOTSUP: a listener that
+/// takes no PCI function; EPERM: the function is not behind an IOMMU. Other errors: those of the handle or the socket.
+Result<std::unique_ptr<Service>> serve_passthrough(std::unique_ptr<pci::Handle> handle, OptionSet set,
                                                    std::string_view listener, ServeOptions options);
 
 }  // namespace outboard::targets

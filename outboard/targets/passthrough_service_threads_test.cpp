@@ -12,29 +12,29 @@
 #include <outboard/targets/passthrough_service.hpp>
 #include <outboard/targets/target.hpp>
 #include <outboard/testing/fake_handle.hpp>
-#include <outboard/testing/fake_vfio.hpp>
 #include <outboard/testing/manual_loop.hpp>
-#include <outboard/testing/plain_function.hpp>
-#include <outboard/testing/temp_dir.hpp>
 #include <outboard/vfio_user/client.hpp>
 #include <outboard/virtio_pci/transport.hpp>
+#include <tests/support/fake_vfio.hpp>
+#include <tests/support/plain_function.hpp>
+#include <tests/support/temp_dir.hpp>
 
 namespace outboard::targets {
 namespace {
 
 class PassthroughService : public ::testing::Test {
  protected:
-  void serve(std::unique_ptr<pci::Handle> handle, const std::string& words = {}) {
-    auto options = words.empty() ? OptionSet() : OptionSet::parse(words).value();
+  void serve(std::unique_ptr<pci::Handle> handle, const std::string& text = {}) {
+    auto options = text.empty() ? OptionSet() : OptionSet::parse(text).value();
     auto service = serve_passthrough(std::move(handle), std::move(options), listener(), {});
     ASSERT_TRUE(service) << service.error().message();
     service_ = std::move(*service);
     thread_ = std::thread([this] { ended_ = service_->run(); });
   }
-  void serve_disk(const std::string& words = {}) {
+  void serve_disk(const std::string& text = {}) {
     auto disk = open("local:blk,ram,size=1M,queues=2");
     ASSERT_TRUE(disk) << disk.error().message();
-    serve(std::move(*disk), words);
+    serve(std::move(*disk), text);
   }
   void TearDown() override { stop(); }
   void stop() {
@@ -144,13 +144,13 @@ TEST(PassthroughServiceWithoutAnIommu, IsRefusedForThatWouldBeTheWholeMachine) {
   ASSERT_TRUE(function);
   auto& device = kernel.add({.cdev = {}}, std::move(*function), [&] { loop.run_until_idle(); });
   auto options = kernel.options();
-  options.door.door = vfio::Door::no_iommu;
+  options.interface.interface = vfio::Interface::no_iommu;
   auto handle = vfio::Handle::open(device.options().address, options);
   ASSERT_TRUE(handle) << handle.error().message();
-  for (const char* const words : {"spin=1", "trust-client"}) {
-    const auto service = serve_passthrough(std::move(*handle), *OptionSet::parse(words), "vfio-user:/x", {});
+  for (const char* const text : {"spin=1", "trust-client"}) {
+    const auto service = serve_passthrough(std::move(*handle), *OptionSet::parse(text), "vfio-user:/x", {});
     ASSERT_FALSE(service);
-    EXPECT_EQ(service.error().code(), EPERM) << words;
+    EXPECT_EQ(service.error().code(), EPERM) << text;
     EXPECT_NE(service.error().message().find("IOMMU"), std::string::npos);
     handle = vfio::Handle::open(device.options().address, options);
     ASSERT_TRUE(handle) << handle.error().message();
@@ -159,7 +159,7 @@ TEST(PassthroughServiceWithoutAnIommu, IsRefusedForThatWouldBeTheWholeMachine) {
 
 struct Refusal {
   const char* name;
-  const char* words;
+  const char* text;
   const char* listener;
   int code;
 };
@@ -167,7 +167,7 @@ struct Refusal {
 class PassthroughServiceRefuses : public ::testing::TestWithParam<Refusal> {};
 
 TEST_P(PassthroughServiceRefuses, WhatCannotBe) {
-  const auto service = serve_passthrough(std::make_unique<testing::FakeHandle>(), *OptionSet::parse(GetParam().words),
+  const auto service = serve_passthrough(std::make_unique<testing::FakeHandle>(), *OptionSet::parse(GetParam().text),
                                          GetParam().listener, {});
   ASSERT_FALSE(service);
   EXPECT_EQ(service.error().code(), GetParam().code) << service.error().message();

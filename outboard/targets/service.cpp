@@ -7,7 +7,7 @@
 #include <fmt/format.h>
 
 #include <outboard/targets/target.hpp>
-#include <outboard/targets/transport_words.hpp>
+#include <outboard/targets/transport_options.hpp>
 #include <outboard/targets/vduse_service.hpp>
 #include <outboard/vfio_user/server.hpp>
 
@@ -16,8 +16,8 @@ namespace outboard::targets {
 namespace {
 
 constexpr std::array<OptionHelp, 2> schemes{{
-    {"vfio-user", "PATH", "on a UNIX socket, for QEMU and for other clients"},
-    {"vduse", "NAME", "on this kernel's vDPA bus: a disk becomes /dev/vdX"},
+    {"vfio-user", "PATH", "a UNIX socket, for QEMU and other clients"},
+    {"vduse", "NAME", "this kernel's vDPA bus: a disk becomes /dev/vdX"},
 }};
 
 class VfioUserService final : public Service {
@@ -47,8 +47,11 @@ class VfioUserService final : public Service {
 Result<std::unique_ptr<Service>> serve_on_vfio_user(FunctionPlan plan, const std::string& path, ServeOptions options) {
   vfio_user::Server::Options server_options;
   server_options.log = options.log;
-  server_options.unplug_wait = options.unplug_wait;
+  server_options.unplug_timeout = options.unplug_timeout;
   server_options.spin = plan.spin;
+  options.log.debug("vfio-user: spin {} us, unplug wait {} s",
+                    std::chrono::duration_cast<std::chrono::microseconds>(plan.spin).count(),
+                    std::chrono::duration<double>(options.unplug_timeout).count());
   std::string where =
       path.empty() ? fmt::format("vfio-user on file descriptor {}", options.socket.get()) : "vfio-user:" + path;
   OUTBOARD_TRY(auto server, path.empty()
@@ -64,22 +67,22 @@ Result<Address> listener_of(std::string_view listener, const ServeOptions& optio
   return parse_address(listener, "listener", schemes);
 }
 
-bool has_word(std::span<const OptionHelp> known, std::string_view name) {
+bool has_option(std::span<const OptionHelp> known, std::string_view name) {
   return std::ranges::find(known, name, &OptionHelp::name) != known.end();
 }
 
-/// The options of the other listener are known too: that they are not for this one is said of them.
-Status check_words_of_listener(const virtio::DeviceType& type, const OptionSet& words, const Address& address) {
+/// An option of the other listener is known, and refused with that reason.
+Status check_options_of_listener(const virtio::DeviceType& type, const OptionSet& set, const Address& address) {
   const bool on_vduse = address.scheme == "vduse";
-  for (const auto& word : on_vduse ? transport_words() : vduse_words()) {
-    const bool elsewhere = on_vduse ? is_pci_word(word.name) : true;
-    if (!elsewhere || !words.has(word.name) || has_word(type.options, word.name)) continue;
+  for (const auto& option : on_vduse ? transport_options() : vduse_options()) {
+    const bool elsewhere = on_vduse ? is_pci_option(option.name) : true;
+    if (!elsewhere || !set.has(option.name) || has_option(type.options, option.name)) continue;
     const std::string listener =
         address.rest.empty() ? "a vfio-user socket" : fmt::format("{}:{}", address.scheme, address.rest);
     return Error(EINVAL, fmt::format("this option is for {}, and the listener is {}",
                                      on_vduse ? "vfio-user:PATH" : "vduse:NAME", listener))
-        .on(words.typed(word.name))
-        .cure("leave it out, or serve on the other listener");
+        .on(set.typed(option.name))
+        .cure(fmt::format("leave it out, or use --listen {}", on_vduse ? "vfio-user:PATH" : "vduse:NAME"));
   }
   return {};
 }
@@ -88,24 +91,25 @@ Status check_words_of_listener(const virtio::DeviceType& type, const OptionSet& 
 
 std::span<const OptionHelp> listener_schemes() { return schemes; }
 
-Result<std::unique_ptr<Service>> serve(const virtio::DeviceType& type, OptionSet words, std::string_view listener,
+Result<std::unique_ptr<Service>> serve(const virtio::DeviceType& type, OptionSet set, std::string_view listener,
                                        ServeOptions options) {
   OUTBOARD_TRY(const auto address, listener_of(listener, options));
-  OUTBOARD_CHECK(check_words_of_listener(type, words, address));
-  if (address.scheme == "vduse") return serve_on_vduse(type, std::move(words), std::string(address.rest), options.log);
-  OUTBOARD_TRY(auto plan, plan_function(type, std::move(words)));
+  OUTBOARD_CHECK(check_options_of_listener(type, set, address));
+  if (address.scheme == "vduse") return serve_on_vduse(type, std::move(set), std::string(address.rest), options.log);
+  OUTBOARD_TRY(auto plan, plan_function(type, std::move(set)));
   return serve_on_vfio_user(std::move(plan), std::string(address.rest), std::move(options));
 }
 
-Result<std::unique_ptr<Service>> serve(const DeviceEntry& entry, OptionSet words, std::string_view listener,
+Result<std::unique_ptr<Service>> serve(const DeviceEntry& entry, OptionSet set, std::string_view listener,
                                        ServeOptions options) {
-  if (entry.type != nullptr) return serve(*entry.type, std::move(words), listener, std::move(options));
+  if (entry.type != nullptr) return serve(*entry.type, std::move(set), listener, std::move(options));
   OUTBOARD_TRY(const auto address, listener_of(listener, options));
   if (address.scheme == "vduse")
-    return Error(ENOTSUP, fmt::format("{} is not a virtio device, and the vDPA bus takes no other", entry.name))
+    return Error(ENOTSUP,
+                 fmt::format("{} is not a virtio device, and the vDPA bus takes virtio devices only", entry.name))
         .on(std::string(listener))
-        .cure("vfio-user:PATH takes every device");
-  OUTBOARD_TRY(auto plan, plan_function(*entry.function, std::move(words)));
+        .cure("serve it on vfio-user:PATH");
+  OUTBOARD_TRY(auto plan, plan_function(*entry.function, std::move(set)));
   return serve_on_vfio_user(std::move(plan), std::string(address.rest), std::move(options));
 }
 

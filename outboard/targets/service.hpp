@@ -23,14 +23,14 @@ class Service {
 
   /// "vfio-user:/run/blk.sock".
   virtual std::string where() const = 0;
-  /// What stands behind the device, for people; may be empty.
+  /// The device's storage or the like, for messages; may be empty.
   virtual std::string description() const = 0;
   /// The loop that run() runs.
   virtual Loop& loop() = 0;
-  /// What stands behind the device may have changed: looks again and tells the driver (virtio::Device::reload). On the
-  /// loop's thread.
+  /// Reads again what may have changed behind the device, such as the size of an image, and tells the driver
+  /// (virtio::Device::reload). On the loop's thread.
   virtual Status reload() = 0;
-  /// Serves until stop(), then finishes what is in flight. `ready` is called once, when clients, or a driver, can use the
+  /// Serves until stop(), then finishes the requests in flight. `ready` is called once, when a client or a driver can use the
   /// device; its error ends the service.
   virtual Status run(std::function<Status()> ready) = 0;
   Status run() {
@@ -42,23 +42,24 @@ class Service {
 
 struct ServeOptions {
   Log log{};
-  /// A socket that listens already (socket activation); then there is no listener. Owned from here on.
+  /// A listening socket (socket activation), to be used instead of a listener. The service owns it.
   UniqueFd socket{};
-  /// On vfio-user: see vfio_user::Server::Options::unplug_wait.
-  Duration unplug_wait{0};
+  /// On vfio-user: see vfio_user::Server::Options::unplug_timeout.
+  Duration unplug_timeout{0};
 };
 
 /// The schemes of listeners, for help.
 std::span<const OptionHelp> listener_schemes();
-/// The words that only `vduse:NAME` takes, beside those of transport_words().
-std::span<const OptionHelp> vduse_words();
+/// The options for `vduse:NAME` alone, beside those of transport_options().
+std::span<const OptionHelp> vduse_options();
 
-/// Makes a device from `words` (as plan_function) and serves it at `listener`: `vfio-user:PATH` or `vduse:NAME`; or, where
-/// `listener` is empty, as vfio-user on ServeOptions::socket. EINVAL: not a listener. Else what the device or the transport says.
-Result<std::unique_ptr<Service>> serve(const virtio::DeviceType& type, OptionSet words, std::string_view listener,
+/// Makes a device from the options in `set` (see plan_function()) and serves it at `listener`: `vfio-user:PATH` or
+/// `vduse:NAME`. With an empty `listener`: as vfio-user on ServeOptions::socket. EINVAL: not a listener. Other errors: those of
+/// the device or the transport.
+Result<std::unique_ptr<Service>> serve(const virtio::DeviceType& type, OptionSet set, std::string_view listener,
                                        ServeOptions options);
-/// The same for what the table of devices has. ENOTSUP: on `vduse:NAME`, and no virtio device.
-Result<std::unique_ptr<Service>> serve(const DeviceEntry& entry, OptionSet words, std::string_view listener,
+/// The same for an entry of the device table. ENOTSUP: `vduse:NAME` and not a virtio device.
+Result<std::unique_ptr<Service>> serve(const DeviceEntry& entry, OptionSet set, std::string_view listener,
                                        ServeOptions options);
 
 }  // namespace outboard::targets

@@ -20,14 +20,14 @@
 #include <outboard/devices/blk/layout.hpp>
 #include <outboard/memory/host_memory.hpp>
 #include <outboard/storage/raw_file.hpp>
-#include <outboard/testing/held_backend.hpp>
-#include <outboard/testing/held_file_system.hpp>
 #include <outboard/testing/manual_loop.hpp>
-#include <outboard/testing/temp_dir.hpp>
-#include <outboard/testing/vfio_user_peer.hpp>
 #include <outboard/vfio_user/server.hpp>
 #include <outboard/virtio/spec.hpp>
 #include <outboard/virtio_pci/function.hpp>
+#include <tests/support/held_backend.hpp>
+#include <tests/support/held_file_system.hpp>
+#include <tests/support/temp_dir.hpp>
+#include <tests/support/vfio_user_peer.hpp>
 
 namespace outboard::targets {
 namespace {
@@ -273,7 +273,7 @@ INSTANTIATE_TEST_SUITE_P(, SlowStorage, ::testing::Values(std::nullopt, Engine::
                            return *each.param == Engine::pool ? "pool" : "io_uring";
                          });
 
-TEST_P(SlowStorage, Row62_AResetIsNotAnsweredWithSuccessWhileAReadMayStillWriteToMemory) {
+TEST_P(SlowStorage, VU62_AResetDoesNotSucceedWhileAReadMayStillWriteToMemory) {
   hang();
   peer.send(Command::device_reset);
   pump();
@@ -303,7 +303,7 @@ TEST_P(SlowStorage, Row62_AResetIsNotAnsweredWithSuccessWhileAReadMayStillWriteT
   EXPECT_TRUE(memory.all(on_disk)) << "and the device works again";
 }
 
-TEST_P(SlowStorage, Row51_AResetByStatusReadsZeroOnlyWhenNothingTouchesMemoryAnyMore) {
+TEST_P(SlowStorage, VD51_TheStatusReadsZeroOnlyWhenMemoryIsNoLongerUsed) {
   hang();
   set<std::uint8_t>(offsetof(Common, device_status), 0);
   EXPECT_EQ(device_status(), live);
@@ -319,7 +319,7 @@ TEST_P(SlowStorage, Row51_AResetByStatusReadsZeroOnlyWhenNothingTouchesMemoryAny
   EXPECT_TRUE(memory.all(on_disk));
 }
 
-TEST_P(SlowStorage, Row41_MemoryThatIsTakenAwayIsNotTouchedThroughWhatIsMappedInItsPlace) {
+TEST_P(SlowStorage, VU41_UnmappedMemoryIsNotReachedThroughItsReplacement) {
   hang();
   peer.send(Command::dma_unmap, joined(wire::DmaUnmap{.argsz = 24, .flags = 0, .address = base, .size = memory_size}));
   pump();
@@ -338,7 +338,7 @@ TEST_P(SlowStorage, Row41_MemoryThatIsTakenAwayIsNotTouchedThroughWhatIsMappedIn
   EXPECT_TRUE(other.all(untouched));
 }
 
-TEST_P(SlowStorage, Row63_TheNextClientIsAdmittedWhenNothingTouchesTheMemoryOfTheLastOne) {
+TEST_P(SlowStorage, VU63_TheNextClientWaitsForIoInTheMemoryOfTheLastOne) {
   hang();
   peer.close();
   pump();
@@ -358,7 +358,7 @@ TEST_P(SlowStorage, Row63_TheNextClientIsAdmittedWhenNothingTouchesTheMemoryOfTh
   EXPECT_EQ(ask(Command::device_reset), 0);
 }
 
-TEST_P(SlowStorage, Row63_AClientThatLeavesAfterAResetThatWasLateIsFollowedWhenThatHasEnded) {
+TEST_P(SlowStorage, VU63_AfterALateResetTheNextClientWaitsForItsEnd) {
   hang();
   peer.send(Command::device_reset);
   wait_too_long();

@@ -8,9 +8,9 @@
 
 #include <outboard/targets/device_table.hpp>
 #include <outboard/targets/service.hpp>
-#include <outboard/targets/transport_words.hpp>
+#include <outboard/targets/transport_options.hpp>
 #include <outboard/targets/vduse_service.hpp>
-#include <outboard/testing/temp_dir.hpp>
+#include <tests/support/temp_dir.hpp>
 
 namespace outboard::targets {
 namespace {
@@ -23,31 +23,44 @@ std::string message_of(std::string_view target) {
   return handle ? "opened" : handle.error().message() + " | " + handle.error().cure();
 }
 
-TEST(Targets, AWordWithoutASchemeIsNoTarget) {
+TEST(Targets, TextWithoutASchemeIsNoTarget) {
   EXPECT_THAT(message_of("disk.raw"), HasSubstr("'disk.raw' is not a target"));
   EXPECT_THAT(message_of("disk.raw"), HasSubstr("vfio-user:PATH"));
   EXPECT_THAT(message_of("disk.raw"), HasSubstr("local:DEVICE"));
 }
 
 TEST(Targets, AnUnknownSchemeIsNamed) {
-  EXPECT_THAT(message_of("vfoi-user:/run/blk.sock"), HasSubstr("'vfoi-user' is not a kind of target"));
+  EXPECT_THAT(message_of("vfoi-user:/run/blk.sock"), HasSubstr("unknown kind of target: 'vfoi-user'"));
 }
 
 TEST(Targets, APathThatIsMissingIsAskedFor) { EXPECT_THAT(message_of("vfio-user:"), HasSubstr("PATH is missing")); }
 
 TEST(Targets, AnUnknownDeviceIsNamedAndTheKnownOnesListed) {
-  EXPECT_THAT(message_of("local:disk,ram"), HasSubstr("there is no device 'disk' | there are: "));
+  EXPECT_THAT(message_of("local:disk,ram"), HasSubstr("unknown device 'disk' | devices: "));
   EXPECT_THAT(message_of("local:disk,ram"), HasSubstr("blk"));
 }
 
-TEST(Targets, AnUnknownWordIsNamedAndTheKnownOnesListed) {
+TEST(Targets, AnUnknownOptionIsNamedAndTheKnownOnesListed) {
   const std::string message = message_of("local:blk,null,size=1M,pakced");
-  EXPECT_THAT(message, HasSubstr("pakced: there is no such option"));
+  EXPECT_THAT(message, HasSubstr("pakced: unknown option"));
   EXPECT_THAT(message, HasSubstr("image"));
   EXPECT_THAT(message, HasSubstr("packed"));
 }
 
-TEST(Targets, AWordThatIsGivenTwiceIsRefused) {
+TEST(Targets, AnUnknownOptionIsNamedBeforeMissingStorage) {
+  EXPECT_THAT(message_of("local:blk,pakced"), HasSubstr("pakced: unknown option"));
+  EXPECT_THAT(message_of("local:blk,image=/none,pakced"), HasSubstr("pakced: unknown option"));
+}
+
+TEST(Targets, AnAddressThatNothingCanHaveIsRefused) {
+  EXPECT_THAT(message_of("vfio-user:/" + std::string(107, 'x')), HasSubstr("at most 107 characters"));
+  const std::string longest = "vfio-user:/" + std::string(106, 'x');
+  EXPECT_TRUE(parse_address(longest, "target", target_schemes()));
+  EXPECT_FALSE(parse_address("vduse:a/b", "listener", listener_schemes()));
+  EXPECT_TRUE(parse_address("vduse:disk0", "listener", listener_schemes()));
+}
+
+TEST(Targets, AnOptionThatIsGivenTwiceIsRefused) {
   EXPECT_THAT(message_of("local:blk,null,size=1M,size=2M"), HasSubstr("size: given twice"));
 }
 
@@ -64,15 +77,15 @@ TEST(Targets, AFunctionThatIsNoVirtioDeviceIsDrivenAsWell) {
   auto handle = open("local:edu,dma-time=5,spin=20");
   ASSERT_TRUE(handle) << handle.error().message();
   EXPECT_EQ((*handle)->identity()->device, 0x11E8);
-  EXPECT_THAT(message_of("local:edu,dma-maks=1"), HasSubstr("dma-maks: there is no such option"));
-  EXPECT_THAT(message_of("local:edu,packed"), HasSubstr("it takes: dma-mask, dma-time, factorial-time, spin"));
+  EXPECT_THAT(message_of("local:edu,dma-maks=1"), HasSubstr("dma-maks: unknown option"));
+  EXPECT_THAT(message_of("local:edu,packed"), HasSubstr("options: dma-mask, dma-time, factorial-time, spin"));
 }
 
 TEST(Targets, ACommaInAValueIsDoubled) {
   const outboard::testing::TempDir dir;
   dir.make_file("a,b.raw", 1 << 20);
   EXPECT_EQ(message_of("local:blk,image=" + dir.path("a,,b.raw")), "opened");
-  EXPECT_THAT(message_of("local:blk,image=" + dir.path("a,b.raw")), HasSubstr("there is no such image"));
+  EXPECT_THAT(message_of("local:blk,image=" + dir.path("a,b.raw")), HasSubstr("b.raw: unknown option"));
 }
 
 TEST(Targets, AServerThatIsNotThereIsAnError) {
@@ -88,77 +101,14 @@ TEST(Targets, EveryDeviceOfTheTableHasItsOwnName) {
     EXPECT_EQ(entry.name, entry.type != nullptr ? entry.type->name : entry.function->name);
 }
 
-// Waiting for a server that is starting. Time is what was paused, so nothing sleeps here.
-struct Attempts {
-  std::vector<int> codes;  ///< one for each attempt; 0: it succeeds; the last one goes on
-  std::size_t made = 0;
-  std::vector<Duration> pauses;
-
-  Status run(Duration wait, bool go_on = true) {
-    return retry_while_starting(
-        wait,
-        [&](Duration time) {
-          pauses.push_back(time);
-          return go_on;
-        },
-        [&]() -> Status {
-          const int code = codes[std::min(made++, codes.size() - 1)];
-          if (code == 0) return {};
-          return Error(code);
-        });
-  }
-};
-
-constexpr Duration second = std::chrono::seconds(1);
-
-TEST(WaitForServer, WithoutWaitingThereIsOneAttempt) {
-  Attempts attempts{.codes = {ENOENT}};
-  EXPECT_EQ(attempts.run(Duration{0}).error().code(), ENOENT);
-  EXPECT_EQ(attempts.made, 1u);
-}
-
-TEST(WaitForServer, ItIsTriedAgainUntilItListens) {
-  Attempts attempts{.codes = {ENOENT, ECONNREFUSED, 0}};
-  EXPECT_TRUE(attempts.run(second));
-  EXPECT_EQ(attempts.made, 3u);
-}
-
-TEST(WaitForServer, AnotherFailureIsFinal) {
-  Attempts attempts{.codes = {ENOENT, EACCES, 0}};
-  EXPECT_EQ(attempts.run(second).error().code(), EACCES);
-  EXPECT_EQ(attempts.made, 2u);
-}
-
-TEST(WaitForServer, ABusyServerIsNotWaitedFor) {
-  Attempts attempts{.codes = {EBUSY}};
-  EXPECT_EQ(attempts.run(second).error().code(), EBUSY);
-}
-
-TEST(WaitForServer, PausesGrowAreBoundedAndSumToTheWait) {
-  Attempts attempts{.codes = {ENOENT}};
-  EXPECT_EQ(attempts.run(3 * second).error().code(), ENOENT);
-  Duration sum{0};
-  for (const Duration pause : attempts.pauses) {
-    EXPECT_LE(pause, std::chrono::milliseconds(250));
-    sum += pause;
-  }
-  EXPECT_EQ(sum, 3 * second);
-  EXPECT_LT(attempts.pauses.front(), attempts.pauses[3]);
-}
-
-TEST(WaitForServer, ItCanBeInterrupted) {
-  Attempts attempts{.codes = {ENOENT}};
-  EXPECT_EQ(attempts.run(second, false).error().code(), ECANCELED);
-}
-
 TEST(Listeners, AnUnknownSchemeIsNamed) {
-  OptionSet words;
-  ASSERT_TRUE(words.set("null", std::nullopt));
+  OptionSet set;
+  ASSERT_TRUE(set.set("null", std::nullopt));
   const auto type = find_device("blk");
   ASSERT_TRUE(type);
-  const auto service = serve(**type, words, "tcp:1234", {});
+  const auto service = serve(**type, set, "tcp:1234", {});
   ASSERT_FALSE(service);
-  EXPECT_THAT(service.error().message(), HasSubstr("'tcp' is not a kind of listener"));
+  EXPECT_THAT(service.error().message(), HasSubstr("unknown kind of listener: 'tcp'"));
 }
 
 TEST(Listeners, TheVdpaBusTakesVirtioDevicesOnly) {
@@ -183,23 +133,23 @@ TEST(Listeners, AFunctionThatIsNoVirtioDeviceIsServed) {
 
 TEST(Listeners, AnOptionOfTheOtherListenerIsNamedWithTheListenerThatItIsFor) {
   const auto refused = [](std::string name, std::string listener) {
-    OptionSet words(OptionSet::Syntax::command_line);
-    EXPECT_TRUE(words.set("null", std::nullopt) && words.set("size", "1M") && words.set(std::move(name), "2"));
-    const auto service = serve(**find_device("blk"), words, listener, {});
+    OptionSet set(OptionSet::Syntax::command_line);
+    EXPECT_TRUE(set.set("null", std::nullopt) && set.set("size", "1M") && set.set(std::move(name), "2"));
+    const auto service = serve(**find_device("blk"), set, listener, {});
     return service ? std::string("served") : service.error().message();
   };
   const outboard::testing::TempDir dir;
   const std::string socket = "vfio-user:" + dir.path("blk.sock");
   EXPECT_EQ(refused("threads", socket), "--threads: this option is for vduse:NAME, and the listener is " + socket);
-  for (const auto& word : vduse_words())
-    EXPECT_THAT(refused(std::string(word.name), socket), HasSubstr("is for vduse:NAME")) << word.name;
+  for (const auto& option : vduse_options())
+    EXPECT_THAT(refused(std::string(option.name), socket), HasSubstr("is for vduse:NAME")) << option.name;
   for (const char* name : {"vectors", "error-interrupt"})
     EXPECT_THAT(refused(name, "vduse:disk"), HasSubstr("is for vfio-user:PATH")) << name;
 }
 
 TEST(Listeners, VduseListsEveryOptionThatItTakes) {
   std::string list;
-  for (const auto& word : words_beside_device_on_vduse()) list += std::string(word.name) + " ";
+  for (const auto& word : options_beside_device_on_vduse()) list += std::string(word.name) + " ";
   for (const char* word : {"packed ", "in-order ", "iommu-platform ", "poll ", "spin ", "threads ", "journal "})
     EXPECT_THAT(list, HasSubstr(word));
   EXPECT_THAT(list, Not(HasSubstr("vectors")));
@@ -208,7 +158,7 @@ TEST(Listeners, VduseListsEveryOptionThatItTakes) {
 
 TEST(TransportWords, WhatAServerBeforeHadOtherwiseIsSaidAsItIsTyped) {
   const virtio::DeviceType& blk = *(*find_device("blk"))->type;
-  const virtio::JournalFile::Shape plain{.device_id = 2, .offered = virtio::Features{}, .queue_sizes = {256}};
+  const journal::File::Shape plain{.device_id = 2, .offered = virtio::Features{}, .queue_sizes = {256}};
   EXPECT_EQ(differing_options(blk, plain, plain), "");
   auto other = plain;
   other.queue_sizes = {128, 128};
@@ -223,47 +173,47 @@ TEST(TransportWords, WhatAServerBeforeHadOtherwiseIsSaidAsItIsTyped) {
 }
 
 TEST(TransportWords, AreTakenOutAndUnderstood) {
-  auto words = OptionSet::parse("packed,poll,vectors=5,spin=20,image=x");
-  ASSERT_TRUE(words);
-  const auto options = take_transport_words(*words);
+  auto set = OptionSet::parse("packed,poll,vectors=5,spin=20,image=x");
+  ASSERT_TRUE(set);
+  const auto options = take_transport_options(*set);
   ASSERT_TRUE(options) << options.error().message();
   EXPECT_TRUE(options->function.core.packed);
   EXPECT_TRUE(options->function.core.poll && options->function.shared_doorbells);
   EXPECT_EQ(options->function.vectors, 5u);
   EXPECT_EQ(options->spin, std::chrono::microseconds(20));
-  EXPECT_FALSE(words->has("packed"));
-  EXPECT_TRUE(words->has("image"));
+  EXPECT_FALSE(set->has("packed"));
+  EXPECT_TRUE(set->has("image"));
 }
 
 TEST(TransportWords, AccessPlatformIsOfferedUnlessToldOtherwise) {
   const auto taken = [](std::string_view text) {
-    auto words = OptionSet::parse(text);
-    return take_transport_words(*words).value().function.core.access_platform;
+    auto set = OptionSet::parse(text);
+    return take_transport_options(*set).value().function.core.access_platform;
   };
   EXPECT_EQ(taken("packed"), virtio::AccessPlatform::on);
   EXPECT_EQ(taken("iommu-platform=on"), virtio::AccessPlatform::on);
   EXPECT_EQ(taken("iommu-platform=off"), virtio::AccessPlatform::off);
   EXPECT_EQ(taken("iommu-platform=require"), virtio::AccessPlatform::require);
-  auto words = OptionSet::parse("iommu-platform=maybe");
-  EXPECT_EQ(take_transport_words(*words).error().code(), EINVAL);
+  auto set = OptionSet::parse("iommu-platform=maybe");
+  EXPECT_EQ(take_transport_options(*set).error().code(), EINVAL);
 }
 
 TEST(TransportWords, AVduseDeviceInsistsOnAccessPlatform) {
   for (const std::string_view text : {"iommu-platform=off", "iommu-platform=on"}) {
-    auto words = OptionSet::parse(text);
-    const auto refused = take_vduse_words(*words, "disk", {});
+    auto set = OptionSet::parse(text);
+    const auto refused = take_vduse_options(*set, "disk", {});
     ASSERT_FALSE(refused) << text;
     EXPECT_EQ(refused.error().code(), EINVAL);
     EXPECT_THAT(refused.error().cure(), HasSubstr("require"));
   }
-  auto words = OptionSet::parse("iommu-platform=require");
-  EXPECT_TRUE(take_vduse_words(*words, "disk", {}));
+  auto set = OptionSet::parse("iommu-platform=require");
+  EXPECT_TRUE(take_vduse_options(*set, "disk", {}));
 }
 
 TEST(TransportWords, AValueOutOfRangeIsRefused) {
-  auto words = OptionSet::parse("vectors=1");
-  ASSERT_TRUE(words);
-  EXPECT_EQ(take_transport_words(*words).error().code(), ERANGE);
+  auto set = OptionSet::parse("vectors=1");
+  ASSERT_TRUE(set);
+  EXPECT_EQ(take_transport_options(*set).error().code(), ERANGE);
 }
 
 }  // namespace

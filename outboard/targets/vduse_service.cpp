@@ -1,5 +1,7 @@
 #include <outboard/targets/vduse_service.hpp>
 
+#include <unistd.h>
+
 #include <algorithm>
 #include <array>
 #include <iterator>
@@ -9,58 +11,61 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
-#include <outboard/storage/image_requests.hpp>
-#include <outboard/targets/transport_words.hpp>
+#include <outboard/storage/internal/image_requests.hpp>
+#include <outboard/targets/transport_options.hpp>
 
 namespace outboard::targets {
 
 namespace {
 
-constexpr std::array<OptionHelp, 12> words_of_vduse{{
-    {"threads", "N", "threads for the queues (0: they share one with everything else)"},
-    {"no-attach", "", "leave putting it on the bus to others (vdpa dev add name NAME mgmtdev vduse)"},
-    {"node-fd", "N", "the device's node, opened and handed over by somebody who may: descriptor N"},
-    {"driver", "WHO", "who takes it: virtio (this kernel: /dev/vdX) or vhost (a VMM: /dev/vhost-vdpa-N) (virtio)"},
-    {"journal", "FILE", "where requests in flight are noted (/run/outboard/vduse/NAME.journal)"},
-    {"no-journal", "", "note nothing: a server that is killed leaves a device that nobody can take over"},
-    {"replace", "", "remove what a dead server has left, instead of taking it over"},
-    {"accept-other-storage", "", "take a disk over although its image is another than before (one that was moved)"},
+constexpr std::array<OptionHelp, 12> vduse_table{{
+    {"threads", "N", "threads for the queues (default 0: the main thread serves all of them)"},
+    {"no-attach", "",
+     "do not put the device on the bus (the administrator does: vdpa dev add name NAME mgmtdev vduse)"},
+    {"node-fd", "N", "use file descriptor N, which is the open node of the device"},
+    {"driver", "NAME",
+     "driver on the bus: virtio (default; this kernel, /dev/vdX) or vhost (a VMM, /dev/vhost-vdpa-N)"},
+    {"journal", "FILE", "journal of the requests in flight (default /run/outboard/vduse/NAME.journal)"},
+    {"no-journal", "", "keep no journal: if the server is killed, no other server can take the device over"},
+    {"replace", "", "remove the device of a dead server instead of taking it over"},
+    {"accept-other-storage", "", "take a disk over although its image is not the same file as before (it was moved)"},
     {"old-requests-ended", "",
-     "with --accept-other-storage: the kernel has no requests on the other image, where that cannot be seen"},
-    {"api", "VERSION", "VDUSE's interface: 0, or 1 with groups of queues (0)"},
-    {"group-each-queue", "", "API 1: a group, which can have an address space of its own, for each queue"},
-    {"own-bounce", "", "give the kernel memory for its bounce buffer (needs the right to lock that much)"},
+     "with --accept-other-storage: assert that no request is in flight on the old image, if the server cannot see it"},
+    {"api", "VERSION", "version of the VDUSE interface: 0 (default), or 1 for groups of queues"},
+    {"group-each-queue", "",
+     "with API 1: put each queue into a group of its own, which can have its own address space"},
+    {"own-bounce", "", "give the kernel this process's memory for its bounce buffer (needs the right to lock it)"},
 }};
 
-constexpr std::uint64_t most_threads = 1024;
+constexpr std::uint64_t max_threads = 1024;
 constexpr std::uint32_t spaces_of_grouped = 8;
 /// Enough for the queues of any device; the kernel has room for more groups than queues.
-constexpr std::uint32_t most_grouped_queues = 64;
+constexpr std::uint32_t max_grouped_queues = 64;
 
-/// A node that was handed over is opened once, and its lock is whose it was.
-Status take_node(OptionSet& words, vduse::Server::Options& options) {
-  if (!words.has("node-fd")) return {};
-  constexpr std::uint64_t most = 1 << 20;
-  OUTBOARD_TRY(const auto number, words.number("node-fd", 0, 0, most));
+/// A node that was handed over is used once. Whoever handed it over holds the lock of the name.
+Status take_node(OptionSet& set, vduse::Server::Options& options) {
+  if (!set.has("node-fd")) return {};
+  constexpr std::uint64_t max_fd = 1 << 20;
+  OUTBOARD_TRY(const auto number, set.number("node-fd", 0, 0, max_fd));
   const auto node = std::make_shared<UniqueFd>(static_cast<int>(number));
   const auto api_version = options.device.api_version;
   options.take_lock = false;
   options.open_node = [node, api_version](const std::string& name) -> Result<std::unique_ptr<vduse::Node>> {
-    if (!*node) return Error(EBADF, "the node that was handed over has been used").on("vduse:" + name);
+    if (!*node) return Error(EBADF, "the node that was handed over has been used already").on("vduse:" + name);
     return vduse::adopt_node(std::move(*node), api_version);
   };
   return {};
 }
 
-Status take_api(OptionSet& words, vduse::Export::Options& device) {
-  OUTBOARD_TRY(device.api_version, words.number("api", 0, 0, 1));
-  OUTBOARD_TRY(const bool grouped, words.flag("group-each-queue", false));
+Status take_api(OptionSet& set, vduse::Export::Options& device) {
+  OUTBOARD_TRY(device.api_version, set.number("api", 0, 0, 1));
+  OUTBOARD_TRY(const bool grouped, set.flag("group-each-queue", false));
   if (!grouped) return {};
   if (device.api_version == 0)
-    return Error(EINVAL, "groups of queues need API version 1")
-        .on(words.typed("group-each-queue"))
-        .cure("add " + words.typed("api", "1"));
-  for (std::uint32_t queue = 0; queue < most_grouped_queues; ++queue) device.groups.push_back(queue);
+    return Error(EINVAL, "needs version 1 of the VDUSE interface")
+        .on(set.typed("group-each-queue"))
+        .cure("add " + set.typed("api", "1"));
+  for (std::uint32_t queue = 0; queue < max_grouped_queues; ++queue) device.groups.push_back(queue);
   device.address_spaces = spaces_of_grouped;
   return {};
 }
@@ -87,58 +92,58 @@ class VduseService final : public Service {
 
 }  // namespace
 
-std::span<const OptionHelp> vduse_words() { return words_of_vduse; }
+std::span<const OptionHelp> vduse_options() { return vduse_table; }
 
-std::vector<OptionHelp> words_beside_device_on_vduse() {
+std::vector<OptionHelp> options_beside_device_on_vduse() {
   std::vector<OptionHelp> known;
-  std::ranges::copy_if(transport_words(), std::back_inserter(known),
-                       [](const OptionHelp& word) { return !is_pci_word(word.name); });
-  known.insert(known.end(), words_of_vduse.begin(), words_of_vduse.end());
+  std::ranges::copy_if(transport_options(), std::back_inserter(known),
+                       [](const OptionHelp& option) { return !is_pci_option(option.name); });
+  known.insert(known.end(), vduse_table.begin(), vduse_table.end());
   return known;
 }
 
-Result<vduse::Server::Options> take_vduse_words(OptionSet& words, const std::string& name, const Log& log) {
+Result<vduse::Server::Options> take_vduse_options(OptionSet& set, const std::string& name, const Log& log) {
   static constexpr std::array<std::string_view, 2> drivers{"virtio", "vhost"};
   vduse::Server::Options options;
   options.name = name;
   options.log = log;
-  const bool names_platform = words.has("iommu-platform");
-  OUTBOARD_CHECK(take_core_words(words, options.device.core, options.spin));
+  const bool names_platform = set.has("iommu-platform");
+  OUTBOARD_CHECK(take_core_options(set, options.device.core, options.spin));
   if (names_platform && options.device.core.access_platform != virtio::AccessPlatform::require)
-    return Error(EINVAL, "the kernel takes no VDUSE device without ACCESS_PLATFORM")
-        .on(words.typed("iommu-platform"))
-        .cure("leave it out, or say " + words.typed("iommu-platform", "require"));
-  OUTBOARD_CHECK(take_api(words, options.device));
-  OUTBOARD_CHECK(take_node(words, options));
-  OUTBOARD_TRY(options.device.own_bounce, words.flag("own-bounce", false));
-  OUTBOARD_TRY(const auto threads, words.number("threads", 0, 0, most_threads));
+    return Error(EINVAL, "the kernel refuses a VDUSE device without ACCESS_PLATFORM")
+        .on(set.typed("iommu-platform"))
+        .cure("leave it out, or use " + set.typed("iommu-platform", "require"));
+  OUTBOARD_CHECK(take_api(set, options.device));
+  OUTBOARD_CHECK(take_node(set, options));
+  OUTBOARD_TRY(options.device.own_bounce, set.flag("own-bounce", false));
+  OUTBOARD_TRY(const auto threads, set.number("threads", 0, 0, max_threads));
   options.threads = static_cast<unsigned>(threads);
-  OUTBOARD_TRY(const bool no_attach, words.flag("no-attach", false));
+  OUTBOARD_TRY(const bool no_attach, set.flag("no-attach", false));
   options.attach = !no_attach;
-  OUTBOARD_TRY(const auto driver, words.choice("driver", drivers, drivers[0]));
+  OUTBOARD_TRY(const auto driver, set.choice("driver", drivers, drivers[0]));
   options.driver = driver == "vhost" ? vduse::BusDriver::vhost : vduse::BusDriver::virtio;
-  OUTBOARD_TRY(options.journal, words.text("journal", ""));
-  OUTBOARD_TRY(options.no_journal, words.flag("no-journal", false));
-  OUTBOARD_TRY(options.replace, words.flag("replace", false));
-  OUTBOARD_TRY(options.accept_other_storage, words.flag("accept-other-storage", false));
-  OUTBOARD_TRY(options.old_requests_have_ended, words.flag("old-requests-ended", false));
+  OUTBOARD_TRY(options.journal, set.text("journal", ""));
+  OUTBOARD_TRY(options.no_journal, set.flag("no-journal", false));
+  OUTBOARD_TRY(options.replace, set.flag("replace", false));
+  OUTBOARD_TRY(options.accept_other_storage, set.flag("accept-other-storage", false));
+  OUTBOARD_TRY(options.old_requests_have_ended, set.flag("old-requests-ended", false));
   if (options.old_requests_have_ended && !options.accept_other_storage)
-    return Error(EINVAL, "is about the storage before this one")
-        .on(words.typed("old-requests-ended"))
-        .cure(fmt::format("give {} too, or leave it out", words.typed("accept-other-storage")));
+    return Error(EINVAL, "needs " + set.typed("accept-other-storage"))
+        .on(set.typed("old-requests-ended"))
+        .cure(fmt::format("add {}, or leave it out", set.typed("accept-other-storage")));
   options.wait_for_requests_on = [log](const StorageIdentity& before) {
     return storage::wait_for_requests_on(before, {}, log);
   };
   if (options.no_journal && !options.journal.empty())
     return Error(EINVAL, "they are mutually exclusive")
-        .on(fmt::format("{}, {}", words.typed("journal"), words.typed("no-journal")))
+        .on(fmt::format("{}, {}", set.typed("journal"), set.typed("no-journal")))
         .cure("leave one of them out");
-  for (const auto& word : words_of_vduse) words.take(word.name);
+  for (const auto& option : vduse_table) set.take(option.name);
   return options;
 }
 
-std::string differing_options(const virtio::DeviceType& type, const virtio::JournalFile::Shape& before,
-                              const virtio::JournalFile::Shape& now) {
+std::string differing_options(const virtio::DeviceType& type, const journal::File::Shape& before,
+                              const journal::File::Shape& now) {
   std::vector<std::string> parts;
   const auto compare_flag = [&](virtio::Feature bit, std::string_view option) {
     const bool was = before.offered.has(bit);
@@ -158,17 +163,41 @@ std::string differing_options(const virtio::DeviceType& type, const virtio::Jour
   return fmt::format("{}", fmt::join(parts, ", "));
 }
 
-Result<std::unique_ptr<Service>> serve_on_vduse(const virtio::DeviceType& type, OptionSet words,
-                                                const std::string& name, const Log& log) {
-  OUTBOARD_TRY(auto options, take_vduse_words(words, name, log));
+namespace {
+
+/// Checks the type alone; the other fields of the shape are for when the device has been made.
+Status check_type(const virtio::DeviceType& type) {
+  const Status checked =
+      vduse::check_shape({.name = "device", .device_id = type.device_id}, vduse::spec::api_version_0);
+  return !checked && checked.error().code() == ENOTSUP ? checked : Status();
+}
+
+/// Called first: without the module nothing else matters, and no lock file should be left behind.
+Status check_module(const std::string& name) {
+  const auto exists = [](const char* path) { return ::access(path, F_OK) == 0; };
+  if (exists(vduse::device_folder) || exists("/sys/class/vduse")) return {};
+  return Error(ENOENT, "the kernel module vduse is not loaded")
+      .on("vduse:" + name)
+      .cure("modprobe -a vduse virtio_vdpa; a kernel without it needs CONFIG_VDPA_USER");
+}
+
+}  // namespace
+
+bool vduse_takes(const virtio::DeviceType& type) { return check_type(type) ? true : false; }
+
+Result<std::unique_ptr<Service>> serve_on_vduse(const virtio::DeviceType& type, OptionSet set, const std::string& name,
+                                                const Log& log) {
+  if (const Status taken = check_type(type); !taken) return Error(taken.error()).on("vduse:" + name);
+  OUTBOARD_TRY(auto options, take_vduse_options(set, name, log));
+  const auto beside_device = options_beside_device_on_vduse();
+  OUTBOARD_CHECK(set.check_known({type.options, beside_device}));
+  if (!options.open_node) OUTBOARD_CHECK(check_module(name));
   options.differing_options = [&type](const auto& before, const auto& now) {
     return differing_options(type, before, now);
   };
-  auto make = [&type, words = std::move(words)](Loop& loop, const Log& its) -> Result<std::unique_ptr<virtio::Device>> {
-    OptionSet own = words;
-    auto device = type.make(own, loop, its);
-    if (!device) return with_known_words(device.error(), words_beside_device_on_vduse());
-    return device;
+  auto make = [&type, set = std::move(set)](Loop& loop, const Log& its) -> Result<std::unique_ptr<virtio::Device>> {
+    OptionSet own = set;
+    return type.make(own, loop, its);
   };
   OUTBOARD_TRY(auto server, vduse::Server::create(std::move(make), std::move(options)));
   return std::make_unique<VduseService>(std::move(server), name);

@@ -12,20 +12,24 @@
 
 namespace outboard::targets {
 
-/// Takes the words that are VDUSE's, and those that say how a device runs, out of `words`; what is left is the device's.
-/// EINVAL, ERANGE: the error names the word.
-Result<vduse::Server::Options> take_vduse_words(OptionSet& words, const std::string& name, const Log& log);
+/// Takes the options of VDUSE and those for every transport out of `set`; the device's options remain. EINVAL, ERANGE: the
+/// error names the option.
+Result<vduse::Server::Options> take_vduse_options(OptionSet& set, const std::string& name, const Log& log);
 
-/// All words that a device on VDUSE takes beside its own: those of vduse_words(), and how a device runs.
-std::vector<OptionHelp> words_beside_device_on_vduse();
+/// All options of a device on VDUSE beside its own: those of vduse_options() and those for every transport.
+std::vector<OptionHelp> options_beside_device_on_vduse();
 
-/// How the options of a server with a journal of shape `before` differ from those of one with `now`, as they are typed: "with
-/// --queues 1, without --packed". Empty: that cannot be told.
-std::string differing_options(const virtio::DeviceType& type, const virtio::JournalFile::Shape& before,
-                              const virtio::JournalFile::Shape& now);
+/// The options that a server whose journal has the shape `before` had in place of those of `now`, as they are typed: "with
+/// --queues 1, without --packed". Empty: unknown.
+std::string differing_options(const virtio::DeviceType& type, const journal::File::Shape& before,
+                              const journal::File::Shape& now);
 
-/// serve() for `vduse:NAME`.
-Result<std::unique_ptr<Service>> serve_on_vduse(const virtio::DeviceType& type, OptionSet words,
-                                                const std::string& name, const Log& log);
+/// Whether the kernel's VDUSE takes devices of this type.
+bool vduse_takes(const virtio::DeviceType& type);
+
+/// serve() for `vduse:NAME`. ENOTSUP: the kernel's VDUSE does not take devices of this type. ENOENT: the kernel module is
+/// not loaded.
+Result<std::unique_ptr<Service>> serve_on_vduse(const virtio::DeviceType& type, OptionSet set, const std::string& name,
+                                                const Log& log);
 
 }  // namespace outboard::targets

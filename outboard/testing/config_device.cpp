@@ -1,7 +1,5 @@
 #include <outboard/testing/config_device.hpp>
 
-#include <algorithm>
-
 namespace outboard::testing {
 
 namespace {
@@ -59,14 +57,14 @@ void ConfigDevice::put(std::uint16_t at, unsigned width, std::uint32_t value) {
 Status ConfigDevice::read_config(std::uint16_t offset, MutableBytes into) {
   ++reads;
   if (!range_within(offset, into.size(), bytes_.size())) return Error(EFAULT, "beyond configuration space");
-  std::ranges::copy(Bytes(bytes_).subspan(offset, into.size()), into.begin());
+  copy_bytes(Bytes(bytes_).subspan(offset, into.size()), into);
   return {};
 }
 
 Status ConfigDevice::write_config(std::uint16_t offset, Bytes from) {
   if (!range_within(offset, from.size(), bytes_.size())) return Error(EFAULT, "beyond configuration space");
   writes.push_back({offset, from.size(), load(from)});
-  std::ranges::copy(from, bytes_.begin() + offset);
+  copy_bytes(from, MutableBytes(bytes_).subspan(offset));
   return {};
 }
 

@@ -6,12 +6,12 @@
 #include <vector>
 
 #include <outboard/base/bytes.hpp>
-#include <outboard/pci/kernel_config.hpp>
+#include <outboard/pci/internal/kernel_config.hpp>
 
 namespace outboard::testing {
 
-/// The configuration space of a device with one capability of each kind, as plain bytes: every bit takes what is written
-/// to it, so that a test sees what arrives. Remembers what the kernel would do to it beside.
+/// The configuration space of a device with one capability of each kind, as plain bytes: every bit is writable, so that a test
+/// sees what arrives. Records what the kernel would do to the device beside accesses.
 class ConfigDevice final : public pci::KernelConfig::Device {
  public:
   static constexpr std::uint16_t power = 0x40, vpd = 0x48, msi = 0x50, express = 0x70, msix = 0xB0, features = 0xBC,

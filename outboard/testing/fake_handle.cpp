@@ -55,7 +55,7 @@ Status FakeHandle::check(unsigned region, std::uint64_t offset, std::size_t size
 Status FakeHandle::read_region(unsigned region, std::uint64_t offset, MutableBytes into) {
   OUTBOARD_CHECK(check(region, offset, into.size()));
   if (region == pci::region::config) return config_space.read_config(static_cast<std::uint16_t>(offset), into);
-  std::ranges::copy(Bytes(memory[region]).subspan(offset, into.size()), into.begin());
+  copy_bytes(Bytes(memory[region]).subspan(offset, into.size()), into);
   return {};
 }
 
@@ -67,7 +67,7 @@ Status FakeHandle::write_region(unsigned region, std::uint64_t offset, Bytes fro
       calls.push_back(fmt::format("command {:#06x}", config_space.get(4, 2)));
     return {};
   }
-  std::ranges::copy(from, memory[region].begin() + static_cast<std::ptrdiff_t>(offset));
+  copy_bytes(from, MutableBytes(memory[region]).subspan(offset));
   return {};
 }
 
@@ -109,7 +109,7 @@ Status FakeHandle::bind_interrupts(InterruptKind kind, std::uint32_t start, cons
   if (bound.size() < start + eventfds.size()) bound.resize(start + eventfds.size());
   for (std::size_t i = 0; i < eventfds.size(); ++i) {
     bound[start + i] = EventFd();
-    if (eventfds[i].valid()) bound[start + i] = std::move(*EventFd::adopt(std::move(*eventfds[i].fd().duplicate())));
+    OUTBOARD_TRY(bound[start + i], eventfds[i].duplicate());
   }
   enabled = kind;
   return {};
@@ -118,7 +118,7 @@ Status FakeHandle::bind_interrupts(InterruptKind kind, std::uint32_t start, cons
 Status FakeHandle::bind_unmask(const EventFd& eventfd) {
   if (!takes_unmask_eventfds) return Error(ENOTSUP, "not with eventfds");
   unmask_bound = EventFd();
-  if (eventfd.valid()) unmask_bound = std::move(*EventFd::adopt(std::move(*eventfd.fd().duplicate())));
+  OUTBOARD_TRY(unmask_bound, eventfd.duplicate());
   return {};
 }
 

@@ -12,9 +12,9 @@
 
 namespace outboard::testing {
 
-/// A pci::Handle with nothing behind it: configuration space and BARs are bytes, and what is done to it is written down in
-/// order. For what stands in front of a handle. It refuses what a kernel would: memory that overlaps, is not whole pages or
-/// lies outside the ranges; vectors beyond the count; a second kind of interrupt; an access to a BAR without decoding.
+/// A pci::Handle without a device: configuration space and BARs are bytes, and calls are recorded in order. For tests of code
+/// that uses a handle. It refuses what a kernel would: memory that overlaps, is not whole pages or lies outside the ranges;
+/// vectors beyond the count; a second kind of interrupt; an access to a BAR without decoding.
 class FakeHandle final : public pci::Handle {
  public:
   FakeHandle();
@@ -37,7 +37,7 @@ class FakeHandle final : public pci::Handle {
   // What was done: "command 0x0002", "bind msi 0 4", "disable msi", "map 0x1000 0x2000 rw", "unmap ...", "reset", "revoke".
   std::vector<std::string> calls;
   std::vector<std::string> take_calls() { return std::exchange(calls, {}); }
-  /// The eventfds that are bound now, by vector; of the kind that is enabled.
+  /// The bound eventfds of the enabled kind, by vector.
   std::vector<EventFd> bound;
   std::optional<pci::InterruptKind> enabled;
   EventFd unmask_bound;

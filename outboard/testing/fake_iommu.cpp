@@ -8,7 +8,7 @@
 namespace outboard::testing {
 namespace {
 
-constexpr int most_pumps = 100'000;
+constexpr int max_pumps = 100'000;
 
 /// Whether the file holds at `offset` what the memory holds, in its first bytes: enough to tell a wrong offset.
 bool is_behind(const UniqueFd& fd, std::uint64_t offset, MutableBytes memory) {
@@ -53,7 +53,7 @@ Status FakeIommu::unmap(memory::IovaRange range) {
   if (found == mapped_.end() || found->second != range.size) return Error(ENOENT, "not mapped in this way");
   auto answer = std::make_shared<std::optional<Status>>();
   map_.unmap(range, [answer](Status status) { *answer = std::move(status); });
-  for (int pumps = 0; !*answer && pump_ && pumps < most_pumps; ++pumps) pump_();
+  for (int pumps = 0; !*answer && pump_ && pumps < max_pumps; ++pumps) pump_();
   mapped_.erase(found);
   ++unmaps_;
   if (!*answer) return Error(ETIMEDOUT, "a user of the memory does not let go of it");

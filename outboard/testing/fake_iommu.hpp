@@ -11,9 +11,9 @@
 
 namespace outboard::testing {
 
-/// A DmaMapper that puts a driver's memory straight into the address map of a device in this process, and refuses what
-/// a real one refuses: what is not whole pages (EINVAL), lies outside the valid ranges (EINVAL), overlaps (EEXIST), is
-/// too much (ENOSPC), or was not mapped in exactly that way (unmap, ENOENT). On the map's control loop's thread.
+/// A DmaMapper that maps a driver's memory in the address map of a device in this process. It refuses what a real one refuses:
+/// a range that is not whole pages (EINVAL), lies outside the valid ranges (EINVAL), overlaps (EEXIST) or is too much (ENOSPC);
+/// and to unmap a range that was not mapped exactly so (ENOENT). On the thread of the map's control loop.
 class FakeIommu final : public memory::DmaMapper {
  public:
   static memory::DmaSpace::Limits default_limits() {
@@ -28,22 +28,22 @@ class FakeIommu final : public memory::DmaMapper {
 
   Status map(memory::IovaRange range, MutableBytes memory, memory::Access access, const UniqueFd* fd,
              std::uint64_t offset) override;
-  /// Waits for the map's users by calling the pump, if there is one; ETIMEDOUT when they never let go.
+  /// Waits for the map's users by calling the pump, if there is one. ETIMEDOUT: they do not release the range.
   Status unmap(memory::IovaRange range) override;
   memory::DmaSpace::Limits limits() const override { return limits_; }
 
-  /// What makes the users' loops go on while an unmap waits for them: `[&] { loop.run_once(); }`.
+  /// Sets a function that runs the users' loops while an unmap waits for them: `[&] { loop.run_once(); }`.
   void set_pump(std::function<void()> pump) { pump_ = std::move(pump); }
   /// Like a mapper on the other end of a socket: memory without a descriptor is refused (ENOTSUP), as is a descriptor
   /// that is not behind the memory (EINVAL).
   void require_files() { files_required_ = true; }
 
-  /// The next map, or every unmap from now on, fails with this errno value. 0: no longer.
+  /// Makes the next map, or every later unmap, fail with this errno value; 0: not any more.
   void fail_next_map(int code) { map_error_ = code; }
   void fail_unmaps(int code) { unmap_error_ = code; }
 
   std::size_t mapping_count() const { return mapped_.size(); }
-  /// Successful calls so far.
+  /// The number of successful calls.
   std::size_t maps() const { return maps_; }
   std::size_t unmaps() const { return unmaps_; }
 

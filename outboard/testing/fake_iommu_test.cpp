@@ -5,7 +5,7 @@
 #include <gtest/gtest.h>
 
 #include <outboard/testing/manual_loop.hpp>
-#include <outboard/testing/temp_dir.hpp>
+#include <tests/support/temp_dir.hpp>
 
 namespace outboard::testing {
 namespace {

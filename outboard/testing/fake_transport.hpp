@@ -12,8 +12,8 @@
 
 namespace outboard::testing {
 
-/// A virtio::Transport without a device: it notes what the driver does, and does what the test tells it to. What it
-/// answers is public, to be set before or in between.
+/// A virtio::Transport without a device: it records what the driver does, and behaves as the test sets its public members,
+/// which may change at any time.
 class FakeTransport final : public virtio::Transport {
  public:
   struct Queue {
@@ -31,13 +31,13 @@ class FakeTransport final : public virtio::Transport {
   virtio::Features accepted{};
   bool takes_features = true;
   bool takes_driver_ok = true;
-  bool resets = true;    ///< false: a reset never ends
+  bool resets = true;  ///< false: a reset never ends
   bool has_gone = false;
   std::vector<std::uint8_t> statuses;  ///< as written
   std::uint8_t current_status = 0;
   std::vector<Queue> queues;
   std::vector<std::byte> config;
-  std::vector<EventFd> vectors;  ///< what enable_vectors has to give
+  std::vector<EventFd> vectors;  ///< for enable_vectors()
   std::optional<unsigned> config_vector;
   std::function<void(unsigned queue)> on_ring;  ///< called for each doorbell
   PlainDma space;
@@ -71,12 +71,12 @@ class FakeTransport final : public virtio::Transport {
   std::uint32_t config_size() const override { return static_cast<std::uint32_t>(config.size()); }
   Status read_config(std::uint32_t offset, MutableBytes into) override {
     if (!range_within(offset, into.size(), config.size())) return Error(EINVAL, "beyond the configuration");
-    std::copy_n(config.begin() + offset, into.size(), into.begin());
+    copy_bytes(Bytes(config).subspan(offset, into.size()), into);
     return {};
   }
   Status write_config(std::uint32_t offset, Bytes from) override {
     if (!range_within(offset, from.size(), config.size())) return Error(EINVAL, "beyond the configuration");
-    std::ranges::copy(from, config.begin() + offset);
+    copy_bytes(from, MutableBytes(config).subspan(offset));
     return {};
   }
   Result<std::uint16_t> queue_count() override { return static_cast<std::uint16_t>(queues.size()); }
@@ -108,7 +108,7 @@ class FakeTransport final : public virtio::Transport {
   Status attach(Loop&) override { return {}; }
   bool gone() const override { return has_gone; }
   void on_gone(std::move_only_function<void()> told) override { told_gone_ = std::move(told); }
-  /// The device is pulled out.
+  /// The device is removed.
   void go() {
     has_gone = true;
     if (told_gone_) told_gone_();

@@ -9,9 +9,9 @@
 
 namespace outboard::testing {
 
-/// The device's end of a queue, worked by hand: takes chains off the ring and writes used entries, right ones or any.
-/// Written straight from the specification's tables, apart from the code that it tests; trusts the driver to be right and
-/// throws where it is not.
+/// The device's end of a queue, driven by the test, valid or hostile: takes chains from the ring and writes whatever used
+/// entries the test gives. Implemented from the specification's tables, independently of the code under test. It expects a
+/// valid driver, and throws otherwise.
 class HandDevice {
  public:
   struct Element {
@@ -31,17 +31,17 @@ class HandDevice {
   /// The next chain that the driver made available, if there is one.
   std::optional<Chain> pop();
 
-  /// Writes one used entry and publishes it. `advance`: how far to go on; for a batch in order more than one buffer
-  /// (split: buffers, packed: slots).
+  /// Writes one used entry and publishes it. `advance`: how far the position moves (split: buffers, packed: slots); for a batch
+  /// in order that is more than one buffer.
   void use(std::uint32_t id, std::uint32_t length, unsigned advance);
   void use(const Chain& chain, std::uint32_t length) { use(chain.id, length, packed_ ? chain.slots : 1); }
 
-  /// Tells the driver whether to ring (EVENT_IDX not negotiated).
+  /// Sets whether the driver should ring the doorbell (without EVENT_IDX).
   void suppress_kicks(bool suppress);
-  /// EVENT_IDX: to ring when `ahead` more have become available after the next one to be popped.
+  /// With EVENT_IDX: asks for a kick when `ahead` more buffers are available after the next one to be popped.
   void want_kick(unsigned ahead = 0);
 
-  /// Whether the driver asks for an interrupt; with EVENT_IDX: for the next thing used.
+  /// Whether the driver asks for an interrupt; with EVENT_IDX: for the next used buffer.
   bool interrupt_wanted(bool event_idx) const;
 
   // For what no sane device does.

@@ -23,7 +23,7 @@ LoopbackTransport::LoopbackTransport(virtio::Device& device, ManualLoop& device_
                                            .without = options.without,
                                            .queue_loops = {options.queue_loops.begin(), options.queue_loops.end()},
                                            .poll = options.poll,
-                                           .stop_deadline = options.stop_deadline,
+                                           .stop_timeout = options.stop_timeout,
                                            .log = options.log}));
   queue_vectors_.resize(core_->queue_count());
   interrupts_.resize(core_->queue_count());

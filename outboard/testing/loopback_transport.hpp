@@ -12,19 +12,19 @@
 
 namespace outboard::testing {
 
-/// A virtio::Transport straight onto a device in this process: nothing in between but a DeviceCore, an address map and an
-/// eventfd for each interrupt. For tests of device types: the device has a loop that the test pumps; calls that wait for
-/// the device pump it too. One thread.
+/// A virtio::Transport to a device in this process, through only a DeviceCore, an address map and an eventfd for each
+/// interrupt. For tests of device types: the test runs the device's loop; calls that wait for the device run it too. One
+/// thread.
 class LoopbackTransport final : public virtio::Transport, private virtio::TransportEvents {
  public:
   struct Options {
     bool packed = false;
-    bool poll = false;  ///< the device polls its queues; it is pumped all the same
-    unsigned vectors = 16;  ///< what the device has; 0: the driver must poll
+    bool poll = false;  ///< the device polls its queues; its loop must be run all the same
+    unsigned vectors = 16;  ///< vectors of the device; 0: the driver must poll
     virtio::Features without{};
-    Duration stop_deadline = std::chrono::seconds(2);
+    Duration stop_timeout = std::chrono::seconds(2);
     Log log{};
-    std::vector<ManualLoop*> queue_loops{};  ///< pumped with the device's own
+    std::vector<ManualLoop*> queue_loops{};  ///< run together with the device's own
   };
 
   /// The device outlives the transport.
@@ -33,7 +33,7 @@ class LoopbackTransport final : public virtio::Transport, private virtio::Transp
 
   virtio::DeviceCore& core() { return *core_; }
   FakeIommu& iommu() { return iommu_; }
-  /// Interrupts sent so far by a queue.
+  /// The number of interrupts of a queue.
   unsigned interrupts(unsigned queue) const { return interrupts_.at(queue); }
   void pump();
 

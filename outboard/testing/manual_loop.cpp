@@ -18,7 +18,7 @@
 namespace outboard::testing {
 namespace {
 
-constexpr int most_passes = 100'000;
+constexpr int max_passes = 100'000;
 
 struct Watch {
   int fd;
@@ -194,8 +194,7 @@ bool ManualLoop::run_once() { return state_->pass(0); }
 bool ManualLoop::run_until_idle() {
   int passes = 0;
   while (state_->pass(0)) {
-    if (++passes == most_passes)
-      throw std::runtime_error("ManualLoop never becomes idle: is a descriptor not drained?");
+    if (++passes == max_passes) throw std::runtime_error("ManualLoop never becomes idle: is a descriptor not drained?");
   }
   return passes != 0;
 }

@@ -8,30 +8,30 @@
 
 namespace outboard::testing {
 
-/// A Loop that does nothing until the test pumps it, on the test's own thread. Timers go by a clock that stands still
-/// until the test moves it; descriptors are looked at with poll(2). post() may come from any thread, all else from the
-/// one that pumps. The same rules as Reactor: a callback may end any registration, itself included, and cannot pump.
+/// A Loop that runs only when the test calls it, on the test's own thread. Timers use a clock that stands still until the test
+/// moves it; descriptors are checked with poll(2). post() may be called on any thread, all other calls on the thread that runs
+/// the loop. As with Reactor, a callback may end any registration, its own included, and must not run the loop.
 class ManualLoop final : public Loop {
  public:
-  /// With a clock of its own.
+  /// Makes a clock of its own.
   ManualLoop();
-  /// With one that it shares with others; the clock must outlive it.
+  /// Uses a clock that may be shared; the clock must outlive the loop.
   explicit ManualLoop(FakeClock& clock);
   ~ManualLoop() override;
 
   /// One pass: each task, timer, poller and descriptor that is ready now, once. Returns whether anything was done.
   bool run_once();
-  /// Passes until one finds nothing to do, never sleeping. Returns whether anything was done. Gives up after 100,000
-  /// passes (a descriptor that nobody drains), with the test failed by an exception.
+  /// Runs passes until one finds nothing to do, without sleeping. Returns whether anything was done. Throws after 100,000
+  /// passes (a descriptor that is not drained), so that the test fails.
   bool run_until_idle();
   /// Moves the clock to each timer's deadline in turn, up to `by` from now, and runs until idle at each.
   void advance(Duration by);
-  /// Pumps until `done`, sleeping in between for descriptors and posts: for what other threads or processes have to do
-  /// first. False when that takes more than `limit` of real time.
+  /// Runs the loop until `done` returns true, and sleeps for descriptors and posts in between: for what depends on other
+  /// threads or processes. False: that takes longer than `limit` of real time.
   bool run_until(const std::function<bool()>& done, Duration limit = std::chrono::seconds(30));
 
   FakeClock& fake_clock();
-  /// Registrations that have neither ended nor fired.
+  /// The number of registrations that have neither ended nor fired.
   std::size_t registrations() const;
 
   Result<Registration> watch(int fd, Ready interest, Watcher watcher) override;

@@ -1,5 +1,6 @@
 #include <outboard/testing/manual_loop.hpp>
 
+#include <stdexcept>
 #include <thread>
 #include <vector>
 

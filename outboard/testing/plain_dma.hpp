@@ -10,8 +10,8 @@
 
 namespace outboard::testing {
 
-/// A DmaSpace over plain memory of this process: each buffer has pages of its own, with a hole in the I/O addresses
-/// after it. Knows what is allocated, so that a test can put it into an AddressMap, or look an address up by hand.
+/// A DmaSpace over plain memory of this process: each buffer has pages of its own, followed by a hole in the I/O addresses. A
+/// test can put the allocated memory into an AddressMap, or look up an address.
 class PlainDma final : public memory::DmaSpace {
  public:
   using memory::DmaSpace::allocate;
@@ -19,9 +19,9 @@ class PlainDma final : public memory::DmaSpace {
   Result<memory::DmaBuffer> map(MutableBytes memory, const UniqueFd* fd, std::uint64_t offset) override;
   Limits limits() const override;
 
-  /// What is allocated now, as a device's address map would have it.
+  /// The allocated memory, as mappings for a device's address map.
   std::vector<memory::Mapping> mappings() const;
-  /// The bytes at an I/O address; throws where there are none, or fewer than `size`.
+  /// The bytes at an I/O address; throws if fewer than `size` are allocated there.
   std::byte* host(memory::Iova iova, std::uint64_t size) const;
 
  protected:

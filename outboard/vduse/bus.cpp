@@ -4,13 +4,14 @@
 #include <filesystem>
 #include <fstream>
 #include <sstream>
+#include <system_error>
 
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
-#include <outboard/base/attribute_file.hpp>
-#include <outboard/base/file_holder.hpp>
-#include <outboard/vduse/bus_files.hpp>
+#include <outboard/base/internal/attribute_file.hpp>
+#include <outboard/base/internal/file_holder.hpp>
+#include <outboard/vduse/internal/bus_files.hpp>
 
 namespace outboard::vduse {
 namespace {
@@ -144,7 +145,7 @@ Status Bus::detach(const std::string& name) {
   return options_.netlink->remove(name);
 }
 
-/// Row 51: the kernel waits for whoever has the device open, and nothing but that process can end it.
+/// VDUSE-51: the kernel waits for whoever has the device open, and nothing but that process can end it.
 void Bus::warn_of_vhost_user(const std::string& name) const {
   const auto found = child(name);
   if (!found || found->driver != BusDriver::vhost) return;

@@ -6,10 +6,10 @@
 #include <string_view>
 #include <vector>
 
-#include <outboard/base/disk_users.hpp>
+#include <outboard/base/internal/disk_users.hpp>
 #include <outboard/base/log.hpp>
 #include <outboard/base/result.hpp>
-#include <outboard/vduse/netlink.hpp>
+#include <outboard/vduse/internal/netlink.hpp>
 #include <outboard/vduse/node.hpp>
 
 namespace outboard::vduse {
@@ -49,38 +49,39 @@ class Bus {
   explicit Bus(Options options);
   const Options& options() const { return options_; }
 
-  /// Puts the VDUSE device on the bus and lets `driver` take it.
+  /// Puts the VDUSE device on the bus and binds it to `driver`.
   ///
-  /// In steps that leave netlink usable whatever becomes of the probe: the bus's autoprobe is off for the moment in which
-  /// the device is added (under a lock of the machine, and put back even after a crash: by the next attach), then the
-  /// driver is bound by sysfs: a probe that hangs blocks this thread and nobody else. Where sysfs cannot be written the
-  /// kernel binds, and netlink waits with it. The log says at `info` which way was taken.
+  /// Netlink stays usable even if the probe hangs: the bus's autoprobe is switched off while the device is added (under a lock
+  /// of the machine; after a crash the next attach switches it on again), and the driver is bound through sysfs, so a probe
+  /// that hangs blocks only this thread. If sysfs is not writable, the kernel binds the driver, and netlink waits for the
+  /// probe. The log says at level `info` which way was used.
   ///
-  /// Success says that a probe has ended, not how: look at child(). When a step fails the device is off the bus again.
+  /// Success means that a probe has ended, not that it succeeded: see child(). If a step fails, the device is taken off the bus
+  /// again.
   ///
   /// EPERM: no CAP_NET_ADMIN; ENODEV: no management device (vduse not loaded), or no such driver on the bus (its module is
-  /// not loaded), found out before anything is changed; EEXIST: a device of this name is on the bus; EINVAL: no such VDUSE
+  /// not loaded), checked before anything is changed; EEXIST: a device of this name is on the bus; EINVAL: no such VDUSE
   /// device, or a queue of it was not set up; ENOENT: not the initial network namespace, or no vdpa; EBUSY: the kernel has
-  /// given it to another driver.
+  /// bound it to another driver.
   ///
-  /// A device that is on the bus and has no driver, since a process was killed in the middle of this, is given one.
+  /// If the device is on the bus without a driver, since a process was killed in this call, the driver is bound.
   Status attach(const std::string& name, BusDriver driver);
-  /// Takes the driver off (it finishes its requests, which somebody must go on serving), then the device off the bus.
-  /// ENODEV: it is not there.
+  /// Unbinds the driver, then takes the device off the bus. The driver waits for its requests, which the server must still
+  /// serve meanwhile. ENODEV: the device is not on the bus.
   Status detach(const std::string& name);
 
-  /// Also true while it is being taken off: its driver may have requests in flight then.
+  /// Whether the device is on the bus; also true during detach(), when its driver may have requests in flight.
   bool attached(std::string_view name) const;
-  /// Whether it is on the bus, is not being taken off, and no driver of the bus has it, or none the child that it has made.
+  /// Whether the device is on the bus and not being detached, but no driver is bound to it, or none to its child.
   bool undriven(std::string_view name) const;
-  /// Nothing: no driver has taken it.
+  /// The child device that the driver has made; nullopt: no driver is bound.
   std::optional<BusChild> child(std::string_view name) const;
-  /// Who uses the block device `disk` ("vda"): see users_of_disk(); and each process that has it, or what stands on it, open:
-  /// "process 12 (dd)".
+  /// The users of the block device `disk` ("vda"): see users_of_disk(); and each process that has it, or a device that uses it,
+  /// open: "process 12 (dd)".
   std::vector<std::string> users_of(std::string_view disk) const;
-  /// Keeps a disk that nobody uses from being used while it is taken away: claims it. EBUSY: somebody uses it, and who.
-  /// Nothing where /dev has no node for it, or `made` is no disk. Whatever else keeps it from being opened (EACCES, EMFILE) is an
-  /// error: nobody knows whether it is used. Opening it may wait for its server where requests are in flight.
+  /// Claims a disk that is not in use, so that nothing begins to use it while it is removed. EBUSY: it is in use; the error
+  /// says by what. An empty descriptor: /dev has no node for it, or `made` is not a disk. EACCES, EMFILE and others: it cannot
+  /// be opened, so it is unknown whether it is in use. If requests are in flight, opening it may wait for its server.
   Result<UniqueFd> claim_unused(std::string_view made) const;
   /// See outboard::is_on_disk() and path_is_on_disk().
   bool is_on(dev_t number, std::string_view disk) const {
@@ -89,7 +90,7 @@ class Bus {
   bool path_is_on(const std::string& path, std::string_view disk) const {
     return path_is_on_disk(path, disk, options_.sysfs, options_.proc);
   }
-  /// Requests that the kernel has given to the driver of the block device `disk` and that have not come back.
+  /// The number of requests that the kernel has passed to the driver of the block device `disk` and that have not completed.
   unsigned in_flight(std::string_view disk) const;
   /// All VDUSE devices of the machine, by name (/sys/class/vduse).
   std::vector<std::string> devices() const;

@@ -16,7 +16,7 @@
 
 #include <fmt/format.h>
 
-#include <outboard/testing/temp_dir.hpp>
+#include <tests/support/temp_dir.hpp>
 
 namespace outboard::vduse {
 namespace {
@@ -227,7 +227,7 @@ TEST_F(BusTest, WithoutTheDriversModuleNothingIsChanged) {
   EXPECT_THAT(steps, IsEmpty());
 }
 
-TEST_F(BusTest, Row12WithoutAVdpaBusTheModuleIsNamed) {
+TEST_F(BusTest, VDUSE12_WithoutAVdpaBusTheModuleIsNamed) {
   fs::remove_all(path("sys/bus"));
   const auto done = bus().attach("blk0", BusDriver::virtio);
   ASSERT_FALSE(done);
@@ -282,7 +282,7 @@ TEST_F(BusTest, DetachOfWhatIsNotThereSaysSo) {
   EXPECT_THAT(steps, IsEmpty());
 }
 
-TEST_F(BusTest, Row51DetachNamesWhoHasTheVhostNodeOpen) {
+TEST_F(BusTest, VDUSE51_DetachNamesWhoHasTheVhostNodeOpen) {
   ASSERT_TRUE(bus().attach("blk0", BusDriver::vhost));
   write("sys/bus/vdpa/devices/blk0/vhost-vdpa-0/dev", "1:1");
   write("dev/vhost-vdpa-0", "");
@@ -383,17 +383,17 @@ TEST(NetlinkErrors, TheKernelsTextIsInTheError) {
               HasSubstr("Fail to find the specified management device"));
 }
 
-TEST(NetlinkErrors, Row9NoManagementDevice) {
+TEST(NetlinkErrors, VDUSE9_NoManagementDevice) {
   EXPECT_THAT(add_error(ENODEV, "blk0", {}).message(), HasSubstr("no management device 'vduse'"));
 }
 
-TEST(NetlinkErrors, Row10AnUnknownDeviceOrAQueueThatWasNeverSetUp) {
+TEST(NetlinkErrors, VDUSE10_AnUnknownDeviceOrAQueueThatWasNeverSetUp) {
   EXPECT_THAT(add_error(EINVAL, "blk0", {}).message(), HasSubstr("queue"));
 }
 
-TEST(NetlinkErrors, Row11TheNameIsTaken) { EXPECT_THAT(add_error(EEXIST, "blk0", {}).cure(), HasSubstr("adopt")); }
+TEST(NetlinkErrors, VDUSE11_TheNameIsTaken) { EXPECT_THAT(add_error(EEXIST, "blk0", {}).cure(), HasSubstr("adopt")); }
 
-TEST(NetlinkErrors, Row12NoRightOrNoFamily) {
+TEST(NetlinkErrors, VDUSE12_NoRightOrNoFamily) {
   EXPECT_THAT(add_error(EPERM, "blk0", {}).message(), HasSubstr("CAP_NET_ADMIN"));
   EXPECT_THAT(add_error(ENOENT, "blk0", {}).message(), HasSubstr("network namespace"));
   EXPECT_EQ(remove_error(EPERM, "blk0", {}).code(), EPERM);

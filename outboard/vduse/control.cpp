@@ -1,7 +1,5 @@
 #include <outboard/vduse/control.hpp>
 
-#include <unistd.h>
-
 #include <algorithm>
 #include <array>
 #include <bit>
@@ -9,15 +7,15 @@
 
 #include <fmt/format.h>
 
-#include <outboard/base/file_holder.hpp>
-#include <outboard/virtio/features.hpp>
+#include <outboard/base/internal/file_holder.hpp>
+#include <outboard/base/internal/process_memory.hpp>
+#include <outboard/virtio/device_ids.hpp>
+#include <outboard/virtio/names.hpp>
 
 namespace outboard::vduse {
 namespace {
 
-constexpr std::uint32_t id_net = 1;
-constexpr std::uint32_t id_blk = 2;
-constexpr std::uint32_t id_fs = 26;
+namespace ids = virtio::device_id;
 
 constexpr std::uint64_t bit(unsigned number) { return UINT64_C(1) << number; }
 constexpr std::uint64_t bit(virtio::Feature feature) { return bit(static_cast<unsigned>(feature)); }
@@ -27,7 +25,7 @@ constexpr std::uint32_t ring_alignment = 64;
 
 std::string control_path(const std::string& folder) { return folder + "/control"; }
 
-/// Rows 1 and 2.
+/// VDUSE-1 and VDUSE-2.
 Error cannot_open(const Error& error, const std::string& path) {
   switch (error.code()) {
     case ENOENT:
@@ -49,10 +47,10 @@ Error cannot_open(const Error& error, const std::string& path) {
 Error not_possible(const std::string& what) { return Error(EINVAL, what); }
 
 Status check_features(const DeviceShape& shape) {
-  static constexpr std::array needed{std::pair("ACCESS_PLATFORM", virtio::Feature::access_platform),
-                                     std::pair("VERSION_1", virtio::Feature::version_1)};
-  for (const auto& [name, feature] : needed) {
-    if ((shape.features & bit(feature)) == 0) return not_possible(fmt::format("VDUSE needs the feature {}", name));
+  for (const virtio::Feature feature : {virtio::Feature::access_platform, virtio::Feature::version_1}) {
+    if ((shape.features & bit(feature)) != 0) continue;
+    const auto* named = std::ranges::find(virtio::reserved_feature_names, feature, &virtio::FeatureName::bit);
+    return not_possible(fmt::format("VDUSE needs the feature {}", named->name));
   }
   const std::uint64_t refused = shape.features & refused_features(shape.device_id);
   if (refused != 0) return not_possible(fmt::format("VDUSE cannot have feature bit {}", std::countr_zero(refused)));
@@ -81,7 +79,7 @@ Status check_groups(const DeviceShape& shape, std::uint64_t api_version) {
 }
 
 Status check_device_id(const DeviceShape& shape) {
-  for (const std::uint32_t id : {id_net, id_blk, id_fs}) {
+  for (const std::uint32_t id : {ids::net, ids::blk, ids::fs}) {
     if (shape.device_id == id) return {};
   }
   return Error(ENOTSUP, fmt::format("the kernel's VDUSE takes network (1), block (2) and filesystem (26) devices, "
@@ -103,8 +101,8 @@ std::vector<std::byte> message_of(const DeviceShape& shape) {
   head.nas = shape.address_spaces;
   head.config_size = static_cast<std::uint32_t>(shape.config.size());
   std::vector<std::byte> message(sizeof head + shape.config.size());
-  std::memcpy(message.data(), &head, sizeof head);
-  std::ranges::copy(shape.config, message.begin() + sizeof head);
+  copy_bytes(as_bytes_of(head), message);
+  copy_bytes(shape.config, MutableBytes(message).subspan(sizeof head));
   return message;
 }
 
@@ -116,10 +114,10 @@ std::uint64_t refused_features(std::uint32_t device_id) {
   std::uint64_t bits = bit(Feature::sr_iov) | bit(Feature::notification_data) | bit(Feature::notif_config_data) |
                        bit(Feature::ring_reset) | bit(Feature::admin_vq) | bit(Feature::suspend);
   // VIRTIO_BLK_F_CONFIG_WCE: a driver's writes to the configuration space never reach the device.
-  if (device_id == id_blk) bits |= bit(11);
+  if (device_id == ids::blk) bits |= bit(11);
   // VIRTIO_NET_F_CTRL_VQ is refused, and with it goes what needs it, or the Linux driver gives up: CTRL_GUEST_OFFLOADS,
   // CTRL_RX, CTRL_VLAN, GUEST_ANNOUNCE, MQ, CTRL_MAC_ADDR, VQ_NOTF_COAL, NOTF_COAL, HASH_REPORT, RSS.
-  if (device_id == id_net) {
+  if (device_id == ids::net) {
     for (const unsigned number : {2U, 17U, 18U, 19U, 21U, 22U, 23U, 52U, 53U, 57U, 60U}) bits |= bit(number);
   }
   return bits;
@@ -131,8 +129,7 @@ Status check_shape(const DeviceShape& shape, std::uint64_t api_version) {
     OUTBOARD_CHECK(check_features(shape));
     OUTBOARD_CHECK(check_queues(shape));
     OUTBOARD_CHECK(check_groups(shape, api_version));
-    const auto page = static_cast<std::size_t>(::sysconf(_SC_PAGESIZE));
-    if (shape.config.size() > page)
+    if (shape.config.size() > page_size())
       return not_possible(
           fmt::format("a device configuration space of {} bytes is more than a page", shape.config.size()));
     return {};
@@ -193,7 +190,7 @@ Result<std::uint64_t> Control::highest_api_version(const std::string& folder) {
   return version;
 }
 
-/// Rows 2 to 5. What this kernel says of a shape that check_shape() lets pass.
+/// VDUSE-2 to VDUSE-5. What this kernel says of a shape that check_shape() lets pass.
 Error Control::refusal(int code, const DeviceShape& shape) const {
   switch (code) {
     case EEXIST:
@@ -207,7 +204,7 @@ Error Control::refusal(int code, const DeviceShape& shape) const {
     case ENOSPC:
       return Error(ENOSPC, "the kernel has no number left for another VDUSE device").cure("remove some that are idle");
     case EINVAL:
-      if (shape.device_id == id_fs)
+      if (shape.device_id == ids::fs)
         return Error(ENOTSUP, "this kernel's VDUSE does not take filesystem devices").cure("a kernel of 7.0 or later");
       return Error(EINVAL, fmt::format("the kernel refuses the device (API version {}, features {:#x}, {} queues, {} "
                                        "bytes of configuration), for a reason that is not known here",
@@ -246,8 +243,8 @@ Status Control::destroy(std::string_view name) {
   return Error::from_errno("removing the VDUSE device").on(std::string(name));
 }
 
-/// Rows 48 and 49.
-Status Control::destroy_patiently(std::string_view name, const std::function<bool()>& wait) {
+/// VDUSE-48 and VDUSE-49.
+Status Control::destroy_with_retry(std::string_view name, const std::function<bool()>& wait) {
   while (true) {
     Status done = destroy(name);
     if (done || done.error().code() == ENOENT) return {};

@@ -55,9 +55,9 @@ class Control {
   Status create(const DeviceShape& shape);
   /// Removes a device. ENOENT: there is none; EBUSY: attached to the bus, or somebody has its node open.
   Status destroy(std::string_view name);
-  /// The same as often as it takes, and `wait` says that there is time: what holds the device may be on its way out. One that
-  /// is gone is well. Else as above.
-  Status destroy_patiently(std::string_view name, const std::function<bool()>& wait);
+  /// The same, but retries as long as `wait` returns true: a process that has the device open may be about to end. Succeeds if
+  /// there is no device. Other errors as above.
+  Status destroy_with_retry(std::string_view name, const std::function<bool()>& wait);
 
  private:
   Control(std::unique_ptr<NodeFile> file, std::uint64_t api_version, std::string folder)

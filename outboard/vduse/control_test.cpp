@@ -8,8 +8,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include <outboard/testing/temp_dir.hpp>
 #include <outboard/virtio/features.hpp>
+#include <tests/support/temp_dir.hpp>
 
 namespace outboard::vduse {
 namespace {
@@ -81,7 +81,7 @@ TEST_F(ControlTest, TheApiVersionIsSetBeforeAnythingElse) {
   EXPECT_EQ(script.calls[2].request, spec::ioctl::create_dev);
 }
 
-TEST_F(ControlTest, MessagesThatTheKernelOnlySendsWhenAskedAreAskedForBeforeTheDeviceIsMade) {
+TEST_F(ControlTest, OptionalMessagesAreRequestedBeforeTheDeviceIsMade) {
   script.features = 0xff;
   ASSERT_TRUE(open()->create(blk()));
   ASSERT_EQ(script.calls.size(), 4U);
@@ -119,7 +119,7 @@ TEST_F(ControlTest, CreateSendsTheShape) {
   EXPECT_EQ(sent.ngroups, 0U);
 }
 
-TEST_F(ControlTest, Row1NoControlNodeMeansThatTheModuleIsNotLoaded) {
+TEST_F(ControlTest, VDUSE1_NoControlNodeMeansThatTheModuleIsNotLoaded) {
   const auto control = Control::open(spec::api_version_0, folder.path());
   ASSERT_FALSE(control);
   EXPECT_EQ(control.error().code(), ENOENT);
@@ -127,29 +127,29 @@ TEST_F(ControlTest, Row1NoControlNodeMeansThatTheModuleIsNotLoaded) {
   EXPECT_THAT(control.error().cure(), HasSubstr("modprobe"));
 }
 
-TEST_F(ControlTest, Row1AFileThatIsNoDeviceIsNoControlNode) {
+TEST_F(ControlTest, VDUSE1_AFileThatIsNoDeviceIsNoControlNode) {
   std::ofstream(folder.path("control")) << "";
   EXPECT_EQ(Control::open(spec::api_version_0, folder.path()).error().code(), ENOENT);
 }
 
-TEST_F(ControlTest, Row2ANetworkDeviceNeedsARightThatIsNamed) {
+TEST_F(ControlTest, VDUSE2_ANetworkDeviceNeedsARightThatIsNamed) {
   EXPECT_EQ(create_answered(EPERM).error().code(), EPERM);
   EXPECT_THAT(create_answered(EPERM).error().message(), HasSubstr("CAP_NET_ADMIN"));
 }
 
-TEST_F(ControlTest, Row3ANameThatIsTakenIsRefusedAndNothingRemoved) {
+TEST_F(ControlTest, VDUSE3_ANameThatIsTakenIsRefusedAndNothingRemoved) {
   const auto done = create_answered(EEXIST);
   EXPECT_EQ(done.error().code(), EEXIST);
   EXPECT_EQ(script.calls.back().request, spec::ioctl::create_dev);
 }
 
-TEST_F(ControlTest, Row4ARefusalWithoutAReasonTellsWhatWasAsked) {
+TEST_F(ControlTest, VDUSE4_ARefusalWithoutAReasonTellsWhatWasAsked) {
   const auto done = create_answered(EINVAL);
   EXPECT_EQ(done.error().code(), EINVAL);
   EXPECT_THAT(done.error().message(), HasSubstr("60 bytes"));
 }
 
-TEST_F(ControlTest, Row5NoMemoryAndNoNumberLeft) {
+TEST_F(ControlTest, VDUSE5_NoMemoryAndNoNumberLeft) {
   EXPECT_EQ(create_answered(ENOMEM).error().code(), ENOMEM);
   EXPECT_EQ(create_answered(ENOSPC).error().code(), ENOSPC);
 }
@@ -160,7 +160,7 @@ TEST_F(ControlTest, AFilesystemDeviceThatAnOlderKernelRefuses) {
   EXPECT_EQ(create_answered(EINVAL, fs).error().code(), ENOTSUP);
 }
 
-TEST_F(ControlTest, Row4WhatTheKernelWouldRefuseIsRefusedBeforeItIsAsked) {
+TEST_F(ControlTest, VDUSE4_WhatTheKernelWouldRefuseIsRefusedBeforeItIsAsked) {
   const auto refused = [&](auto&& change, const char* says) {
     DeviceShape shape = blk();
     change(shape);
@@ -209,12 +209,12 @@ TEST_F(ControlTest, DestroyPassesAPaddedName) {
   EXPECT_TRUE(std::all_of(argument.begin() + 4, argument.end(), [](std::byte byte) { return byte == std::byte{}; }));
 }
 
-TEST_F(ControlTest, Row48ADeviceInUseIsReportedAsBusy) {
+TEST_F(ControlTest, VDUSE48_ADeviceInUseIsReportedAsBusy) {
   EXPECT_EQ(destroy_answered(EBUSY).error().code(), EBUSY);
   EXPECT_THAT(destroy_answered(EBUSY).error().message(), HasSubstr("in use"));
 }
 
-TEST_F(ControlTest, Row49ADeviceThatIsGoneIsToldFromOthers) {
+TEST_F(ControlTest, VDUSE49_ADeviceThatIsGoneIsToldFromOthers) {
   EXPECT_EQ(destroy_answered(EINVAL).error().code(), ENOENT);
 }
 

@@ -4,10 +4,10 @@
 
 #include <gtest/gtest.h>
 
+#include <outboard/journal/file.hpp>
 #include <outboard/memory/fault_guard.hpp>
-#include <outboard/testing/temp_dir.hpp>
-#include <outboard/testing/vduse_rig.hpp>
-#include <outboard/virtio/journal_file.hpp>
+#include <tests/support/temp_dir.hpp>
+#include <tests/support/vduse_rig.hpp>
 
 namespace outboard::vduse {
 namespace {
@@ -16,14 +16,13 @@ namespace bit = virtio::spec::status;
 using outboard::testing::FakeVduse;
 using outboard::testing::VduseRig;
 using Call = FakeVduse::Call;
-using virtio::JournalFile;
 
 class Adopting : public ::testing::TestWithParam<bool> {
  protected:
   static void SetUpTestSuite() { ASSERT_TRUE(memory::install_fault_guard()); }
 
   Adopting() : rig({.packed = GetParam(), .started = false}) {
-    journal = JournalFile::create(path(), shape()).value();
+    journal = journal::File::create(path(), shape()).value();
     rig.exported->core().set_journal(*journal);
     rig.start();
     EXPECT_TRUE(rig.kernel->attach());
@@ -31,7 +30,7 @@ class Adopting : public ::testing::TestWithParam<bool> {
   ~Adopting() override { rig.exported.reset(); }
 
   std::string path() { return dir.path("journal"); }
-  JournalFile::Shape shape() {
+  journal::File::Shape shape() {
     const auto& core = rig.exported->core();
     return {.device_id = core.identity().device_id,
             .offered = core.offered(),
@@ -45,11 +44,11 @@ class Adopting : public ::testing::TestWithParam<bool> {
     journal.reset();
   }
   Status adopt() {
-    journal = JournalFile::open(path(), shape()).value();
+    journal = journal::File::open(path(), shape()).value();
     rig.exported->core().set_journal(*journal);
-    Export::Living living{.patience = patience};
-    living.recover = [this] { return journal->recover(rig.exported->memory(), rig.exported->queue_memory()); };
-    const Status adopted = rig.exported->adopt(rig.kernel->open().value(), std::move(living));
+    Export::Predecessor predecessor{.driver_ok_timeout = timeout};
+    predecessor.recover = [this] { return journal->recover(rig.exported->memory(), rig.exported->queue_memory()); };
+    const Status adopted = rig.exported->adopt(rig.kernel->open().value(), predecessor);
     if (adopted) rig.settle();
     return adopted;
   }
@@ -61,8 +60,8 @@ class Adopting : public ::testing::TestWithParam<bool> {
 
   outboard::testing::TempDir dir;
   VduseRig rig;
-  std::unique_ptr<JournalFile> journal;
-  Duration patience{0};
+  std::unique_ptr<journal::File> journal;
+  Duration timeout{0};
 };
 INSTANTIATE_TEST_SUITE_P(Rings, Adopting, ::testing::Bool(),
                          [](const auto& each) { return each.param ? "Packed" : "Split"; });
@@ -107,7 +106,7 @@ TEST_P(Adopting, CanBeDoneAgainAndAgain) {
   }
 }
 
-TEST_P(Adopting, Row21_AResetThatTheDeadServerHadReadIsCarriedOut) {
+TEST_P(Adopting, VDUSE21_AResetThatTheDeadServerHadReadIsCarriedOut) {
   rig.run();
   keep_and_publish(1);
   rig.device->gives_up_kept = false;
@@ -123,7 +122,7 @@ TEST_P(Adopting, Row21_AResetThatTheDeadServerHadReadIsCarriedOut) {
   EXPECT_TRUE(rig.begins_anew());
 }
 
-TEST_P(Adopting, Row21_DriverOkThatTheDeadServerHadLoggedAndNotAnsweredIsAnswered) {
+TEST_P(Adopting, VDUSE21_ALoggedButUnansweredDriverOkIsAnswered) {
   ASSERT_TRUE(rig.negotiate());
   rig.place();
   // It dies between the note and the answer.
@@ -137,7 +136,7 @@ TEST_P(Adopting, Row21_DriverOkThatTheDeadServerHadLoggedAndNotAnsweredIsAnswere
   EXPECT_TRUE(rig.works());
 }
 
-TEST_P(Adopting, Row18_DriverOkThatWasLoggedAndThenWithdrawnIsNotRun) {
+TEST_P(Adopting, VDUSE18_DriverOkThatWasLoggedAndThenWithdrawnIsNotRun) {
   ASSERT_TRUE(rig.negotiate());
   rig.place();
   rig.kernel->fail(Call::reply, EIO);
@@ -148,6 +147,28 @@ TEST_P(Adopting, Row18_DriverOkThatWasLoggedAndThenWithdrawnIsNotRun) {
   ASSERT_TRUE(adopt());
   EXPECT_EQ(rig.exported->core().status(), 0);
   EXPECT_TRUE(rig.works_after_reset());
+}
+
+TEST_P(Adopting, ASuspendedDeviceRunsNothingBeforeItIsReset) {
+  rig.run();
+  for (int i = 0; i < 3; ++i) ASSERT_TRUE(rig.works());
+  const auto suspended = rig.kernel->suspend();
+  rig.settle();
+  ASSERT_TRUE(suspended.ok());
+  die();
+  ASSERT_TRUE(adopt());
+  for (const std::uint8_t again : {VduseRig::s_features, VduseRig::s_running}) {
+    EXPECT_TRUE(rig.advance(again));
+    EXPECT_EQ(rig.device->requests, 0U) << "the dead server has carried them out";
+    EXPECT_EQ(rig.driver().used_count(), 3U);
+    const auto position = rig.kernel->get_vq_state(0);
+    rig.settle();
+    EXPECT_EQ(position.outcome(), FakeVduse::Outcome::refused);
+  }
+  EXPECT_TRUE(rig.works_after_reset());
+  const auto position = rig.kernel->get_vq_state(0);
+  rig.settle();
+  EXPECT_TRUE(position.ok());
 }
 
 TEST_P(Adopting, FeaturesThatWereAgreedOnAreKeptForADriverThatGoesOn) {
@@ -177,15 +198,16 @@ TEST_P(Adopting, DriverOkThatWasAnsweredAndIsNotStoredYetIsWaitedFor) {
   rig.kernel->store_driver_ok_after(3);
   ASSERT_TRUE(rig.advance(VduseRig::s_running));
   die();
-  patience = std::chrono::seconds(10);
+  timeout = std::chrono::seconds(10);
   ASSERT_TRUE(adopt());
   EXPECT_TRUE(rig.works());
 }
 
-TEST_P(Adopting, IsRefusedWithoutAJournalWhileTheDriverRunsAndTheNodeIsClosed) {
+TEST_P(Adopting, IsRefusedWithoutAJournalWhileTheDriverRuns) {
   rig.run();
   die();
-  const Status adopted = rig.exported->adopt(rig.kernel->open().value(), {.why_not = Error(ENOENT, "no journal")});
+  const Status adopted =
+      rig.exported->adopt(rig.kernel->open().value(), {.unknown_because = Error(ENOENT, "no journal")});
   ASSERT_FALSE(adopted);
   EXPECT_EQ(adopted.error().code(), ENOENT);
   EXPECT_FALSE(rig.kernel->is_open());
@@ -194,7 +216,7 @@ TEST_P(Adopting, IsRefusedWithoutAJournalWhileTheDriverRunsAndTheNodeIsClosed) {
 TEST_P(Adopting, NeedsNoJournalWhereNoDriverRuns) {
   rig.advance(0);
   die();
-  ASSERT_TRUE(rig.exported->adopt(rig.kernel->open().value(), {.why_not = Error(ENOENT, "no journal")}));
+  ASSERT_TRUE(rig.exported->adopt(rig.kernel->open().value(), {.unknown_because = Error(ENOENT, "no journal")}));
   rig.run();
   EXPECT_TRUE(rig.works());
 }
@@ -219,7 +241,7 @@ TEST_P(Adopting, IsRefusedWhereAQueueIsSomewhereElse) {
   EXPECT_EQ(adopt().error().code(), ESTALE);
 }
 
-TEST_P(Adopting, Row20_ADeviceThatTheKernelGivesUpMeanwhileIsRefused) {
+TEST_P(Adopting, VDUSE20_ADeviceThatTheKernelGivesUpMeanwhileIsRefused) {
   rig.run();
   die();
   rig.kernel->fail(Call::inject_config_interrupt, EPERM);

@@ -8,7 +8,7 @@
 #include <gtest/gtest.h>
 
 #include <outboard/memory/fault_guard.hpp>
-#include <outboard/testing/vduse_rig.hpp>
+#include <tests/support/vduse_rig.hpp>
 
 namespace outboard::vduse {
 namespace {
@@ -62,7 +62,7 @@ TEST_P(ExportMemory, ABufferMaySpanRegionsThatAreAdjacent) {
   EXPECT_TRUE(echo_in(rig, data, data + 0xffe));
 }
 
-TEST_P(ExportMemory, Row33_AWriteToMemoryThatMayOnlyBeReadIsNotMade) {
+TEST_P(ExportMemory, VDUSE33_AWriteToMemoryThatMayOnlyBeReadIsNotMade) {
   VduseRig rig(setup());
   rig.run();
   rig.kernel->map({.start = data, .size = 0x1000, .perm = spec::perm::read});
@@ -73,7 +73,7 @@ TEST_P(ExportMemory, Row33_AWriteToMemoryThatMayOnlyBeReadIsNotMade) {
   EXPECT_TRUE(rig.works());
 }
 
-TEST_P(ExportMemory, Row32_ABufferInAHoleFailsAloneAndTheDeviceLives) {
+TEST_P(ExportMemory, VDUSE32_ABufferInAHoleFailsAloneAndTheDeviceLives) {
   VduseRig rig(setup());
   rig.run();
   EXPECT_TRUE(echo_in(rig, 0x7000'0000'0000, 0x7000'0000'1000));
@@ -82,7 +82,7 @@ TEST_P(ExportMemory, Row32_ABufferInAHoleFailsAloneAndTheDeviceLives) {
   EXPECT_TRUE(rig.works());
 }
 
-TEST_P(ExportMemory, Row30_AChainThatIsNoneGoesBackAndTheDeviceLives) {
+TEST_P(ExportMemory, VDUSE30_AChainThatIsNoneGoesBackAndTheDeviceLives) {
   VduseRig rig(setup());
   rig.run();
   rig.driver().chain().indirect().writable(4).table_length(0).publish();
@@ -92,7 +92,7 @@ TEST_P(ExportMemory, Row30_AChainThatIsNoneGoesBackAndTheDeviceLives) {
   EXPECT_TRUE(rig.works());
 }
 
-TEST_P(ExportMemory, Row32_AFileShorterThanItsRegionIsNotMapped) {
+TEST_P(ExportMemory, VDUSE32_AFileShorterThanItsRegionIsNotMapped) {
   VduseRig rig(setup());
   rig.run();
   const UniqueFd file(::memfd_create("short", MFD_CLOEXEC));
@@ -104,7 +104,7 @@ TEST_P(ExportMemory, Row32_AFileShorterThanItsRegionIsNotMapped) {
   EXPECT_TRUE(rig.works());
 }
 
-TEST_P(ExportMemory, Row32_AFileThatShrinksFailsWhatIsInItsLostPart) {
+TEST_P(ExportMemory, VDUSE32_AFileThatShrinksFailsWhatIsInItsLostPart) {
   VduseRig rig(setup());
   rig.run();
   const UniqueFd file(::memfd_create("guest", MFD_CLOEXEC));
@@ -119,7 +119,7 @@ TEST_P(ExportMemory, Row32_AFileThatShrinksFailsWhatIsInItsLostPart) {
   EXPECT_EQ(rig.driver().take_used().back().length, 4U) << "the driver still has this page";
 }
 
-TEST_P(ExportMemory, Row38_NoDescriptorForARegionFailsThatAndIsSaidOnce) {
+TEST_P(ExportMemory, VDUSE38_NoDescriptorForARegionFailsThatAndIsSaidOnce) {
   VduseRig rig(setup());
   ASSERT_TRUE(rig.negotiate());
   rig.place();
@@ -131,7 +131,7 @@ TEST_P(ExportMemory, Row38_NoDescriptorForARegionFailsThatAndIsSaidOnce) {
 
 // UPDATE_IOTLB.
 
-TEST_P(ExportMemory, Row40_AnUpdateThatChangesNothingKeepsEveryMapping) {
+TEST_P(ExportMemory, VDUSE40_AnUpdateThatChangesNothingKeepsEveryMapping) {
   VduseRig rig(setup());
   rig.run();
   ASSERT_TRUE(rig.works());
@@ -145,7 +145,7 @@ TEST_P(ExportMemory, Row40_AnUpdateThatChangesNothingKeepsEveryMapping) {
   EXPECT_TRUE(rig.works());
 }
 
-TEST_P(ExportMemory, Row39_WhatHasGoneIsForgottenAndWhatCameInItsPlaceIsUsed) {
+TEST_P(ExportMemory, VDUSE39_WhatHasGoneIsForgottenAndWhatCameInItsPlaceIsUsed) {
   VduseRig rig(setup());
   rig.run();
   rig.kernel->map({.start = data, .size = 0x1000});
@@ -160,7 +160,7 @@ TEST_P(ExportMemory, Row39_WhatHasGoneIsForgottenAndWhatCameInItsPlaceIsUsed) {
   EXPECT_EQ(rig.kernel->at(data + 0x100, 1)[0], std::byte{7});
 }
 
-TEST_P(ExportMemory, Row39_ARegionThatMayOnlyBeReadByNowIsNotWrittenToAnyMore) {
+TEST_P(ExportMemory, VDUSE39_ARegionThatMayOnlyBeReadByNowIsNotWrittenToAnyMore) {
   VduseRig rig(setup());
   rig.run();
   const UniqueFd file(::memfd_create("guest", MFD_CLOEXEC));
@@ -178,7 +178,7 @@ TEST_P(ExportMemory, Row39_ARegionThatMayOnlyBeReadByNowIsNotWrittenToAnyMore) {
   EXPECT_EQ(rig.driver().take_used().back().length, 0U);
 }
 
-TEST_P(ExportMemory, Row39_AnUpdateIsAnsweredWhenNothingTouchesWhatHasGone) {
+TEST_P(ExportMemory, VDUSE39_AnUpdateIsAnsweredWhenNothingTouchesWhatHasGone) {
   VduseRig rig(setup());
   rig.run();
   rig.kernel->map({.start = data, .size = 0x1000});
@@ -199,7 +199,7 @@ TEST_P(ExportMemory, Row39_AnUpdateIsAnsweredWhenNothingTouchesWhatHasGone) {
   EXPECT_TRUE(update.ok());
 }
 
-TEST_P(ExportMemory, Row39_AnUpdateThatWouldTakeTooLongIsRefusedAndTheDeviceStopped) {
+TEST_P(ExportMemory, VDUSE39_AnUpdateThatTakesTooLongIsRefusedAndStopsTheDevice) {
   VduseRig rig(setup());
   rig.run();
   rig.kernel->map({.start = data, .size = 0x1000});
@@ -251,7 +251,7 @@ TEST_P(OwnBounce, SurvivesAReset) {
   }
 }
 
-TEST_P(OwnBounce, Row45_ThatIsRefusedLeavesTheKernelsOwn) {
+TEST_P(OwnBounce, VDUSE45_ThatIsRefusedLeavesTheKernelsOwn) {
   for (const int code : {ENOMEM, EINVAL}) {
     VduseRig rig(own());
     rig.kernel->fail(Call::register_memory, code, 1);
@@ -265,7 +265,7 @@ TEST_P(OwnBounce, Row45_ThatIsRefusedLeavesTheKernelsOwn) {
 
 // API version 1.
 
-TEST_P(ExportMemory, Row42_AGroupWorksInTheAddressSpaceThatTheDriverGivesIt) {
+TEST_P(ExportMemory, VDUSE42_AGroupWorksInTheAddressSpaceThatTheDriverGivesIt) {
   VduseRig::Setup with = setup();
   with.queues = 2;
   with.options = {.api_version = 1, .groups = {0, 1}, .address_spaces = 2};
@@ -285,7 +285,7 @@ TEST_P(ExportMemory, Row42_AGroupWorksInTheAddressSpaceThatTheDriverGivesIt) {
   EXPECT_TRUE(rig.works(1));
 }
 
-TEST_P(ExportMemory, Row18_AnAddressSpaceThatNobodyWaitsForAnyMoreIsUndone) {
+TEST_P(ExportMemory, VDUSE18_AnAddressSpaceThatNobodyWaitsForAnyMoreIsUndone) {
   VduseRig::Setup with = setup();
   with.queues = 2;
   with.options = {.api_version = 1, .groups = {0, 1}, .address_spaces = 2};
@@ -307,7 +307,7 @@ TEST_P(ExportMemory, Row18_AnAddressSpaceThatNobodyWaitsForAnyMoreIsUndone) {
   EXPECT_TRUE(rig.works(1));
 }
 
-TEST_P(ExportMemory, Row42_AGroupOrAnAddressSpaceThatIsNotThereIsRefused) {
+TEST_P(ExportMemory, VDUSE42_AGroupOrAnAddressSpaceThatIsNotThereIsRefused) {
   VduseRig::Setup with = setup();
   with.options = {.api_version = 1, .groups = {0}, .address_spaces = 2};
   VduseRig rig(with);

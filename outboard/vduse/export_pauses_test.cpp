@@ -5,13 +5,13 @@
 #include <gtest/gtest.h>
 
 #include <outboard/memory/fault_guard.hpp>
-#include <outboard/testing/vduse_rig.hpp>
+#include <tests/support/vduse_rig.hpp>
 
 namespace outboard::vduse {
 namespace {
 
 using outboard::testing::FakeVduse;
-using outboard::testing::RingDriver;
+using outboard::testing::HandDriver;
 using outboard::testing::VduseRig;
 using Outcome = FakeVduse::Outcome;
 
@@ -110,9 +110,9 @@ TEST_P(Pauses, AQueueThatIsReadyElsewhereBeginsThere) {
   for (int i = 0; i < 3; ++i) ASSERT_TRUE(rig.works());
   ASSERT_TRUE(set_ready(rig, false));
   constexpr std::uint64_t elsewhere = 0x5000'0000;
-  auto memory = rig.kernel->map({.start = elsewhere, .size = RingDriver::memory_size});
-  rig.drivers[0] = std::make_unique<RingDriver>(
-      RingDriver::Setup{.packed = packed(), .size = 8, .base = memory::Iova{elsewhere}, .memory = std::move(memory)});
+  auto memory = rig.kernel->map({.start = elsewhere, .size = HandDriver::memory_size});
+  rig.drivers[0] = std::make_unique<HandDriver>(
+      HandDriver::Setup{.packed = packed(), .size = 8, .base = memory::Iova{elsewhere}, .memory = std::move(memory)});
   rig.kernel->place_queue(0, rig.driver(), false);
   ASSERT_TRUE(set_ready(rig, true));
   rig.loop.advance(std::chrono::milliseconds(10));
@@ -207,7 +207,7 @@ TEST_P(Pauses, ASuspensionThatIsUndoneResumesNoQueueThatIsOff) {
   EXPECT_EQ(rig.driver(0).used_count(), 1U);
 }
 
-TEST_P(Pauses, ASuspensionThatIsUndoneLeavesAloneWhatWasAtRestUntilItsDriverKicks) {
+TEST_P(Pauses, AnUndoneSuspensionLeavesIdleQueuesAloneUntilAKick) {
   for (const bool is_kicked : {false, true}) {
     VduseRig::Setup with = setup();
     with.queues = 2;
@@ -300,7 +300,7 @@ TEST_P(Pauses, AQueueThatIsOffDoesNotGoOnWhenItWasLate) {
   EXPECT_EQ(rig.driver().used_count(), 0U) << "its ring is not touched after the answer";
 }
 
-TEST_P(Pauses, AQueueThatIsOffWaitsForStorageHoweverSlowAndGoesOnWhenItIsReadyAgain) {
+TEST_P(Pauses, AQueueThatIsOffWaitsForSlowStorageAndGoesOnWhenReady) {
   for (const bool is_ready_first : {false, true}) {
     VduseRig rig(setup());
     rig.run();
@@ -378,7 +378,7 @@ void suspend_in_vain(VduseRig& rig, Undone how) {
   EXPECT_EQ(message.outcome(), Outcome::refused);
 }
 
-TEST_P(Pauses, AQueueThatIsReadyAgainAndLateOutlivesASuspensionThatIsUndone) {
+TEST_P(Pauses, AQueueReadyAgainAndLateOutlivesAnUndoneSuspension) {
   for (const Undone how : {Undone::none, Undone::withdrawn, Undone::refused}) {
     SCOPED_TRACE(static_cast<int>(how));
     VduseRig::Setup with = setup();

@@ -6,21 +6,21 @@
 #include <future>
 #include <mutex>
 
-#include <outboard/base/run_on.hpp>
+#include <outboard/base/internal/run_on.hpp>
 #include <outboard/memory/fault_guard.hpp>
-#include <outboard/testing/device_rig.hpp>
-#include <outboard/testing/fake_vduse.hpp>
-#include <outboard/testing/loop_thread.hpp>
 #include <outboard/vduse/export.hpp>
 #include <outboard/virtio/spec.hpp>
+#include <tests/support/device_rig.hpp>
+#include <tests/support/fake_vduse.hpp>
+#include <tests/support/loop_thread.hpp>
 
 namespace outboard::vduse {
 namespace {
 
 namespace bit = virtio::spec::status;
 using outboard::testing::FakeVduse;
+using outboard::testing::HandDriver;
 using outboard::testing::LoopThread;
-using outboard::testing::RingDriver;
 using outboard::testing::ScriptedDevice;
 
 constexpr unsigned queue_count = 4;
@@ -75,7 +75,7 @@ class OnThreads : public ::testing::TestWithParam<Kind> {
       Export::Options options;
       options.core.packed = GetParam().packed;
       options.core.poll = GetParam().poll;
-      options.core.stop_deadline = patience;
+      options.core.stop_timeout = timeout;
       for (unsigned queue = 0; queue < queue_count; ++queue)
         options.core.queue_loops.push_back(&queue_threads[queue % queue_threads.size()].loop());
       auto owned = std::make_unique<ThreadedDevice>();
@@ -116,8 +116,8 @@ class OnThreads : public ::testing::TestWithParam<Kind> {
     kernel->unmap_all();
     for (unsigned queue = 0; queue < queue_count; ++queue) {
       const std::uint64_t base = (queue + 1) * UINT64_C(0x10000000);
-      auto memory = kernel->map({.start = base, .size = RingDriver::memory_size});
-      drivers.push_back(std::make_unique<RingDriver>(RingDriver::Setup{
+      auto memory = kernel->map({.start = base, .size = HandDriver::memory_size});
+      drivers.push_back(std::make_unique<HandDriver>(HandDriver::Setup{
           .packed = GetParam().packed, .size = 16, .base = memory::Iova{base}, .memory = std::move(memory)}));
       kernel->place_queue(queue, *drivers.back());
     }
@@ -149,13 +149,13 @@ class OnThreads : public ::testing::TestWithParam<Kind> {
     return ::testing::AssertionSuccess();
   }
 
-  Duration patience = std::chrono::minutes(1);  ///< for a queue that comes to rest
+  Duration timeout = std::chrono::minutes(1);  ///< for a queue that comes to rest
   LoopThread control;
   std::array<LoopThread, 2> queue_threads;
   ThreadedDevice* device = nullptr;
   std::unique_ptr<Export> exported;
   std::unique_ptr<FakeVduse> kernel;
-  std::vector<std::unique_ptr<RingDriver>> drivers;
+  std::vector<std::unique_ptr<HandDriver>> drivers;
 };
 
 INSTANTIATE_TEST_SUITE_P(Kinds, OnThreads,
@@ -224,7 +224,7 @@ TEST_P(OnThreads, AQueueIsSwitchedOffAndOn) {
 /// One that gives up at once.
 class OnThreadsInHaste : public OnThreads {
  protected:
-  OnThreadsInHaste() { patience = std::chrono::milliseconds(1); }
+  OnThreadsInHaste() { timeout = std::chrono::milliseconds(1); }
 };
 INSTANTIATE_TEST_SUITE_P(Kinds, OnThreadsInHaste,
                          ::testing::Values(Kind{"Split", false, false}, Kind{"PackedPolling", true, true}),

@@ -9,11 +9,12 @@
 #include <bit>
 #include <cstring>
 #include <filesystem>
+#include <system_error>
 #include <vector>
 
 #include <fmt/format.h>
 
-#include <outboard/base/file_holder.hpp>
+#include <outboard/base/internal/file_holder.hpp>
 
 namespace outboard::vduse {
 namespace {
@@ -91,7 +92,7 @@ Error KernelNode::failed(int negated, const std::string& doing) const {
 Result<std::optional<spec::Request>> KernelNode::read() {
   spec::Request request{};
   const ssize_t length = file_->read(as_writable_bytes_of(request));
-  // Row 17: whoever polls comes back.
+  // VDUSE-17: whoever polls comes back.
   if (length == -EAGAIN || length == -EINTR) return std::nullopt;
   if (length < 0) return failed(static_cast<int>(length), "reading a message");
   if (static_cast<std::size_t>(length) < sizeof request) return std::nullopt;
@@ -103,7 +104,8 @@ Status KernelNode::reply(const spec::Response& response) {
   sent.reserved = {};  // anything else is refused
   const ssize_t length = file_->write(as_bytes_of(sent));
   if (length == -ENOENT) {
-    return Error(ENOENT, fmt::format("nobody waits for the answer to message {} any more", response.request_id))
+    return Error(ENOENT,
+                 fmt::format("the kernel does not wait for the answer to message {} any more", response.request_id))
         .on(name_);
   }
   if (length < 0) return failed(static_cast<int>(length), fmt::format("answering message {}", response.request_id));
@@ -122,8 +124,8 @@ Result<std::uint64_t> KernelNode::driver_features() {
 Status KernelNode::set_config(std::uint32_t offset, Bytes bytes) {
   const spec::ConfigData head{offset, static_cast<std::uint32_t>(bytes.size())};
   std::vector<std::byte> message(sizeof head + bytes.size());
-  std::memcpy(message.data(), &head, sizeof head);
-  std::ranges::copy(bytes, message.begin() + sizeof head);
+  copy_bytes(as_bytes_of(head), message);
+  copy_bytes(bytes, MutableBytes(message).subspan(sizeof head));
   const int done = file_->control(spec::ioctl::dev_set_config, message.data());
   if (done == -EINVAL) {
     return Error(EINVAL,
@@ -240,7 +242,7 @@ Result<std::optional<Node::Region>> KernelNode::find_region(std::uint32_t asid, 
   if (fd == -EACCES) {
     return Error(EACCES, fmt::format("a security module forbids the file behind the driver's memory at {:#x}", start))
         .on(name_)
-        .cure("allow this program to use the files of whoever drives the device: see the audit log");
+        .cure("allow this program to use the files of the device's driver: see the audit log");
   }
   if (fd < 0) return failed(fd, fmt::format("asking for the memory at {:#x}", start));
   // The kernel forgets to do it.
@@ -249,7 +251,7 @@ Result<std::optional<Node::Region>> KernelNode::find_region(std::uint32_t asid, 
   const bool overlaps = entry.start <= entry.last && entry.start <= last && entry.last >= start;
   const bool known = entry.perm >= spec::perm::read && entry.perm <= (spec::perm::read | spec::perm::write);
   if (!overlaps || !known || !checked_add(entry.offset, entry.last - entry.start))
-    return Error(EPROTO, fmt::format("the kernel gave a region that is none for {:#x}", start)).on(name_);
+    return Error(EPROTO, fmt::format("the kernel returned an invalid region for {:#x}", start)).on(name_);
   return Region{
       .start = entry.start, .last = entry.last, .offset = entry.offset, .perm = entry.perm, .fd = std::move(owned)};
 }
@@ -266,7 +268,7 @@ Result<std::optional<Node::RegionInfo>> KernelNode::region_info(std::uint32_t as
   if (done == -EFAULT) return no_such_space(asid);  // what the kernel says of a number that it does not know
   if (done < 0) return failed(done, fmt::format("asking what is at {:#x}", start));
   if (info.start > info.last || info.start > last || info.last < start)
-    return Error(EPROTO, fmt::format("the kernel told of a region that is none for {:#x}", start)).on(name_);
+    return Error(EPROTO, fmt::format("the kernel returned an invalid region for {:#x}", start)).on(name_);
   return RegionInfo{.start = info.start, .last = info.last, .capability = info.capability};
 }
 

@@ -9,12 +9,13 @@
 #include <fstream>
 #include <functional>
 #include <map>
+#include <vector>
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include <outboard/base/file_holder.hpp>
-#include <outboard/testing/temp_dir.hpp>
+#include <outboard/base/internal/file_holder.hpp>
+#include <tests/support/temp_dir.hpp>
 
 namespace outboard::vduse {
 namespace {
@@ -81,7 +82,7 @@ class NodeTest : public ::testing::Test {
 
 // Messages.
 
-TEST_F(NodeTest, Row17WithoutAMessageThereIsNothingToRead) {
+TEST_F(NodeTest, VDUSE17_WithoutAMessageThereIsNothingToRead) {
   const auto node = open();
   for (const ssize_t result : {ssize_t{-EAGAIN}, ssize_t{-EINTR}, ssize_t{0}, ssize_t{151}}) {
     script.read = result;
@@ -91,19 +92,19 @@ TEST_F(NodeTest, Row17WithoutAMessageThereIsNothingToRead) {
   }
 }
 
-TEST_F(NodeTest, Row17AnyOtherFailureOfReadingIsOne) {
+TEST_F(NodeTest, VDUSE17_AnyOtherFailureOfReadingIsOne) {
   const auto node = open();
   script.read = -ENODEV;
   EXPECT_EQ(node->read().error().code(), ENODEV);
 }
 
-TEST_F(NodeTest, Row18AnAnswerThatNobodyWaitsForIsToldFromOthers) {
+TEST_F(NodeTest, VDUSE18_AnAnswerThatNobodyWaitsForIsToldFromOthers) {
   const auto node = open();
   script.write = -ENOENT;
   EXPECT_EQ(node->reply({}).error().code(), ENOENT);
 }
 
-TEST_F(NodeTest, Row19ReservedWordsOfAnAnswerAreAlwaysZero) {
+TEST_F(NodeTest, VDUSE19_ReservedWordsOfAnAnswerAreAlwaysZero) {
   const auto node = open();
   spec::Response response{};
   response.request_id = 5;
@@ -118,7 +119,7 @@ TEST_F(NodeTest, Row19ReservedWordsOfAnAnswerAreAlwaysZero) {
 
 // Given up.
 
-TEST_F(NodeTest, Row20EveryCallTellsThatTheKernelHasGivenUp) {
+TEST_F(NodeTest, VDUSE20_EveryCallTellsThatTheKernelHasGivenUp) {
   const auto node = open();
   for (const auto request : {call::dev_get_features, call::dev_set_config, call::dev_inject_config_irq, call::vq_setup,
                              call::vq_get_info, call::vq_setup_kickfd, call::vq_inject_irq, call::iotlb_get_fd,
@@ -143,7 +144,7 @@ TEST_F(NodeTest, Row20EveryCallTellsThatTheKernelHasGivenUp) {
   }
 }
 
-TEST_F(NodeTest, Row20ANodeThatIsGivenUpCannotBeOpened) {
+TEST_F(NodeTest, VDUSE20_ANodeThatIsGivenUpCannotBeOpened) {
   script.answer(call::dev_get_features, -EPERM);
   EXPECT_EQ(node_on(std::make_unique<ScriptedFile>(script), "blk0").error().code(), EPERM);
 }
@@ -155,7 +156,7 @@ TEST_F(NodeTest, AnotherDeviceIsNoNode) {
 
 // Queues.
 
-TEST_F(NodeTest, Row37AnInterruptWithoutDriverOkIsEinval) {
+TEST_F(NodeTest, VDUSE37_AnInterruptWithoutDriverOkIsEinval) {
   const auto node = open();
   script.answer(call::vq_inject_irq, -EINVAL);
   script.answer(call::dev_inject_config_irq, -EINVAL);
@@ -213,7 +214,7 @@ TEST_F(NodeTest, ARegionsDescriptorIsClosedOnExec) {
   EXPECT_EQ((*found)->offset, 0x1230U);
 }
 
-TEST_F(NodeTest, Row38AHoleIsNothing) {
+TEST_F(NodeTest, VDUSE38_AHoleIsNothing) {
   const auto node = open();
   script.answer(call::iotlb_get_fd, -EINVAL);
   script.answer(call::iotlb_get_info, -EINVAL);
@@ -221,7 +222,7 @@ TEST_F(NodeTest, Row38AHoleIsNothing) {
   EXPECT_FALSE(node->region_info(0, 0, 1)->has_value());
 }
 
-TEST_F(NodeTest, Row38WithoutADescriptorTheLimitIsNamed) {
+TEST_F(NodeTest, VDUSE38_WithoutADescriptorTheLimitIsNamed) {
   const auto node = open();
   for (const int code : {EMFILE, ENFILE}) {
     script.answer(call::iotlb_get_fd, -code);
@@ -232,7 +233,7 @@ TEST_F(NodeTest, Row38WithoutADescriptorTheLimitIsNamed) {
   }
 }
 
-TEST_F(NodeTest, Row38ASecurityModuleIsNamed) {
+TEST_F(NodeTest, VDUSE38_ASecurityModuleIsNamed) {
   const auto node = open();
   script.answer(call::iotlb_get_fd, -EACCES);
   EXPECT_THAT(node->find_region(0, 0, 1).error().message(), HasSubstr("security module"));
@@ -300,7 +301,7 @@ TEST_F(NodeTest, AnAddressSpaceThatTheDeviceDoesNotHaveIsNamed) {
   EXPECT_THAT(node->region_info(9, 0, 1).error().message(), HasSubstr("address space 9"));
 }
 
-TEST_F(NodeTest, Row45EachRefusalOfRegisteredMemoryIsToldFromTheOthers) {
+TEST_F(NodeTest, VDUSE45_EachRefusalOfRegisteredMemoryIsToldFromTheOthers) {
   const auto node = open();
   for (const int code : {EINVAL, EEXIST, ENOMEM}) {
     script.answer(call::iotlb_reg_umem, -code);
@@ -316,7 +317,7 @@ TEST(OpenNode, ADeviceThatIsNotThere) {
   EXPECT_EQ(open_node("blk0", {}, folder.path()).error().code(), ENOENT);
 }
 
-TEST(OpenNode, Row8WhatIsNoDeviceNodeIsGone) {
+TEST(OpenNode, VDUSE8_WhatIsNoDeviceNodeIsGone) {
   const testing::TempDir folder;
   (void)folder.make_file("blk0", 0);
   EXPECT_EQ(open_node("blk0", {}, folder.path()).error().code(), ENODEV);
@@ -330,7 +331,7 @@ TEST(OpenNode, ADescriptorOfAnotherKindIsRefused) {
   EXPECT_EQ(adopt_node(UniqueFd()).error().code(), EBADF);
 }
 
-TEST(OpenNode, Row6TheNodeIsWaitedForAsLongAsTheCallerHasPatience) {
+TEST(OpenNode, VDUSE6_TheNodeIsWaitedForUntilTheTimeout) {
   const testing::TempDir folder;
   unsigned asked = 0;
   const auto come = [&] {
@@ -342,7 +343,7 @@ TEST(OpenNode, Row6TheNodeIsWaitedForAsLongAsTheCallerHasPatience) {
   EXPECT_EQ(wait_for_node("blk1", [] { return false; }, folder.path()).error().code(), ENOENT);
 }
 
-TEST(OpenNode, Row7WhoHasItOpenIsFoundByItsDescriptors) {
+TEST(OpenNode, VDUSE7_WhoHasItOpenIsFoundByItsDescriptors) {
   const testing::TempDir folder;
   (void)folder.make_file("blk0", 0);
   std::filesystem::create_directories(folder.path("proc/4711/fd"));

@@ -2,7 +2,7 @@
 
 #include <utility>
 
-#include <outboard/vduse/server_state.hpp>
+#include <outboard/vduse/internal/server_state.hpp>
 
 namespace outboard::vduse {
 

@@ -5,69 +5,72 @@
 #include <optional>
 #include <string>
 
+#include <outboard/base/internal/storage_identity.hpp>
 #include <outboard/base/log.hpp>
 #include <outboard/base/loop.hpp>
 #include <outboard/base/result.hpp>
-#include <outboard/base/storage_identity.hpp>
+#include <outboard/journal/file.hpp>
 #include <outboard/vduse/bus.hpp>
 #include <outboard/vduse/control.hpp>
 #include <outboard/vduse/export.hpp>
-#include <outboard/virtio/journal_file.hpp>
 
 namespace outboard::vduse {
 
-/// Serves one virtio device under one VDUSE name: creates it, or takes over the one that a dead server left; attaches it
-/// to the bus; and in the end takes everything away again. docs/vduse.md is about running it.
+/// Serves one virtio device under one VDUSE name: creates the device, or takes over the one that a dead server left; attaches
+/// it to the bus; at the end detaches and destroys it. docs/vduse.md describes its operation.
 ///
-/// The device's loop is a reactor of the server's own, which run() runs; with Options::threads the queues have reactors on
-/// threads of their own. Attaching and detaching happen on a thread that serves nothing. Installs no signal handlers.
+/// The device's loop is a reactor of the server, which run() runs; with Options::threads the queues have reactors on threads of
+/// their own. A separate thread, which serves nothing, attaches and detaches. Installs no signal handlers. Created, run and
+/// destroyed on one thread.
 ///
-/// Where a driver of this kernel is to have the device the thread that creates and runs the server, and all that it starts,
-/// is an IoFlusher for as long: the kernel waits for its writes. Without the right to that, a warning.
+/// If a driver of this kernel is to use the device, the thread that creates and runs the server, and all threads that it
+/// starts, are IoFlushers meanwhile, since the kernel waits for their writes. Without the right to that, the server logs a
+/// warning.
 class Server {
  public:
   struct Options {
     std::string name;
     Export::Options device{};  ///< api_version, groups, core
-    /// Whether to put the device on the bus. false: somebody else does (`vdpa dev add name NAME mgmtdev vduse`).
+    /// Whether the server attaches the device to the bus. false: the administrator does (`vdpa dev add name NAME mgmtdev
+    /// vduse`).
     bool attach = true;
     BusDriver driver = BusDriver::virtio;
-    /// What a dead server left under this name goes away, instead of being taken over.
+    /// Destroys the device that a dead server left under this name, instead of taking it over.
     bool replace = false;
-    /// Take over a device although other storage stands behind it than its driver has seen: whoever sets it knows that the
+    /// Takes over a device although this server's storage is not the storage that the driver has used. Set it only if the
     /// contents are the same (an image that was moved or copied while no server ran).
     bool accept_other_storage = false;
     /// Waits until the kernel has ended the requests of a dead server on `before`, storage that this server does not have
-    /// (accept_other_storage): their data still reach the memory of the driver. What storage::wait_for_requests_on() does
-    /// for images. Without it, and with any error of it, the device is not taken over.
+    /// (accept_other_storage): until then they may write to the memory of the driver. For images:
+    /// storage::wait_for_requests_on(). If it is empty, or returns an error, the device is not taken over.
     std::function<Status(const StorageIdentity& before)> wait_for_requests_on{};
-    /// Does not wait for them: whoever sets it knows that they have ended.
+    /// Does not wait for these requests. Set it only if they are known to have ended.
     bool old_requests_have_ended = false;
-    /// Where the requests in flight are noted, for the server after this one; empty: RUN/vduse/NAME.journal.
+    /// The path of the journal, which records the requests in flight for the next server; empty: RUN/vduse/NAME.journal.
     std::string journal{};
-    /// Without: if the server is killed, the device cannot be taken over, and what is in flight waits for ever.
+    /// Without a journal: if the server is killed, the device cannot be taken over, and the requests in flight never end.
     bool no_journal = false;
-    /// How the options of the server before, whose journal is of shape `before`, differ from this one's, for people: "with
-    /// --queues 2, without --packed". Empty, or none: that cannot be told.
-    std::function<std::string(const virtio::JournalFile::Shape& before, const virtio::JournalFile::Shape& now)>
-        differing_options{};
+    /// Describes how the options of the previous server, whose journal has shape `before`, differ from this one's: "with
+    /// --queues 2, without --packed". An empty result, or no function: unknown.
+    std::function<std::string(const journal::File::Shape& before, const journal::File::Shape& now)> differing_options{};
     unsigned threads = 0;  ///< for queues; 0: they share the device's loop
-    Duration spin{0};  ///< how long the loops look for work before they sleep
+    Duration spin{0};  ///< how long the loops poll for work before they sleep
     std::string run = "/run/outboard";  ///< locks and journals
     std::string folder = device_folder;
     Bus::Options bus{};
-    /// Whether to take the lock of the name. false: whoever handed the node over sees to it that there is one server.
+    /// Whether to lock the name. false: the process that passed the node's descriptor makes sure that there is only one server.
     bool take_lock = true;
-    /// How long a predecessor on its way out may keep the name.
-    Duration lock_patience = std::chrono::seconds(5);
-    /// How long an attach may take before the log says so, and a driver to turn up once the device is on the bus.
+    /// How long create() waits for a predecessor that is ending and still holds the name.
+    Duration lock_timeout = std::chrono::seconds(5);
+    /// An attach that takes longer than this is logged.
     Duration slow_attach = std::chrono::seconds(10);
-    Duration driver_patience = std::chrono::seconds(10);
-    /// A driver that is loaded has begun before the kernel says that the device is on the bus. Another one comes only if udev
-    /// loads it: after so long without anything in udev's queue nobody will.
+    /// How long run() waits for a driver to bind to the device after it is on the bus.
+    Duration driver_timeout = std::chrono::seconds(10);
+    /// A driver that is loaded binds before the attach ends. Another one must be loaded by udev: when udev's queue has been
+    /// empty for this long, run() waits no longer.
     Duration driver_quiet = std::chrono::milliseconds(500);
-    std::string udev = "/run/udev";  ///< where its queue is
-    /// The kernel's side, where a test has another one: by default Control::open() and vduse::open_node().
+    std::string udev = "/run/udev";  ///< the folder of udev's queue
+    /// Open the control node and the device's node; for tests. By default Control::open() and vduse::open_node().
     std::function<Result<Control>(std::uint64_t api_version)> open_control{};
     std::function<Result<std::unique_ptr<Node>>(const std::string& name)> open_node{};
     Log log{};
@@ -75,32 +78,33 @@ class Server {
 
   using DeviceFactory = std::move_only_function<Result<std::unique_ptr<virtio::Device>>(Loop&, const Log&)>;
 
-  /// Everything up to answering the kernel's messages. EBUSY: a live server has the name. EEXIST: a device of this name
-  /// that is not this one's (another type, other features, a journal of something else), and nothing has been done to it.
-  /// ESTALE: a driver uses the device that a dead server left, with other storage behind it than this one has, or with more of
-  /// it, or with storage that ended with that server (StorageIdentity); or that storage is accepted, and it cannot be known
-  /// whether the kernel still carries out requests on the other one (EBUSY: it does). EDEADLK: the storage, or the journal, is on
-  /// the disk that is to be served.
-  /// Otherwise what the device, Control, open_node or the journal say. With an error nothing is left behind that was not
-  /// there before.
+  /// Creates the device or takes it over, and answers the kernel's messages from then on. EBUSY: a live server has the name; or
+  /// the kernel still carries out requests on the old storage (accept_other_storage). EEXIST: the name belongs to another
+  /// device (another type, other features, another journal); it has not been changed. ESTALE: a driver uses the device that a
+  /// dead server left, and this server has other storage, or less of it, or the storage ended with that server
+  /// (StorageIdentity); or, with accept_other_storage, it is unknown whether the kernel still carries out requests on the old
+  /// storage. EDEADLK: the storage or the journal is on the disk that is to be served. Other errors: those of the device,
+  /// Control, open_node or the journal. After an error nothing is left behind that did not exist before.
   static Result<Server> create(DeviceFactory factory, Options options);
 
+  /// Waits for the threads of the queues, and for storage that still carries out requests, without a timeout. A program that
+  /// must end in any case needs a timeout of its own, as `outboard serve` has.
   ~Server();
   Server(Server&&) noexcept;
   Server& operator=(Server&&) noexcept;
 
-  /// Attaches the device and serves until stop(); then waits until nobody uses the disk, detaches, and removes the device.
-  /// `ready` is called once, when a driver has taken the device (or, without attach, at once).
+  /// Attaches the device and serves until stop(); then waits until the disk is not in use, detaches it, and destroys the
+  /// device. `ready` is called once, when a driver has bound to the device (without attach: at once).
   ///
-  /// An error of the attach, or the kernel's having given the device up, ends it too: the device is removed where that is
-  /// possible, and the error says what is to be done where it is not.
+  /// Also ends, with an error, if the attach fails or the kernel gives the device up. The device is then destroyed if possible;
+  /// otherwise the error says what to do.
   Status run(std::function<Status()> ready);
-  /// Ends run(), in the order that loses nothing. Any thread, and from a signal handler.
+  /// Ends run() in an orderly way; no request is lost. Any thread, and from a signal handler.
   void stop();
 
   Loop& loop();
   virtio::Device& device();
-  /// What has become of it: the disk's name ("vda"), or that of whatever else the driver has made. For people.
+  /// The name of what the driver has made of the device, for messages: of a disk ("vda"), for example.
   std::string made() const;
 
  private:

@@ -3,26 +3,27 @@
 
 #include <algorithm>
 #include <filesystem>
+#include <system_error>
 #include <utility>
 
 #include <fmt/format.h>
 
 #include <outboard/base/endian.hpp>
-#include <outboard/base/file_birth.hpp>
-#include <outboard/base/wait.hpp>
-#include <outboard/vduse/bus_remove.hpp>
-#include <outboard/vduse/server_state.hpp>
-#include <outboard/vduse/stale_server.hpp>
+#include <outboard/base/internal/file_birth.hpp>
+#include <outboard/base/internal/wait.hpp>
+#include <outboard/vduse/internal/bus_remove.hpp>
+#include <outboard/vduse/internal/server_state.hpp>
+#include <outboard/vduse/internal/stale_server.hpp>
 
 /// How a server comes to its device: it makes one, or takes one over.
 namespace outboard::vduse {
 
 namespace {
 
-constexpr Duration patience = std::chrono::seconds(5);
+constexpr Duration timeout = std::chrono::seconds(5);
 constexpr Duration pause = std::chrono::milliseconds(20);
 /// The kernel stores DRIVER_OK when the thread that waits for its answer runs again, which takes milliseconds.
-constexpr Duration driver_ok_patience = std::chrono::seconds(1);
+constexpr Duration driver_ok_timeout = std::chrono::seconds(1);
 
 /// In the journal, beside what the core writes: of which API version the device is, and where its groups work.
 struct TransportHeader {
@@ -30,7 +31,7 @@ struct TransportHeader {
   le32 api_version;
   le32 groups;
 };
-constexpr std::uint32_t most_groups = 200;  // JournalFile::max_transport
+constexpr std::uint32_t max_groups = 200;  // journal::File::max_transport
 
 /// A file's identity for good: another node of the same name is another device.
 struct NodeIdentity {
@@ -55,16 +56,16 @@ bool wait_a_little(const TimePoint& end) {
   return true;
 }
 
-/// Who can answer requests in flight of a device that could not be taken over for `code`.
-std::string_view who_answers(int code) {
+/// What to do about requests in flight of a device that could not be taken over because of error `code`.
+std::string_view how_to_finish_requests(int code) {
   switch (code) {
     case ESTALE:
     case EDEADLK:
-      return "only a server with the storage that the device had can carry out: start that one, and end it with SIGTERM";
+      return "to finish them, start the server with the storage that the device had, and end it with SIGTERM";
     case EINVAL:
-      return "only a server with the options of the server before can carry out: start that one, and end it with SIGTERM";
+      return "to finish them, start the server with the options of the previous server, and end it with SIGTERM";
     default:
-      return "nobody can answer: only a restart of this machine ends them";
+      return "they cannot be answered any more; only a reboot of this machine ends them";
   }
 }
 
@@ -97,7 +98,7 @@ Status Server::State::prepare(DeviceFactory& factory) {
   OUTBOARD_CHECK(check_name(options.name));
   if (options.take_lock) {
     OUTBOARD_CHECK(make_run_folder(options.run));
-    OUTBOARD_TRY(lock, lock_name(lock_path(options.run, options.name), options.lock_patience, log));
+    OUTBOARD_TRY(lock, lock_name(lock_path(options.run, options.name), options.lock_timeout, log));
   }
   if (!options.take_lock && !exists())
     return Error(ENOENT, "there is no such device; it has to be created before its node is handed over")
@@ -152,7 +153,7 @@ Status Server::State::begin_fresh() {
   OUTBOARD_TRY(auto control, options.open_control(options.device.api_version));
   OUTBOARD_CHECK(control.create(exported->shape(options.name)));
   const auto go_on = [&]() -> Status {
-    const TimePoint end = Clock::system().now() + patience;
+    const TimePoint end = Clock::system().now() + timeout;
     OUTBOARD_CHECK(wait_for_node(options.name, [&] { return wait_a_little(end); }, options.folder));
     OUTBOARD_TRY(auto node, options.open_node(options.name));
     OUTBOARD_CHECK(make_journal());
@@ -168,13 +169,13 @@ Status Server::State::begin_fresh() {
 }
 
 Status Server::State::destroy(Control& control) const {
-  const TimePoint end = Clock::system().now() + patience;
-  return control.destroy_patiently(options.name, [&] { return wait_a_little(end); });
+  const TimePoint end = Clock::system().now() + timeout;
+  return control.destroy_with_retry(options.name, [&] { return wait_a_little(end); });
 }
 
 /// Somebody has made the device for us, or a server died before anything was attached: nothing can be in flight.
 Status Server::State::begin_again() {
-  OUTBOARD_TRY(auto node, open_patiently());
+  OUTBOARD_TRY(auto node, open_with_retry());
   OUTBOARD_CHECK(make_journal());
   log.info("the device was there, and on no bus: begun anew");
   return exported->start(std::move(node));
@@ -182,11 +183,11 @@ Status Server::State::begin_again() {
 
 Status Server::State::take_over() {
   OUTBOARD_CHECK(check_not_on_itself());
-  OUTBOARD_TRY(auto node, open_patiently());
-  OUTBOARD_TRY(auto living, read_journal());
+  OUTBOARD_TRY(auto node, open_with_retry());
+  OUTBOARD_TRY(const auto predecessor, read_journal());
   OUTBOARD_CHECK(check_storage());
-  const bool known = static_cast<bool>(living.recover);
-  if (const Status adopted = exported->adopt(std::move(node), std::move(living)); !adopted)
+  const bool known = static_cast<bool>(predecessor.recover);
+  if (const Status adopted = exported->adopt(std::move(node), predecessor); !adopted)
     return Error(adopted.error()).while_doing("taking over the device that a dead server has left");
   log.info("took over the device that another server has left{}", known ? "" : "; its driver was not running");
   if (known) return note_storage();
@@ -194,14 +195,10 @@ Status Server::State::take_over() {
   return make_journal();
 }
 
-Result<std::unique_ptr<Node>> Server::State::open_patiently() const {
-  const TimePoint end = Clock::system().now() + patience;
-  while (true) {
-    auto node = options.open_node(options.name);
-    // A server that has just been killed has it open until the last of its disk accesses has ended.
-    if (node || node.error().code() != EBUSY || Clock::system().now() >= end) return node;
-    if (!pause_thread(pause)) return Error(ECANCELED, "interrupted while waiting for a server that has not ended yet");
-  }
+Result<std::unique_ptr<Node>> Server::State::open_with_retry() const {
+  // A server that has just been killed has it open until the last of its disk accesses has ended.
+  return retry_while(is_code(EBUSY), Clock::system().now() + timeout, pause, "a server that has not ended yet",
+                     [this] { return options.open_node(options.name); });
 }
 
 /// What a dead server has left is taken over and brought to an orderly end, or, where it cannot be, detached if nobody uses
@@ -216,7 +213,7 @@ Status Server::State::clear_away(DeviceFactory& factory) {
       log.warning("{}", taken.error().message());
       if (const unsigned requests = in_flight(); requests != 0) {
         return Error(taken.error())
-            .cure(fmt::format("{} requests are in flight that {}", requests, who_answers(taken.error().code())));
+            .cure(fmt::format("{} requests are in flight: {}", requests, how_to_finish_requests(taken.error().code())));
       }
     }
     forget_device();
@@ -225,7 +222,7 @@ Status Server::State::clear_away(DeviceFactory& factory) {
   OUTBOARD_TRY(auto control, options.open_control(options.device.api_version));
   Removal removal(
       bus, control,
-      {.folder = options.folder, .open = [this](const std::string&) { return open_patiently(); }, .log = log});
+      {.folder = options.folder, .open = [this](const std::string&) { return open_with_retry(); }, .log = log});
   return removal.remove(options.name);
 }
 
@@ -251,17 +248,19 @@ void Server::State::bring_to_rest() {
   if (!exported || exported->node() == nullptr) return;
   const auto rested = std::make_shared<bool>(false);
   exported->shut_down([rested](const Status&) { *rested = true; });
-  const TimePoint end = Clock::system().now() + patience;
+  const TimePoint end = Clock::system().now() + timeout;
   while (!*rested && Clock::system().now() < end) {
     if (!own->run_once(pause)) return;
   }
 }
 
-/// All that stands on the loops, and then these.
+/// All that stands on the loops, and then these. What was late in coming to rest may still be used by the threads of the
+/// queues, so they end first.
 void Server::State::forget_device() {
   stop_watch.reset();
   timer.reset();
   bring_to_rest();
+  if (pool) pool->stop();
   exported.reset();
   journal.reset();
   pool.reset();
@@ -282,19 +281,19 @@ bool Server::State::is_another(Bytes instance) const {
   return false;
 }
 
-Result<virtio::JournalFile::Shape> Server::State::journal_shape() {
+Result<journal::File::Shape> Server::State::journal_shape() {
   OUTBOARD_TRY(const NodeIdentity node, identity_of(fmt::format("{}/{}", options.folder, options.name)));
   const auto& core = exported->core();
   const Bytes instance = as_bytes_of(node);
-  return virtio::JournalFile::Shape{.instance = {instance.begin(), instance.end()},
-                                    .device_id = core.identity().device_id,
-                                    .offered = core.offered(),
-                                    .queue_sizes = core.identity().queue_sizes,
-                                    .config_size = core.identity().config_size};
+  return journal::File::Shape{.instance = {instance.begin(), instance.end()},
+                              .device_id = core.identity().device_id,
+                              .offered = core.offered(),
+                              .queue_sizes = core.identity().queue_sizes,
+                              .config_size = core.identity().config_size};
 }
 
 std::vector<std::byte> Server::State::transport_area(const std::vector<std::uint32_t>& of_groups) const {
-  const std::size_t groups = std::min<std::size_t>(of_groups.size(), most_groups);
+  const std::size_t groups = std::min<std::size_t>(of_groups.size(), max_groups);
   const TransportHeader header{.api_version = le32(static_cast<std::uint32_t>(options.device.api_version)),
                                .groups = le32(static_cast<std::uint32_t>(groups))};
   const Bytes bytes = as_bytes_of(header);
@@ -312,9 +311,8 @@ Status Server::State::make_journal() {
   if (options.no_journal) return {};
   OUTBOARD_TRY(const auto shape, journal_shape());
   journal.reset();
-  OUTBOARD_CHECK(
-      virtio::JournalFile::discard(options.journal, [this](Bytes instance) { return is_another(instance); }));
-  OUTBOARD_TRY(journal, virtio::JournalFile::create(options.journal, shape));
+  OUTBOARD_CHECK(journal::File::discard(options.journal, [this](Bytes instance) { return is_another(instance); }));
+  OUTBOARD_TRY(journal, journal::File::create(options.journal, shape));
   OUTBOARD_CHECK(journal->set_transport(transport_area({})));
   OUTBOARD_CHECK(note_storage());
   use_journal();
@@ -330,17 +328,17 @@ void Server::State::look_after_journal() {
   journal->on_lost([this] { own->post([this] { renew_journal(); }); });
 }
 
-/// Somebody has truncated it. What is in flight is known here still, and goes into another one.
+/// The journal was truncated. The buffers in flight are still known here, and are written to a new one.
 void Server::State::renew_journal() {
   if (!journal || finished) return;
   log.error(
-      "{} was truncated: it is made anew. Had this server been killed meanwhile, nobody could have taken its device over",
+      "{} was truncated, and is made again. If this server had been killed meanwhile, its device could not have been taken over",
       options.journal);
-  auto lost = std::shared_ptr<virtio::JournalFile>(std::move(journal));
+  auto lost = std::shared_ptr<journal::File>(std::move(journal));
   const auto make = [&]() -> Status {
     OUTBOARD_TRY(const auto shape, journal_shape());
     if (const Status removed = lost->remove(); !removed && removed.error().code() != ENOENT) return removed;
-    OUTBOARD_TRY(journal, virtio::JournalFile::create(options.journal, shape));
+    OUTBOARD_TRY(journal, journal::File::create(options.journal, shape));
     OUTBOARD_CHECK(journal->set_transport(transport_area(spaces)));
     OUTBOARD_CHECK(note_storage());
     return journal->set_config(config);
@@ -359,10 +357,10 @@ void Server::State::renew_journal() {
 }
 
 /// What to do about a journal that cannot be used. Removing the device is the last resort, since it destroys it.
-Error Server::State::without_journal(const Error& why, const virtio::JournalFile::Shape& now) const {
+Error Server::State::without_journal(const Error& why, const journal::File::Shape& now) const {
   switch (why.code()) {
     case EINVAL: {
-      const auto before = virtio::JournalFile::shape_of(options.journal);
+      const auto before = journal::File::shape_of(options.journal);
       const std::string differing =
           before && options.differing_options ? options.differing_options(*before, now) : std::string();
       return Error(why).cure("start this server with the options of the server before it" +
@@ -381,12 +379,12 @@ Error Server::State::without_journal(const Error& why, const virtio::JournalFile
 }
 
 /// Nothing that cannot be read is replaced while the driver runs: guessing would lose requests, or answer them twice.
-Result<Export::Living> Server::State::read_journal() {
+Result<Export::Predecessor> Server::State::read_journal() {
   OUTBOARD_TRY(const auto shape, journal_shape());
-  auto opened = virtio::JournalFile::open(options.journal, shape);
+  auto opened = journal::File::open(options.journal, shape);
   if (!opened) {
     if (opened.error().code() == EBUSY) return opened.error();
-    return Export::Living{.why_not = without_journal(opened.error(), shape)};
+    return Export::Predecessor{.unknown_because = without_journal(opened.error(), shape)};
   }
   if (options.no_journal)
     log.warning(
@@ -395,13 +393,13 @@ Result<Export::Living> Server::State::read_journal() {
         options.journal);
   journal = std::move(*opened);
   const auto before = journal->predecessor();
-  OUTBOARD_CHECK(wait_for_end_of(before.pid, before.start_time, patience, log));
-  Export::Living living;
+  OUTBOARD_CHECK(wait_for_end_of(before.pid, before.start_time, timeout, log));
+  Export::Predecessor predecessor;
   OUTBOARD_TRY(const auto area, journal->transport());
   // Written before a driver can come.
   if (area.empty()) {
     journal.reset();
-    return Export::Living{.why_not = Error(EBADMSG, "the in-flight log was never finished").on(options.journal)};
+    return Export::Predecessor{.unknown_because = Error(EBADMSG, "the journal was never finished").on(options.journal)};
   }
   ByteReader reader(area);
   OUTBOARD_TRY(const auto version, reader.read<le32>());
@@ -413,15 +411,15 @@ Result<Export::Living> Server::State::read_journal() {
         .cure(fmt::format("--api {}", std::uint32_t{api_version}));
   for (std::uint32_t i = 0; i < groups; ++i) {
     OUTBOARD_TRY(const auto space, reader.read<le32>());
-    living.address_spaces.push_back(space);
+    predecessor.address_spaces.push_back(space);
   }
   OUTBOARD_TRY(config, journal->config());
-  if (!config.empty()) living.config = config;
-  spaces = living.address_spaces;
-  living.patience = driver_ok_patience;
-  living.recover = [this] { return journal->recover(exported->memory(), exported->queue_memory()); };
+  if (!config.empty()) predecessor.config = config;
+  spaces = predecessor.address_spaces;
+  predecessor.driver_ok_timeout = driver_ok_timeout;
+  predecessor.recover = [this] { return journal->recover(exported->memory(), exported->queue_memory()); };
   use_journal();
-  return living;
+  return predecessor;
 }
 
 }  // namespace outboard::vduse

@@ -18,15 +18,16 @@
 #include <gtest/gtest.h>
 
 #include <outboard/base/reactor.hpp>
-#include <outboard/testing/device_rig.hpp>
-#include <outboard/testing/fake_vduse.hpp>
-#include <outboard/testing/temp_dir.hpp>
 #include <outboard/vduse/server.hpp>
+#include <tests/support/device_rig.hpp>
+#include <tests/support/fake_vduse.hpp>
+#include <tests/support/temp_dir.hpp>
 
 namespace outboard::vduse {
 
 namespace fs = std::filesystem;
 using outboard::testing::FakeVduse;
+using outboard::testing::HandDriver;
 using outboard::testing::ScriptedDevice;
 using ::testing::HasSubstr;
 
@@ -104,9 +105,9 @@ class ServerTest : public ::testing::Test {
 
   ServerTest() {
     write("sys/bus/vdpa/drivers_autoprobe", "1");
-    for (const char* driver : {"virtio_vdpa", "vhost_vdpa"}) {
-      write(fmt::format("sys/bus/vdpa/drivers/{}/bind", driver), "");
-      write(fmt::format("sys/bus/vdpa/drivers/{}/unbind", driver), "");
+    for (const char* name : {"virtio_vdpa", "vhost_vdpa"}) {
+      write(fmt::format("sys/bus/vdpa/drivers/{}/bind", name), "");
+      write(fmt::format("sys/bus/vdpa/drivers/{}/unbind", name), "");
     }
     write("sys/class/block/vda/dev", "254:0");
     write("sys/class/block/vda/inflight", "0 0");
@@ -186,6 +187,21 @@ class ServerTest : public ::testing::Test {
     put_on_bus();
     ASSERT_TRUE(there() && has_journal());
   }
+  /// VERSION_1, ACCESS_PLATFORM.
+  static constexpr std::uint64_t accepted = UINT64_C(1) << 32 | UINT64_C(1) << 33;
+
+  /// Attaches the device, whose driver has negotiated and has a ring on queue 1: `driver`. It has not written DRIVER_OK.
+  template <typename Pump>
+  void attach_with_ring(const Pump& pump) {
+    ASSERT_TRUE(kernel->attach());
+    put_on_bus();
+    ASSERT_TRUE(kernel->negotiate(accepted, pump));
+    constexpr std::uint64_t base = 0x10000000;
+    auto memory = kernel->map({.start = base, .size = HandDriver::memory_size});
+    driver = std::make_unique<HandDriver>(
+        HandDriver::Setup{.size = 16, .base = memory::Iova{base}, .memory = std::move(memory)});
+    kernel->place_queue(1, *driver);
+  }
   /// What a server leaves that is killed while a driver uses its device.
   void leave_one_driven() {
     {
@@ -196,7 +212,7 @@ class ServerTest : public ::testing::Test {
       fs::create_directories(path("sys/bus/vdpa/devices/blk0/virtio0/block/vda"));
       auto& loop = dynamic_cast<Reactor&>(dead->loop());
       const auto pump = [&] { loop.run_once(Duration(0)); };
-      ASSERT_TRUE(kernel->negotiate(std::uint64_t{1} << 32 | std::uint64_t{1} << 33, pump));
+      ASSERT_TRUE(kernel->negotiate(accepted, pump));
       ASSERT_TRUE(kernel->advance(0x0f, pump));
       kernel->kill_server();
     }
@@ -223,6 +239,7 @@ class ServerTest : public ::testing::Test {
   outboard::testing::TempDir machine;
   std::string journal = machine.path("run/vduse/blk0.journal");
   std::unique_ptr<FakeVduse> kernel;
+  std::unique_ptr<HandDriver> driver;  ///< see attach_with_ring()
   StorageIdentity storage{
       .contents = StorageIdentity::Contents::kept, .size = 8192, .id = "file 12", .name = "disk.raw"};
   std::shared_ptr<std::promise<void>> netlink_gone;  ///< nobody has the last one any more

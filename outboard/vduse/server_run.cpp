@@ -6,8 +6,8 @@
 
 #include <fmt/format.h>
 
-#include <outboard/base/thread.hpp>
-#include <outboard/vduse/server_state.hpp>
+#include <outboard/base/internal/thread.hpp>
+#include <outboard/vduse/internal/server_state.hpp>
 #include <outboard/virtio/spec.hpp>
 
 /// How a server puts its device on the bus, and takes it off.
@@ -19,7 +19,7 @@ constexpr Duration look_again = std::chrono::milliseconds(200);
 
 struct DriverWait {
   BusDriver driver;
-  Duration patience;
+  Duration timeout;
   Duration quiet;  ///< without anything that might load a driver
   std::string udev_queue;  ///< a file that is there while udev has something to do
 };
@@ -27,7 +27,7 @@ struct DriverWait {
 /// The bus says that a probe has ended, and not how.
 Status wait_for_driver(const Bus& bus, const std::string& name, const DriverWait& wait,
                        const std::atomic<std::uint8_t>& seen_status) {
-  const TimePoint end = Clock::system().now() + wait.patience;
+  const TimePoint end = Clock::system().now() + wait.timeout;
   TimePoint quiet_end = Clock::system().now() + wait.quiet;
   std::optional<BusChild> child;
   while (true) {
@@ -129,12 +129,12 @@ void Server::State::attach() {
   *seen_status = 0;
   timer = own->after(options.slow_attach, [this] {
     log.warning(
-        "attaching takes long; the driver has written status bits {:#04x} so far. Do not kill whoever waits for it",
+        "attaching takes long; the driver has written status bits {:#04x} so far. Do not kill the process that waits for it",
         seen_status->load());
   });
   in_background(
       [name = options.name, seen = seen_status,
-       wait = DriverWait{options.driver, options.driver_patience, options.driver_quiet, options.udev + "/queue"}](
+       wait = DriverWait{options.driver, options.driver_timeout, options.driver_quiet, options.udev + "/queue"}](
           Bus& its_bus) -> Status {
         OUTBOARD_CHECK(its_bus.attach(name, wait.driver));
         return wait_for_driver(its_bus, name, wait, *seen);
@@ -207,7 +207,7 @@ void Server::State::close(bool remove) {
         if (journal) [[maybe_unused]]
           const auto gone = journal->remove();
       } else {
-        log.warning("{}; the idle device is left to be removed by somebody who may: outboard vduse remove {}",
+        log.warning("{}; the idle device stays; to remove it, as root: outboard vduse remove {}",
                     removed.error().message(), options.name);
       }
     }

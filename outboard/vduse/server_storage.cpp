@@ -3,8 +3,8 @@
 
 #include <fmt/format.h>
 
-#include <outboard/base/storage_identity.hpp>
-#include <outboard/vduse/server_state.hpp>
+#include <outboard/base/internal/storage_identity.hpp>
+#include <outboard/vduse/internal/server_state.hpp>
 #include <outboard/virtio/spec.hpp>
 
 /// What stands behind a server's device, and what the kernel needs of whoever writes to it.
@@ -66,7 +66,8 @@ Status Server::State::check_storage() const {
   OUTBOARD_TRY(const auto noted, journal->storage());
   if (noted.empty()) {
     if (now.contents != Contents::none)
-      log.warning("the journal is of a version that does not name the storage: whether it is the same cannot be told");
+      log.warning(
+          "the journal is of a version that does not identify the storage: it is unknown whether it is the same");
     return {};
   }
   const auto before = StorageIdentity::decode(noted);
@@ -76,13 +77,13 @@ Status Server::State::check_storage() const {
   if (same) return {};
   if (options.accept_other_storage) {
     if (before) OUTBOARD_CHECK(check_not_smaller(*before, now));
-    log.warning("{}; accepted, as this server was told to", same.error().message());
+    log.warning("{}; accepted, because of --accept-other-storage", same.error().message());
     return wait_for_old_requests(before);
   }
   return Error(ESTALE, same.error().message())
       .cure(
           "start the server with the storage that the device had; --accept-other-storage if its contents are the same (an "
-          "image that was moved); --replace removes the device once nobody uses it");
+          "image that was moved); --replace removes the device when it is not in use");
 }
 
 /// The lock on this server's own storage tells nothing of requests on the storage before it. A read of these would end in memory

@@ -4,10 +4,10 @@
 #include <sys/syscall.h>
 #include <sys/sysmacros.h>
 
-#include <outboard/base/io_flusher.hpp>
-#include <outboard/testing/denied_calls.hpp>
+#include <outboard/base/internal/io_flusher.hpp>
+#include <outboard/journal/internal/layout.hpp>
 #include <outboard/vduse/server_rig_test.hpp>
-#include <outboard/virtio/journal_layout.hpp>
+#include <tests/support/denied_calls.hpp>
 
 namespace outboard::vduse {
 namespace {
@@ -42,7 +42,7 @@ TEST_F(ServerTest, OtherStorageIsNotPutUnderADriverUnasked) {
   EXPECT_TRUE(next) << "what was accepted is what it is from then on: " << next.error().message();
 }
 
-TEST_F(ServerTest, OtherStorageThatIsAcceptedWaitsForTheRequestsOnTheStorageBefore) {
+TEST_F(ServerTest, AcceptedOtherStorageWaitsForRequestsOnTheOldStorage) {
   leave_one_driven();
   const StorageIdentity before = storage;
   storage.id = "file 13";
@@ -71,7 +71,7 @@ TEST_F(ServerTest, OtherStorageThatIsAcceptedWaitsForTheRequestsOnTheStorageBefo
   EXPECT_EQ(asked_for.size(), 4U);
 }
 
-TEST_F(ServerTest, OtherStorageIsNotAcceptedWhereNothingIsKnownOfTheRequestsOnTheStorageBefore) {
+TEST_F(ServerTest, OtherStorageIsRefusedIfOldRequestsAreUnknown) {
   leave_one_driven();
   storage.id = "file 13";
   auto with = options();
@@ -122,7 +122,7 @@ TEST_F(ServerTest, StorageThatEndedWithItsServerIsNotTakenForTheSame) {
   EXPECT_THAT(refused(options()).message(), HasSubstr("ended with that process"));
 }
 
-TEST_F(ServerTest, OtherOptionsThanTheServerBeforeHadAreNamedAndReplacingIsNotTheAdvice) {
+TEST_F(ServerTest, OptionsThatDifferFromTheLastServersAreNamed) {
   leave_one_driven();
   auto with = options();
   with.differing_options = [](const auto& before, const auto& now) {
@@ -142,14 +142,14 @@ TEST_F(ServerTest, OtherOptionsThanTheServerBeforeHadAreNamedAndReplacingIsNotTh
   EXPECT_THAT(lost.error().cure(), HasSubstr("--replace"));
 }
 
-TEST_F(ServerTest, ReplacingWithOtherOptionsLeavesWhatTheServerBeforeCanStillAnswer) {
+TEST_F(ServerTest, ReplacingWithOtherOptionsLeavesWhatCanStillBeAnswered) {
   leave_one_driven();
   write("sys/class/block/vda/inflight", "1 0");
   auto with = options();
   with.replace = true;
   const auto refused = server(std::move(with), {16, 16});
   ASSERT_FALSE(refused);
-  EXPECT_THAT(refused.error().cure(), HasSubstr("options of the server before"));
+  EXPECT_THAT(refused.error().cure(), HasSubstr("options of the previous server"));
   EXPECT_TRUE(there() && has_journal());
 }
 
@@ -172,7 +172,7 @@ TEST_F(ServerTest, WhereNoDriverRunsOtherStorageDoesNoHarm) {
 TEST_F(ServerTest, AJournalThatDoesNotNameTheStorageIsTakenAndItSaysSo) {
   leave_one_driven();
   {
-    namespace layout = virtio::journal_layout;
+    namespace layout = journal::layout;
     layout::Header header{};
     std::fstream file(journal, std::ios::in | std::ios::out | std::ios::binary);
     file.read(reinterpret_cast<char*>(&header), sizeof header);
@@ -192,7 +192,7 @@ TEST_F(ServerTest, AJournalThatDoesNotNameTheStorageIsTakenAndItSaysSo) {
   storage.id = "file 13";
   auto one = server();
   ASSERT_TRUE(one) << one.error().message();
-  EXPECT_THAT(said(), HasSubstr("whether it is the same cannot be told"));
+  EXPECT_THAT(said(), HasSubstr("it is unknown whether it is the same"));
 }
 
 TEST_F(ServerTest, ReplacingNeverCarriesOutRequestsOnOtherStorage) {
@@ -203,7 +203,7 @@ TEST_F(ServerTest, ReplacingNeverCarriesOutRequestsOnOtherStorage) {
   with.replace = true;
   const Error error = refused(std::move(with));
   EXPECT_THAT(error.cure(), HasSubstr("3 requests are in flight"));
-  EXPECT_THAT(error.cure(), HasSubstr("only a server with the storage that the device had"));
+  EXPECT_THAT(error.cure(), HasSubstr("start the server with the storage that the device had"));
 }
 
 TEST_F(ServerTest, ReplacingPutsNoMemoryUnderADriverWhoseDataIsKept) {
@@ -217,7 +217,7 @@ TEST_F(ServerTest, ReplacingPutsNoMemoryUnderADriverWhoseDataIsKept) {
   EXPECT_THAT(said(), Not(HasSubstr("took over")));
 }
 
-TEST_F(ServerTest, ReplacedADeviceWhoseContentsEndedWithItsServerIsBroughtToItsEnd) {
+TEST_F(ServerTest, ReplacedADeviceWhoseContentsAreLostIsEnded) {
   storage = {.contents = StorageIdentity::Contents::memory, .size = 8192};
   leave_one_driven();
   auto with = options();

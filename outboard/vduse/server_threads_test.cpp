@@ -20,7 +20,7 @@ TEST_F(ServerTest, ServesAndLeavesNothingBehind) {
   EXPECT_FALSE(has_journal());
 }
 
-TEST_F(ServerTest, Row15WithoutAttachItIsReadyThoughNoMessageComes) {
+TEST_F(ServerTest, VDUSE15_WithoutAttachItIsReadyThoughNoMessageComes) {
   auto with = options();
   with.attach = false;
   auto one = server(std::move(with));
@@ -31,10 +31,10 @@ TEST_F(ServerTest, Row15WithoutAttachItIsReadyThoughNoMessageComes) {
 
 // An attach that goes wrong.
 
-TEST_F(ServerTest, Row13ADeviceThatNoDriverTakesIsRemovedAndTheModuleNamed) {
+TEST_F(ServerTest, VDUSE13_ADeviceThatNoDriverTakesIsRemovedAndTheModuleNamed) {
   child = "";
   auto with = options();
-  with.driver_patience = Duration(0);
+  with.driver_timeout = Duration(0);
   auto one = server(std::move(with));
   ASSERT_TRUE(one);
   const Status done = one->run([] { return Status(); });
@@ -45,11 +45,11 @@ TEST_F(ServerTest, Row13ADeviceThatNoDriverTakesIsRemovedAndTheModuleNamed) {
   EXPECT_FALSE(has_journal());
 }
 
-TEST_F(ServerTest, Row13NobodyIsWaitedForWhereNobodyCanLoadADriver) {
+TEST_F(ServerTest, VDUSE13_NobodyIsWaitedForWhereNobodyCanLoadADriver) {
   child = "virtio0";
   after_adding = [this] { kernel->set_status(1).wait(); };  // the bus has seen it, and no driver has
   auto with = options();
-  with.driver_patience = std::chrono::hours(1);
+  with.driver_timeout = std::chrono::hours(1);
   with.driver_quiet = std::chrono::milliseconds(1);
   auto one = server(std::move(with));
   ASSERT_TRUE(one);
@@ -59,7 +59,7 @@ TEST_F(ServerTest, Row13NobodyIsWaitedForWhereNobodyCanLoadADriver) {
   EXPECT_FALSE(there());
 }
 
-TEST_F(ServerTest, Row13ADriverThatUdevIsLoadingIsWaitedFor) {
+TEST_F(ServerTest, VDUSE13_ADriverThatUdevIsLoadingIsWaitedFor) {
   child = "virtio0";
   write("run/udev/queue", "");
   std::thread udev;
@@ -81,7 +81,7 @@ TEST_F(ServerTest, Row13ADriverThatUdevIsLoadingIsWaitedFor) {
   udev.join();
 }
 
-TEST_F(ServerTest, Row13ADriverThatGivesUpIsToldFromOneThatIsNotThere) {
+TEST_F(ServerTest, VDUSE13_ADriverThatGivesUpIsToldFromOneThatIsNotThere) {
   child = "virtio0";
   after_adding = [this] { kernel->set_status(0x83).wait(); };
   auto one = server();
@@ -92,7 +92,7 @@ TEST_F(ServerTest, Row13ADriverThatGivesUpIsToldFromOneThatIsNotThere) {
   EXPECT_FALSE(there());
 }
 
-TEST_F(ServerTest, Row14AnAttachThatTakesLongIsSaidToAndServedMeanwhile) {
+TEST_F(ServerTest, VDUSE14_AnAttachThatTakesLongIsSaidToAndServedMeanwhile) {
   while_adding = [this] {
     while (said().find("attaching takes long") == std::string::npos) std::this_thread::yield();
   };
@@ -173,7 +173,7 @@ TEST_F(ServerTest, KilledBeforeADriverWasBoundItIsGivenOne) {
   child = "";
   leave_one_attached();
   auto with = options();
-  with.driver_patience = Duration(0);
+  with.driver_timeout = Duration(0);
   auto one = server(std::move(with));
   ASSERT_TRUE(one) << one.error().message();
   EXPECT_FALSE(run(*one)) << "nothing comes of it here";
@@ -271,7 +271,7 @@ TEST_F(ServerTest, ReplacedWhatCannotBeTakenOverIsRemoved) {
   EXPECT_FALSE(there());
 }
 
-TEST_F(ServerTest, Row20AndRow54ReplacedADeviceThatTheKernelHasGivenUpIsRemoved) {
+TEST_F(ServerTest, VDUSE20And54_ReplacedADeviceGivenUpByTheKernelIsRemoved) {
   leave_one_attached();
   kernel->set_status(1);
   kernel->time_out();
@@ -284,7 +284,7 @@ TEST_F(ServerTest, Row20AndRow54ReplacedADeviceThatTheKernelHasGivenUpIsRemoved)
   EXPECT_TRUE(run(*one));
 }
 
-TEST_F(ServerTest, Row50ReplacingLeavesADeviceWhoseRequestsNobodyCanAnswer) {
+TEST_F(ServerTest, VDUSE50_ReplacingLeavesADeviceWhoseRequestsNobodyCanAnswer) {
   leave_one_attached();
   kernel->set_status(1);
   kernel->time_out();
@@ -300,7 +300,7 @@ TEST_F(ServerTest, Row50ReplacingLeavesADeviceWhoseRequestsNobodyCanAnswer) {
 
 // The end.
 
-TEST_F(ServerTest, Row48WhoHoldsTheDeviceAtTheEndMayBeOnItsWayOut) {
+TEST_F(ServerTest, VDUSE48_WhoHoldsTheDeviceAtTheEndMayBeOnItsWayOut) {
   auto one = server();
   ASSERT_TRUE(one);
   busy_for = 3;
@@ -309,7 +309,7 @@ TEST_F(ServerTest, Row48WhoHoldsTheDeviceAtTheEndMayBeOnItsWayOut) {
   EXPECT_FALSE(has_journal());
 }
 
-TEST_F(ServerTest, Row14AnAttachThatNeverReturnsOutlivesTheServer) {
+TEST_F(ServerTest, VDUSE14_AnAttachThatNeverReturnsOutlivesTheServer) {
   std::promise<void> adding, release;
   while_adding = [&] {
     adding.set_value();
@@ -335,11 +335,11 @@ TEST_F(ServerTest, Row14AnAttachThatNeverReturnsOutlivesTheServer) {
   over.wait();
 }
 
-TEST_F(ServerTest, Row55ANameIsServedByOne) {
+TEST_F(ServerTest, VDUSE55_ANameIsServedByOne) {
   auto one = server();
   ASSERT_TRUE(one);
   auto with = options();
-  with.lock_patience = Duration(0);
+  with.lock_timeout = Duration(0);
   const auto other = server(std::move(with));
   ASSERT_FALSE(other);
   EXPECT_EQ(other.error().code(), EBUSY);

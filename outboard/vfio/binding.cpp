@@ -8,10 +8,10 @@
 
 #include <fmt/format.h>
 
-#include <outboard/base/attribute_file.hpp>
-#include <outboard/base/file_holder.hpp>
-#include <outboard/base/wait.hpp>
-#include <outboard/vfio/binding_memory.hpp>
+#include <outboard/base/internal/attribute_file.hpp>
+#include <outboard/base/internal/file_holder.hpp>
+#include <outboard/base/internal/wait.hpp>
+#include <outboard/vfio/internal/binding_memory.hpp>
 
 namespace outboard::vfio {
 namespace {
@@ -64,7 +64,7 @@ std::optional<std::string> Binding::remembered_driver(pci::Address address) cons
 }
 
 Status Binding::write(const std::string& path, const std::string& value) const {
-  const auto done = options_.write ? options_.write(path, value) : write_attribute_apart(path, value, options_.bound);
+  const auto done = options_.write ? options_.write(path, value) : write_attribute_apart(path, value, options_.timeout);
   if (!done) return with_rights(done.error());
   return {};
 }
@@ -125,7 +125,7 @@ Status Binding::take_from_driver(const FunctionFacts& facts, const std::string& 
 
 Status Binding::probe(pci::Address address) const { return write(probe_path(), address.text()); }
 
-Result<UniqueFd> Binding::lock(Duration patience) const {
+Result<UniqueFd> Binding::lock(Duration timeout) const {
   auto file = open_lock(options_.state);
   if (!file && (file.error().code() == EACCES || file.error().code() == EROFS)) return UniqueFd();
   if (!file) return file.error();
@@ -133,7 +133,7 @@ Result<UniqueFd> Binding::lock(Duration patience) const {
   auto locked = wait_for_lock(file->get(), now);
   if (locked && !*locked) {
     options_.log.warning("another process is binding or unbinding functions: waiting for it to end");
-    locked = wait_for_lock(file->get(), now + patience);
+    locked = wait_for_lock(file->get(), now + timeout);
   }
   if (!locked) return Error(locked.error()).on(options_.state.string());
   if (!*locked)

@@ -11,38 +11,38 @@
 #include <outboard/base/log.hpp>
 #include <outboard/base/loop.hpp>
 #include <outboard/base/result.hpp>
-#include <outboard/vfio/sysfs.hpp>
+#include <outboard/vfio/internal/sysfs.hpp>
 
 namespace outboard::vfio {
 
-/// Why a function cannot be handed to vfio-pci, or must not be.
+/// A reason why a function cannot be bound to vfio-pci, or must not be.
 struct Obstacle {
-  int code;  ///< errno value: ENOENT (module), EBUSY (in use), EPERM (not without the group), ENOTSUP (never)
+  int code;  ///< errno value: ENOENT (module), EBUSY (in use), EPERM (the group is incomplete), ENOTSUP (not possible)
   std::string what;  ///< "the disk nvme0n1 is in use: /data"
-  std::string cure;  ///< what mends it; empty: nothing does
+  std::string cure;  ///< what removes the obstacle; empty: nothing does
 };
 
-/// Hands functions over to vfio-pci and gives them back, by sysfs. Nothing is done unasked: obstacles() and commands()
-/// only look. Needs root to act. Calls block for as long as drivers take to let go, at most Options::bound each. Any
-/// thread, one at a time for a function.
+/// Binds functions to vfio-pci, and back to their drivers, through sysfs. Only bind() and unbind() change anything, and they
+/// need root. A call blocks until the drivers involved have released the function, at most Options::timeout for each write. Any
+/// thread; one call at a time for a function.
 class Binding {
  public:
   struct Options {
-    std::filesystem::path root = "/";  ///< stands in front of sys, proc, dev and lib/modules (tests)
-    std::filesystem::path state = "/run/outboard/pci";  ///< where the drivers are remembered that were there before
-    std::string kernel_release{};  ///< whose modules.alias is read; empty: this kernel's
-    Duration bound = std::chrono::seconds(60);  ///< of one write to sysfs
-    /// Writes one attribute; null: write_attribute_apart() with the bound.
+    std::filesystem::path root = "/";  ///< the folder of sys, proc, dev and lib/modules (for tests)
+    std::filesystem::path state = "/run/outboard/pci";  ///< the folder that records each function's previous driver
+    std::string kernel_release{};  ///< the kernel whose modules.alias is read; empty: the running one
+    Duration timeout = std::chrono::seconds(60);  ///< of one write to sysfs
+    /// Writes one attribute; null: write_attribute_apart() with the timeout.
     std::function<Status(const std::string& path, const std::string& value)> write{};
     Log log{};
   };
-  /// What is asked for.
+  /// What to bind.
   struct Request {
-    /// All are handed over; each group must be complete in it, but for members without a driver, or with one
-    /// that does no DMA of its own.
+    /// All are bound. Each IOMMU group must be complete, except for members without a driver, or with a driver that does no DMA
+    /// of its own.
     std::vector<pci::Address> functions;
-    std::string driver{};  ///< empty: vfio-pci, where the kernel has no variant of it for the device
-    bool no_iommu = false;  ///< also a device that no IOMMU keeps from the rest of the memory
+    std::string driver{};  ///< empty: the variant of vfio-pci that the kernel has for the device, otherwise vfio-pci
+    bool no_iommu = false;  ///< also allow a device that is not behind an IOMMU and could access all memory
   };
 
   Binding() : Binding(Options{}) {}
@@ -50,32 +50,33 @@ class Binding {
 
   const Sysfs& sysfs() const { return sysfs_; }
 
-  /// What stands in the way of a request, the most basic first; empty: nothing. ENODEV: no such function.
+  /// The obstacles to a request, the most basic first; empty: bind() is possible. ENODEV: no such function.
   Result<std::vector<Obstacle>> obstacles(const Request& request) const;
-  /// The same for one function, for a list that disturbs nobody: disks are not asked whether somebody has claimed them or
-  /// has them open.
+  /// The same for one function, without the checks that open its disks (claims and openers): for lists.
   std::vector<Obstacle> obstacles_of(const FunctionFacts& facts) const;
 
-  /// The lines that a person (as root) would type to do the same as bind() or unbind().
+  /// The shell commands with which root does the same as bind() or unbind().
   Result<std::vector<std::string>> commands(const Request& request) const;
   Result<std::vector<std::string>> commands_to_unbind(pci::Address address) const;
 
-  /// Keeps other processes from binding and unbinding until the descriptor is closed: asking whether a disk is in use is itself
-  /// a use of it, and what one remembers of a function another one may take away. To be held from the first call that looks to
-  /// the last that acts. Waits while another one has it, `patience` at most, and says so in the log. EBUSY: still not free.
-  /// Nothing where this user cannot make the folder: who may not act disturbs nobody.
-  Result<UniqueFd> lock(Duration patience) const;
+  /// Locks binding and unbinding against other processes until the descriptor is closed. Hold it from the first check to the
+  /// last action: the check whether a disk is in use opens the disk, and another process could change the recorded driver.
+  /// Waits for another holder, at most `timeout`, with a line in the log. EBUSY: the lock is still held. An empty descriptor:
+  /// this user cannot create the folder, and cannot bind either.
+  Result<UniqueFd> lock(Duration timeout) const;
 
-  /// Hands the functions over; one that has its driver already is left as it is. Where one fails those before it stay
-  /// handed over, and the error says which failed. The first obstacle is the error where there is one. EACCES: not root;
-  /// ETIMEDOUT: a driver does not let go (the write still waits in the kernel); EIO: the kernel did not bind it.
+  /// Binds the functions to the requested driver; one that is bound to it already is left unchanged. If there is an obstacle,
+  /// the first one is the error. If one function fails, those before it stay bound, and the error names the one that failed.
+  /// EACCES: not root; ETIMEDOUT: a driver does not release the function (the write still waits in the kernel); EIO: the kernel
+  /// did not bind the function.
   Status bind(const Request& request) const;
 
-  /// Gives a function back to the driver that it had, or, where nobody remembers that, to the one the kernel chooses. Its
-  /// name; empty: none has taken it. EINVAL: it is not handed over; EBUSY: a process has it open.
+  /// Returns a function to its previous driver, or, if that is not recorded, to the one that the kernel chooses. Returns the
+  /// name of the driver; empty: none has bound to the function. EINVAL: the function is not bound to vfio-pci; EBUSY: a process
+  /// has it open.
   Result<std::string> unbind(pci::Address address) const;
 
-  /// The driver that a function had when it was handed over; absent: nobody remembers. "": none.
+  /// The driver that a function had before bind(); "": none; nullopt: not recorded.
   std::optional<std::string> remembered_driver(pci::Address address) const;
 
  private:

@@ -5,13 +5,14 @@
 #include <fstream>
 #include <set>
 #include <sstream>
+#include <system_error>
 
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
 #include <outboard/vfio/binding.hpp>
-#include <outboard/vfio/binding_memory.hpp>
-#include <outboard/vfio/usage.hpp>
+#include <outboard/vfio/internal/binding_memory.hpp>
+#include <outboard/vfio/internal/usage.hpp>
 
 /// Binding: what stands in the way.
 namespace outboard::vfio {

@@ -11,8 +11,8 @@
 
 #include <fmt/format.h>
 
-#include <outboard/testing/sysfs_tree.hpp>
-#include <outboard/vfio/binding_memory.hpp>
+#include <outboard/vfio/internal/binding_memory.hpp>
+#include <tests/support/sysfs_tree.hpp>
 
 namespace outboard::vfio {
 namespace {
@@ -269,7 +269,7 @@ TEST_F(BindingTest, AFunctionThatAProcessHasOpenIsNotTakenFromIt) {
   EXPECT_EQ(driver(), "vfio-pci");
 }
 
-TEST_F(BindingTest, AFunctionThatAProcessHasOpenIsNotHandedToAnotherDriverOfVfio) {
+TEST_F(BindingTest, AFunctionInUseIsNotHandedToAnotherVfioDriver) {
   ASSERT_TRUE(binding().bind({.functions = {disk}}));
   fs::create_directories(tree.path("bus/pci/drivers/mlx5_vfio_pci"));
   outside("dev/vfio/4", "");
@@ -460,7 +460,7 @@ TEST_F(BindingTest, AFunctionWithVirtualFunctionsStandsInItsOwnWay) {
   EXPECT_THAT(cure(), HasSubstr("sriov_numvfs"));
 }
 
-TEST_F(BindingTest, Row2MembersOfTheGroupWithOtherDriversAreListed) {
+TEST_F(BindingTest, VFIO2_MembersOfTheGroupWithOtherDriversAreListed) {
   tree.add({.address = "0000:01:00.1", .driver = "snd_hda_intel", .group = 4});
   tree.add({.address = "0000:01:00.2", .driver = "", .group = 4});
   tree.add({.address = "0000:00:1c.0", .class_code = 0x060400, .driver = "pcieport", .group = 4});
@@ -478,7 +478,7 @@ TEST_F(BindingTest, AGroupIsHandedOverWhole) {
   EXPECT_EQ(binding().unbind({0, 1, 0, 1}).value(), "snd_hda_intel");
 }
 
-TEST_F(BindingTest, Row7WithoutAnIommuOnlyByName) {
+TEST_F(BindingTest, VFIO7_WithoutAnIommuOnlyByName) {
   tree.add({.address = disk_text, .driver = "nvme"});
   EXPECT_THAT(what_is_in_the_way(), ElementsAre(HasSubstr("no IOMMU")));
   const Binding::Request unsafe{.functions = {disk}, .no_iommu = true};

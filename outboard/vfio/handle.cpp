@@ -5,14 +5,17 @@
 #include <fmt/format.h>
 
 #include <outboard/pci/capability_ids.hpp>
-#include <outboard/pci/mmap_areas.hpp>
+#include <outboard/pci/internal/mmap_areas.hpp>
 #include <outboard/pci/registers.hpp>
-#include <outboard/vfio/handle_state.hpp>
+#include <outboard/vfio/internal/handle_state.hpp>
 
 namespace outboard::vfio {
 namespace {
 
 namespace abi = vfio_abi;
+
+// One numbering: what pci counts is what the kernel counts.
+static_assert(pci::region::count == abi::pci_num_regions && pci::interrupt_kind_count == abi::pci_num_irqs);
 
 bool overlap(std::uint64_t a, std::uint64_t a_size, std::uint64_t b, std::uint64_t b_size) {
   return a < b + b_size && b < a + a_size;
@@ -33,7 +36,7 @@ Result<std::unique_ptr<Handle>> Handle::open(pci::Address address, const Options
   const std::string name = "vfio:" + address.text();
   auto facts = options.sysfs.function(address);
   if (!facts) return Error(facts.error()).on(name);
-  auto opened = open_device(kernel, options.sysfs, *facts, options.door, options.log.named(name));
+  auto opened = open_device(kernel, options.sysfs, *facts, options.interface, options.log.named(name));
   if (!opened) return Error(opened.error()).on(name);
   auto state = std::make_unique<State>(kernel, std::move(*opened), std::move(*facts), options);
   std::unique_ptr<Handle> handle(new Handle(std::move(state)));
@@ -99,7 +102,7 @@ Status Handle::arm_events() {
 
 std::string Handle::name() const { return state_->name; }
 std::optional<int> Handle::numa_node() const { return state_->facts.numa_node; }
-Door Handle::door() const { return state_->door; }
+Interface Handle::interface() const { return state_->interface; }
 const std::string& Handle::node() const { return state_->node; }
 bool Handle::gone() const { return state_->gone; }
 bool Handle::resettable() const { return state_->resettable; }
@@ -197,7 +200,7 @@ Status Handle::enter_low_power() {
   namespace id = abi::device_feature;
   namespace flag = abi::device_feature_flag;
   OUTBOARD_CHECK(state_->usable());
-  if (state_->asleep) return state_->named(Error(EALREADY, "the function sleeps already"));
+  if (state_->asleep) return state_->named(Error(EALREADY, "the function is in low power already"));
   if (!state_->feature(id::low_power_entry, flag::probe | flag::set)) return pci::Handle::enter_low_power();
   state_->windows.cover();
   if (auto entered = state_->feature(id::low_power_entry, flag::set); !entered) {

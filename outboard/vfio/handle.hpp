@@ -7,23 +7,23 @@
 #include <outboard/base/log.hpp>
 #include <outboard/pci/address.hpp>
 #include <outboard/pci/handle.hpp>
-#include <outboard/vfio/door.hpp>
-#include <outboard/vfio/sysfs.hpp>
+#include <outboard/vfio/internal/interface.hpp>
+#include <outboard/vfio/internal/sysfs.hpp>
 
 namespace outboard::vfio {
 
-/// Drives a PCI function of this machine through the kernel's VFIO. One process at a time has it; the kernel resets it when
-/// it is opened and when it is closed, where it can be, which takes about 0.1 s. One thread, and the loop of attach() must
-/// be that thread's; windows as in pci::Handle.
+/// Drives a PCI function of this machine through the kernel's VFIO. Only one process at a time can open it. If the function can
+/// be reset, the kernel resets it when it is opened and when it is closed, which takes about 0.1 s. One thread, which must also
+/// run the loop of attach(); windows as in pci::Handle.
 ///
 /// Right after open() the function decodes its BARs, does no DMA and sends no MSI: call enable_bus_master() when there is
 /// memory for it. The kernel makes the enable bits of MSI and MSI-X follow the interrupts that are bound: what is written
 /// to them is dropped, as is what is written to the BARs. Memory is pinned where it is mapped (EFAULT: it cannot be), and
 /// counted against RLIMIT_MEMLOCK.
 ///
-/// The kernel tells of an unplug or unbind request (Event::unplug_requested) and asks again every 10 seconds: asked a
-/// second time, the handle revokes itself, because whoever asked waits. Nothing tells of a suspend of the machine: close the
-/// device first. A DMA access outside of what is mapped is dropped and noted in the kernel's log only.
+/// The kernel reports an unplug or unbind request (Event::unplug_requested), and repeats it every 10 seconds. At the second one
+/// the handle revokes itself, since the requester waits. A suspend of the machine is not reported: close the device first. A
+/// DMA access outside of mapped memory is dropped, and reported only in the kernel's log.
 ///
 /// A forked child must exec: it has neither the windows nor, when it does, the descriptors.
 class Handle final : public pci::Handle {
@@ -31,25 +31,25 @@ class Handle final : public pci::Handle {
   struct Options {
     Kernel* kernel = nullptr;  ///< null: the one this process runs on
     Sysfs sysfs{};
-    DoorOptions door{};
+    InterfaceOptions interface{};
     /// Memory for DMA in huge pages, where the machine has some free.
     bool huge_pages = false;
     Log log{};
   };
 
-  /// Errors as open_device(), with the function as their subject; ENODEV: there is no such function; EPROTO: what the
-  /// kernel says of it makes no sense.
+  /// Errors as open_device(), with the function as their subject; ENODEV: there is no such function; EPROTO: the kernel's
+  /// answers are invalid.
   static Result<std::unique_ptr<Handle>> open(pci::Address address, const Options& options);
   static Result<std::unique_ptr<Handle>> open(pci::Address address) { return open(address, Options{}); }
   ~Handle() override;
 
   std::string name() const override;
   std::optional<int> numa_node() const override;
-  /// How it was opened, and the node that was.
-  Door door() const;
+  /// The interface, and the node that was opened.
+  Interface interface() const;
   const std::string& node() const;
 
-  /// What may be mapped has the device's file as its `fd`: whoever gets that has the whole device.
+  /// The `fd` of a mappable region is the device's file: a process that gets it can use the whole device.
   Result<pci::RegionInfo> region(unsigned index) override;
   Result<pci::InterruptInfo> interrupts(pci::InterruptKind kind) override;
   /// EIO, with the reason, where the function does not decode memory or sleeps.

@@ -1,6 +1,6 @@
-// Opening a function: both doors, and each thing that can be in the way (reference 1.7; 10.2, rows 1 to 13).
+// Opening a function: both interfaces, and each thing that can be in the way (docs/spec-map.md, VFIO-1 to VFIO-13).
 
-#include <outboard/testing/vfio_handle_fixture.hpp>
+#include <tests/support/vfio_handle_fixture.hpp>
 
 #include <unistd.h>
 
@@ -14,7 +14,6 @@ namespace {
 namespace abi = vfio_abi;
 using ::testing::AllOf;
 using ::testing::ElementsAre;
-using testing::FakeVfioDevice;
 using ::testing::HasSubstr;
 using testing::PlainFunction;
 
@@ -27,18 +26,18 @@ class Open : public testing::VfioHandleTest {
   }
 };
 
-/// The same over both doors.
-class EitherDoor : public Open, public ::testing::WithParamInterface<Door> {
+/// The same over both interfaces.
+class EitherInterface : public Open, public ::testing::WithParamInterface<Interface> {
  protected:
-  EitherDoor() { add({.cdev = "vfio0"}); }
+  EitherInterface() { add({.cdev = "vfio0"}); }
 };
 
-INSTANTIATE_TEST_SUITE_P(Vfio, EitherDoor, ::testing::Values(Door::group, Door::cdev),
-                         [](const auto& param) { return param.param == Door::group ? "Group" : "Cdev"; });
+INSTANTIATE_TEST_SUITE_P(Vfio, EitherInterface, ::testing::Values(Interface::group, Interface::cdev),
+                         [](const auto& param) { return param.param == Interface::group ? "Group" : "Cdev"; });
 
-TEST_P(EitherDoor, AFunctionIsDriven) {
+TEST_P(EitherInterface, AFunctionIsDriven) {
   open(GetParam());
-  EXPECT_EQ(handle_->door(), GetParam());
+  EXPECT_EQ(handle_->interface(), GetParam());
   EXPECT_EQ(handle_->name(), name);
   EXPECT_EQ(handle_->identity()->vendor, 0x1234);
   EXPECT_EQ(get(PlainFunction::id_at), PlainFunction::id_value) << "memory is decoded after open";
@@ -46,7 +45,7 @@ TEST_P(EitherDoor, AFunctionIsDriven) {
   EXPECT_EQ(handle_->interrupts(pci::InterruptKind::request)->count, 1u);
 }
 
-TEST_P(EitherDoor, ClosingGivesItBackAndTheNextUserFindsItReset) {
+TEST_P(EitherInterface, ClosingGivesItBackAndTheNextUserFindsItReset) {
   open(GetParam());
   put(PlainFunction::scratch_at, 5);
   ASSERT_TRUE(handle_->enable_bus_master());
@@ -59,23 +58,23 @@ TEST_P(EitherDoor, ClosingGivesItBackAndTheNextUserFindsItReset) {
   EXPECT_EQ(get(PlainFunction::scratch_at), 0u);
 }
 
-TEST_P(EitherDoor, WhatIsOpenedOnTheWayIsClosedWhenItFails) {
+TEST_P(EitherInterface, WhatIsOpenedOnTheWayIsClosedWhenItFails) {
   device_->failures[abi::DeviceRequest::get_info] = {EIO};
   EXPECT_EQ(refusal(GetParam()).code(), EIO);
   EXPECT_FALSE(kernel_.in_use(address));
   open(GetParam());
 }
 
-TEST_P(EitherDoor, OneOfTwoWhoWantItGetsIt) {
+TEST_P(EitherInterface, OneOfTwoWhoWantItGetsIt) {
   open(GetParam());
-  for (const Door door : {Door::group, Door::cdev}) {
-    const Error error = refusal(door);
+  for (const Interface interface : {Interface::group, Interface::cdev}) {
+    const Error error = refusal(interface);
     EXPECT_EQ(error.code(), EBUSY) << error.message();
   }
   EXPECT_EQ(get(PlainFunction::id_at), PlainFunction::id_value);
 }
 
-TEST_F(Open, Row01_AnotherDriverIsNamed) {
+TEST_F(Open, VFIO1_AnotherDriverIsNamed) {
   add();
   kernel_.tree.bind(address.text(), "nvme");
   const Error error = refusal();
@@ -85,7 +84,7 @@ TEST_F(Open, Row01_AnotherDriverIsNamed) {
   EXPECT_EQ(error.cure(), "to hand it over: outboard pci bind 0000:00:04.0");
 }
 
-TEST_F(Open, Row01_ADeviceWithoutADriverIsToBeBound) {
+TEST_F(Open, VFIO1_ADeviceWithoutADriverIsToBeBound) {
   add();
   kernel_.tree.bind(address.text(), "");
   EXPECT_EQ(refusal().code(), ENODEV);
@@ -98,7 +97,7 @@ TEST_F(Open, AFunctionThatIsNotThereIsNamed) {
   EXPECT_THAT(all_of(error), HasSubstr("no such PCI function"));
 }
 
-TEST_F(Open, Row02_AGroupThatIsNotViableListsTheCulprits) {
+TEST_F(Open, VFIO2_AGroupThatIsNotViableListsTheCulprits) {
   add();
   kernel_.tree.add({.address = "0000:00:04.1", .driver = "e1000e", .group = 7});
   kernel_.tree.add({.address = "0000:00:04.2", .driver = "vfio-pci", .group = 7});
@@ -110,7 +109,7 @@ TEST_F(Open, Row02_AGroupThatIsNotViableListsTheCulprits) {
   EXPECT_EQ(error.cure(), "outboard pci bind 0000:00:04.1");
 }
 
-TEST_F(Open, Row03_ANodeThatMayNotBeOpenedIsNamedWithItsOwner) {
+TEST_F(Open, VFIO3_ANodeThatMayNotBeOpenedIsNamedWithItsOwner) {
   add();
   const std::string node = kernel_.node("vfio/7");
   kernel_.open_failures[node] = EACCES;
@@ -120,7 +119,7 @@ TEST_F(Open, Row03_ANodeThatMayNotBeOpenedIsNamedWithItsOwner) {
   EXPECT_THAT(error.cure(), HasSubstr("udev rule"));
 }
 
-TEST_F(Open, Row04_ANodeInUseNamesItsHolder) {
+TEST_F(Open, VFIO4_ANodeInUseNamesItsHolder) {
   add();
   const std::string node = kernel_.node("vfio/7");
   kernel_.open_failures[node] = EBUSY;
@@ -133,7 +132,7 @@ TEST_F(Open, Row04_ANodeInUseNamesItsHolder) {
   EXPECT_EQ(kernel_.paused, Duration{0}) << "and nobody waits for it";
 }
 
-TEST_F(Open, Row05_AMissingModuleIsNamed) {
+TEST_F(Open, VFIO5_AMissingModuleIsNamed) {
   add();
   kernel_.type1_loaded = false;
   EXPECT_THAT(all_of(refusal()), HasSubstr("modprobe vfio_iommu_type1"));
@@ -144,7 +143,7 @@ TEST_F(Open, Row05_AMissingModuleIsNamed) {
   EXPECT_THAT(all_of(refusal()), HasSubstr("modprobe vfio-pci"));
 }
 
-TEST_F(Open, Row06_WithoutInterruptRemappingTheParameterAndItsRiskAreNamed) {
+TEST_F(Open, VFIO6_WithoutInterruptRemappingParameterAndRiskAreNamed) {
   add();
   kernel_.interrupts_remapped = false;
   const Error error = refusal();
@@ -152,21 +151,21 @@ TEST_F(Open, Row06_WithoutInterruptRemappingTheParameterAndItsRiskAreNamed) {
   EXPECT_THAT(all_of(error), AllOf(HasSubstr("forge"), HasSubstr("allow_unsafe_interrupts"), HasSubstr("risk")));
 }
 
-TEST_F(Open, Row07_WithoutAnIommuItFails) {
+TEST_F(Open, VFIO7_WithoutAnIommuItFails) {
   add();
   kernel_.tree.remove("bus/pci/devices/0000:00:04.0/iommu_group");
   const Error error = refusal();
   EXPECT_EQ(error.code(), ENODEV);
-  EXPECT_THAT(all_of(error), AllOf(HasSubstr("intel_iommu=on"), HasSubstr("door=no-iommu")));
+  EXPECT_THAT(all_of(error), AllOf(HasSubstr("intel_iommu=on"), HasSubstr("interface=no-iommu")));
 }
 
-TEST_F(Open, Row07_WithoutAnIommuOnlyWhoAsksForItByNameIsLetIn) {
+TEST_F(Open, VFIO7_WithoutAnIommuOnlyWhoAsksForItByNameIsLetIn) {
   kernel_.no_iommu_mode = true;
   add();
   EXPECT_EQ(refusal().code(), ENODEV);
-  EXPECT_EQ(refusal(Door::group).code(), ENODEV);
-  open(Door::no_iommu);
-  EXPECT_EQ(handle_->door(), Door::no_iommu);
+  EXPECT_EQ(refusal(Interface::group).code(), ENODEV);
+  open(Interface::no_iommu);
+  EXPECT_EQ(handle_->interface(), Interface::no_iommu);
   EXPECT_TRUE(logged("without an IOMMU"));
   EXPECT_EQ(get(PlainFunction::id_at), PlainFunction::id_value);
   const auto buffer = handle_->dma().allocate(4096);
@@ -174,28 +173,28 @@ TEST_F(Open, Row07_WithoutAnIommuOnlyWhoAsksForItByNameIsLetIn) {
   EXPECT_EQ(buffer.error().code(), ENOTSUP) << "it would take physical addresses";
 }
 
-TEST_F(Open, Row07_NoIommuIsRefusedWhereThereIsOne) {
+TEST_F(Open, VFIO7_NoIommuIsRefusedWhereThereIsOne) {
   add();
-  EXPECT_EQ(refusal(Door::no_iommu).code(), EINVAL);
+  EXPECT_EQ(refusal(Interface::no_iommu).code(), EINVAL);
 }
 
-TEST_F(Open, Row08_WithoutIommufdItGoesByTheGroupAndSaysSo) {
+TEST_F(Open, VFIO8_WithoutIommufdItGoesByTheGroupAndSaysSo) {
   add();
   open();
-  EXPECT_EQ(handle_->door(), Door::group);
+  EXPECT_EQ(handle_->interface(), Interface::group);
   EXPECT_EQ(handle_->node(), kernel_.node("vfio/7"));
   EXPECT_TRUE(logged("opened by " + handle_->node()));
   handle_.reset();
-  EXPECT_EQ(refusal(Door::cdev).code(), ENOENT);
+  EXPECT_EQ(refusal(Interface::cdev).code(), ENOENT);
 }
 
 TEST_F(Open, WhereTheKernelHasBothTheNodeOfTheDeviceIsPreferred) {
   add({.cdev = "vfio0"});
   open();
-  EXPECT_EQ(handle_->door(), Door::cdev);
+  EXPECT_EQ(handle_->interface(), Interface::cdev);
 }
 
-TEST_F(Open, Row09_ABusyDeviceIsTriedAgainForAtMostASecond) {
+TEST_F(Open, VFIO9_ABusyDeviceIsTriedAgainForAtMostASecond) {
   add();
   failures_of(abi::GroupRequest::get_device_fd) = {EAGAIN, EAGAIN};
   open();
@@ -209,20 +208,20 @@ TEST_F(Open, Row09_ABusyDeviceIsTriedAgainForAtMostASecond) {
   failures_of(abi::GroupRequest::get_device_fd).clear();
 }
 
-TEST_F(Open, Row10_AVirtualFunctionNeedsItsToken) {
+TEST_F(Open, VFIO10_AVirtualFunctionNeedsItsToken) {
   const std::string token = "12345678-1234-1234-1234-123456789abc";
   add({.cdev = "vfio0", .vf_token = token});
-  for (const Door door : {Door::group, Door::cdev}) {
-    const Error error = refusal(door);
+  for (const Interface interface : {Interface::group, Interface::cdev}) {
+    const Error error = refusal(interface);
     EXPECT_EQ(error.code(), EACCES);
     EXPECT_THAT(all_of(error), HasSubstr("vf-token=UUID"));
     auto options = kernel_.options();
-    options.door.door = door;
-    options.door.vf_token = token;
+    options.interface.interface = interface;
+    options.interface.vf_token = token;
     EXPECT_TRUE(Handle::open(address, options));
   }
   auto options = kernel_.options();
-  options.door = {.door = Door::cdev, .vf_token = "no-uuid", .nodes = options.door.nodes};
+  options.interface = {.interface = Interface::cdev, .vf_token = "no-uuid", .nodes = options.interface.nodes};
   EXPECT_EQ(Handle::open(address, options).error().code(), EINVAL);
 }
 
@@ -230,16 +229,16 @@ TEST_F(Open, ANodeThatIsRefusedWithATokenIsInUseOrTakesNone) {
   add({.cdev = "vfio0"});
   failures_of(abi::DeviceRequest::bind_iommufd) = {EINVAL};
   auto options = kernel_.options();
-  options.door.door = Door::cdev;
-  options.door.vf_token = "12345678-1234-1234-1234-123456789abc";
+  options.interface.interface = Interface::cdev;
+  options.interface.vf_token = "12345678-1234-1234-1234-123456789abc";
   const auto opened = Handle::open(address, options);
   ASSERT_FALSE(opened);
   EXPECT_EQ(opened.error().code(), EINVAL);
   EXPECT_THAT(opened.error().what(), AllOf(HasSubstr("is in use"), HasSubstr("takes no token")));
-  EXPECT_THAT(opened.error().cure(), HasSubstr("door=group"));
+  EXPECT_THAT(opened.error().cure(), HasSubstr("interface=group"));
 }
 
-TEST_F(Open, Row11_LargerStructuresAreAskedForAgainAndTheirTailIgnored) {
+TEST_F(Open, VFIO11_LargerStructuresAreAskedForAgainAndTheirTailIgnored) {
   add({}, {.msix_vectors = 4});
   device_->change_region_info = [](unsigned, std::vector<std::byte>& answer) { answer.resize(answer.size() + 640); };
   kernel_.change_iommu_info = [](std::vector<std::byte>& answer) { answer.resize(answer.size() + 8000); };
@@ -247,7 +246,7 @@ TEST_F(Open, Row11_LargerStructuresAreAskedForAgainAndTheirTailIgnored) {
   EXPECT_TRUE(bar().window(PlainFunction::area_at, 4096)) << "what was known is found";
 }
 
-TEST_F(Open, Row12_AChainThatLoopsIsLeftAndTheRestKept) {
+TEST_F(Open, VFIO12_AChainThatLoopsIsLeftAndTheRestKept) {
   add();
   device_->change_region_info = [](unsigned index, std::vector<std::byte>& answer) {
     if (index != 0) return;
@@ -259,7 +258,7 @@ TEST_F(Open, Row12_AChainThatLoopsIsLeftAndTheRestKept) {
   EXPECT_EQ(get(PlainFunction::id_at), PlainFunction::id_value);
 }
 
-TEST_F(Open, Row12_AChainThatPointsOutsideOrBetweenIsLeft) {
+TEST_F(Open, VFIO12_AChainThatPointsOutsideOrBetweenIsLeft) {
   add();
   for (const std::uint32_t first : {4U, 34U, 4096U, UINT32_MAX - 7}) {
     log_.clear();
@@ -272,7 +271,7 @@ TEST_F(Open, Row12_AChainThatPointsOutsideOrBetweenIsLeft) {
   }
 }
 
-TEST_F(Open, Row12_SparseAreasThatCannotBeAreLeftOut) {
+TEST_F(Open, VFIO12_SparseAreasThatCannotBeAreLeftOut) {
   add();
   device_->change_region_info = [](unsigned index, std::vector<std::byte>& answer) {
     if (index != 0) return;
@@ -286,7 +285,7 @@ TEST_F(Open, Row12_SparseAreasThatCannotBeAreLeftOut) {
   EXPECT_TRUE(handle_->region(0)->areas.empty());
 }
 
-TEST_F(Open, Row12_AnIommuWhoseChainIsBrokenIsRefused) {
+TEST_F(Open, VFIO12_AnIommuWhoseChainIsBrokenIsRefused) {
   add();
   kernel_.change_iommu_info = [](std::vector<std::byte>& answer) {
     const std::uint32_t next = 24;
@@ -299,11 +298,11 @@ TEST_F(Open, AKernelThatDoesNotPadItsCapabilitiesIsUnderstood) {
   add();
   kernel_.pads_capabilities = false;
   kernel_.limits.ranges = {{memory::Iova{0x40000000}, 0x1000000}};
-  open(Door::group);
+  open(Interface::group);
   EXPECT_EQ(handle_->dma().limits().valid, kernel_.limits.ranges);
 }
 
-TEST_F(Open, Row13_WhatIsNotKnownIsIgnored) {
+TEST_F(Open, VFIO13_WhatIsNotKnownIsIgnored) {
   add();  // the fake has regions, interrupts and capabilities that nobody knows
   open();
   EXPECT_EQ(handle_->region(pci::region::vga)->size, 0u);
@@ -316,7 +315,7 @@ TEST_F(Open, AWrongVersionOfTheInterfaceIsRefused) {
   EXPECT_EQ(refusal().code(), EPROTO);
 }
 
-TEST_F(Open, Row17_AFunctionThatReadsAsAllOnesIsNotThere) {
+TEST_F(Open, VFIO17_AFunctionThatReadsAsAllOnesIsNotThere) {
   add();
   device_->dead = true;
   EXPECT_EQ(refusal().code(), ENODEV);

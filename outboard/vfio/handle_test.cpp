@@ -1,5 +1,5 @@
-// What a driver does with an open function: registers, windows, reset, sleep, events (reference 10.2, rows 14 to 19 and 32
-// to 38).
+// What a driver does with an open function: registers, windows, reset, sleep, events (docs/spec-map.md, VFIO-14 to
+// VFIO-19 and VFIO-32 to VFIO-38).
 
 #include <outboard/vfio/handle.hpp>
 
@@ -15,9 +15,9 @@
 #include <outboard/memory/fault_guard.hpp>
 #include <outboard/pci/capability_ids.hpp>
 #include <outboard/pci/registers.hpp>
-#include <outboard/testing/own_mappings.hpp>
-#include <outboard/testing/vfio_handle_fixture.hpp>
-#include <outboard/vfio/windows.hpp>
+#include <outboard/vfio/internal/windows.hpp>
+#include <tests/support/own_mappings.hpp>
+#include <tests/support/vfio_handle_fixture.hpp>
 
 namespace outboard::vfio {
 namespace {
@@ -56,7 +56,7 @@ TEST_F(HandleTest, ARegisterIsOneAccessOfItsWidth) {
                           Access{0, 0x1008, 8, false}, Access{0, 0x1008, 8, true}));
 }
 
-TEST_F(HandleTest, Row16_WhatIsNoRegisterGoesByDwordsAndNeverBySomethingWider) {
+TEST_F(HandleTest, VFIO16_WhatIsNoRegisterGoesByDwordsAndNeverBySomethingWider) {
   open();
   device_->accesses.clear();
   using Access = FakeVfioDevice::Access;
@@ -98,7 +98,7 @@ TEST_F(HandleTest, BarsOfTheKernelsAreBookkeepingAndTheirSizeIsTheRegions) {
   EXPECT_EQ(bar().size(), PlainFunction::bar_size);
 }
 
-TEST_F(HandleTest, Row18_AnAccessWhileMemoryIsNotDecodedSaysSo) {
+TEST_F(HandleTest, VFIO18_AnAccessWhileMemoryIsNotDecodedSaysSo) {
   open();
   ASSERT_TRUE(handle_->config().write(pci::Command(0)));
   const auto read = bar().read<std::uint32_t>(0);
@@ -110,7 +110,7 @@ TEST_F(HandleTest, Row18_AnAccessWhileMemoryIsNotDecodedSaysSo) {
   EXPECT_EQ(get(PlainFunction::id_at), PlainFunction::id_value);
 }
 
-TEST_F(HandleTest, Row17_AllOnesInTheVendorsPlaceMeanThatItIsGone) {
+TEST_F(HandleTest, VFIO17_AllOnesInTheVendorsPlaceMeanThatItIsGone) {
   open();
   device_->dead = true;
   EXPECT_TRUE(handle_->config().read<pci::VendorId>()) << "which the kernel makes up";
@@ -130,14 +130,14 @@ TEST_F(HandleTest, AWindowIsTheDevicesMemory) {
   EXPECT_EQ(get(PlainFunction::area_at + 4096), 0x1234U);
 }
 
-TEST_F(HandleTest, Row14_WhatMayNotBeMappedIsReachedByCalls) {
+TEST_F(HandleTest, VFIO14_WhatMayNotBeMappedIsReachedByCalls) {
   open();
   EXPECT_EQ(bar().window(0, 4).error().code(), ENOTSUP);
   EXPECT_EQ(bar().window(PlainFunction::area_at - 4, 8).error().code(), ENOTSUP);
   EXPECT_EQ(get(PlainFunction::id_at), PlainFunction::id_value);
 }
 
-TEST_F(HandleTest, Row15_WhatCannotBeMappedIsReachedByCallsAndWarnedOf) {
+TEST_F(HandleTest, VFIO15_WhatCannotBeMappedIsReachedByCallsAndWarnedOf) {
   open();
   device_->mmap_fails = true;
   EXPECT_EQ(bar().window(PlainFunction::area_at, 4).error().code(), ENOTSUP);
@@ -146,7 +146,7 @@ TEST_F(HandleTest, Row15_WhatCannotBeMappedIsReachedByCallsAndWarnedOf) {
   EXPECT_EQ(get(PlainFunction::area_at), 7U);
 }
 
-TEST_F(HandleTest, Row40_AChildHasNoWindows) {
+TEST_F(HandleTest, VFIO40_AChildHasNoWindows) {
   open();
   const auto there = reinterpret_cast<std::uintptr_t>(window().data());
   const pid_t child = ::fork();
@@ -156,7 +156,7 @@ TEST_F(HandleTest, Row40_AChildHasNoWindows) {
   EXPECT_EQ(status, 0);
 }
 
-TEST(SystemKernel, Row40_WhatItOpensIsClosedByExec) {
+TEST(SystemKernel, VFIO40_WhatItOpensIsClosedByExec) {
   const UniqueFd opened(Kernel::system().open("/dev/null"));
   ASSERT_TRUE(opened);
   EXPECT_TRUE(::fcntl(opened.get(), F_GETFD) & FD_CLOEXEC);
@@ -255,7 +255,7 @@ TEST_F(WindowsTest, WithNoDescriptorLeftTheyAreCoveredAllTheSame) {
   EXPECT_EQ(view.read<std::uint32_t>(view.size() - 4), UINT32_MAX);
 }
 
-TEST(HandleDeathTest, Row19_ABusErrorInAWindowBecomesOnesUnderTheFaultGuard) {
+TEST(HandleDeathTest, VFIO19_ABusErrorInAWindowBecomesOnesUnderTheFaultGuard) {
   // In a process of its own: the guard stays installed.
   EXPECT_EXIT(
       {
@@ -263,7 +263,7 @@ TEST(HandleDeathTest, Row19_ABusErrorInAWindowBecomesOnesUnderTheFaultGuard) {
         const UniqueFd file(::memfd_create("bar", MFD_CLOEXEC));
         if (::ftruncate(file.get(), 8192) != 0) ::_exit(3);
         Bars kernel;
-        const DeviceFd device{UniqueFd(::dup(file.get()))};
+        const DeviceFd device{file.duplicate().value()};
         Windows windows(kernel, device);
         const auto view = windows.window(0, 0, {.offset = 0, .size = 8192}, true, 0, 8192);
         view->write<std::uint32_t>(0, 5);
@@ -310,7 +310,7 @@ TEST_F(HandleTest, ABusyDeviceIsResetALittleLater) {
   EXPECT_TRUE(function_->bus_master());
 }
 
-TEST_F(HandleTest, Row33_AResetThatFailsLeavesOnlyClosing) {
+TEST_F(HandleTest, VFIO33_AResetThatFailsLeavesOnlyClosing) {
   open();
   device_->failures[abi::DeviceRequest::reset] = {ENOTTY};
   const Status reset = handle_->reset();
@@ -325,7 +325,7 @@ TEST_F(HandleTest, Row33_AResetThatFailsLeavesOnlyClosing) {
 
 class NoReset : public testing::VfioHandleTest {};
 
-TEST_F(NoReset, Row32_AFunctionWithoutAResetSaysSo) {
+TEST_F(NoReset, VFIO32_AFunctionWithoutAResetSaysSo) {
   add({.resettable = false});
   open();
   EXPECT_FALSE(handle_->resettable());
@@ -335,7 +335,7 @@ TEST_F(NoReset, Row32_AFunctionWithoutAResetSaysSo) {
   EXPECT_THAT(reset.error().what(), HasSubstr("no method of being reset"));
 }
 
-TEST_F(HandleTest, Row34_WritingCommandAgainBringsBackBarsThatAVendorsResetHasLost) {
+TEST_F(HandleTest, VFIO34_WritingCommandAgainRestoresBarsThatAResetLost) {
   open();
   const pci::Window view = window();
   view.write<std::uint32_t>(0, 3);
@@ -347,7 +347,7 @@ TEST_F(HandleTest, Row34_WritingCommandAgainBringsBackBarsThatAVendorsResetHasLo
 
 // Sleep
 
-TEST_F(HandleTest, Row38_AFunctionSleepsAndComesBackWithItsWindows) {
+TEST_F(HandleTest, VFIO38_AFunctionSleepsAndComesBackWithItsWindows) {
   open();
   const pci::Window view = window();
   view.write<std::uint32_t>(0, 5);
@@ -397,7 +397,7 @@ TEST_F(HandleTest, AHandleThatSleepsCanBeClosed) {
 
 // Events
 
-TEST_F(HandleTest, Row35_AnUnplugRequestIsToldOfAndTheDeviceWorksOn) {
+TEST_F(HandleTest, VFIO35_AnUnplugRequestIsToldOfAndTheDeviceWorksOn) {
   open();
   ASSERT_TRUE(handle_->attach(loop_));
   device_->request_unplug();
@@ -406,7 +406,7 @@ TEST_F(HandleTest, Row35_AnUnplugRequestIsToldOfAndTheDeviceWorksOn) {
   EXPECT_EQ(get(PlainFunction::id_at), PlainFunction::id_value);
 }
 
-TEST_F(HandleTest, Row35_AskedASecondTimeTheHandleLetsGo) {
+TEST_F(HandleTest, VFIO35_AskedASecondTimeTheHandleLetsGo) {
   open();
   const pci::Window view = window();
   ASSERT_TRUE(handle_->attach(loop_));
@@ -419,7 +419,7 @@ TEST_F(HandleTest, Row35_AskedASecondTimeTheHandleLetsGo) {
   EXPECT_EQ(view.read<std::uint32_t>(0), UINT32_MAX);
 }
 
-TEST_F(HandleTest, Row35_WithoutAListenerItLetsGoAtOnce) {
+TEST_F(HandleTest, VFIO35_WithoutAListenerItLetsGoAtOnce) {
   open();
   handle_->on_event(nullptr);
   device_->request_unplug();
@@ -428,7 +428,7 @@ TEST_F(HandleTest, Row35_WithoutAListenerItLetsGoAtOnce) {
   EXPECT_FALSE(kernel_.in_use(address));
 }
 
-TEST_F(HandleTest, Row36_ARequestAfterTheRevokeIsIgnored) {
+TEST_F(HandleTest, VFIO36_ARequestAfterTheRevokeIsIgnored) {
   open();
   device_->request_unplug();
   handle_->revoke();
@@ -472,7 +472,7 @@ TEST_F(HandleTest, AHandlerMayDestroyTheHandle) {
   EXPECT_FALSE(kernel_.in_use(address));
 }
 
-TEST_F(HandleTest, AHandlerThatRevokesMayDestroyTheHandleWhenItHearsThatItIsGone) {
+TEST_F(HandleTest, ARevokingHandlerMayDestroyTheHandleWhenItIsGone) {
   open();
   handle_->on_event([this](pci::Event event) {
     events_.push_back(event);
@@ -487,7 +487,7 @@ TEST_F(HandleTest, AHandlerThatRevokesMayDestroyTheHandleWhenItHearsThatItIsGone
   EXPECT_EQ(handle_, nullptr);
 }
 
-TEST_F(HandleTest, Row35_AskedASecondTimeTheHandleMayBeDestroyedAsItLetsGo) {
+TEST_F(HandleTest, VFIO35_AskedASecondTimeTheHandleMayBeDestroyedAsItLetsGo) {
   open();
   handle_->on_event([this](pci::Event event) {
     if (event == pci::Event::gone) handle_.reset();
@@ -511,7 +511,7 @@ TEST_F(HandleTest, AHandlerMaySetAnother) {
   EXPECT_THAT(events_, ElementsAre(pci::Event::unplug_requested));
 }
 
-TEST_F(HandleTest, Row37_AnErrorIsToldOfAndAResetMendsIt) {
+TEST_F(HandleTest, VFIO37_AnErrorIsToldOfAndAResetMendsIt) {
   open();
   put(PlainFunction::scratch_at, 5);
   device_->report_error();

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
@@ -12,30 +13,36 @@ namespace outboard::vfio_user {
 
 /// Drives the PCI function that a vfio-user server serves. One thread, and the loop of attach() must be that thread's.
 ///
-/// A call that needs the server waits for it, at most Options::timeout, and reads the socket itself: while it waits it
-/// answers the server's DMA commands from what dma() has mapped, and keeps events for later. No call can be made from
-/// inside the event handler that would have to wait (EDEADLK). When the server goes, every call says ECONNRESET from
-/// then on, gone() is true, Event::gone is raised once from process() or the loop, and windows read as all-ones.
+/// A call that needs the server waits for its reply, at most Options::timeout, and reads the socket itself. While it waits it
+/// serves the server's DMA commands from the memory that dma() has mapped, and keeps events for later. Inside an event handler,
+/// a call that would have to wait returns EDEADLK.
+///
+/// When the server ends or is killed, outstanding and later calls return ECONNRESET, gone() is true, Event::gone is raised
+/// once, from process() or the loop, and windows read as all-ones.
 class Client final : public pci::Handle {
  public:
-  /// What becomes of the connection when a command has not been answered in time: it stays, and the next command waits as
-  /// long; or it ends, and the server is gone.
+  /// When a command is not answered in time: `stay` keeps the connection, and the next command waits as long; `end` closes the
+  /// connection, and the server counts as gone.
   enum class OnTimeout : std::uint8_t { stay, end };
   struct Options {
     Log log;
-    /// For any answer, and for connecting.
+    /// For the reply to a command, and for connecting.
     Duration timeout{std::chrono::seconds(5)};
     OnTimeout on_timeout = OnTimeout::stay;
-    /// For the answer to a reset, which may take a device longer.
+    /// For the reply to a reset, which may take longer.
     Duration reset_timeout{std::chrono::seconds(30)};
-    /// How long a call looks for the answer before it sleeps.
+    /// How long a call polls for the reply before it sleeps.
     Duration spin{0};
-    /// How long to wait for a server that is still starting: nobody listens at the path yet.
+    /// How long to retry while no server listens at the path yet.
     Duration wait{0};
+    /// Waits between two attempts to connect; false: give up (ECANCELED). By default the thread sleeps until the program is to
+    /// end.
+    std::function<bool(Duration)> pause{};
   };
 
-  /// ENOENT, ECONNREFUSED: nobody listens there. EBUSY: another client drives the function. EPROTO: what answers speaks
-  /// another protocol, another version of it, or does not describe a PCI function. ETIMEDOUT: nothing answers.
+  /// ENOENT, ECONNREFUSED: no server listens at the path. EBUSY: another client drives the function. EPROTO: the listener
+  /// speaks another protocol or version, or does not describe a PCI function. ETIMEDOUT: it does not answer. ECANCELED: see
+  /// Options::pause.
   static Result<std::unique_ptr<Client>> connect(const std::string& path, Options options);
   static Result<std::unique_ptr<Client>> connect(const std::string& path) { return connect(path, Options{}); }
   /// The same over a socket that is connected already; `name` is for messages.
@@ -69,9 +76,9 @@ class Client final : public pci::Handle {
   Status trigger_interrupts(pci::InterruptKind kind, std::uint32_t start, std::uint32_t count) override;
 
  private:
-  class State;
+  struct State;
   explicit Client(std::unique_ptr<State> state);
-  void tell_gone();
+  bool tell(pci::Event event);
   std::unique_ptr<State> state_;
 };
 

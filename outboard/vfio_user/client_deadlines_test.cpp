@@ -11,9 +11,9 @@
 
 #include <gtest/gtest.h>
 
-#include <outboard/testing/temp_dir.hpp>
-#include <outboard/testing/vfio_user_client_fixture.hpp>
-#include <outboard/vfio_user/client_socket.hpp>
+#include <outboard/vfio_user/internal/client_socket.hpp>
+#include <tests/support/temp_dir.hpp>
+#include <tests/support/vfio_user_client_fixture.hpp>
 
 namespace outboard::vfio_user {
 namespace {
@@ -25,7 +25,7 @@ using namespace std::chrono_literals;
 class SignalStorm {
  public:
   explicit SignalStorm(int socket) {
-    left_ = most_signals;
+    left_ = max_signals;
     socket_ = socket;
     struct sigaction action{};
     action.sa_handler = [](int) {
@@ -46,14 +46,14 @@ class SignalStorm {
   static bool gave_up() { return left_ <= 0; }
 
  private:
-  static constexpr int most_signals = 20'000;
+  static constexpr int max_signals = 20'000;
   static inline std::atomic<int> left_, socket_;
   struct sigaction before_{};
 };
 
 class ClientDeadlines : public testing::VfioUserClientTest {};
 
-TEST_F(ClientDeadlines, Row74_SignalsDoNotPutTheDeadlineOfARequestOff) {
+TEST_F(ClientDeadlines, VU74_SignalsDoNotPutTheDeadlineOfARequestOff) {
   options_.timeout = 50ms;
   connect();
   const SignalStorm storm(server_.socket().get());

@@ -1,8 +1,10 @@
+#include <tuple>
+
 #include <sys/eventfd.h>
 #include <unistd.h>
 
-#include <outboard/testing/temp_dir.hpp>
-#include <outboard/testing/vfio_user_client_fixture.hpp>
+#include <tests/support/temp_dir.hpp>
+#include <tests/support/vfio_user_client_fixture.hpp>
 
 // Doorbells that a server offers as eventfds.
 

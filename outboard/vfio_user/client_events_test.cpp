@@ -5,7 +5,7 @@
 #include <vector>
 
 #include <outboard/testing/manual_loop.hpp>
-#include <outboard/testing/vfio_user_client_fixture.hpp>
+#include <tests/support/vfio_user_client_fixture.hpp>
 
 // What a server tells of: errors and unplug requests.
 
@@ -99,7 +99,7 @@ TEST_F(ClientIsTold, AHandlerThatDestroysTheClientTakesItsMemoryBackFirst) {
   EXPECT_EQ(static_cast<Command>(last->header.command), Command::dma_unmap);
 }
 
-TEST_F(ClientIsTold, AHandlerThatRevokesMayDestroyTheClientWhenItHearsThatItIsGone) {
+TEST_F(ClientIsTold, ARevokingHandlerMayDestroyTheClientWhenItIsGone) {
   client_->on_event([this](pci::Event event) {
     told_.push_back(event);
     if (event == pci::Event::error) client_->revoke();

@@ -7,7 +7,7 @@
 #include <algorithm>
 
 #include <outboard/testing/manual_loop.hpp>
-#include <outboard/testing/vfio_user_client_fixture.hpp>
+#include <tests/support/vfio_user_client_fixture.hpp>
 
 // Memory that the server reaches by messages.
 
@@ -88,7 +88,7 @@ TEST_F(ClientMemory, APostedWriteIsNotAnswered) {
   EXPECT_EQ(memory()[0], std::byte{4});
 }
 
-TEST_F(ClientMemory, Row80_WhatIsNotMappedOrPartlyMappedIsRefusedWithoutEffect) {
+TEST_F(ClientMemory, VU80_WhatIsNotMappedOrPartlyMappedIsRefusedWithoutEffect) {
   memory()[size - 1] = std::byte{7};
   EXPECT_EQ(read_error(address() - 1, 1), EFAULT);
   EXPECT_EQ(read_error(address() + size, 1), EFAULT);
@@ -99,7 +99,7 @@ TEST_F(ClientMemory, Row80_WhatIsNotMappedOrPartlyMappedIsRefusedWithoutEffect) 
   EXPECT_EQ(memory()[size - 1], std::byte{7});
 }
 
-TEST_F(ClientMemory, Row81_CountsBeyondTheLimitOrThePayloadOrTheLastAddress) {
+TEST_F(ClientMemory, VU81_CountsBeyondTheLimitOrThePayloadOrTheLastAddress) {
   EXPECT_EQ(read_error(address(), (1u << 20) + 1), E2BIG);
   EXPECT_EQ(read_error(address(), UINT64_MAX), E2BIG);
   EXPECT_EQ(write_error(address(), UINT64_MAX, 4), E2BIG);
@@ -110,13 +110,13 @@ TEST_F(ClientMemory, Row81_CountsBeyondTheLimitOrThePayloadOrTheLastAddress) {
   EXPECT_EQ(serve(Command::dma_read, testing::pattern(15))->error(), EINVAL);
 }
 
-TEST_F(ClientMemory, Row81_ACountOfZeroSucceeds) {
+TEST_F(ClientMemory, VU81_ACountOfZeroSucceeds) {
   EXPECT_EQ(read_error(address(), 0), 0);
   EXPECT_EQ(read_error(0, 0), 0);
   EXPECT_EQ(write_error(0, 0, 0), 0);
 }
 
-TEST_F(ClientMemory, Row82_ACommandThatComesWhileACallWaitsIsServed) {
+TEST_F(ClientMemory, VU82_ACommandThatComesWhileACallWaitsIsServed) {
   memory()[0] = std::byte{9};
   server_.send(Command::dma_read, joined(spec::DmaAccess{address(), 1}));
   reply(Command::region_read, next_id_++, read_reply(5));
@@ -127,7 +127,7 @@ TEST_F(ClientMemory, Row82_ACommandThatComesWhileACallWaitsIsServed) {
   EXPECT_EQ(answer->payload.back(), std::byte{9});
 }
 
-TEST_F(ClientMemory, Row82_ACommandThatComesRightBehindAReplyIsServedToo) {
+TEST_F(ClientMemory, VU82_ACommandThatComesRightBehindAReplyIsServedToo) {
   // All in one piece. The first two make the client look for more at once: when the reply has been taken, nothing makes the
   // descriptor readable for the last one, which came with it.
   memory()[0] = std::byte{9};
@@ -145,7 +145,7 @@ TEST_F(ClientMemory, Row82_ACommandThatComesRightBehindAReplyIsServedToo) {
   }
 }
 
-TEST_F(ClientMemory, Row82_ACommandThatIsLeftInTheSocketBehindAReplyMakesTheDescriptorReadable) {
+TEST_F(ClientMemory, VU82_ACommandLeftBehindAReplyKeepsTheDescriptorReadable) {
   const auto command = server_.message(11, joined(spec::DmaAccess{address(), 1}), {});
   auto bytes = server_.message(9, read_reply(5), {.flags = spec::flag::reply, .id = next_id_++});
   bytes.insert(bytes.end(), command.begin(), command.end());
@@ -160,7 +160,7 @@ TEST_F(ClientMemory, Row82_ACommandThatIsLeftInTheSocketBehindAReplyMakesTheDesc
   }
 }
 
-TEST_F(ClientMemory, Row85_WhatACallCouldNotSendGoesWhenTheServerReads) {
+TEST_F(ClientMemory, VU85_WhatACallCouldNotSendGoesWhenTheServerReads) {
   const int small = 4096;
   ::setsockopt(client_socket_, SOL_SOCKET, SO_SNDBUF, &small, sizeof small);
   pollfd state{.fd = client_->fd(), .events = POLLIN, .revents = 0};
@@ -182,7 +182,7 @@ TEST_F(ClientMemory, Row85_WhatACallCouldNotSendGoesWhenTheServerReads) {
   EXPECT_EQ(::poll(&state, 1, 0), 0);
 }
 
-TEST_F(ClientMemory, Row82_AFloodOfCommandsIsServedAPieceAtATime) {
+TEST_F(ClientMemory, VU82_AFloodOfCommandsIsServedAPieceAtATime) {
   std::vector<std::byte> bytes;
   const auto posted = server_.message(11, joined(spec::DmaAccess{address(), size}), {.flags = spec::flag::no_reply});
   for (int i = 0; i < 2000; ++i) bytes.insert(bytes.end(), posted.begin(), posted.end());
@@ -198,7 +198,7 @@ TEST_F(ClientMemory, Row82_AFloodOfCommandsIsServedAPieceAtATime) {
   EXPECT_TRUE(server_.receive());
 }
 
-TEST_F(ClientMemory, Row83_DescriptorsAndUnknownCommandsAreRefused) {
+TEST_F(ClientMemory, VU83_DescriptorsAndUnknownCommandsAreRefused) {
   const int fd = ::eventfd(0, EFD_CLOEXEC);
   const std::size_t before = open_fds();
   EXPECT_EQ(serve(Command::dma_read, joined(spec::DmaAccess{address(), 1}), {.fds = {fd}})->error(), EINVAL);
@@ -210,7 +210,7 @@ TEST_F(ClientMemory, Row83_DescriptorsAndUnknownCommandsAreRefused) {
   ::close(fd);
 }
 
-TEST_F(ClientMemory, Row84_AfterItWasTakenBackItIsNotThere) {
+TEST_F(ClientMemory, VU84_AfterItWasTakenBackItIsNotThere) {
   const std::uint64_t at = address();
   unmap();
   EXPECT_EQ(read_error(at, 1), EFAULT);

@@ -2,7 +2,7 @@
 
 #include <gtest/gtest.h>
 
-#include <outboard/testing/vfio_user_client_fixture.hpp>
+#include <tests/support/vfio_user_client_fixture.hpp>
 
 namespace outboard::vfio_user {
 namespace {

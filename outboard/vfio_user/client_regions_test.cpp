@@ -4,9 +4,11 @@
 
 #include <algorithm>
 #include <fstream>
+#include <iterator>
+#include <tuple>
 
-#include <outboard/testing/temp_dir.hpp>
-#include <outboard/testing/vfio_user_client_fixture.hpp>
+#include <tests/support/temp_dir.hpp>
+#include <tests/support/vfio_user_client_fixture.hpp>
 
 // Regions that a server describes, rightly or wrongly.
 
@@ -15,7 +17,6 @@ namespace {
 
 namespace abi = vfio_abi;
 using testing::joined;
-using testing::open_fds;
 using ClientRows = testing::VfioUserClientTest;
 
 class ClientRegions : public ClientRows {
@@ -105,26 +106,26 @@ TEST_F(ClientRegions, ADescriptionThatNeedsMoreRoomIsAskedForOnceMore) {
   EXPECT_EQ(region->areas.size(), 1u);
 }
 
-TEST_F(ClientRegions, Row78_ADescriptionThatGrowsAgainIsRefused) {
+TEST_F(ClientRegions, VU78_ADescriptionThatGrowsAgainIsRefused) {
   second_ = joined(mappable(3000));
   EXPECT_EQ(error_of(bar0(joined(mappable(2000)))), EPROTO);
 }
 
-TEST_F(ClientRegions, Row78_ADescriptionOfAbsurdSizeIsRefusedWithoutASecondTry) {
+TEST_F(ClientRegions, VU78_ADescriptionOfAbsurdSizeIsRefusedWithoutASecondTry) {
   EXPECT_EQ(error_of(bar0(joined(mappable(UINT32_MAX)))), EPROTO);
 }
 
-TEST_F(ClientRegions, Row78_AnArgszBelowTheFixedPartIsRefused) {
+TEST_F(ClientRegions, VU78_AnArgszBelowTheFixedPartIsRefused) {
   EXPECT_EQ(error_of(bar0(joined(mappable(31)))), EPROTO);
 }
 
-TEST_F(ClientRegions, Row78_ADescriptionOfAnotherRegionIsRefused) {
+TEST_F(ClientRegions, VU78_ADescriptionOfAnotherRegionIsRefused) {
   auto info = mappable();
   info.index = 1;
   EXPECT_EQ(error_of(bar0(joined(info), {file_.get()})), EPROTO);
 }
 
-TEST_F(ClientRegions, Row78_AChainThatLoopsOrPointsOutsideIsRefused) {
+TEST_F(ClientRegions, VU78_AChainThatLoopsOrPointsOutsideIsRefused) {
   const abi::SparseMmapArea area{0x1000, 0x1000};
   for (const std::uint32_t cap_offset : {8u, 31u, 33u, 44u, 64u, 0x40000000u, UINT32_MAX - 7}) {
     EXPECT_EQ(error_of(bar0(joined(mappable(64, cap_offset), sparse(1), area), {file_.get()})), EPROTO) << cap_offset;
@@ -134,14 +135,14 @@ TEST_F(ClientRegions, Row78_AChainThatLoopsOrPointsOutsideIsRefused) {
   }
 }
 
-TEST_F(ClientRegions, Row78_MoreAreasThanBytesAreRefused) {
+TEST_F(ClientRegions, VU78_MoreAreasThanBytesAreRefused) {
   const abi::SparseMmapArea area{0x1000, 0x1000};
   for (const std::uint32_t count : {2u, 0x10000000u, UINT32_MAX}) {
     EXPECT_EQ(error_of(bar0(joined(mappable(64, 32), sparse(count), area), {file_.get()})), EPROTO);
   }
 }
 
-TEST_F(ClientRegions, Row78_ABarWhoseSizeIsNoPowerOfTwoIsRefused) {
+TEST_F(ClientRegions, VU78_ABarWhoseSizeIsNoPowerOfTwoIsRefused) {
   auto info = mappable();
   for (const std::uint64_t size : {UINT64_C(3), bar_size + 1, UINT64_MAX}) {
     info.size = size;
@@ -149,7 +150,7 @@ TEST_F(ClientRegions, Row78_ABarWhoseSizeIsNoPowerOfTwoIsRefused) {
   }
 }
 
-TEST_F(ClientRegions, Row78_AnOffsetThatWrapsIsNotMapped) {
+TEST_F(ClientRegions, VU78_AnOffsetThatWrapsIsNotMapped) {
   auto info = mappable();
   for (const std::uint64_t offset : {UINT64_MAX - 0xfff, UINT64_MAX - 0x3fff, UINT64_C(0x1000), UINT64_C(1)}) {
     info.offset = offset;
@@ -159,7 +160,7 @@ TEST_F(ClientRegions, Row78_AnOffsetThatWrapsIsNotMapped) {
   }
 }
 
-TEST_F(ClientRegions, Row78_AreasThatCannotBeMappedAreDropped) {
+TEST_F(ClientRegions, VU78_AreasThatCannotBeMappedAreDropped) {
   const auto region =
       bar0(joined(mappable(144, 32), sparse(6), abi::SparseMmapArea{0x1001, 0x1000}, abi::SparseMmapArea{0x1000, 0x800},
                   abi::SparseMmapArea{0x3000, 0x2000}, abi::SparseMmapArea{UINT64_MAX - 0xfff, 0x2000},
@@ -170,14 +171,14 @@ TEST_F(ClientRegions, Row78_AreasThatCannotBeMappedAreDropped) {
   EXPECT_EQ(region->areas[0].offset, 0x2000u);
 }
 
-TEST_F(ClientRegions, Row79_MmapWithoutADescriptorIsATrappedRegion) {
+TEST_F(ClientRegions, VU79_MmapWithoutADescriptorIsATrappedRegion) {
   const auto region = bar0(joined(mappable()));
   ASSERT_TRUE(region);
   EXPECT_TRUE(region->areas.empty());
   EXPECT_EQ(error_of(client_->map_window(0, 0, 4096)), ENOTSUP);
 }
 
-TEST_F(ClientRegions, Row79_AFileShorterThanTheAreaIsATrappedRegion) {
+TEST_F(ClientRegions, VU79_AFileShorterThanTheAreaIsATrappedRegion) {
   const UniqueFd small = testing::make_sealed_memfd(0x3000);
   EXPECT_TRUE(bar0(joined(mappable()), {small.get()})->areas.empty());
   const UniqueFd other(::eventfd(0, EFD_CLOEXEC));

@@ -3,7 +3,7 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
-#include <outboard/testing/vfio_user_client_fixture.hpp>
+#include <tests/support/vfio_user_client_fixture.hpp>
 
 // Rows that bind both sides (docs/spec-map.md, VU), shown on the client's.
 
@@ -43,7 +43,7 @@ class NoMoreDescriptors {
   rlimit saved_{};
 };
 
-TEST_F(ClientToo, Row08_UnknownFlagsOfAReplyAreIgnored) {
+TEST_F(ClientToo, VU8_UnknownFlagsOfAReplyAreIgnored) {
   connect();
   for (const std::uint32_t unknown : {0x40u, 0x80000000u, 0xffffffc0u}) {
     server_.send(Command::region_read, read_reply(7), {.flags = spec::flag::reply | unknown, .id = next_id_++});
@@ -55,7 +55,7 @@ TEST_F(ClientToo, Row08_UnknownFlagsOfAReplyAreIgnored) {
   EXPECT_TRUE(alive());
 }
 
-TEST_F(ClientToo, Row08_UnknownFlagsAndAnErrorInACommandAreIgnored) {
+TEST_F(ClientToo, VU8_UnknownFlagsAndAnErrorInACommandAreIgnored) {
   connect();
   const spec::DmaAccess nowhere{0x1000, 4};
   server_.send(Command::dma_read, testing::joined(nowhere),
@@ -68,8 +68,8 @@ TEST_F(ClientToo, Row08_UnknownFlagsAndAnErrorInACommandAreIgnored) {
   EXPECT_EQ(answer->error(), EFAULT);
 }
 
-TEST_F(ClientToo, Row09_AsManyDescriptorsAsAMessageCarriesAreAllClosedAndFailTheRequest) {
-  // A client takes what Linux lets through, so more than it takes can only be more than it has room for (row 12).
+TEST_F(ClientToo, VU9_TheMaximumOfDescriptorsIsClosedAndFailsTheRequest) {
+  // A client takes what Linux lets through, so more than it takes can only be more than it has room for (VU-12).
   connect();
   const auto fds = eventfds(spec::kernel_max_fds);
   const std::size_t before = open_fds();
@@ -80,7 +80,7 @@ TEST_F(ClientToo, Row09_AsManyDescriptorsAsAMessageCarriesAreAllClosedAndFailThe
   EXPECT_TRUE(alive());
 }
 
-TEST_F(ClientToo, Row12_NoDescriptorsLeftToReceiveWithFailsTheRequestAndEndsTheConnection) {
+TEST_F(ClientToo, VU12_WithoutFreeDescriptorsTheConnectionEnds) {
   connect();
   const auto fds = eventfds(2);
   const std::size_t before = open_fds();

@@ -5,9 +5,10 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <tuple>
 
-#include <outboard/testing/temp_dir.hpp>
-#include <outboard/testing/vfio_user_client_fixture.hpp>
+#include <tests/support/temp_dir.hpp>
+#include <tests/support/vfio_user_client_fixture.hpp>
 
 // Messages: rows of docs/spec-map.md (VU) that a client has to keep.
 
@@ -52,7 +53,7 @@ TEST_F(ClientRows, ABoundIsCheckedBeforeAnythingIsSent) {
   EXPECT_FALSE(server_.receive());
 }
 
-TEST_F(ClientRows, Row01_EofBetweenMessagesIsToldOnceAndForAll) {
+TEST_F(ClientRows, VU1_EofBetweenMessagesIsToldOnceAndForAll) {
   connect();
   server_.close();
   int gone = 0;
@@ -63,7 +64,7 @@ TEST_F(ClientRows, Row01_EofBetweenMessagesIsToldOnceAndForAll) {
   expect_dead(ECONNRESET);
 }
 
-TEST_F(ClientRows, Row04_AMessageThatStallsEndsTheConnection) {
+TEST_F(ClientRows, VU4_AMessageThatStallsEndsTheConnection) {
   options_.timeout = std::chrono::milliseconds(20);
   connect();
   const auto bytes = server_.message(9, read_reply(77), {.flags = 1, .id = next_id_});
@@ -74,7 +75,7 @@ TEST_F(ClientRows, Row04_AMessageThatStallsEndsTheConnection) {
   EXPECT_TRUE(client_->gone());
 }
 
-TEST_F(ClientRows, Row04_ALateMessageMayEndAfterADeadline) {
+TEST_F(ClientRows, VU4_ALateMessageMayEndAfterADeadline) {
   options_.timeout = std::chrono::milliseconds(20);
   connect();
   const auto bytes = server_.message(9, read_reply(77), {.flags = 1, .id = next_id_++});
@@ -84,7 +85,7 @@ TEST_F(ClientRows, Row04_ALateMessageMayEndAfterADeadline) {
   EXPECT_TRUE(alive());
 }
 
-TEST_F(ClientRows, Row05AndRow06AndRow07_AHeaderThatIsNoneIsFatal) {
+TEST_F(ClientRows, VU5And6And7_AHeaderThatIsNoneIsFatal) {
   const testing::VfioUserPeer::Shape shapes[] = {{.flags = 1, .size = 15},
                                                  {.flags = 1, .size = 0},
                                                  {.flags = 1, .size = UINT32_MAX},
@@ -102,14 +103,14 @@ TEST_F(ClientRows, Row05AndRow06AndRow07_AHeaderThatIsNoneIsFatal) {
   }
 }
 
-TEST_F(ClientRows, Row03_AReplyInPiecesIsPutTogether) {
+TEST_F(ClientRows, VU3_AReplyInPiecesIsPutTogether) {
   connect();
   const auto bytes = server_.message(9, read_reply(77), {.flags = 1, .id = next_id_++});
   for (std::size_t i = 0; i < bytes.size(); ++i) server_.send_bytes(Bytes(bytes).subspan(i, 1));
   EXPECT_EQ(read().value(), 77u);
 }
 
-TEST_F(ClientRows, Row10_DescriptorsWithABodyAreFatal) {
+TEST_F(ClientRows, VU10_DescriptorsWithABodyAreFatal) {
   connect();
   const int fd = ::eventfd(0, EFD_CLOEXEC);
   const auto bytes = server_.message(9, read_reply(77), {.flags = 1, .id = next_id_});
@@ -122,7 +123,7 @@ TEST_F(ClientRows, Row10_DescriptorsWithABodyAreFatal) {
   ::close(fd);
 }
 
-TEST_F(ClientRows, Row11_DescriptorsWithAReplyThatHasNoneFailThatRequest) {
+TEST_F(ClientRows, VU11_DescriptorsWithAReplyThatHasNoneFailThatRequest) {
   connect();
   const int fd = ::eventfd(0, EFD_CLOEXEC);
   const std::size_t before = open_fds();
@@ -133,21 +134,21 @@ TEST_F(ClientRows, Row11_DescriptorsWithAReplyThatHasNoneFailThatRequest) {
   ::close(fd);
 }
 
-TEST_F(ClientRows, Row69_AReplyThatAnswersNothingIsFatal) {
+TEST_F(ClientRows, VU69_AReplyThatAnswersNothingIsFatal) {
   connect();
   reply(Command::region_read, static_cast<std::uint16_t>(next_id_ + 5), read_reply(1));
   EXPECT_EQ(error_of(read()), EPROTO);
   expect_dead(EPROTO);
 }
 
-TEST_F(ClientRows, Row70_AReplyForAnotherCommandIsFatal) {
+TEST_F(ClientRows, VU70_AReplyForAnotherCommandIsFatal) {
   connect();
   reply(Command::region_write, next_id_, read_reply(1));
   EXPECT_EQ(error_of(read()), EPROTO);
   expect_dead(EPROTO);
 }
 
-TEST_F(ClientRows, Row71_AReplyLongerThanAskedForIsFatal) {
+TEST_F(ClientRows, VU71_AReplyLongerThanAskedForIsFatal) {
   connect();
   auto payload = read_reply(1);
   payload.push_back(std::byte{0});
@@ -155,7 +156,7 @@ TEST_F(ClientRows, Row71_AReplyLongerThanAskedForIsFatal) {
   expect_dead(EPROTO);
 }
 
-TEST_F(ClientRows, Row71_AReplyShorterThanItsFixedPartFailsThatRequest) {
+TEST_F(ClientRows, VU71_AReplyShorterThanItsFixedPartFailsThatRequest) {
   connect();
   for (const std::size_t size : {0u, 1u, 15u}) {
     EXPECT_EQ(error_of(read_answered(Bytes(read_reply(1)).first(size))), EPROTO);
@@ -163,7 +164,7 @@ TEST_F(ClientRows, Row71_AReplyShorterThanItsFixedPartFailsThatRequest) {
   EXPECT_TRUE(alive());
 }
 
-TEST_F(ClientRows, Row72_AReadReplyWithAnotherCountFailsAndCopiesNothing) {
+TEST_F(ClientRows, VU72_AReadReplyWithAnotherCountFailsAndCopiesNothing) {
   connect();
   for (const std::uint32_t count : {0u, 3u, 5u, UINT32_MAX}) {
     const spec::RegionAccess echo{.offset = 8, .region = 0, .count = count};
@@ -175,7 +176,7 @@ TEST_F(ClientRows, Row72_AReadReplyWithAnotherCountFailsAndCopiesNothing) {
   EXPECT_TRUE(alive());
 }
 
-TEST_F(ClientRows, Row72_AWriteReplyWithAnotherCountFails) {
+TEST_F(ClientRows, VU72_AWriteReplyWithAnotherCountFails) {
   connect();
   const std::uint32_t value = 1;
   reply(Command::region_write, next_id_++, joined(spec::RegionAccess{.offset = 8, .region = 0, .count = 3}));
@@ -183,7 +184,7 @@ TEST_F(ClientRows, Row72_AWriteReplyWithAnotherCountFails) {
   EXPECT_TRUE(alive());
 }
 
-TEST_F(ClientRows, Row73_AnErrorReplyIsNeverSuccessAndItsPayloadIsDrained) {
+TEST_F(ClientRows, VU73_AnErrorReplyIsNeverSuccessAndItsPayloadIsDrained) {
   connect();
   for (const auto& [sent, expected] :
        {std::pair<std::uint32_t, int>{0, EIO}, {EACCES, EACCES}, {4096, EIO}, {UINT32_MAX, EIO}}) {
@@ -193,7 +194,7 @@ TEST_F(ClientRows, Row73_AnErrorReplyIsNeverSuccessAndItsPayloadIsDrained) {
   EXPECT_TRUE(alive());
 }
 
-TEST_F(ClientRows, Row74_NoReplyInTimeIsTimedOutAndTheLateOneDropped) {
+TEST_F(ClientRows, VU74_NoReplyInTimeIsTimedOutAndTheLateOneDropped) {
   options_.timeout = std::chrono::milliseconds(30);
   connect();
   EXPECT_EQ(error_of(read()), ETIMEDOUT);
@@ -202,7 +203,7 @@ TEST_F(ClientRows, Row74_NoReplyInTimeIsTimedOutAndTheLateOneDropped) {
   EXPECT_FALSE(client_->gone());
 }
 
-TEST_F(ClientRows, Row74_ALateReplyForAnotherCommandIsFatal) {
+TEST_F(ClientRows, VU74_ALateReplyForAnotherCommandIsFatal) {
   options_.timeout = std::chrono::milliseconds(30);
   connect();
   EXPECT_EQ(error_of(read()), ETIMEDOUT);
@@ -210,7 +211,7 @@ TEST_F(ClientRows, Row74_ALateReplyForAnotherCommandIsFatal) {
   EXPECT_EQ(error_of(read()), EPROTO);
 }
 
-TEST_F(ClientRows, Row75_APeerThatClosesInTheMiddleOfAReplyWakesWhoWaits) {
+TEST_F(ClientRows, VU75_APeerThatClosesInTheMiddleOfAReplyWakesWhoWaits) {
   connect();
   const auto bytes = server_.message(9, read_reply(77), {.flags = 1, .id = next_id_});
   server_.send_bytes(Bytes(bytes).first(30));
@@ -219,7 +220,7 @@ TEST_F(ClientRows, Row75_APeerThatClosesInTheMiddleOfAReplyWakesWhoWaits) {
   expect_dead(ECONNRESET);
 }
 
-TEST_F(ClientRows, Row75_RequestsThatAreOnTheirWayTogetherAllFail) {
+TEST_F(ClientRows, VU75_RequestsThatAreOnTheirWayTogetherAllFail) {
   connect();
   server_.close();
   EXPECT_EQ(error_of(client_->enable_interrupts(pci::InterruptKind::msix, 4)), ECONNRESET);
@@ -227,7 +228,7 @@ TEST_F(ClientRows, Row75_RequestsThatAreOnTheirWayTogetherAllFail) {
   EXPECT_EQ(error_of(client_->dma().allocate(4096)), ECONNRESET);
 }
 
-TEST_F(ClientRows, Row76_AVersionThatCannotBeLivedWithIsRefused) {
+TEST_F(ClientRows, VU76_AVersionThatCannotBeLivedWithIsRefused) {
   const auto refused = [this](const std::string& json, std::uint16_t major = 0, std::uint16_t minor = 0) {
     std::tie(server_, socket_) = testing::VfioUserPeer::pair();
     reply_version(json, major, minor);
@@ -251,7 +252,7 @@ TEST_F(ClientRows, Row76_AVersionThatCannotBeLivedWithIsRefused) {
   EXPECT_TRUE(refused(R"({"capabilities":{"twin_socket":{"supported":true,"fd_index":0}}})"));
 }
 
-TEST_F(ClientRows, Row76_AVersionReplyWithoutCapabilitiesMeansTheDefaults) {
+TEST_F(ClientRows, VU76_AVersionReplyWithoutCapabilitiesMeansTheDefaults) {
   reply(Command::version, version_id, joined(spec::Version{}));
   reply_info();
   reply_regions();
@@ -259,7 +260,7 @@ TEST_F(ClientRows, Row76_AVersionReplyWithoutCapabilitiesMeansTheDefaults) {
   EXPECT_TRUE(make());
 }
 
-TEST_F(ClientRows, Row77_CountsThatCannotBeMeantAreRefused) {
+TEST_F(ClientRows, VU77_CountsThatCannotBeMeantAreRefused) {
   const std::array<std::uint32_t, 3> infos[] = {{3, 7, 5},  {3, 101, 5},        {3, UINT32_MAX, 5}, {3, 9, 2},
                                                 {3, 9, 51}, {3, 9, UINT32_MAX}, {1, 9, 5} /* no PCI */};
   for (const auto& [flags, regions, irqs] : infos) {
@@ -314,7 +315,7 @@ TEST_F(ClientRows, APostedWriteAsksForNoReply) {
   EXPECT_EQ(message->payload, joined(spec::RegionAccess{.offset = 8, .region = 0, .count = 4}, value));
 }
 
-TEST_F(ClientRows, Row85_PostedWritesThatNobodyReadsEndInAnErrorNotInAHang) {
+TEST_F(ClientRows, VU85_PostedWritesThatNobodyReadsEndInAnErrorNotInAHang) {
   options_.timeout = std::chrono::milliseconds(30);
   connect();
   const std::vector<std::byte> data(4096);

@@ -7,11 +7,11 @@
 
 #include <outboard/pci/registers.hpp>
 #include <outboard/testing/manual_loop.hpp>
-#include <outboard/testing/plain_function.hpp>
-#include <outboard/testing/temp_dir.hpp>
-#include <outboard/testing/vfio_user_peer.hpp>
 #include <outboard/vfio_user/client.hpp>
 #include <outboard/vfio_user/server.hpp>
+#include <tests/support/plain_function.hpp>
+#include <tests/support/temp_dir.hpp>
+#include <tests/support/vfio_user_peer.hpp>
 
 // Client and server, each on a thread of its own, over a real socket.
 
@@ -134,7 +134,7 @@ TEST_F(ClientAndServer, MappedMemoryIsReachedByTheFunction) {
   EXPECT_TRUE(std::ranges::equal(buffer->bytes().first(4096), buffer->bytes().subspan(4096)));
 }
 
-TEST_F(ClientAndServer, Row82_MemoryWithoutAFileIsReachedByMessagesWhileACallWaits) {
+TEST_F(ClientAndServer, VU82_MemoryWithoutAFileIsReachedByMessagesWhileACallWaits) {
   serve();
   const auto client = connect();
   void* const pages = ::mmap(nullptr, 8192, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
@@ -151,7 +151,7 @@ TEST_F(ClientAndServer, Row82_MemoryWithoutAFileIsReachedByMessagesWhileACallWai
   ::munmap(pages, 8192);
 }
 
-TEST_F(ClientAndServer, Row84_MemoryThatWasTakenBackIsReachedNoMore) {
+TEST_F(ClientAndServer, VU84_MemoryThatWasTakenBackIsReachedNoMore) {
   serve();
   const auto client = connect();
   auto buffer = client->dma().allocate(UINT64_C(4) << 20);  // an arena of its own
@@ -205,7 +205,7 @@ TEST_F(ClientAndServer, DoorbellsAreRungByEventfd) {
   EXPECT_TRUE(client->io_eventfds(1).value().empty());
 }
 
-TEST_F(ClientAndServer, ResetReturnsTheDeviceToPowerOnAndRestoresWhatTheLibraryKeeps) {
+TEST_F(ClientAndServer, ResetReturnsToPowerOnAndRestoresWhatTheLibraryKeeps) {
   serve();
   const auto client = connect();
   ASSERT_TRUE(client->enable_bus_master());
@@ -234,7 +234,7 @@ TEST_F(ClientAndServer, WhatIsRevokedReadsAsAllOnesAndSaysEnodev) {
   EXPECT_TRUE(connect()) << "and the server has it back";
 }
 
-TEST_F(ClientAndServer, Row65_ASecondClientIsToldWhoHasTheFunction) {
+TEST_F(ClientAndServer, VU65_ASecondClientIsToldWhoHasTheFunction) {
   serve();
   const auto client = connect();
   const auto second = Client::connect(path());
@@ -255,7 +255,7 @@ TEST_F(ClientAndServer, ClientsFollowEachOther) {
   }
 }
 
-TEST_F(ClientAndServer, Row75_WhenTheServerEndsEveryCallSaysSoAndWindowsReadAllOnes) {
+TEST_F(ClientAndServer, VU75_WhenTheServerEndsEveryCallSaysSoAndWindowsReadAllOnes) {
   serve();
   testing::ManualLoop loop;
   const auto client = connect();
@@ -285,7 +285,7 @@ TEST_F(ClientAndServer, Row75_WhenTheServerEndsEveryCallSaysSoAndWindowsReadAllO
   EXPECT_EQ(window.read<std::uint32_t>(PlainFunction::area_size - 4), 0xffffffffu);
 }
 
-TEST(ClientOfAFloodingServer, Row74_ACallThatSpinsEndsInTimeWhateverElseComes) {
+TEST(ClientOfAFloodingServer, VU74_ACallThatSpinsEndsInTimeWhateverElseComes) {
   auto [peer, socket] = testing::VfioUserPeer::pair();
   // Answers VERSION; to what follows, it only sends posted commands without end.
   std::thread server([&peer] {

@@ -21,9 +21,9 @@ constexpr std::uint64_t default_pgsizes = 4096;
 /// Of one SCM_RIGHTS message, by Linux.
 constexpr unsigned kernel_max_fds = 253;
 /// A VERSION reply longer than this does not fit the request buffer of QEMU 11.
-constexpr std::size_t longest_version_reply = 214;
+constexpr std::size_t max_version_reply = 214;
 /// DMA by messages: QEMU cuts longer replies short when they do not fit its socket buffer.
-constexpr std::uint64_t longest_dma_message = 65536;
+constexpr std::uint64_t max_dma_message = 65536;
 
 enum class Command : std::uint16_t {
   version = 1,
@@ -120,7 +120,7 @@ static_assert(offsetof(IoEventFd, size) == 8 && offsetof(IoEventFd, fd_index) ==
               offsetof(IoEventFd, type) == 20 && offsetof(IoEventFd, flags) == 24 &&
               offsetof(IoEventFd, datamatch) == 32);
 
-/// The same as libvfio-user sends it; told apart by the distance of the sub-regions.
+/// The same as libvfio-user sends it; distinguished by the distance of the sub-regions.
 struct IoEventFdWithShadow {
   std::uint64_t offset;
   std::uint64_t size;

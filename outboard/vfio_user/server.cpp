@@ -5,39 +5,40 @@
 
 #include <algorithm>
 
-#include <outboard/base/budget.hpp>
-#include <outboard/base/log_limit.hpp>
+#include <outboard/base/internal/budget.hpp>
+#include <outboard/base/internal/log_limit.hpp>
 #include <outboard/base/reactor.hpp>
 #include <outboard/memory/fault_guard.hpp>
-#include <outboard/vfio_user/refusal.hpp>
-#include <outboard/vfio_user/session.hpp>
+#include <outboard/vfio_user/internal/refusal.hpp>
+#include <outboard/vfio_user/internal/session.hpp>
+#include <outboard/vfio_user/internal/socket_path.hpp>
 
 namespace outboard::vfio_user {
 namespace {
 
-constexpr std::size_t least_transfer = 4096;  // all of configuration space in one read, as QEMU does
-constexpr std::size_t largest_transfer = std::size_t{64} << 20;
+constexpr std::size_t min_transfer = 4096;  // all of configuration space in one read, as QEMU does
+constexpr std::size_t max_transfer = std::size_t{64} << 20;
 constexpr int accepts_per_turn = 8;
-/// The client that could not be accepted keeps the socket readable.
+/// A connection that could not be accepted keeps the socket readable.
 constexpr Duration accept_pause = std::chrono::seconds(1);
 
-/// The most descriptors that a client can make this process hold: its connection, those of a message that is on its way, those
-/// of replies that it does not read, and an eventfd for each interrupt; and the connections of those who come meanwhile.
-std::uint64_t descriptors_of_a_client(const pci::Function& function) {
+/// The most descriptors that a client can make this process hold: its connection, those of one message, those of replies that
+/// it does not read, and an eventfd for each interrupt; besides, the connections of clients that are being refused.
+std::uint64_t max_descriptors_of_a_client(const pci::Function& function) {
   std::uint64_t count = 1 + (Session::Limits{}.max_fds + 1) + Session::max_queued_fds + Refusals::max_waiting;
   for (unsigned kind = 0; kind < pci::interrupt_kind_count; ++kind) {
     count += function.interrupts(static_cast<pci::InterruptKind>(kind)).count;
   }
-  return count + 3;  // INTx has one to unmask it, too; MSI and MSI-X each one for what is not bound
+  return count + 3;  // INTx has one more to unmask it; MSI and MSI-X each have one for vectors that are not bound
 }
 
 Session::Limits session_limits(const Server::Options& options, std::shared_ptr<Budget::Share> share,
                                std::shared_ptr<Budget::OpenDescriptors> eventfds) {
-  return {.max_data_transfer = std::clamp(options.max_data_transfer, least_transfer, largest_transfer),
+  return {.max_data_transfer = std::clamp(options.max_data_transfer, min_transfer, max_transfer),
           .max_queued = std::max(std::size_t{8} << 20, 2 * options.max_data_transfer),
-          .stall_deadline = options.stall_deadline,
-          .slow_operation = options.slow_operation,
-          .dma_deadline = options.dma_deadline,
+          .stall_timeout = options.stall_timeout,
+          .operation_timeout = options.operation_timeout,
+          .dma_timeout = options.dma_timeout,
           .share = std::move(share),
           .eventfds = std::move(eventfds)};
 }
@@ -46,7 +47,7 @@ UniqueFd spare_descriptor() { return UniqueFd(::open("/dev/null", O_RDONLY | O_C
 
 }  // namespace
 
-// In the order of construction: what is destroyed first depends on what is destroyed last.
+// Members that are declared later use those declared before.
 struct Server::State {
   State(ListeningSocket reserved, Options chosen) : options(std::move(chosen)), socket(std::move(reserved)) {}
   ~State() {
@@ -69,11 +70,11 @@ struct Server::State {
   int finish();
 
   Options options;
-  Log client_log;  // for what clients bring about
+  Log client_log;  // for what clients cause: at a limited rate
   ListeningSocket socket;
   std::unique_ptr<Reactor> own;
   Loop* loop = nullptr;
-  UniqueFd spare = spare_descriptor();  // to have one left to refuse a client with
+  UniqueFd spare = spare_descriptor();  // closed to accept, and close, a connection when descriptors have run out
   std::unique_ptr<pci::Function> function;
   std::shared_ptr<Budget::Share> share;
   std::shared_ptr<Budget::OpenDescriptors> eventfds;  ///< the function keeps some when its client has gone
@@ -81,13 +82,13 @@ struct Server::State {
   Registration watch;
   bool listening = true;
   Registration retry;  ///< for accepting, after it has failed
-  Registration patience;  ///< for the release of the client before, while the next one waits
+  Registration release_timer;  ///< for the release of the last client, while the next one waits
   bool release_is_late = false;
   std::shared_ptr<Session> session;
   Peer client;
 };
 
-/// Everything but the socket: what fails does so before a client finds anything.
+/// Everything but the socket: a failure comes before a client can find it.
 Status Server::State::prepare(pci::FunctionFactory factory) {
   loop = options.loop;
   if (loop == nullptr) {
@@ -95,14 +96,15 @@ Status Server::State::prepare(pci::FunctionFactory factory) {
     loop = own.get();
   }
   client_log = limited(options.log, loop->clock());
-  // A driver can break its device as often as it resets it: a rate of its own, which no other client's lines use up.
+  // A driver can break its device as often as it resets it: the function's lines have a rate of their own.
   OUTBOARD_TRY(function, factory(*loop, limited(options.log, loop->clock())));
-  OUTBOARD_TRY(share, process_budget()->join(descriptors_of_a_client(*function)));
+  OUTBOARD_TRY(share, process_budget()->join(max_descriptors_of_a_client(*function)));
   eventfds = std::make_shared<Budget::OpenDescriptors>(share);
-  refusals.emplace(*loop, options.stall_deadline, share);
+  refusals.emplace(*loop, options.stall_timeout, share);
   if (const auto ready = prepare_to_signal_peers(); !ready)
-    options.log.warning("a client that means harm can hold this server, and other clients' devices with it: {}; {}",
-                        ready.error().message(), ready.error().cure());
+    options.log.warning(
+        "a malicious client can block this server, and the devices of other clients in this process: {}; {}",
+        ready.error().message(), ready.error().cure());
   return {};
 }
 
@@ -113,7 +115,7 @@ Status Server::State::watch_socket() {
 
 void Server::State::on_connection() {
   for (int i = 0; i < accepts_per_turn; ++i) {
-    // A client that has left may have been followed by the next one before we were told: that one waits its turn.
+    // The next client may connect before the server has seen that the last one left: it waits its turn.
     if (session && !release_is_late && (session->ending() || session->peer_hung_up())) return pause_listening();
     if (!accept_one()) return;
   }
@@ -134,7 +136,8 @@ bool Server::State::accept_one() {
   return true;
 }
 
-/// Out of descriptors: without this the connection would stay. False, with errno: it does.
+/// Out of descriptors: accepts a connection and closes it; else it would keep the socket readable. False, with errno: it could
+/// not.
 bool Server::State::turn_away() {
   spare.reset();
   UniqueFd connection(::accept4(socket.fd(), nullptr, nullptr, SOCK_CLOEXEC));
@@ -142,12 +145,12 @@ bool Server::State::turn_away() {
   const bool turned_away = connection.valid();
   connection.reset();
   spare = spare_descriptor();
-  if (turned_away) client_log.error("out of file descriptors: a client is turned away");
+  if (turned_away) client_log.error("out of file descriptors: a client's connection was closed");
   errno = error;
   return turned_away;
 }
 
-/// A security module, a limit, a lack of memory: looking again at once would be a busy loop.
+/// accept() fails for a security module, a limit or a lack of memory. Trying again at once would be a busy loop.
 void Server::State::back_off(int error) {
   if (!std::exchange(listening, false)) return;
   client_log.error("no client can be accepted: {}; trying again each second", Error(error).what());
@@ -172,7 +175,7 @@ void Server::State::serve(UniqueFd connection) {
 void Server::State::refuse(UniqueFd connection) {
   const Peer other = peer_of(connection).value_or(Peer{});
   if (session->ending()) {
-    client_log.warning("{} is refused: the device still uses the memory of {}, which has gone", other.describe(),
+    client_log.warning("{} is refused: the device still uses the memory of {}, which has left", other.describe(),
                        client.describe());
   } else {
     client_log.warning("{} is refused: {} is being served", other.describe(), client.describe());
@@ -183,18 +186,18 @@ void Server::State::refuse(UniqueFd connection) {
 void Server::State::ended() {
   socket.note_client(std::nullopt);
   session.reset();
-  patience.reset();
+  release_timer.reset();
   release_is_late = false;
   listen_again();
 }
 
-/// The next client waits for the release of the last one, which is quick where no back end hangs. After that it is told that
-/// the device is busy, as everybody who comes before the release has ended.
+/// The next client waits while the function releases the last one, which is quick unless a back end hangs. After operation_timeout
+/// it is refused (EBUSY), as is each client that connects before the release has ended.
 void Server::State::pause_listening() {
   if (!std::exchange(listening, false)) return;
   [[maybe_unused]] const auto paused = loop->rewatch(watch, Ready::none);
-  patience = loop->after(options.slow_operation, [this] {
-    patience.reset();
+  release_timer = loop->after(options.operation_timeout, [this] {
+    release_timer.reset();
     release_is_late = session != nullptr;
     listen_again();
   });
@@ -208,7 +211,7 @@ void Server::State::listen_again() {
   }
 }
 
-/// After stop(), on the server's own loop: until the client has gone and the function has let go of it.
+/// After stop(), on the server's own loop: until the client has left and the function has released it.
 void Server::State::run_while_served(Duration limit) {
   bool in_time = true;
   const Registration timer = loop->after(limit, [&in_time] { in_time = false; });
@@ -218,27 +221,27 @@ void Server::State::run_while_served(Duration limit) {
 }
 
 void Server::State::ask_to_leave() {
-  if (options.unplug_wait == Duration::zero() || session->ending() || !session->hears_requests()) return;
-  options.log.info("{} is asked to let go of the device", client.describe());
+  if (options.unplug_timeout == Duration::zero() || session->ending() || !session->hears_requests()) return;
+  options.log.info("asking {} to release the device", client.describe());
   if (const auto asked = function->trigger_interrupts(pci::InterruptKind::request, 0, 1); !asked) {
-    options.log.warning("{} cannot be asked to let go: {}", client.describe(), asked.error().message());
+    options.log.warning("{} cannot be asked to release the device: {}", client.describe(), asked.error().message());
     return;
   }
-  run_while_served(options.unplug_wait);
-  if (session) options.log.warning("{} keeps the device: its connection is ended", client.describe());
+  run_while_served(options.unplug_timeout);
+  if (session) options.log.warning("{} did not release the device in time: it is disconnected", client.describe());
 }
 
-/// After stop(): the function gets a limited time to let go of the client.
+/// After stop(): the function gets a limited time to release the client.
 int Server::State::finish() {
   watch.reset();
   retry.reset();
-  patience.reset();
-  listening = true;  // nobody is admitted any more, and nothing is left to be taken up again
+  release_timer.reset();
+  listening = true;  // so that listen_again() does nothing: no client is accepted any more
   if (session) ask_to_leave();
   if (!session) return 0;
   session->end(Error(ECANCELED, "the server ends"));
-  run_while_served(options.slow_operation);
-  if (session) options.log.error("the device did not let go of its client in time");
+  run_while_served(options.operation_timeout);
+  if (session) options.log.error("the device did not release its client in time");
   return 0;
 }
 
@@ -256,7 +259,7 @@ Result<Server> Server::make(ListeningSocket socket, pci::FunctionFactory factory
 }
 
 Result<Server> Server::listen(const std::string& path, pci::FunctionFactory factory, Options options) {
-  OUTBOARD_TRY(auto socket, ListeningSocket::reserve(path));
+  OUTBOARD_TRY(auto socket, ListeningSocket::reserve(path, Clock::system().now() + options.path_timeout));
   return make(std::move(socket), std::move(factory), std::move(options));
 }
 

@@ -4,10 +4,11 @@
 #include <unistd.h>
 
 #include <filesystem>
+#include <iterator>
 
-#include <outboard/testing/vfio_user_server_fixture.hpp>
-#include <outboard/vfio_user/negotiation.hpp>
-#include <outboard/vfio_user/session.hpp>
+#include <outboard/vfio_user/internal/negotiation.hpp>
+#include <outboard/vfio_user/internal/session.hpp>
+#include <tests/support/vfio_user_server_fixture.hpp>
 
 // Rows of docs/spec-map.md (VU) that concern the connection as a whole.
 
@@ -42,7 +43,7 @@ class ServerConnection : public testing::VfioUserServerTest {
   }
 };
 
-TEST_F(ServerConnection, Row01_EofBetweenMessagesEndsTheConnectionInOrder) {
+TEST_F(ServerConnection, VU1_EofBetweenMessagesEndsTheConnectionInOrder) {
   Peer peer = client();
   ASSERT_TRUE(alive(peer));
 
@@ -54,7 +55,7 @@ TEST_F(ServerConnection, Row01_EofBetweenMessagesEndsTheConnectionInOrder) {
   EXPECT_TRUE(alive(next));
 }
 
-TEST_F(ServerConnection, Row02_EofInsideAMessageDropsItAndItsDescriptors) {
+TEST_F(ServerConnection, VU2_EofInsideAMessageDropsItAndItsDescriptors) {
   const auto spare = ::eventfd(0, EFD_CLOEXEC);
   serve();
   const std::size_t before = open_fds();
@@ -71,7 +72,7 @@ TEST_F(ServerConnection, Row02_EofInsideAMessageDropsItAndItsDescriptors) {
   ::close(spare);
 }
 
-TEST_F(ServerConnection, Row03_HeaderByteByByteIsPutTogetherAndKeepsItsDescriptors) {
+TEST_F(ServerConnection, VU3_HeaderByteByByteIsPutTogetherAndKeepsItsDescriptors) {
   Peer peer = client();
   enable(peer);
   const int fd = ::eventfd(0, EFD_CLOEXEC);
@@ -91,7 +92,7 @@ TEST_F(ServerConnection, Row03_HeaderByteByByteIsPutTogetherAndKeepsItsDescripto
   ::close(fd);
 }
 
-TEST_F(ServerConnection, Row04_AMessageThatStallsEndsTheConnection) {
+TEST_F(ServerConnection, VU4_AMessageThatStallsEndsTheConnection) {
   for (const std::size_t sent : {7u, 20u}) {
     Peer peer = client();
     const auto bytes = peer.message(9, read_id(), {});
@@ -104,19 +105,19 @@ TEST_F(ServerConnection, Row04_AMessageThatStallsEndsTheConnection) {
   }
 }
 
-TEST_F(ServerConnection, Row04_AClientThatNeverNegotiatesIsDropped) {
+TEST_F(ServerConnection, VU4_AClientThatNeverNegotiatesIsDropped) {
   Peer peer = connect();
   loop_.advance(std::chrono::seconds(6));
   EXPECT_TRUE(dropped_and_serving(peer));
 }
 
-TEST_F(ServerConnection, Row04_AnIdleClientStays) {
+TEST_F(ServerConnection, VU4_AnIdleClientStays) {
   Peer peer = client();
   loop_.advance(std::chrono::hours(1));
   EXPECT_TRUE(alive(peer));
 }
 
-TEST_F(ServerConnection, Row05_SizeBelowTheHeaderIsFatal) {
+TEST_F(ServerConnection, VU5_SizeBelowTheHeaderIsFatal) {
   for (const std::uint32_t size : {0u, 1u, 15u}) {
     Peer peer = client();
     peer.send(Command::region_read, read_id(), {.size = size});
@@ -124,7 +125,7 @@ TEST_F(ServerConnection, Row05_SizeBelowTheHeaderIsFatal) {
   }
 }
 
-TEST_F(ServerConnection, Row06_SizeAboveTheLimitIsFatal) {
+TEST_F(ServerConnection, VU6_SizeAboveTheLimitIsFatal) {
   for (const std::uint32_t size : {0xffffffffu, 0x80000000u, (1u << 20) + 33}) {
     Peer peer = client();
     peer.send(Command::region_read, read_id(), {.size = size});
@@ -132,7 +133,7 @@ TEST_F(ServerConnection, Row06_SizeAboveTheLimitIsFatal) {
   }
 }
 
-TEST_F(ServerConnection, Row07_TypeThatIsNeitherCommandNorReplyIsFatal) {
+TEST_F(ServerConnection, VU7_TypeThatIsNeitherCommandNorReplyIsFatal) {
   for (std::uint32_t type = 2; type < 16; ++type) {
     Peer peer = client();
     peer.send(Command::region_read, read_id(), {.flags = type});
@@ -140,14 +141,14 @@ TEST_F(ServerConnection, Row07_TypeThatIsNeitherCommandNorReplyIsFatal) {
   }
 }
 
-TEST_F(ServerConnection, Row08_UnknownFlagsAndAnErrorFieldInACommandAreIgnored) {
+TEST_F(ServerConnection, VU8_UnknownFlagsAndAnErrorFieldInACommandAreIgnored) {
   Peer peer = client();
   EXPECT_EQ(error_of(peer, Command::region_read, read_id(), {.flags = 0xffffffc0}), 0);
   EXPECT_EQ(error_of(peer, Command::region_read, read_id(), {.flags = spec::flag::error, .error = 5}), 0);
   EXPECT_EQ(error_of(peer, Command::region_read, read_id(), {.error = 22}), 0);
 }
 
-TEST_F(ServerConnection, Row09_MoreDescriptorsThanAdvertisedAreClosedAndTheCommandRefused) {
+TEST_F(ServerConnection, VU9_MoreDescriptorsThanAdvertisedAreClosedAndRefused) {
   serve({.msix_vectors = 64});
   Peer peer = client();
   const auto payload = joined(vfio_abi::IrqSet{.argsz = 20, .flags = 0x24, .index = 2, .start = 0, .count = 17});
@@ -161,7 +162,7 @@ TEST_F(ServerConnection, Row09_MoreDescriptorsThanAdvertisedAreClosedAndTheComma
   EXPECT_TRUE(alive(peer));
 }
 
-TEST_F(ServerConnection, Row09_AsManyDescriptorsAsAdvertisedAreTaken) {
+TEST_F(ServerConnection, VU9_AsManyDescriptorsAsAdvertisedAreTaken) {
   serve({.msix_vectors = 64});
   Peer peer = client();
   const auto fds = eventfds(16);
@@ -170,7 +171,7 @@ TEST_F(ServerConnection, Row09_AsManyDescriptorsAsAdvertisedAreTaken) {
   close_all(fds);
 }
 
-TEST_F(ServerConnection, Row10_DescriptorsWithTheBodyAreClosedAndFatal) {
+TEST_F(ServerConnection, VU10_DescriptorsWithTheBodyAreClosedAndFatal) {
   const auto fds = eventfds(1);
   serve();
   const std::size_t before = open_fds();
@@ -187,7 +188,7 @@ TEST_F(ServerConnection, Row10_DescriptorsWithTheBodyAreClosedAndFatal) {
   close_all(fds);
 }
 
-TEST_F(ServerConnection, Row11_DescriptorsWithACommandThatTakesNoneAreClosedAndRefused) {
+TEST_F(ServerConnection, VU11_DescriptorsWithACommandWithoutAnyAreRefused) {
   Peer peer = client();
   const auto fds = eventfds(18);
   const std::size_t before = open_fds();
@@ -202,7 +203,7 @@ TEST_F(ServerConnection, Row11_DescriptorsWithACommandThatTakesNoneAreClosedAndR
   close_all(fds);
 }
 
-TEST_F(ServerConnection, Row13_AnUnknownCommandWithADescriptorIsRefusedAndTheClientServedOn) {
+TEST_F(ServerConnection, VU13_AnUnknownCommandWithADescriptorIsRefused) {
   Peer peer = client();
   const auto fds = eventfds(1);
   const std::size_t before = open_fds();
@@ -214,7 +215,7 @@ TEST_F(ServerConnection, Row13_AnUnknownCommandWithADescriptorIsRefusedAndTheCli
 }
 
 // C21. None of the commands is done without its descriptor, none with another's.
-TEST_F(ServerConnection, Row86_CommandsSentTogetherWithDescriptorsEndTheConnection) {
+TEST_F(ServerConnection, VU86_CommandsSentTogetherWithDescriptorsEndTheConnection) {
   const UniqueFd memory = testing::make_sealed_memfd(0x1000);
   const auto event = eventfds(1);
   const auto map = [](std::uint64_t address) {
@@ -270,7 +271,7 @@ TEST_F(ServerConnection, CommandsThatFollowEachOtherEachWithItsOwnDescriptorAreD
   EXPECT_TRUE(alive(peer));
 }
 
-TEST_F(ServerConnection, Row12_NoDescriptorsLeftToReceiveWithRefusesTheCommand) {
+TEST_F(ServerConnection, VU12_NoDescriptorsLeftToReceiveWithRefusesTheCommand) {
   Peer peer = client();
   const auto fds = eventfds(2);
   const std::size_t before = open_fds();
@@ -292,7 +293,7 @@ TEST_F(ServerConnection, Row12_NoDescriptorsLeftToReceiveWithRefusesTheCommand) 
   close_all(fds);
 }
 
-TEST_F(ServerConnection, Row12_NoDescriptorsLeftToAcceptWithTurnsTheClientAway) {
+TEST_F(ServerConnection, VU12_NoDescriptorsLeftToAcceptWithTurnsTheClientAway) {
   Peer peer = client();
   rlimit saved{};
   ::getrlimit(RLIMIT_NOFILE, &saved);
@@ -311,7 +312,7 @@ TEST_F(ServerConnection, Row12_NoDescriptorsLeftToAcceptWithTurnsTheClientAway) 
   EXPECT_TRUE(alive(peer));
 }
 
-TEST_F(ServerConnection, Row13_UnknownCommandsAreNotImplemented) {
+TEST_F(ServerConnection, VU13_UnknownCommandsAreNotImplemented) {
   Peer peer = client();
   for (const std::uint16_t command : {0, 14, 19, 255, 65535}) {
     EXPECT_EQ(error_of(peer, command, testing::pattern(100)), ENOSYS) << command;
@@ -319,14 +320,14 @@ TEST_F(ServerConnection, Row13_UnknownCommandsAreNotImplemented) {
   EXPECT_TRUE(alive(peer));
 }
 
-TEST_F(ServerConnection, Row14_DmaCommandsFromAClientAreRefused) {
+TEST_F(ServerConnection, VU14_DmaCommandsFromAClientAreRefused) {
   Peer peer = client();
   EXPECT_EQ(error_of(peer, Command::dma_read, testing::pattern(16)), EINVAL);
   EXPECT_EQ(error_of(peer, Command::dma_write, testing::pattern(20)), EINVAL);
   EXPECT_TRUE(alive(peer));
 }
 
-TEST_F(ServerConnection, Row15_KnownCommandsThatAreNotOfferedAreNotSupported) {
+TEST_F(ServerConnection, VU15_KnownCommandsThatAreNotOfferedAreNotSupported) {
   Peer peer = client(R"({"capabilities":{"max_msg_fds":16}})");
   for (const std::uint16_t command : {15, 16, 17, 18}) {
     EXPECT_EQ(error_of(peer, command, testing::pattern(32)), ENOTSUP) << command;
@@ -334,7 +335,7 @@ TEST_F(ServerConnection, Row15_KnownCommandsThatAreNotOfferedAreNotSupported) {
   EXPECT_TRUE(alive(peer));
 }
 
-TEST_F(ServerConnection, Row16_ACommandWithNoReplyThatFailsStaysUnanswered) {
+TEST_F(ServerConnection, VU16_ACommandWithNoReplyThatFailsStaysUnanswered) {
   Peer peer = client();
   for (const std::uint16_t command : {0, 2, 3, 5, 8, 9, 10, 15, 16, 19}) {
     EXPECT_EQ(error_of(peer, command, {}, {.flags = spec::flag::no_reply}), -1) << command;
@@ -342,7 +343,7 @@ TEST_F(ServerConnection, Row16_ACommandWithNoReplyThatFailsStaysUnanswered) {
   EXPECT_TRUE(alive(peer));
 }
 
-TEST_F(ServerConnection, Row16_ACommandWithNoReplyThatFailsIsCounted) {
+TEST_F(ServerConnection, VU16_ACommandWithNoReplyThatFailsIsCounted) {
   const auto function = PlainFunction::create(loop_).value();
   auto [peer, socket] = Peer::pair();
   const auto session = std::make_shared<Session>(std::move(socket), loop_, *function, Log(), Session::Limits{});
@@ -361,7 +362,7 @@ TEST_F(ServerConnection, Row16_ACommandWithNoReplyThatFailsIsCounted) {
   ::close(fd);
 }
 
-TEST_F(ServerConnection, Row17_NoReplyOnACommandThatOnlyAsksSendsNothing) {
+TEST_F(ServerConnection, VU17_NoReplyOnACommandThatOnlyAsksSendsNothing) {
   Peer peer = client();
   EXPECT_EQ(error_of(peer, Command::region_read, read_id(), {.flags = spec::flag::no_reply}), -1);
   EXPECT_EQ(error_of(peer, Command::device_get_info, joined(vfio_abi::DeviceInfo{.argsz = 16}),
@@ -370,7 +371,7 @@ TEST_F(ServerConnection, Row17_NoReplyOnACommandThatOnlyAsksSendsNothing) {
   EXPECT_TRUE(alive(peer));
 }
 
-TEST_F(ServerConnection, Row19_AReplyThatAnswersNothingIsFatal) {
+TEST_F(ServerConnection, VU19_AReplyThatAnswersNothingIsFatal) {
   Peer peer = client();
   peer.send(Command::dma_read, {}, {.flags = spec::flag::reply, .id = 3});
   EXPECT_TRUE(dropped_and_serving(peer));
@@ -379,7 +380,7 @@ TEST_F(ServerConnection, Row19_AReplyThatAnswersNothingIsFatal) {
   EXPECT_TRUE(dropped_and_serving(early));
 }
 
-TEST_F(ServerConnection, Row20_AnyCommandBeforeVersionIsRefusedAndEndsTheConnection) {
+TEST_F(ServerConnection, VU20_AnyCommandBeforeVersionIsRefusedAndEndsTheConnection) {
   for (const std::uint16_t command : {2, 4, 9, 13, 200}) {
     Peer peer = connect();
     peer.send(command, testing::pattern(32), {});
@@ -387,7 +388,7 @@ TEST_F(ServerConnection, Row20_AnyCommandBeforeVersionIsRefusedAndEndsTheConnect
   }
 }
 
-TEST_F(ServerConnection, Row21_VersionTooShortOrWithDescriptorsIsRefused) {
+TEST_F(ServerConnection, VU21_VersionTooShortOrWithDescriptorsIsRefused) {
   Peer shorter = connect();
   shorter.send(Command::version, testing::pattern(3));
   expect_refused(shorter);
@@ -398,7 +399,7 @@ TEST_F(ServerConnection, Row21_VersionTooShortOrWithDescriptorsIsRefused) {
   close_all(fds);
 }
 
-TEST_F(ServerConnection, Row21_VersionThatWantsNoReplyEndsTheConnectionUnanswered) {
+TEST_F(ServerConnection, VU21_VersionThatWantsNoReplyEndsTheConnectionUnanswered) {
   Peer peer = connect();
   peer.send(Command::version, joined(spec::Version{}), {.flags = spec::flag::no_reply});
   pump();
@@ -406,13 +407,13 @@ TEST_F(ServerConnection, Row21_VersionThatWantsNoReplyEndsTheConnectionUnanswere
   EXPECT_TRUE(dropped_and_serving(peer));
 }
 
-TEST_F(ServerConnection, Row22_AnotherMajorVersionIsRefused) {
+TEST_F(ServerConnection, VU22_AnotherMajorVersionIsRefused) {
   Peer peer = connect();
   peer.send_version(usual_json, 1);
   expect_refused(peer);
 }
 
-TEST_F(ServerConnection, Row23_AHigherMinorVersionIsAnsweredWithOurs) {
+TEST_F(ServerConnection, VU23_AHigherMinorVersionIsAnsweredWithOurs) {
   Peer peer = connect();
   peer.send_version(usual_json, 0, 7);
   pump();
@@ -422,7 +423,7 @@ TEST_F(ServerConnection, Row23_AHigherMinorVersionIsAnsweredWithOurs) {
   EXPECT_EQ(reply->at<spec::Version>().minor, spec::version_minor);
 }
 
-TEST_F(ServerConnection, Row24_MalformedJsonIsRefused) {
+TEST_F(ServerConnection, VU24_MalformedJsonIsRefused) {
   Peer peer = connect();
   peer.send(Command::version, joined(spec::Version{}, std::array<char, 2>{'{', '}'}));  // no NUL
   expect_refused(peer);
@@ -431,12 +432,12 @@ TEST_F(ServerConnection, Row24_MalformedJsonIsRefused) {
   expect_refused(other);
 }
 
-TEST_F(ServerConnection, Row26_UnknownCapabilitiesAreIgnored) {
+TEST_F(ServerConnection, VU26_UnknownCapabilitiesAreIgnored) {
   Peer peer = client(R"({"capabilities":{"max_msg_fds":4,"new_thing":{"a":[1,2.5,null]}},"other":[]})");
   EXPECT_TRUE(alive(peer));
 }
 
-TEST_F(ServerConnection, Row27_AClientThatTakesNoDescriptorsIsSentNone) {
+TEST_F(ServerConnection, VU27_AClientThatTakesNoDescriptorsIsSentNone) {
   Peer peer = client(R"({"capabilities":{"max_msg_fds":0,"max_data_xfer_size":0}})");
   const auto reply =
       exchange(peer, Command::device_get_region_info, joined(vfio_abi::RegionInfo{.argsz = 4096, .index = 0}));
@@ -445,7 +446,7 @@ TEST_F(ServerConnection, Row27_AClientThatTakesNoDescriptorsIsSentNone) {
   EXPECT_TRUE(reply->fds.empty());
 }
 
-TEST_F(ServerConnection, Row28_ASecondVersionIsRefusedAndTheConnectionKept) {
+TEST_F(ServerConnection, VU28_ASecondVersionIsRefusedAndTheConnectionKept) {
   Peer peer = client();
   peer.send_version(usual_json);
   pump();
@@ -466,7 +467,7 @@ TEST_F(ServerConnection, AServerMayGoAtAnyMomentOfAClientsEnd) {
   }
 }
 
-TEST_F(ServerConnection, Row64_AClientThatNeverReadsIsDroppedInTime) {
+TEST_F(ServerConnection, VU64_AClientThatNeverReadsIsDroppedInTime) {
   Peer peer = client();
   const auto read_all = joined(spec::RegionAccess{.offset = 0, .region = 0, .count = PlainFunction::bar_size});
   for (int i = 0; i < 40; ++i) {
@@ -477,7 +478,7 @@ TEST_F(ServerConnection, Row64_AClientThatNeverReadsIsDroppedInTime) {
   EXPECT_TRUE(dropped_and_serving(peer));
 }
 
-TEST_F(ServerConnection, Row64_DescriptorsOfRepliesThatNobodyReadsAreFew) {
+TEST_F(ServerConnection, VU64_DescriptorsOfRepliesThatNobodyReadsAreFew) {
   Peer peer = client();
   const std::size_t before = open_fds();
   constexpr std::uint16_t count = 3000;
@@ -503,7 +504,7 @@ TEST_F(ServerConnection, Row64_DescriptorsOfRepliesThatNobodyReadsAreFew) {
   EXPECT_EQ(open_fds(), before);
 }
 
-TEST_F(ServerConnection, Row66_AFloodOfCommandsIsHeldBackAndAnsweredInOrder) {
+TEST_F(ServerConnection, VU66_AFloodOfCommandsIsHeldBackAndAnsweredInOrder) {
   Peer peer = client();
   enable(peer);
   const auto read_much = joined(spec::RegionAccess{.offset = 0, .region = 0, .count = 65536});
@@ -532,7 +533,7 @@ TEST_F(ServerConnection, Row66_AFloodOfCommandsIsHeldBackAndAnsweredInOrder) {
   EXPECT_EQ(function().doorbell_count(), sent.size());
 }
 
-TEST_F(ServerConnection, Row66_AFloodDoesNotKeepOtherDevicesWaiting) {
+TEST_F(ServerConnection, VU66_AFloodDoesNotKeepOtherDevicesWaiting) {
   Peer flood = client();
   enable(flood);
   auto other = Server::listen(dir_.path("other"), PlainFunction::factory({}), {.loop = &loop_});
@@ -559,7 +560,7 @@ TEST_F(ServerConnection, Row66_AFloodDoesNotKeepOtherDevicesWaiting) {
   EXPECT_EQ(function().doorbell_count(), count);
 }
 
-TEST_F(ServerConnection, Row66_ATurnOfTheLoopAnswersFewCommands) {
+TEST_F(ServerConnection, VU66_ATurnOfTheLoopAnswersFewCommands) {
   Peer peer = client();
   constexpr int count = 1000;
   std::vector<std::byte> bytes;
@@ -581,7 +582,7 @@ TEST_F(ServerConnection, Row66_ATurnOfTheLoopAnswersFewCommands) {
   EXPECT_EQ(answered, count);
 }
 
-TEST_F(ServerConnection, Row65_SilentClientsDoNotKeepTheNextOneFromItsAnswer) {
+TEST_F(ServerConnection, VU65_SilentClientsDoNotKeepTheNextOneFromItsAnswer) {
   Peer peer = client();
   std::vector<Peer> silent;
   for (int i = 0; i < 20; ++i) silent.push_back(connect());
@@ -599,7 +600,7 @@ TEST_F(ServerConnection, Row65_SilentClientsDoNotKeepTheNextOneFromItsAnswer) {
   EXPECT_TRUE(alive(peer));
 }
 
-TEST_F(ServerConnection, Row65_ClientsThatWaitForARefusalHoldNoDescriptorsOfOurs) {
+TEST_F(ServerConnection, VU65_ClientsThatWaitForARefusalHoldNoDescriptorsOfOurs) {
   Peer peer = client();
   std::vector<Peer> silent;
   for (int i = 0; i < 8; ++i) silent.push_back(connect());
@@ -616,7 +617,7 @@ TEST_F(ServerConnection, Row65_ClientsThatWaitForARefusalHoldNoDescriptorsOfOurs
   EXPECT_TRUE(alive(peer));
 }
 
-TEST_F(ServerConnection, Row65_RefusalsAreLoggedAtABoundedRateAndPrintable) {
+TEST_F(ServerConnection, VU65_RefusalsAreLoggedAtABoundedRateAndPrintable) {
   std::vector<std::string> lines;
   server_options_.log = Log([&](Level, std::string_view line) { lines.emplace_back(line); });
   std::array<char, 16> name{};
@@ -635,7 +636,7 @@ TEST_F(ServerConnection, Row65_RefusalsAreLoggedAtABoundedRateAndPrintable) {
   EXPECT_TRUE(alive(peer));
 }
 
-TEST_F(ServerConnection, Row65_ASecondClientIsRefusedAtOnceAndTheFirstUndisturbed) {
+TEST_F(ServerConnection, VU65_ASecondClientIsRefusedAtOnceAndTheFirstUndisturbed) {
   Peer peer = client();
   Peer second = connect();
   second.send_version(usual_json);
@@ -649,7 +650,7 @@ TEST_F(ServerConnection, Row65_ASecondClientIsRefusedAtOnceAndTheFirstUndisturbe
   EXPECT_TRUE(alive(peer));
 }
 
-TEST_F(ServerConnection, Row65_AClientThatComesRightAfterAnotherLeftIsServed) {
+TEST_F(ServerConnection, VU65_AClientThatComesRightAfterAnotherLeftIsServed) {
   Peer peer = client();
   peer.close();
   Peer next = Peer::connect_to(path());  // before the server has noticed
@@ -661,7 +662,7 @@ TEST_F(ServerConnection, Row65_AClientThatComesRightAfterAnotherLeftIsServed) {
   EXPECT_TRUE(alive(next));
 }
 
-TEST_F(ServerConnection, Row85_AClientThatVanishesBeforeItsReplyHarmsNobody) {
+TEST_F(ServerConnection, VU85_AClientThatVanishesBeforeItsReplyHarmsNobody) {
   Peer peer = client();
   for (int i = 0; i < 10; ++i) peer.send(Command::region_read, read_id());
   peer.close();
@@ -679,7 +680,7 @@ TEST_F(ServerConnection, VersionReplyFitsTheBufferOfQemu) {
   const auto reply = peer.receive();
   ASSERT_TRUE(reply);
   EXPECT_EQ(reply->error(), 0);
-  EXPECT_LE(reply->header.msg_size, spec::longest_version_reply);
+  EXPECT_LE(reply->header.msg_size, spec::max_version_reply);
   const auto maps = parse_version(reply->payload).value().capabilities.max_dma_maps;
   EXPECT_EQ(std::string(reinterpret_cast<const char*>(reply->payload.data()) + 4),
             fmt::format(R"({{"capabilities":{{"max_msg_fds":16,"max_data_xfer_size":1048576,"max_dma_maps":{},)"

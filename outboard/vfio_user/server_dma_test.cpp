@@ -8,9 +8,10 @@
 #include <thread>
 
 #include <outboard/memory/fault_guard.hpp>
-#include <outboard/testing/dead_port.hpp>
-#include <outboard/testing/own_mappings.hpp>
-#include <outboard/testing/vfio_user_server_fixture.hpp>
+#include <tests/support/dead_port.hpp>
+#include <tests/support/idle_function.hpp>
+#include <tests/support/own_mappings.hpp>
+#include <tests/support/vfio_user_server_fixture.hpp>
 
 // Rows of docs/spec-map.md (VU) that concern memory.
 
@@ -127,7 +128,7 @@ TEST_F(ServerDma, OneFileAtTwoOffsetsIsTwoWindows) {
   EXPECT_EQ(windows(), 2u);
 }
 
-TEST_F(ServerDma, Row18_AReplyCompletesTheTransferThatAskedForIt) {
+TEST_F(ServerDma, VU18_AReplyCompletesTheTransferThatAskedForIt) {
   auto [peer, command] = client_with_pending_read();
   EXPECT_EQ(command.header.command, static_cast<std::uint16_t>(Command::dma_read));
   EXPECT_EQ(command.at<spec::DmaAccess>().address, base);
@@ -141,7 +142,7 @@ TEST_F(ServerDma, Row18_AReplyCompletesTheTransferThatAskedForIt) {
   EXPECT_EQ(buffer(peer, 64), testing::pattern(64));
 }
 
-TEST_F(ServerDma, Row29_MalformedMapsAreRefused) {
+TEST_F(ServerDma, VU29_MalformedMapsAreRefused) {
   Peer peer = client();
   const auto refused = [&](spec::DmaMap request) { return map(peer, request) == EINVAL; };
   EXPECT_EQ(error_of(peer, Command::dma_map, testing::pattern(31)), EINVAL);
@@ -160,7 +161,7 @@ TEST_F(ServerDma, Row29_MalformedMapsAreRefused) {
   EXPECT_EQ(map(peer, map_request(UINT64_MAX - 0xfff, 0x1000)), 0);  // up to the last address
 }
 
-TEST_F(ServerDma, Row30_OverlappingOrIdenticalMapsExist) {
+TEST_F(ServerDma, VU30_OverlappingOrIdenticalMapsExist) {
   Peer peer = client();
   ASSERT_EQ(map(peer, map_request(base, 0x4000)), 0);
   EXPECT_EQ(map(peer, map_request(base, 0x4000)), EEXIST);
@@ -170,7 +171,7 @@ TEST_F(ServerDma, Row30_OverlappingOrIdenticalMapsExist) {
   EXPECT_EQ(windows(), 2u);
 }
 
-TEST_F(ServerDma, Row31_MapsBeyondTheLimitFindNoRoom) {
+TEST_F(ServerDma, VU31_MapsBeyondTheLimitFindNoRoom) {
   Peer peer = client();
   for (std::uint64_t i = 0; i < spec::default_max_dma_maps; ++i) {
     function()
@@ -181,7 +182,7 @@ TEST_F(ServerDma, Row31_MapsBeyondTheLimitFindNoRoom) {
   EXPECT_TRUE(alive(peer));
 }
 
-TEST_F(ServerDma, Row32_TwoDescriptorsAreClosedAndRefused) {
+TEST_F(ServerDma, VU32_TwoDescriptorsAreClosedAndRefused) {
   const UniqueFd file = testing::make_sealed_memfd(0x10000);
   Peer peer = client();
   const std::size_t before = open_fds();
@@ -189,7 +190,7 @@ TEST_F(ServerDma, Row32_TwoDescriptorsAreClosedAndRefused) {
   EXPECT_EQ(open_fds(), before);
 }
 
-TEST_F(ServerDma, Row33_DescriptorsThatAreNoMemoryAreRefused) {
+TEST_F(ServerDma, VU33_DescriptorsThatAreNoMemoryAreRefused) {
   std::array<int, 2> pipe{};
   ASSERT_EQ(::pipe2(pipe.data(), O_CLOEXEC), 0);
   const UniqueFd directory(::open(dir_.path().c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
@@ -204,7 +205,7 @@ TEST_F(ServerDma, Row33_DescriptorsThatAreNoMemoryAreRefused) {
   ::close(pipe[1]);
 }
 
-TEST_F(ServerDma, Row33_AReadOnlyFileIsNoMemoryToWriteTo) {
+TEST_F(ServerDma, VU33_AReadOnlyFileIsNoMemoryToWriteTo) {
   ASSERT_TRUE(memory::install_fault_guard());
   dir_.make_file("ram", 0x10000);
   const UniqueFd file(::open(dir_.path("ram").c_str(), O_RDONLY | O_CLOEXEC));
@@ -213,7 +214,7 @@ TEST_F(ServerDma, Row33_AReadOnlyFileIsNoMemoryToWriteTo) {
   EXPECT_EQ(map(peer, map_request(base, 0x1000, 0, 1), {file.get()}), 0);
 }
 
-TEST_F(ServerDma, Row34_AFileTooShortIsRefused) {
+TEST_F(ServerDma, VU34_AFileTooShortIsRefused) {
   const UniqueFd file = testing::make_sealed_memfd(0x3000);
   Peer peer = client();
   EXPECT_EQ(map(peer, map_request(base, 0x4000, 0), {file.get()}), EINVAL);
@@ -260,17 +261,17 @@ int map_unsealed_memory_while_the_server_runs() {
   return reply && reply->error() == 0 ? 0 : 3;
 }
 
-TEST(ServerDmaDeathTest, Row33_MemoryThatMightShrinkIsRefusedWithTheReasonWithoutAFaultGuard) {
+TEST(ServerDmaDeathTest, VU33_WithoutAFaultGuardMemoryThatMightShrinkIsRefused) {
   GTEST_FLAG_SET(death_test_style, "threadsafe");
   EXPECT_EXIT(::_exit(map_unsealed_memory_without_a_guard()), ::testing::ExitedWithCode(0), "");
 }
 
-TEST(ServerDmaDeathTest, Row33_MemoryThatMightShrinkIsTakenByAServerThatRuns) {
+TEST(ServerDmaDeathTest, VU33_MemoryThatMightShrinkIsTakenByAServerThatRuns) {
   GTEST_FLAG_SET(death_test_style, "threadsafe");
   EXPECT_EXIT(::_exit(map_unsealed_memory_while_the_server_runs()), ::testing::ExitedWithCode(0), "");
 }
 
-TEST_F(ServerDma, Row31_WindowsOnOneFileShareOneMappingAndNoDescriptor) {
+TEST_F(ServerDma, VU31_WindowsOnOneFileShareOneMappingAndNoDescriptor) {
   const UniqueFd file = testing::make_sealed_memfd(256 * 0x1000);
   Peer peer = client();
   enable(peer);
@@ -287,7 +288,7 @@ TEST_F(ServerDma, Row31_WindowsOnOneFileShareOneMappingAndNoDescriptor) {
   EXPECT_EQ(buffer(peer, 1).at(0), marker);
 }
 
-TEST_F(ServerDma, Row31_AsManyFilesAsAdvertisedAreMappedAndOneMayBeTruncatedThen) {
+TEST_F(ServerDma, VU31_AsManyFilesAsAdvertisedAreMappedAndMayBeTruncated) {
   ASSERT_TRUE(memory::install_fault_guard());
   auto other = Server::listen(dir_.path("other"), PlainFunction::factory({}), {.loop = &loop_, .log = {}});
   ASSERT_TRUE(other) << other.error().message();
@@ -358,7 +359,7 @@ class FewMappingsLeft {
 };
 
 // The whole attack that once ended a server with 48,000 files, of which 17,300 were truncated; with fewer mappings to be had.
-TEST_F(ServerDma, Row35_AClientThatTruncatesEachFileThatItMayMapHarmsItselfOnly) {
+TEST_F(ServerDma, VU35_AClientThatTruncatesAllItsFilesHarmsItselfOnly) {
   ASSERT_TRUE(memory::install_fault_guard());
   constexpr std::size_t for_clients = 2 * 600;
   const FewMappingsLeft few(FewMappingsLeft::limit() / 8 + for_clients);
@@ -414,7 +415,7 @@ TEST_F(ServerDma, AMapWhoseDescriptorWasSentWithAnotherCommandTooIsNotDone) {
   EXPECT_EQ(function().memory().current()->mapping_count(), 0u);
 }
 
-TEST_F(ServerDma, Row35_UnderTheFaultGuardAFileThatShrinksPoisonsItsWindowOnly) {
+TEST_F(ServerDma, VU35_UnderTheFaultGuardAFileThatShrinksPoisonsItsWindowOnly) {
   ASSERT_TRUE(memory::install_fault_guard());
   const UniqueFd file = testing::make_memfd(0x10000);
   Peer peer = client();
@@ -431,7 +432,7 @@ TEST_F(ServerDma, Row35_UnderTheFaultGuardAFileThatShrinksPoisonsItsWindowOnly) 
   EXPECT_TRUE(alive(peer));
 }
 
-TEST_F(ServerDma, Row36_AMapWithoutADescriptorIsReachedByMessages) {
+TEST_F(ServerDma, VU36_AMapWithoutADescriptorIsReachedByMessages) {
   auto [peer, command] = client_with_pending_read();
   peer.reply(command, read_answer(command, 64));
   pump();
@@ -453,7 +454,7 @@ TEST_F(ServerDma, Row36_AMapWithoutADescriptorIsReachedByMessages) {
   EXPECT_EQ(dma_status(peer), PlainFunction::dma_done);
 }
 
-TEST_F(ServerDma, Row37_UnmappingPartOfAWindowIsRefused) {
+TEST_F(ServerDma, VU37_UnmappingPartOfAWindowIsRefused) {
   Peer peer = client();
   ASSERT_EQ(map(peer, map_request(base, 0x4000)), 0);
   EXPECT_EQ(unmap(peer, base, 0x1000), EINVAL);
@@ -461,7 +462,7 @@ TEST_F(ServerDma, Row37_UnmappingPartOfAWindowIsRefused) {
   EXPECT_EQ(windows(), 1u);
 }
 
-TEST_F(ServerDma, Row37_ARefusedUnmapLeavesDmaInFlightAlone) {
+TEST_F(ServerDma, VU37_ARefusedUnmapLeavesDmaInFlightAlone) {
   auto [peer, command] = client_with_pending_read();
   EXPECT_EQ(unmap(peer, base, 0x1000), EINVAL);
   EXPECT_EQ(unmap(peer, base + 0x100000, 0x1000), ENOENT);
@@ -483,7 +484,7 @@ TEST_F(ServerDma, AnUnmapThatBringsTheFileOfItsMemoryIsDone) {
   EXPECT_EQ(open_fds(), before + 1) << "ours";
 }
 
-TEST_F(ServerDma, Row38_UnmappingSeveralWholeWindowsRemovesAll) {
+TEST_F(ServerDma, VU38_UnmappingSeveralWholeWindowsRemovesAll) {
   Peer peer = client();
   for (std::uint64_t i = 0; i < 3; ++i) ASSERT_EQ(map(peer, map_request(base + i * 0x2000, 0x1000)), 0);
   const auto request = unmap_request(base - 0x1000, 0x10000);
@@ -493,12 +494,12 @@ TEST_F(ServerDma, Row38_UnmappingSeveralWholeWindowsRemovesAll) {
   EXPECT_EQ(windows(), 0u);
 }
 
-TEST_F(ServerDma, Row39_UnmappingNothingFindsNoEntry) {
+TEST_F(ServerDma, VU39_UnmappingNothingFindsNoEntry) {
   Peer peer = client();
   EXPECT_EQ(unmap(peer, base, 0x1000), ENOENT);
 }
 
-TEST_F(ServerDma, Row40_UnmapFlags) {
+TEST_F(ServerDma, VU40_UnmapFlags) {
   Peer peer = client();
   ASSERT_EQ(map(peer, map_request(base, 0x1000)), 0);
   EXPECT_EQ(unmap(peer, base, 0x1000, 1), ENOTSUP);
@@ -512,7 +513,7 @@ TEST_F(ServerDma, Row40_UnmapFlags) {
   EXPECT_EQ(windows(), 0u);
 }
 
-TEST_F(ServerDma, Row41_UnmapWaitsForAccessesAndHoldsBackWhatFollows) {
+TEST_F(ServerDma, VU41_UnmapWaitsForAccessesAndHoldsBackWhatFollows) {
   Peer peer = client();
   SlowUser user(loop_);
   function().memory().add_user(user);
@@ -534,7 +535,7 @@ TEST_F(ServerDma, Row41_UnmapWaitsForAccessesAndHoldsBackWhatFollows) {
   function().memory().remove_user(user);
 }
 
-TEST_F(ServerDma, Row41_AnUnmapThatTakesTooLongIsAnsweredInTime) {
+TEST_F(ServerDma, VU41_AnUnmapThatTakesTooLongIsAnsweredInTime) {
   Peer peer = client();
   SlowUser user(loop_);
   function().memory().add_user(user);
@@ -560,7 +561,51 @@ TEST_F(ServerDma, Row41_AnUnmapThatTakesTooLongIsAnsweredInTime) {
   function().memory().remove_user(user);
 }
 
-TEST_F(ServerDma, Row41_AClientThatLeavesDuringAnUnmapIsFollowedByTheNextOnceItEnds) {
+TEST_F(ServerDma, VU4_ACommandThatTheServerHoldsBackDoesNotStall) {
+  server_options_.stall_timeout = std::chrono::seconds(1);
+  Peer peer = client();
+  SlowUser user(loop_);
+  function().memory().add_user(user);
+  ASSERT_EQ(map(peer, map_request(base, 0x1000)), 0);
+  peer.send(Command::dma_unmap, joined(unmap_request(base, 0x1000)));
+  const spec::RegionAccess access{.offset = 0, .region = pci::region::config, .count = 4};
+  peer.send(Command::region_read, joined(access));
+  pump();
+
+  loop_.advance(std::chrono::milliseconds(1500));
+  user.let_go();
+  pump();
+
+  for (const auto command : {Command::dma_unmap, Command::region_read}) {
+    const auto reply = peer.receive();
+    ASSERT_TRUE(reply);
+    EXPECT_EQ(reply->header.command, static_cast<std::uint16_t>(command));
+    EXPECT_EQ(reply->error(), 0);
+  }
+  EXPECT_TRUE(alive(peer));
+  function().memory().remove_user(user);
+}
+
+TEST_F(ServerDma, VU41_AnUnmapThatEndsWhenItIsCalledLateIsAnsweredOnce) {
+  Peer peer = client();
+  SlowUser user(loop_);
+  function().memory().add_user(user);
+  ASSERT_EQ(map(peer, map_request(base, 0x1000)), 0);
+  function().on_late_unmap = [&] { user.let_go(); };
+  peer.send(Command::dma_unmap, joined(unmap_request(base, 0x1000)));
+  pump();
+
+  loop_.advance(std::chrono::seconds(3));
+
+  const auto reply = peer.receive();
+  ASSERT_TRUE(reply);
+  EXPECT_EQ(reply->error(), ETIMEDOUT);
+  EXPECT_FALSE(peer.receive()) << "nor a second time";
+  EXPECT_TRUE(alive(peer));
+  function().memory().remove_user(user);
+}
+
+TEST_F(ServerDma, VU41_IfAClientLeavesDuringAnUnmapTheNextWaitsForItsEnd) {
   Peer peer = client();
   SlowUser user(loop_);
   function().memory().add_user(user);
@@ -585,7 +630,7 @@ TEST_F(ServerDma, Row41_AClientThatLeavesDuringAnUnmapIsFollowedByTheNextOnceItE
   function().memory().remove_user(user);
 }
 
-TEST_F(ServerDma, Row63_WhileTheLastClientIsNotLetGoOfTheNextIsToldThatTheDeviceIsBusy) {
+TEST_F(ServerDma, VU63_UntilTheLastClientIsReleasedTheNextIsToldBusy) {
   Peer peer = client();
   SlowUser user(loop_);
   function().memory().add_user(user);
@@ -615,13 +660,13 @@ TEST_F(ServerDma, Row63_WhileTheLastClientIsNotLetGoOfTheNextIsToldThatTheDevice
   function().memory().remove_user(user);
 }
 
-TEST_F(ServerDma, Row61_ResetIgnoresAPayload) {
+TEST_F(ServerDma, VU61_ResetIgnoresAPayload) {
   Peer peer = client();
   EXPECT_EQ(error_of(peer, Command::device_reset, testing::pattern(100)), 0);
   EXPECT_EQ(function().resets(), 1u);
 }
 
-TEST_F(ServerDma, Row62_ResetIsAnsweredWhenTheFunctionHasStopped) {
+TEST_F(ServerDma, VU62_ResetIsAnsweredWhenTheFunctionHasStopped) {
   serve({.slow_reset = true});
   Peer peer = client();
   const auto id = peer.send(Command::device_reset);
@@ -637,7 +682,7 @@ TEST_F(ServerDma, Row62_ResetIsAnsweredWhenTheFunctionHasStopped) {
   EXPECT_TRUE(peer.receive());
 }
 
-TEST_F(ServerDma, Row62_ResetDoesNotWaitForADmaReply) {
+TEST_F(ServerDma, VU62_ResetDoesNotWaitForADmaReply) {
   auto [peer, command] = client_with_pending_read();
 
   EXPECT_EQ(error_of(peer, Command::device_reset), 0);
@@ -648,7 +693,7 @@ TEST_F(ServerDma, Row62_ResetDoesNotWaitForADmaReply) {
   EXPECT_EQ(function().resets(), 1u);
 }
 
-TEST_F(ServerDma, Row62_AResetThatTakesTooLongIsAnsweredInTime) {
+TEST_F(ServerDma, VU62_AResetThatTakesTooLongIsAnsweredInTime) {
   serve({.slow_reset = true});
   Peer peer = client();
   peer.send(Command::device_reset);
@@ -663,7 +708,7 @@ TEST_F(ServerDma, Row62_AResetThatTakesTooLongIsAnsweredInTime) {
   EXPECT_FALSE(peer.receive());
 }
 
-TEST_F(ServerDma, Row63_AClientThatVanishesWithDmaInFlightIsCleanedUpAfter) {
+TEST_F(ServerDma, VU63_AClientThatVanishesWithDmaInFlightIsCleanedUpAfter) {
   {
     auto [peer, command] = client_with_pending_read();
     ASSERT_EQ(windows(), 1u);
@@ -674,7 +719,7 @@ TEST_F(ServerDma, Row63_AClientThatVanishesWithDmaInFlightIsCleanedUpAfter) {
   EXPECT_EQ(dma_status(next), failed(ECONNRESET));
 }
 
-TEST_F(ServerDma, Row63_MemoryOfAClientThatVanishedIsUnmapped) {
+TEST_F(ServerDma, VU63_MemoryOfAClientThatVanishedIsUnmapped) {
   const UniqueFd file = testing::make_sealed_memfd(0x10000);
   Peer peer = client();
   ASSERT_EQ(map(peer, map_request(base, 0x10000), {file.get()}), 0);
@@ -683,7 +728,7 @@ TEST_F(ServerDma, Row63_MemoryOfAClientThatVanishedIsUnmapped) {
   EXPECT_EQ(windows(), 0u);
 }
 
-TEST_F(ServerDma, Row67_ADmaReplyThatDoesNotFitFailsThatTransfer) {
+TEST_F(ServerDma, VU67_ADmaReplyThatDoesNotFitFailsThatTransfer) {
   const auto spoil = [&](auto&& change) {
     auto [peer, command] = client_with_pending_read();
     auto answer = read_answer(command, 64);
@@ -701,7 +746,7 @@ TEST_F(ServerDma, Row67_ADmaReplyThatDoesNotFitFailsThatTransfer) {
   EXPECT_EQ(spoil([](auto&) {}), PlainFunction::dma_done);
 }
 
-TEST_F(ServerDma, Row67_AWriteIsAcknowledgedWith0Or12Or16Bytes) {
+TEST_F(ServerDma, VU67_AWriteIsAcknowledgedWith0Or12Or16Bytes) {
   for (const std::size_t size : {0u, 12u, 16u, 8u}) {
     auto [peer, read] = client_with_pending_read();
     peer.reply(read, read_answer(read, 64));
@@ -717,7 +762,7 @@ TEST_F(ServerDma, Row67_AWriteIsAcknowledgedWith0Or12Or16Bytes) {
   }
 }
 
-TEST_F(ServerDma, Row67_AnErrorReplyFailsTheTransferAndNeverReadsAsSuccess) {
+TEST_F(ServerDma, VU67_AnErrorReplyFailsTheTransferAndNeverReadsAsSuccess) {
   for (const auto& [sent, expected] : {std::pair{EFAULT, EFAULT}, std::pair{0, EIO}, std::pair{5000, EIO}}) {
     auto [peer, command] = client_with_pending_read();
     peer.reply_error(command, sent);
@@ -726,7 +771,7 @@ TEST_F(ServerDma, Row67_AnErrorReplyFailsTheTransferAndNeverReadsAsSuccess) {
   }
 }
 
-TEST_F(ServerDma, Row68_AReplyAfterTheUnmapIsDrained) {
+TEST_F(ServerDma, VU68_AReplyAfterTheUnmapIsDrained) {
   auto [peer, command] = client_with_pending_read();
   EXPECT_EQ(unmap(peer, base, 0x10000), 0);
   EXPECT_EQ(dma_status(peer), failed(EFAULT));
@@ -738,7 +783,7 @@ TEST_F(ServerDma, Row68_AReplyAfterTheUnmapIsDrained) {
   EXPECT_EQ(buffer(peer, 64), std::vector<std::byte>(64));
 }
 
-TEST_F(ServerDma, Row68_AReplyAfterTheDeadlineIsDrained) {
+TEST_F(ServerDma, VU68_AReplyAfterTheDeadlineIsDrained) {
   auto [peer, command] = client_with_pending_read();
   loop_.advance(std::chrono::seconds(31));
   EXPECT_EQ(dma_status(peer), failed(ETIMEDOUT));
@@ -749,19 +794,62 @@ TEST_F(ServerDma, Row68_AReplyAfterTheDeadlineIsDrained) {
   EXPECT_TRUE(alive(peer));
 }
 
-TEST_F(ServerDma, Row19_AReplyForAnotherCommandIsFatal) {
+TEST_F(ServerDma, VU19_AReplyForAnotherCommandIsFatal) {
   auto [peer, command] = client_with_pending_read();
   command.header.command = static_cast<std::uint16_t>(Command::dma_write);
   peer.reply(command, read_answer(command, 64));
   EXPECT_TRUE(dropped_and_serving(peer));
 }
 
-TEST_F(ServerDma, Row27_WithoutTransferSizeMessagesFailAtOnce) {
+TEST_F(ServerDma, VU27_WithoutTransferSizeMessagesFailAtOnce) {
   Peer peer = client(R"({"capabilities":{"max_data_xfer_size":0}})");
   enable(peer);
   ASSERT_EQ(map(peer, map_request(base, 0x1000)), 0);
   start_dma(peer, base, 64, PlainFunction::dma_from_memory);
   EXPECT_EQ(dma_status(peer), failed(ENOTSUP));
+}
+
+/// Ends an unmap only when it is told that this one is late.
+class EndsWhenLate final : public testing::IdleFunction {
+ public:
+  explicit EndsWhenLate(std::vector<Completion>& unmaps) : unmaps_(unmaps) {}
+  void unmap(memory::IovaRange, Completion done) override { unmaps_.push_back(std::move(done)); }
+  void unmap_is_late(std::string_view) override { std::exchange(unmaps_.front(), nullptr)({}); }
+
+ private:
+  std::vector<Completion>& unmaps_;
+};
+
+TEST_F(ServerDma, VU41_TheUnmapAfterOneThatEndsLateHasItsTime) {
+  std::vector<pci::Function::Completion> unmaps;
+  vfio_user::Server::Options options = server_options_;
+  options.loop = &loop_;
+  server_.emplace(
+      Server::listen(
+          path(),
+          [&](Loop&, Log) -> Result<std::unique_ptr<pci::Function>> { return std::make_unique<EndsWhenLate>(unmaps); },
+          options)
+          .value());
+  Peer peer = client();
+  peer.send(Command::dma_unmap, joined(unmap_request(base, 0x1000)), {.id = 900});
+  peer.send(Command::dma_unmap, joined(unmap_request(base + 0x1000, 0x1000)), {.id = 901});
+  pump();
+  ASSERT_EQ(unmaps.size(), 1U);
+
+  loop_.advance(std::chrono::seconds(2));
+
+  const auto first = peer.receive();
+  ASSERT_TRUE(first);
+  EXPECT_EQ(first->header.msg_id, 900);
+  EXPECT_EQ(first->error(), 0) << "it has ended when the function was told";
+  ASSERT_EQ(unmaps.size(), 2U);
+  EXPECT_FALSE(peer.receive()) << "the second is not late";
+  unmaps[1]({});
+  pump();
+  const auto second = peer.receive();
+  ASSERT_TRUE(second);
+  EXPECT_EQ(second->header.msg_id, 901);
+  EXPECT_EQ(second->error(), 0);
 }
 
 }  // namespace

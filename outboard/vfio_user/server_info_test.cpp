@@ -1,7 +1,7 @@
 #include <fcntl.h>
 #include <sys/mman.h>
 
-#include <outboard/testing/vfio_user_server_fixture.hpp>
+#include <tests/support/vfio_user_server_fixture.hpp>
 
 // Rows of docs/spec-map.md (VU) that concern what a client asks about the device.
 
@@ -36,7 +36,7 @@ TEST_F(ServerInfo, DeviceIsAPciFunctionThatCanBeReset) {
   EXPECT_EQ(info.num_irqs, 5u);
 }
 
-TEST_F(ServerInfo, Row42_QuestionsTooShortOrWithTooLittleRoomAreRefused) {
+TEST_F(ServerInfo, VU42_QuestionsTooShortOrWithTooLittleRoomAreRefused) {
   Peer peer = client();
   const std::pair<Command, std::size_t> commands[] = {{Command::device_get_info, 16},
                                                       {Command::device_get_region_info, 32},
@@ -54,7 +54,7 @@ TEST_F(ServerInfo, Row42_QuestionsTooShortOrWithTooLittleRoomAreRefused) {
   }
 }
 
-TEST_F(ServerInfo, Row43_AnArgszWithoutBoundIsAnsweredAtTheUsualSize) {
+TEST_F(ServerInfo, VU43_AnArgszWithoutBoundIsAnsweredAtTheUsualSize) {
   Peer peer = client();
   const auto info = exchange(peer, Command::device_get_info, joined(abi::DeviceInfo{.argsz = UINT32_MAX}));
   EXPECT_EQ(info->payload.size(), 16u);
@@ -66,7 +66,7 @@ TEST_F(ServerInfo, Row43_AnArgszWithoutBoundIsAnsweredAtTheUsualSize) {
   EXPECT_EQ(fds->payload.size(), 16u);
 }
 
-TEST_F(ServerInfo, Row44_IndexesBeyondTheCountAreRefused) {
+TEST_F(ServerInfo, VU44_IndexesBeyondTheCountAreRefused) {
   Peer peer = client();
   for (const std::uint32_t index : {9u, 10u, UINT32_MAX}) {
     EXPECT_EQ(error_of(peer, Command::device_get_region_info, joined(region_question(index))), EINVAL);

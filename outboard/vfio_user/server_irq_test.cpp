@@ -2,8 +2,8 @@
 #include <sys/eventfd.h>
 #include <unistd.h>
 
-#include <outboard/testing/hostile_eventfd.hpp>
-#include <outboard/testing/vfio_user_server_fixture.hpp>
+#include <tests/support/hostile_eventfd.hpp>
+#include <tests/support/vfio_user_server_fixture.hpp>
 
 // Rows of docs/spec-map.md (VU) that concern interrupts, and every valid combination of
 // SET_IRQS.
@@ -66,7 +66,7 @@ TEST_F(ServerInterrupts, BoundVectorsAreSignalled) {
   EXPECT_EQ(signals(1), 2u);
 }
 
-TEST_F(ServerInterrupts, Row49_AClientThatSaturatesItsEventfdAndMakesItBlockingAgainBlocksNobody) {
+TEST_F(ServerInterrupts, VU49_ASaturatedBlockingEventfdOfAClientBlocksNobody) {
   const testing::HostileEventFd hostile;
   const UniqueFd given = hostile.descriptor();
   for (const std::uint32_t index : {msix, error_irq, request_irq}) {
@@ -207,12 +207,12 @@ TEST_F(ServerInterrupts, OnlyOneOfIntxMsiAndMsixIsOn) {
   EXPECT_EQ(set(bind, msi, 0, 1, {fd(1)}), EINVAL);
 }
 
-TEST_F(ServerInterrupts, Row44_AnIndexBeyondTheCountIsRefused) {
+TEST_F(ServerInterrupts, VU44_AnIndexBeyondTheCountIsRefused) {
   EXPECT_EQ(set(none_trigger, 5, 0, 0), EINVAL);
   EXPECT_EQ(set(none_trigger, UINT32_MAX, 0, 0), EINVAL);
 }
 
-TEST_F(ServerInterrupts, Row45_FlagsMustNameOneKindOfDataAndOneAction) {
+TEST_F(ServerInterrupts, VU45_FlagsMustNameOneKindOfDataAndOneAction) {
   const std::size_t before = open_fds();
   for (const std::uint32_t flags : {0u, 1u, 4u, 32u, 0x23u, 0x25u, 0x31u, 0x3cu, 0x64u, 0x124u, 0x80000024u}) {
     EXPECT_EQ(set(flags, msix, 0, 1, {fd(0)}), EINVAL) << flags;
@@ -220,7 +220,7 @@ TEST_F(ServerInterrupts, Row45_FlagsMustNameOneKindOfDataAndOneAction) {
   EXPECT_EQ(open_fds(), before);
 }
 
-TEST_F(ServerInterrupts, Row46_VectorsBeyondTheCountAreRefused) {
+TEST_F(ServerInterrupts, VU46_VectorsBeyondTheCountAreRefused) {
   for (const std::uint32_t flags : {none_trigger, bind}) {
     EXPECT_EQ(set(flags, msix, 0, 5), EINVAL);
     EXPECT_EQ(set(flags, msix, 4, 1), EINVAL);
@@ -236,7 +236,7 @@ TEST_F(ServerInterrupts, Row46_VectorsBeyondTheCountAreRefused) {
   EXPECT_EQ(set(none_unmask, intx, 0, 0), EINVAL);
 }
 
-TEST_F(ServerInterrupts, Row47_DescriptorsThatAreNotOneForEachVectorAreClosedAndNothingIsBound) {
+TEST_F(ServerInterrupts, VU47_AWrongNumberOfDescriptorsIsClosedAndNothingIsBound) {
   const std::size_t before = open_fds();
   EXPECT_EQ(set(bind, msix, 0, 2, {fd(0)}), EINVAL);
   EXPECT_EQ(set(bind, msix, 0, 2, {fd(0), fd(1), fd(2)}), EINVAL);
@@ -247,14 +247,14 @@ TEST_F(ServerInterrupts, Row47_DescriptorsThatAreNotOneForEachVectorAreClosedAnd
   EXPECT_FALSE(function().interrupts().msix_enabled());
 }
 
-TEST_F(ServerInterrupts, Row48_BoolsMustBeOneForEachVector) {
+TEST_F(ServerInterrupts, VU48_BoolsMustBeOneForEachVector) {
   EXPECT_EQ(set(bool_trigger, msix, 0, 2, {}, {1}), EINVAL);
   EXPECT_EQ(set(bool_trigger, msix, 0, 2, {}, {1, 1, 1}), EINVAL);
   EXPECT_EQ(set(bool_trigger, msix, 0, 1), EINVAL);
   EXPECT_EQ(set(bool_trigger, msix, 0, UINT32_MAX, {}, {1}), EINVAL);
 }
 
-TEST_F(ServerInterrupts, Row49_WhatIsNoEventfdIsRefused) {
+TEST_F(ServerInterrupts, VU49_WhatIsNoEventfdIsRefused) {
   std::array<int, 2> pipe{};
   ASSERT_EQ(::pipe2(pipe.data(), O_CLOEXEC), 0);
   const UniqueFd file = dir_.make_file("f", 4096);
@@ -269,7 +269,7 @@ TEST_F(ServerInterrupts, Row49_WhatIsNoEventfdIsRefused) {
   ::close(pipe[1]);
 }
 
-TEST_F(ServerInterrupts, Row49_ASaturatedEventfdBlocksNobody) {
+TEST_F(ServerInterrupts, VU49_ASaturatedEventfdBlocksNobody) {
   const UniqueFd blocking(::eventfd(0, EFD_CLOEXEC));
   const std::uint64_t full = UINT64_MAX - 1;
   ASSERT_EQ(::write(blocking.get(), &full, sizeof full), 8);
@@ -278,13 +278,13 @@ TEST_F(ServerInterrupts, Row49_ASaturatedEventfdBlocksNobody) {
   EXPECT_TRUE(alive(peer_));
 }
 
-TEST_F(ServerInterrupts, Row50_DisablingWhatIsIdleSucceeds) {
+TEST_F(ServerInterrupts, VU50_DisablingWhatIsIdleSucceeds) {
   for (const std::uint32_t index : {intx, msi, msix, error_irq, request_irq}) {
     EXPECT_EQ(set(none_trigger, index, 0, 0), 0) << index;
   }
 }
 
-TEST_F(ServerInterrupts, Row51_MaskingWhatCannotBeMaskedIsRefused) {
+TEST_F(ServerInterrupts, VU51_MaskingWhatCannotBeMaskedIsRefused) {
   for (const std::uint32_t index : {msi, msix}) {
     EXPECT_EQ(set(none_mask, index, 0, 1), ENOTTY);
     EXPECT_EQ(set(none_unmask, index, 0, 1), ENOTTY);
@@ -302,7 +302,7 @@ TEST_F(ServerInterrupts, AMessageTooShortIsRefused) {
       EINVAL);
 }
 
-TEST_F(ServerInterrupts, Row63_EventfdsOfAClientThatVanishedAreClosed) {
+TEST_F(ServerInterrupts, VU63_EventfdsOfAClientThatVanishedAreClosed) {
   ASSERT_EQ(set(bind, msix, 0, 4, {fd(0), fd(1), fd(2), fd(3)}), 0);
   const std::size_t before = open_eventfds();
   peer_.close();

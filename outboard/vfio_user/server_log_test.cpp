@@ -5,7 +5,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include <outboard/testing/vfio_user_server_fixture.hpp>
+#include <tests/support/vfio_user_server_fixture.hpp>
 
 namespace outboard::vfio_user {
 namespace {

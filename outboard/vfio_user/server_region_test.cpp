@@ -1,4 +1,6 @@
-#include <outboard/testing/vfio_user_server_fixture.hpp>
+#include <tests/support/idle_function.hpp>
+#include <tests/support/scarce_memory.hpp>
+#include <tests/support/vfio_user_server_fixture.hpp>
 
 // Rows of docs/spec-map.md (VU) that concern register accesses.
 
@@ -56,7 +58,7 @@ TEST_F(ServerRegions, AllOfConfigurationSpaceIsReadAtOnce) {
   EXPECT_EQ(read->at<std::uint16_t>(16), 0x1234);
 }
 
-TEST_F(ServerRegions, Row52_AnAccessThatIsTooShortOrTooLongOrBeyondTheRegionIsRefused) {
+TEST_F(ServerRegions, VU52_AnAccessOfWrongLengthOrBeyondTheRegionIsRefused) {
   Peer peer = enabled_client();
   for (const auto command : {Command::region_read, Command::region_write}) {
     EXPECT_EQ(error_of(peer, command), EINVAL);
@@ -82,7 +84,7 @@ TEST_F(ServerRegions, Row52_AnAccessThatIsTooShortOrTooLongOrBeyondTheRegionIsRe
   EXPECT_TRUE(alive(peer));
 }
 
-TEST_F(ServerRegions, Row53_AWriteWhoseDataAreNotAsLongAsItSaysWritesNothing) {
+TEST_F(ServerRegions, VU53_AWriteWhoseDataAreNotAsLongAsItSaysWritesNothing) {
   Peer peer = enabled_client();
   write_register(peer, PlainFunction::scratch_at, 7);
   for (const std::size_t size : {0u, 3u, 5u, 100u}) {
@@ -91,7 +93,7 @@ TEST_F(ServerRegions, Row53_AWriteWhoseDataAreNotAsLongAsItSaysWritesNothing) {
   EXPECT_EQ(read_register(peer, PlainFunction::scratch_at), 7u);
 }
 
-TEST_F(ServerRegions, Row54_AnAccessOfNothingSucceeds) {
+TEST_F(ServerRegions, VU54_AnAccessOfNothingSucceeds) {
   Peer peer = enabled_client();
   const auto read = exchange(peer, Command::region_read, joined(access(4, 0)));
   ASSERT_TRUE(read);
@@ -99,7 +101,7 @@ TEST_F(ServerRegions, Row54_AnAccessOfNothingSucceeds) {
   EXPECT_EQ(write_error(peer, access(4, 0), 0), 0);
 }
 
-TEST_F(ServerRegions, Row55_OddWidthsAndAlignmentAreForTheDeviceToComplete) {
+TEST_F(ServerRegions, VU55_OddWidthsAndAlignmentAreForTheDeviceToComplete) {
   Peer peer = enabled_client();
   for (const std::uint32_t count : {1u, 2u, 3u, 5u, 7u, 12u}) {
     for (const std::uint64_t offset : {0u, 1u, 3u, 5u}) {
@@ -134,7 +136,7 @@ TEST_F(ServerRegions, WriteMultiOfTheSizeThatQemuSendsIsTaken) {
   EXPECT_EQ(function().doorbell_count(), 200u);
 }
 
-TEST_F(ServerRegions, Row56_WriteMultiWhoseLengthIsNotThatOfItsEntriesWritesNothing) {
+TEST_F(ServerRegions, VU56_WriteMultiOfAnotherLengthThanItsEntriesWritesNothing) {
   Peer peer = enabled_client();
   const auto one = entry(PlainFunction::doorbell_at, 1);
   for (const std::uint64_t count : {UINT64_C(0), UINT64_C(2), UINT64_MAX, UINT64_C(0x0aaaaaaaaaaaaaab)}) {
@@ -145,7 +147,7 @@ TEST_F(ServerRegions, Row56_WriteMultiWhoseLengthIsNotThatOfItsEntriesWritesNoth
   EXPECT_EQ(function().doorbell_count(), 0u);
 }
 
-TEST_F(ServerRegions, Row56_WriteMultiOfMoreThanATurnsWritesWritesNothing) {
+TEST_F(ServerRegions, VU56_WriteMultiOfMoreThanATurnsWritesWritesNothing) {
   Peer peer = enabled_client();
   const auto write_all = [&](std::uint64_t count) {
     std::vector<std::byte> payload = joined(spec::WriteMulti{count});
@@ -159,7 +161,7 @@ TEST_F(ServerRegions, Row56_WriteMultiOfMoreThanATurnsWritesWritesNothing) {
   EXPECT_EQ(function().doorbell_count(), 256u);
 }
 
-TEST_F(ServerRegions, Row56_WriteMultiStopsAtTheFirstBadEntry) {
+TEST_F(ServerRegions, VU56_WriteMultiStopsAtTheFirstBadEntry) {
   Peer peer = enabled_client();
   const auto good = entry(PlainFunction::doorbell_at, 1);
   const auto bad = {entry(0, 0, 9), entry(0, 0, UINT32_MAX), entry(PlainFunction::bar_size, 0), entry(0, 0, 4, 9)};
@@ -174,7 +176,7 @@ TEST_F(ServerRegions, Row56_WriteMultiStopsAtTheFirstBadEntry) {
   }
 }
 
-TEST_F(ServerRegions, Row57_DeviceFeatureAndMigrationAreKnownButNotOffered) {
+TEST_F(ServerRegions, VU57_DeviceFeatureAndMigrationAreKnownButNotOffered) {
   Peer peer = client();
   for (const auto command : {Command::device_feature, Command::mig_data_read, Command::mig_data_write}) {
     EXPECT_EQ(error_of(peer, command, testing::pattern(8)), ENOTSUP);
@@ -190,6 +192,63 @@ TEST_F(ServerRegions, PostedWritesAreDoneBeforeALaterCommandIsAnswered) {
     peer.send(Command::region_write, joined(access(PlainFunction::doorbell_at, 4), i), {.flags = spec::flag::no_reply});
   }
   EXPECT_EQ(read_register(peer, PlainFunction::doorbell_count_at), 100u);
+}
+
+/// A server over a function that checks nothing itself.
+class ServerOfATrustingFunction : public ServerRegions {
+ protected:
+  using Access = testing::IdleFunction::Access;
+
+  Peer client_of_trusting(std::size_t max_data_transfer = std::size_t{1} << 20) {
+    vfio_user::Server::Options options = server_options_;
+    options.loop = &loop_;
+    options.max_data_transfer = max_data_transfer;
+    auto server = Server::listen(
+        path(),
+        [this](Loop&, Log) -> Result<std::unique_ptr<pci::Function>> {
+          auto made = std::make_unique<testing::IdleFunction>();
+          trusting_ = made.get();
+          return made;
+        },
+        options);
+    EXPECT_TRUE(server) << server.error().message();
+    server_.emplace(std::move(*server));
+    return client();
+  }
+  static spec::RegionAccess asked(const Access& one) {
+    return access(one.offset, static_cast<std::uint32_t>(one.length), one.region);
+  }
+
+  testing::IdleFunction* trusting_ = nullptr;
+};
+
+TEST_F(ServerOfATrustingFunction, VU52_AnAccessBeyondARegionDoesNotReachIt) {
+  Peer peer = client_of_trusting();
+  for (const auto& [one, error] : testing::refused_reads) {
+    EXPECT_EQ(read_error(peer, asked(one)), error) << one.region << " " << one.offset;
+  }
+  for (const auto& [one, error] : testing::refused_writes()) {
+    EXPECT_EQ(write_error(peer, asked(one), one.length), error) << one.region << " " << one.offset;
+    if (one.length > 8) continue;
+    const auto bad = entry(one.offset, 0, static_cast<std::uint32_t>(one.length), one.region);
+    EXPECT_EQ(error_of(peer, Command::region_write_multi, joined(spec::WriteMulti{1}, bad)), error)
+        << one.region << " " << one.offset;
+  }
+  EXPECT_EQ(trusting_->reads, std::vector<Access>());
+  EXPECT_EQ(trusting_->writes, std::vector<Access>());
+  EXPECT_EQ(read_error(peer, access(0, 16)), 0);
+  EXPECT_EQ(trusting_->reads, (std::vector<Access>{{0, 0, 16}}));
+}
+
+TEST_F(ServerOfATrustingFunction, VU52_ARefusedReadTakesNoMemory) {
+  if (!testing::NoMemoryFor::is_possible()) GTEST_SKIP() << "a sanitizer ends the process instead";
+  constexpr std::uint32_t largest = 64U << 20;
+  Peer peer = client_of_trusting(largest);
+  const testing::NoMemoryFor large(std::size_t{1} << 20);
+  EXPECT_EQ(read_error(peer, access(0, largest)), EINVAL);
+  EXPECT_EQ(read_error(peer, access(0, largest, 2)), EINVAL) << "no such BAR";
+  EXPECT_EQ(read_error(peer, access(0, largest, UINT32_MAX)), EINVAL);
+  EXPECT_EQ(read_error(peer, access(0, 4, 1)), EACCES);
 }
 
 }  // namespace

@@ -11,10 +11,13 @@
 #include <unistd.h>
 
 #include <array>
+#include <future>
 
-#include <outboard/testing/denied_calls.hpp>
-#include <outboard/testing/vfio_user_server_fixture.hpp>
+#include <outboard/base/internal/wait.hpp>
 #include <outboard/vfio_user/client.hpp>
+#include <outboard/vfio_user/internal/socket_path.hpp>
+#include <tests/support/denied_calls.hpp>
+#include <tests/support/vfio_user_server_fixture.hpp>
 
 // The socket: who has it, what is left of it, who may use it.
 
@@ -25,7 +28,9 @@ using testing::PlainFunction;
 
 class ServerSocket : public testing::VfioUserServerTest {
  protected:
-  Result<Server> another() { return Server::listen(path(), PlainFunction::factory({}), {.loop = &loop_}); }
+  Result<Server> another(Duration path_timeout = {}) {
+    return Server::listen(path(), PlainFunction::factory({}), {.loop = &loop_, .path_timeout = path_timeout});
+  }
   bool exists(const std::string& what) const { return ::access(what.c_str(), F_OK) == 0; }
   /// A socket at the path with nobody behind it, as a server that was killed leaves it.
   void leave_dead_socket() const { const UniqueFd socket = listening(); }
@@ -63,6 +68,29 @@ TEST_F(ServerSocket, OfAnotherLiveServerIsRefused) {
   const UniqueFd other = listening();
   EXPECT_EQ(another().error().code(), EADDRINUSE);
   EXPECT_TRUE(exists(path()));
+}
+
+// A process that was killed keeps its descriptors until its memory is gone.
+TEST_F(ServerSocket, OfAServerThatIsGoingIsWaitedFor) {
+  leave_dead_socket();
+  dir_.make_file("s.lock", 0);
+  ASSERT_EQ(::chmod((path() + ".lock").c_str(), 0600), 0);
+  UniqueFd going(::open((path() + ".lock").c_str(), O_RDWR | O_CLOEXEC));
+  struct flock whole{};
+  whole.l_type = F_WRLCK;
+  ASSERT_EQ(::fcntl(going.get(), F_OFD_SETLK, &whole), 0);
+  const UniqueFd attempts(::inotify_init1(IN_CLOEXEC));
+  ASSERT_GE(::inotify_add_watch(attempts.get(), (path() + ".lock").c_str(), IN_OPEN), 0);
+  auto next = std::async(std::launch::async, [this] { return another(std::chrono::seconds(60)); });
+  for (int looks = 0; looks < 4; ++looks) {  // two for each attempt: the lock, and whom the server serves
+    ASSERT_TRUE(wait_readable(attempts.get(), Clock::system().now() + std::chrono::seconds(30)))
+        << "no look but the first";
+    inotify_event look{};
+    ASSERT_GT(::read(attempts.get(), &look, sizeof look), 0);
+  }
+  going.reset();
+  const auto server = next.get();
+  EXPECT_TRUE(server) << server.error().message();
 }
 
 TEST_F(ServerSocket, OfADeadServerIsReplaced) {
@@ -141,7 +169,7 @@ TEST_F(ServerSocket, DoesNotReplaceWhatHasComeToThePathMeanwhile) {
                             dir_.make_file("s", 10);
                             return PlainFunction::factory({})(loop, std::move(log));
                           },
-                          {.loop = &loop_, .log = {}});
+                          {.loop = &loop_, .log = {}, .path_timeout = {}});
   };
   const auto expect_refused = [&] {
     const auto server = listen();
@@ -162,7 +190,7 @@ TEST_F(ServerSocket, DoesNotReplaceWhatHasComeToThePathMeanwhile) {
   }
 }
 
-TEST_F(ServerSocket, AppearsWhereTheKernelOrTheFileSystemCannotRenameWithoutReplacing) {
+TEST_F(ServerSocket, AppearsThoughRenamingWithoutReplacingIsUnsupported) {
   const auto appears = [this] {
     const auto server = Server::listen(path(), PlainFunction::factory({}), {.loop = &loop_, .log = {}});
     ASSERT_TRUE(server) << server.error().message();
@@ -254,8 +282,8 @@ TEST_F(ServerSocket, DoesNotAppearWhereDescriptorsWouldRunOut) {
   EXPECT_TRUE(few) << few.error().message();
 }
 
-/// Two servers in a process with room for what is set aside for both servers' clients, 32 descriptors that the program keeps, and no
-/// hundred more.
+/// Two servers in a process with room for what is set aside for both servers' clients, 32 descriptors that the program keeps,
+/// and no hundred more.
 class TwoServers : public ServerSocket {
  protected:
   void SetUp() override {
@@ -290,20 +318,20 @@ class TwoServers : public ServerSocket {
   rlimit saved_{};
 };
 
-TEST_F(TwoServers, TheSecondCanBeHadAlthoughTheFirstsClientHasItsDescriptorsOpen) {
+TEST_F(TwoServers, TheSecondServesThoughTheFirstsClientHoldsItsDescriptors) {
   bind_all();
   const auto other = the_other();
   EXPECT_TRUE(other) << other.error().message();
 }
 
-TEST_F(TwoServers, TheSecondCanBeHadAlthoughTheFirstKeepsDescriptorsOfVectorsThatAreNotBound) {
+TEST_F(TwoServers, TheSecondServesThoughTheFirstKeepsUnboundVectors) {
   bind_all();
   for (std::uint32_t first = 0; first < 96; first += 16) set(first, {});
   const auto other = the_other();
   EXPECT_TRUE(other) << other.error().message();
 }
 
-TEST_F(TwoServers, TheSecondCanBeHadAlthoughTheFirstKeepsDescriptorsOfAClientThatHasGone) {
+TEST_F(TwoServers, TheSecondServesThoughTheFirstKeepsALostClientsDescriptors) {
   bind_all();
   peer_.close();
   pump();
@@ -404,7 +432,7 @@ TEST_F(ServerSocket, RunsInSomeoneElsesLoopByItsDescriptor) {
 }
 
 // Of the client that is served, and of one that waits to be refused.
-TEST_F(ServerSocket, Row89_AByteOutOfBandLetsTheLoopSleep) {
+TEST_F(ServerSocket, VU89_AByteOutOfBandLetsTheLoopSleep) {
   auto server = Server::listen(path(), PlainFunction::factory({}, &function_));
   ASSERT_TRUE(server);
   const auto sleeps = [&server] {

@@ -6,11 +6,11 @@
 
 #include <gtest/gtest.h>
 
-#include <outboard/testing/plain_function.hpp>
-#include <outboard/testing/temp_dir.hpp>
-#include <outboard/testing/vfio_user_peer.hpp>
 #include <outboard/vfio_abi/vfio.hpp>
 #include <outboard/vfio_user/server.hpp>
+#include <tests/support/plain_function.hpp>
+#include <tests/support/temp_dir.hpp>
+#include <tests/support/vfio_user_peer.hpp>
 
 namespace outboard::vfio_user {
 namespace {
@@ -21,12 +21,12 @@ using Command = VfioUserPeer::Command;
 namespace flag = vfio_abi::irq_set_flag;
 
 constexpr Duration for_long = std::chrono::hours(1);
-constexpr int patience_ms = 30'000;
+constexpr int timeout_ms = 30'000;
 
 class ServerUnplug : public ::testing::Test {
  protected:
-  void serve(Duration unplug_wait) {
-    auto server = Server::listen(path(), PlainFunction::factory({}), {.unplug_wait = unplug_wait});
+  void serve(Duration unplug_timeout) {
+    auto server = Server::listen(path(), PlainFunction::factory({}), {.unplug_timeout = unplug_timeout});
     ASSERT_TRUE(server) << server.error().message();
     server_.emplace(std::move(*server));
     thread_ = std::thread([this] { status_ = server_->run(); });
@@ -48,7 +48,7 @@ class ServerUnplug : public ::testing::Test {
 
   std::string path() const { return dir_.path("s"); }
   int answer() {
-    const auto reply = peer_.receive_within(patience_ms);
+    const auto reply = peer_.receive_within(timeout_ms);
     return reply ? reply->error() : -1;
   }
   int set_request_irq(std::uint32_t flags, std::uint32_t count, const std::vector<int>& fds) {
@@ -65,7 +65,7 @@ class ServerUnplug : public ::testing::Test {
   }
   bool asked() const {
     pollfd state{.fd = request_.get(), .events = POLLIN, .revents = 0};
-    return ::poll(&state, 1, patience_ms) == 1;
+    return ::poll(&state, 1, timeout_ms) == 1;
   }
 
   testing::TempDir dir_;

@@ -1,5 +1,5 @@
 // What a device promises the driver's memory and its order of work: clauses of VIRTIO 1.4 (docs/spec-map.md, D-*) that
-// no row of the table of hostile drivers shows.
+// no row of "what a driver may do to a device" (docs/spec-map.md, VD-n) shows.
 
 #include <cstring>
 #include <string>
@@ -7,15 +7,15 @@
 
 #include <gtest/gtest.h>
 
-#include <outboard/testing/device_rig.hpp>
+#include <tests/support/device_rig.hpp>
 
 namespace outboard::virtio {
 namespace {
 
 using testing::DeviceRig;
-using testing::RingDriver;
+using testing::HandDriver;
 
-using Used = std::vector<RingDriver::Used>;
+using Used = std::vector<HandDriver::Used>;
 
 class EitherDeviceClause : public ::testing::TestWithParam<bool> {
  protected:
@@ -83,7 +83,7 @@ TEST_P(EitherDeviceClause, D_PQ_1_BuffersAreStartedInTheOrderOfTheRing) {
   EXPECT_EQ(order, "abcdeabcdeabcdeabcdeabcde");
 }
 
-TEST_P(EitherDeviceClause, D_PSG_1_D_FRM_1_ElementsAreTakenInTheirOrderHoweverTheyAreCut) {
+TEST_P(EitherDeviceClause, D_PSG_1_D_FRM_1_ElementsAreTakenInOrderHoweverTheyAreCut) {
   auto& rig = running();
   auto chain = rig.driver().chain();
   chain.readable("v").readable("irt").readable("io").writable(1).writable(2).writable(5).publish();
@@ -149,7 +149,7 @@ TEST_P(EitherDeviceClause, D_CFG_1_ConfigurationReadsTheSameBeforeAndAfterFeatur
   EXPECT_EQ(after, before);
 }
 
-TEST_P(EitherDeviceClause, Row41_AKickWhileTheQueueIsBeingResetDoesNothing) {
+TEST_P(EitherDeviceClause, VD41_AKickWhileTheQueueIsBeingResetDoesNothing) {
   auto& rig = running();
   rig.device.gives_up_kept = false;
   rig.device.on_request = rig.device.keep();

@@ -3,8 +3,8 @@
 #include <algorithm>
 #include <utility>
 
-#include <outboard/base/together.hpp>
-#include <outboard/virtio/device_core_state.hpp>
+#include <outboard/base/internal/joined_completion.hpp>
+#include <outboard/virtio/internal/device_core_state.hpp>
 
 namespace outboard::virtio {
 namespace {
@@ -15,7 +15,7 @@ constexpr unsigned max_queues = 65535;
 bool offers_only_its_own(const Features& features) {
   constexpr unsigned first = 24, last = 49;
   for (unsigned bit = first; bit <= last; ++bit) {
-    if (bit == 42) continue;  // a device type's, in spite of its place (1.1 of the reference: 41 is not)
+    if (bit == 42) continue;  // a device type's (VIRTIO 1.4, 2.2); 41 is ADMIN_VQ (chapter 6)
     const auto feature = static_cast<Feature>(bit);
     const bool ring = feature == Feature::indirect_desc || feature == Feature::event_idx ||
                       feature == Feature::ring_packed || feature == Feature::in_order || feature == Feature::ring_reset;
@@ -114,20 +114,22 @@ void DeviceCore::set_journal(Journal& journal) {
 /// Queues first: a status alone would say that they have nothing in flight.
 void DeviceCore::change_journal(Journal& journal, std::move_only_function<void()> done) {
   state_->options.journal = &journal;
-  const auto all = Together::of(queue_count() + std::size_t{1}, [weak = std::weak_ptr(state_), &journal,
-                                                                 done = std::move(done)](const Status&) mutable {
-    if (const auto state = weak.lock()) journal.status_changing(state->status, state->accepted);
-    done();
-  });
+  const auto all =
+      JoinedCompletion::of(queue_count() + std::size_t{1},
+                           [weak = std::weak_ptr(state_), &journal, done = std::move(done)](const Status&) mutable {
+                             if (const auto state = weak.lock())
+                               journal.status_changing(state->status, state->accepted);
+                             done();
+                           });
   for (State::Queue& queue : state_->queues) {
     state_->on_loop(queue,
                     [engine = queue.engine, &journal, all = all, loop = queue.loop, home = &state_->control]() mutable {
                       engine->change_journal(journal);
-                      if (loop == home) return all->one();
-                      home->post([all = std::move(all)] { all->one(); });
+                      if (loop == home) return all->part_done();
+                      home->post([all = std::move(all)] { all->part_done(); });
                     });
   }
-  all->one();
+  all->part_done();
 }
 
 std::uint8_t DeviceCore::status() const { return state_->status; }
@@ -242,17 +244,17 @@ void DeviceCore::kick_now(unsigned queue) {
 // Coming to rest.
 
 void DeviceCore::stop(StopMode mode, std::move_only_function<void(Status)> done) {
-  const auto all = Together::of(queue_count() + 1U, std::move(done));
+  const auto all = JoinedCompletion::of(queue_count() + 1U, std::move(done));
   State* const state = state_.get();
   state->hold_reset([&] {
     for (unsigned queue = 0; queue < state->queues.size() && !state->gone; ++queue) {
       state->stop_queue(queue, mode, [all, mode, state](const Result<QueueState>& stopped) {
-        if (stopped) return all->one();
+        if (stopped) return all->part_done();
         if (mode == StopMode::discard) state->break_device("outboard", stopped.error().message());
-        all->one(std::unexpected(stopped.error()));
+        all->part_done(std::unexpected(stopped.error()));
       });
     }
-    all->one();
+    all->part_done();
   });
 }
 

@@ -15,169 +15,172 @@ namespace outboard::virtio {
 
 class DeviceQueue;
 
-/// What a transport does for a running device. Called in the middle of what the core and the device do: neither may be
+/// What DeviceCore calls in its transport. A call may come from inside a call of the core or of the device, so neither may be
 /// destroyed in it.
 class TransportEvents {
  public:
   virtual ~TransportEvents() = default;
-  /// Used buffers are there to be seen. On the queue's loop.
+  /// Used buffers have been published, and the driver wants a notification. On the queue's loop.
   virtual void notify_queue(unsigned queue) = 0;
   /// The configuration or NEEDS_RESET has changed. Control loop.
   virtual void notify_config() = 0;
-  /// A device reset has ended: nothing that was raised before it is pending any more. Control loop.
+  /// A device reset has ended: drop pending notifications from before it. Control loop.
   virtual void was_reset() {}
 };
 
-/// What a device says about ACCESS_PLATFORM: that the addresses it is given go through the platform's mapping (an IOMMU).
+/// Whether ACCESS_PLATFORM is offered: the bit says that the platform (an IOMMU) translates the addresses given to the device.
 enum class AccessPlatform : std::uint8_t {
   off,  ///< not offered
-  on,  ///< offered; a driver that does not accept it is served too. Its addresses are looked up in the same map
-  require,  ///< offered; a driver that does not accept it is refused, as its addresses would mean nothing here
+  on,  ///< offered; a driver that does not accept it is served, too: its addresses are looked up in the same map
+  require,  ///< offered; a driver that does not accept it is refused, since its addresses would not be in the map
 };
 
-/// Runs one virtio::Device below any transport: the status state machine, feature negotiation, the queues and their
-/// life cycle, configuration generation, the broken latch. virtio_pci::Function and vduse::Export are its clients;
-/// neither knows a device, and no device knows them.
+/// Runs one virtio::Device below any transport: device status, feature negotiation, the queues and their life cycle, the
+/// configuration generation, NEEDS_RESET. virtio_pci::Function and vduse::Export use it; they do not depend on a device type,
+/// and no device depends on them.
 ///
-/// Control loop, unless a call says otherwise. What a driver writes is data of a peer: nothing here fails because of
-/// it, what the specification does not allow is ignored or latches NEEDS_RESET.
+/// Control loop, unless a call says otherwise. What a driver writes is not trusted: no call fails because of it. What the
+/// specification does not allow is ignored, or the device gets NEEDS_RESET.
 class DeviceCore final : private Host {
  public:
-  /// How the transport, and whoever serves the device, want it run.
+  /// Options of create(), from the transport and the server.
   struct Options {
     bool packed = false;  ///< offer RING_PACKED
     bool in_order = false;  ///< offer IN_ORDER
-    AccessPlatform access_platform = AccessPlatform::on;  ///< what is offered, and insisted on
-    bool notification_data = false;  ///< offer NOTIFICATION_DATA (the data are not needed here and not looked at)
-    Features without{};  ///< features to leave out whatever the device offers
+    AccessPlatform access_platform = AccessPlatform::on;  ///< whether it is offered, and required
+    bool notification_data = false;  ///< offer NOTIFICATION_DATA (the data are ignored)
+    Features without{};  ///< features that are not offered, even if the device has them
     std::vector<Loop*> queue_loops{};  ///< one for each queue; shorter: the control loop for the rest
-    bool poll = false;  ///< look at the rings all the time instead of waiting for notifications
-    Journal* journal = nullptr;  ///< told of what is popped and published; outlives the core. nullptr: none
-    Duration stop_deadline = std::chrono::seconds(2);  ///< see stop(), stop_queue() and reset()
-    /// Address spaces of their own, one for each queue (null, or shorter: the device's); they outlive the core.
+    bool poll = false;  ///< poll the rings instead of waiting for notifications
+    Journal* journal = nullptr;  ///< records the buffers in flight; outlives the core. nullptr: none
+    Duration stop_timeout = std::chrono::seconds(2);  ///< see stop(), stop_queue() and reset()
+    /// The address map of each queue (null, or shorter: the device's); they outlive the core.
     std::vector<memory::AddressMap*> queue_memory{};
-    /// The transport cannot tell the driver that the device is broken (VDUSE): what is in flight then is still answered.
+    /// The transport cannot show NEEDS_RESET to the driver (VDUSE): a broken device still answers the requests in flight.
     bool answers_when_broken = false;
-    /// Nor is it a reason to break that a buffer lies in memory that is not there, or may not be accessed like that, or that
-    /// its chain is none: such a buffer fails alone (Request::fails_alone), or goes back unseen with used length 0.
+    /// A buffer whose memory is not mapped, does not allow the access, or whose chain is malformed does not break the device:
+    /// only this request fails (Request::fails_alone()), or the buffer is used with length 0 and the device does not receive
+    /// it.
     bool contains_faults = false;
     Log log{};  ///< where the core, its queues and the device log
 
-    /// Where a queue's calls come.
+    /// The loop of a queue.
     Loop& loop_of(unsigned queue, Loop& control) const {
       return queue < queue_loops.size() && queue_loops[queue] != nullptr ? *queue_loops[queue] : control;
     }
   };
 
-  /// `device`, `memory` and `events` outlive the core. Fails as Device::attach does, or EINVAL for an identity that is
-  /// not well-formed (queue sizes, device ID).
+  /// `device`, `memory` and `events` outlive the core. EINVAL: the identity is invalid (queue sizes, device ID). Other errors:
+  /// those of Device::attach().
   static Result<std::unique_ptr<DeviceCore>> create(Device& device, memory::AddressMap& memory, Loop& control,
                                                     TransportEvents& events, Options options);
-  /// Queues on loops of their own must have been stopped. Requests that the device still has do nothing any more. Whoever
-  /// waits for a stop, a reset or a capture is not told: the callbacks are destroyed with the core. One that is running may
-  /// destroy it, and then the device.
+  /// Before: queues on loops of their own must have been stopped; if that timed out, their loops must not run any more
+  /// (ReactorPool::stop()). Requests that the device still holds have no effect any more. Callbacks of a pending stop, reset or
+  /// capture are destroyed without being called. A callback may destroy the core, and then the device.
   ~DeviceCore() override;
 
-  /// Options::journal, for those who can make it only when they know what is offered. Before the driver writes a status.
+  /// Sets Options::journal, for a server that creates the journal after it knows the offered features. Call it before the
+  /// driver writes a status.
   void set_journal(Journal& journal);
-  /// Another one, at any time: it is told what is in flight now, and the status when that is done. `done` on the control loop,
-  /// when nobody uses the old one any more.
+  /// Replaces the journal, at any time: records the buffers in flight in the new one, then the status. `done` is called on the
+  /// control loop when the old journal is not used any more.
   void change_journal(Journal& journal, std::move_only_function<void()> done);
 
-  /// As the device gave it when the core was made.
+  /// Device::identity(), from when the core was created.
   const Identity& identity() const { return identity_; }
-  /// Queues that the device has, whether they are enabled or not.
+  /// The number of queues, enabled or not.
   unsigned queue_count() const { return static_cast<unsigned>(identity_.queue_sizes.size()); }
-  /// What the driver is shown: the device's bits, and those of the ring and the transport. Constant.
+  /// The features offered to the driver: those of the device, of the ring and of the transport. Constant.
   const Features& offered() const { return offered_; }
 
   // VIRTIO 1.4, 2.1 and 3.1: status and features.
   /// The status field, as the driver reads it: bits of spec::status.
   std::uint8_t status() const;
-  /// A write to the status field: bits are only added, but for 0, which starts a reset. The reset may end later; until
-  /// then status() reads what it was.
+  /// The driver writes the status field. A value other than 0 only adds bits; 0 starts a reset. The reset may end later; until
+  /// then status() returns the old value.
   void write_status(std::uint8_t value);
-  /// The word `select` of what the driver has written; 0 beyond the fourth.
+  /// Word `select` of the features that the driver has written; 0 beyond the fourth.
   std::uint32_t driver_features(std::uint32_t select) const;
-  /// The driver accepts features. Taken before FEATURES_OK only; judged when that is set.
+  /// The driver writes a word of its features. Ignored after FEATURES_OK; checked when the driver sets FEATURES_OK.
   void write_driver_features(std::uint32_t select, std::uint32_t value);
-  /// Whether a violation has been latched: NEEDS_RESET is set, or about to be. Any thread.
+  /// Whether the device is broken: NEEDS_RESET is set, or about to be set. Any thread.
   bool broken() const;
 
   // 2.5: device configuration space.
   void read_config(std::uint32_t offset, MutableBytes into);  ///< beyond its size: all ones
   void write_config(std::uint32_t offset, Bytes from);  ///< beyond its size: ignored
-  /// Moves on when something that the driver may have read has changed since (2.5.3). Not counted per change.
+  /// Differs from the last value if a field that the driver may have read has changed meanwhile (2.5.3). Several changes may
+  /// count as one.
   std::uint8_t config_generation();
 
   // 2.6: queues. An index beyond queue_count() reads 0 and ignores writes.
-  /// Entries, as the identity says: what the driver may choose up to. 0: no such queue.
+  /// The maximum size of a queue, in entries, from the identity; 0: no such queue.
   std::uint16_t queue_max_size(unsigned queue) const;
-  /// Entries, as the driver has chosen.
+  /// The size that the driver has chosen, in entries.
   std::uint16_t queue_size(unsigned queue) const;
-  /// Ignored while the queue is enabled, and for a size that is not allowed (2.7, 2.8: a power of two for a split ring).
+  /// Ignored while the queue is enabled, and if the size is not allowed (2.7, 2.8: a power of two for a split ring).
   void set_queue_size(unsigned queue, std::uint16_t size);
   memory::Iova queue_address(unsigned queue, unsigned area) const;  ///< area 0 descriptors, 1 driver, 2 device
   /// Ignored while the queue is enabled.
   void set_queue_address(unsigned queue, unsigned area, memory::Iova address);
   /// Whether the driver has enabled the queue.
   bool queue_enabled(unsigned queue) const;
-  /// Ring addresses that a ring cannot have (alignment, wrapping) break the device.
+  /// Enables a queue. Invalid ring addresses (alignment, overflow) break the device.
   void enable_queue(unsigned queue);
   /// Whether a reset of the queue (RING_RESET) is under way.
   bool queue_resetting(unsigned queue) const;
-  /// RING_RESET: stops the queue and disables it; queue_resetting() until then, however long. Ignored if not negotiated.
+  /// RING_RESET: stops the queue and disables it, without a timeout; queue_resetting() is true until that has ended. Ignored if
+  /// RING_RESET was not negotiated.
   void reset_queue(unsigned queue);
 
-  /// The driver says that a queue has new buffers. Any thread.
+  /// The driver notifies the device of new buffers in a queue. Any thread.
   void kick(unsigned queue);
-  /// On the queue's loop: the same without a detour. For eventfds that are watched there.
+  /// The same, on the queue's loop: runs the queue at once, without a posted task. For eventfds that are watched on that loop.
   void kick_now(unsigned queue);
 
-  /// Stops every queue, whatever status says; `done` comes when nothing of this device touches memory any more, or says
-  /// ETIMEDOUT when that takes longer than Options::stop_deadline. What was told to discard is broken then, and its memory
-  /// stays mapped until the I/O has ended. A queue that is late for a drain goes on: see stop_queue(), and
-  /// there ECANCELED.
+  /// Stops every queue, whatever the status. `done` is called when this device accesses no memory any more. ETIMEDOUT: that
+  /// takes longer than Options::stop_timeout. After a discard with ETIMEDOUT the device is broken, and the memory stays mapped
+  /// until the I/O has ended. After a drain with ETIMEDOUT the queue continues: see stop_queue(), also for ECANCELED.
   void stop(StopMode mode, std::move_only_function<void(Status)> done);
-  /// A device reset from outside the status field (PCI reset, FLR). `done` comes when it has ended, or says ETIMEDOUT when
-  /// that takes longer than Options::stop_deadline: I/O of before the reset may then still touch memory. The reset is not
-  /// given up: until it ends the status is not 0 and no queue starts, and after_reset() tells of the end. The driver may be
-  /// started from `done`.
+  /// Resets the device other than by the status field (PCI reset, FLR). `done` is called when the reset has ended. ETIMEDOUT:
+  /// that takes longer than Options::stop_timeout; I/O from before the reset may still access memory. The reset continues then:
+  /// until it ends, the status is not 0 and no queue starts; after_reset() reports the end. `done` may start the driver.
   void reset(std::move_only_function<void(Status)> done);
-  /// Calls `ended` when no reset is under way: at once, or when the one that is has ended.
+  /// Calls `ended` when no reset is in progress: at once, or when the current one has ended.
   void after_reset(std::move_only_function<void()> ended);
 
-  /// State of a queue that has been stopped, and the way back. For suspend and migration and recovery. ETIMEDOUT: the
-  /// queue did not come to rest within Options::stop_deadline. A drain is undone then: the queue finishes what runs, and
-  /// goes on from there, unless it is stopped again meanwhile. A discard goes on; who asks again is told when it ends.
-  /// ECANCELED, of a drain: it has become a discard, for a stop or a reset of the device, and requests were given up. A queue
-  /// that its driver resets counts as drained, and nothing of it is in flight.
+  /// Stops a queue and returns its state: for suspend, migration and recovery; start_queue() is the counterpart. ETIMEDOUT: the
+  /// queue did not stop within Options::stop_timeout. After a drain with ETIMEDOUT the queue continues when the running
+  /// requests have ended, unless it is stopped again meanwhile. A discard with ETIMEDOUT continues; another call completes when
+  /// it ends. ECANCELED: the drain has become a discard, because of a stop or a reset of the device, and requests were dropped.
+  /// A queue that its driver resets counts as drained, with no buffers in flight.
   void stop_queue(unsigned queue, StopMode mode, std::move_only_function<void(Result<QueueState>)> done);
-  /// EINVAL: the state is not consistent (the message names the field). EBUSY: the queue is not at rest, or a reset of the
-  /// device is still in progress.
+  /// Starts a stopped queue from `state`. EINVAL: the state is not consistent (the message names the field). EBUSY: the queue
+  /// is not stopped, or a reset of the device is in progress.
   Status start_queue(unsigned queue, const QueueState& state);
 
-  /// Brings every queue to rest (drain) and takes the whole device's state. The device stays at rest, and can be reset, or
-  /// destroyed when the state lives elsewhere. With an error the device goes on as if nobody had asked, a queue that is
-  /// late once it has come to rest; but a queue that somebody else has stopped too stays at rest. ETIMEDOUT: a queue did not
-  /// come to rest. EBUSY: another capture is in progress. ECANCELED: the drain has become a discard, or the driver has
-  /// started a queue meanwhile. What Device::save_state says. A device that its driver resets meanwhile is captured when the
-  /// reset has ended; ETIMEDOUT where that takes longer than Options::stop_deadline.
+  /// Stops every queue (drain) and returns the state of the whole device. The device stays stopped; it can be reset, or
+  /// destroyed when another device has the state. After an error the device continues, a queue that is late as soon as it has
+  /// stopped; a queue that was also stopped by stop_queue() stays stopped. ETIMEDOUT: a queue did not stop within
+  /// Options::stop_timeout. EBUSY: another capture is in progress. ECANCELED: the drain has become a discard, or the driver has
+  /// started a queue meanwhile. Other errors: those of Device::save_state(). If the driver resets the device meanwhile, the
+  /// capture waits for the end of the reset, or ends with ETIMEDOUT after Options::stop_timeout.
   void capture(std::move_only_function<void(Result<DeviceState>)> done);
-  /// Goes on where another device of this type was captured; requests that were in flight come first, as replays. The
-  /// memory must be mapped as it was. Whoever ran the device before may have been stopped between publishing and telling:
-  /// the driver gets a notification for each queue that runs, and one of a configuration change, from the loops and after
-  /// this call has returned.
+  /// Continues from the state of another device of this type; the requests in flight are delivered first, as replays. The
+  /// memory must be mapped as it was. Since the other device may have been stopped after it published buffers and before it
+  /// notified, the driver gets a notification for each queue that runs, and one of a configuration change; they are sent from
+  /// the loops, after this call has returned.
   ///
-  /// With an error nothing has changed, and another attempt may be made. EBUSY: not in the state that follows a reset.
-  /// EINVAL: not a state of such a device, or not consistent. EIO: a ring is in no memory, or the device did not start a
-  /// queue. What Device::restore_state says.
+  /// After an error nothing has changed, and the call may be repeated. EBUSY: the device is not in the state that follows a
+  /// reset. EINVAL: the state is not consistent, or not of such a device. EIO: a ring is not in mapped memory, or the device
+  /// did not start a queue. Other errors: those of Device::restore_state().
   Status restore(const DeviceState& state);
 
-  /// The transport has found that the device cannot be trusted any more: as a violation of the driver's, NEEDS_RESET.
+  /// Sets NEEDS_RESET, as a violation of the driver does: for a transport that finds an error which the device cannot continue
+  /// after.
   void break_device(std::string_view what);
 
-  /// Bus mastering and the like: while paused no queue touches memory; resumed queues look at their rings.
+  /// Pauses or resumes all queues, as for bus mastering: a paused queue accesses no memory; a resumed one looks at its ring.
   void set_paused(bool paused);
 
  private:
@@ -194,7 +197,7 @@ class DeviceCore final : private Host {
 
   Identity identity_;
   Features offered_;
-  std::shared_ptr<State> state_;  ///< shared with what is on its way between loops
+  std::shared_ptr<State> state_;  ///< shared with tasks that are posted between loops
 };
 
 }  // namespace outboard::virtio

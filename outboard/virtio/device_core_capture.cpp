@@ -1,8 +1,8 @@
 #include <memory>
 #include <utility>
 
-#include <outboard/base/together.hpp>
-#include <outboard/virtio/device_core_state.hpp>
+#include <outboard/base/internal/joined_completion.hpp>
+#include <outboard/virtio/internal/device_core_state.hpp>
 
 /// A whole device, taken from one object and given to another.
 namespace outboard::virtio {
@@ -35,17 +35,17 @@ void DeviceCore::State::capture(CaptureDone done) {
   capturing = true;
   const auto capture = std::make_shared<Capture>(Capture{.done = std::move(done)});
   const auto all =
-      Together::of(queues.size() + 1, [this, capture](const Status& rested) { end_capture(*capture, rested); });
+      JoinedCompletion::of(queues.size() + 1, [this, capture](const Status& rested) { end_capture(*capture, rested); });
   hold_reset([&] {
     for (unsigned index = 0; index < queues.size() && !gone; ++index) {
       const Queue& queue = queues[index];
       // One that a capture before this has stopped, and that would go on, ran too.
       capture->stops.push_back({.ran = queue.phase == Phase::running || queue.goes_on, .call = queue.stop_calls + 1});
       stop_queue(index, StopMode::drain, [all](const Result<QueueState>& stopped) {
-        all->one(stopped ? Status() : Status(std::unexpected(stopped.error())));
+        all->part_done(stopped ? Status() : Status(std::unexpected(stopped.error())));
       });
     }
-    all->one();
+    all->part_done();
   });
 }
 

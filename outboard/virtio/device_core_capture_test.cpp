@@ -6,13 +6,13 @@
 
 #include <gtest/gtest.h>
 
-#include <outboard/testing/device_rig.hpp>
+#include <tests/support/device_rig.hpp>
 
 namespace outboard::virtio {
 namespace {
 
 using testing::DeviceRig;
-using testing::RingDriver;
+using testing::HandDriver;
 using testing::ScriptedDevice;
 namespace bit = spec::status;
 
@@ -55,7 +55,7 @@ TEST_P(Captured, GoesOnElsewhereWithWhatWasInFlight) {
   EXPECT_EQ(other.core->status(), live);
   EXPECT_EQ(other.core->config_generation(), generation);
   EXPECT_EQ(other.device.host->negotiated(), rig.core->offered());
-  EXPECT_EQ(rig.driver().take_used(), (std::vector<RingDriver::Used>{{0, 5}}));
+  EXPECT_EQ(rig.driver().take_used(), (std::vector<HandDriver::Used>{{0, 5}}));
   EXPECT_EQ(rig.driver().text(chain.at(1), 5), "moved");
 }
 
@@ -73,7 +73,7 @@ TEST_P(Captured, AQueueThatWasResetCanBeSetUpElsewhere) {
   EXPECT_EQ(rig.driver().used_count(), 1U);
 }
 
-TEST_P(Captured, Row68_AStateThatCannotBeIsRefusedAndNothingHasChanged) {
+TEST_P(Captured, VD68_AStateThatCannotBeIsRefusedAndNothingHasChanged) {
   const DeviceState good = capture();
   ASSERT_TRUE(other.map.map(rig.driver().mapping()));
   const auto refused = [&](auto change) {
@@ -149,7 +149,7 @@ TEST_P(Captured, RequestsThatWereInFlightComeFirstInTheirOrderAndAsReplays) {
   };
   ASSERT_TRUE(restore(state));
   EXPECT_EQ(replays, (std::vector<bool>{true, true, true, true, false}));
-  std::vector<RingDriver::Used> expected;
+  std::vector<HandDriver::Used> expected;
   for (const std::uint32_t id : {ids[0], ids[1], ids[3], ids[4], late}) expected.push_back({id, 5});
   EXPECT_EQ(rig.driver().take_used(), expected);
 }
@@ -171,7 +171,7 @@ TEST_P(Captured, ARequestCanBeCapturedAgainBeforeItIsAnswered) {
   ASSERT_TRUE(third.map.map(rig.driver().mapping()));
   ASSERT_TRUE(third.core->restore(*second));
   third.settle();
-  EXPECT_EQ(rig.driver().take_used(), (std::vector<RingDriver::Used>{{0, 5}}));
+  EXPECT_EQ(rig.driver().take_used(), (std::vector<HandDriver::Used>{{0, 5}}));
 }
 
 TEST_P(Captured, GoesOnAcrossTheEndOfTheRingManyTimes) {
@@ -619,7 +619,7 @@ INSTANTIATE_TEST_SUITE_P(Rings, CapturedWrong, ::testing::Combine(::testing::Boo
                                   std::get<1>(each.param).name;
                          });
 
-TEST_P(CapturedWrong, Row68_IsRefusedAndNothingHasChanged) {
+TEST_P(CapturedWrong, VD68_IsRefusedAndNothingHasChanged) {
   const auto& [packed, wrong] = GetParam();
   DeviceRig from({.packed = packed}), to({.packed = packed, .options = {.access_platform = AccessPlatform::require}});
   from.run();
@@ -659,7 +659,7 @@ TEST_P(CapturedWrong, Row68_IsRefusedAndNothingHasChanged) {
   EXPECT_EQ(from.driver().used_count(), 2U);
 }
 
-TEST_P(Captured, Row68_WhatTheDeviceItselfRefusesChangesNothing) {
+TEST_P(Captured, VD68_WhatTheDeviceItselfRefusesChangesNothing) {
   const DeviceState state = capture();
   other.device.state_error = EINVAL;
   EXPECT_EQ(restore(state).error().code(), EINVAL);
@@ -673,7 +673,7 @@ TEST_P(Captured, Row68_WhatTheDeviceItselfRefusesChangesNothing) {
   EXPECT_TRUE(other.core->restore(state));
 }
 
-TEST(CapturedDevice, Row68_ThatKeepsNoStateRefusesOne) {
+TEST(CapturedDevice, VD68_ThatKeepsNoStateRefusesOne) {
   class Stateless final : public Device {
     Identity identity() const override { return {.device_id = 63, .queue_sizes = {16}}; }
     void handle(Request request) override { request.complete(); }

@@ -2,7 +2,7 @@
 
 #include <gtest/gtest.h>
 
-#include <outboard/testing/device_rig.hpp>
+#include <tests/support/device_rig.hpp>
 
 namespace outboard::virtio {
 namespace {
@@ -21,7 +21,7 @@ void break_with_one_in_flight(DeviceRig& rig) {
   rig.settle();
 }
 
-TEST_P(EitherRingOfACore, Row29_WhereTheDriverCannotBeToldWhatIsInFlightIsAnsweredAndNothingNewIsTaken) {
+TEST_P(EitherRingOfACore, VDUSE29_InFlightIsAnsweredIfTheDriverCannotBeTold) {
   DeviceRig rig({.packed = GetParam(), .options = {.answers_when_broken = true}});
   rig.run();
   break_with_one_in_flight(rig);

@@ -2,14 +2,26 @@
 #include <iterator>
 #include <utility>
 
-#include <outboard/virtio/device_core_state.hpp>
+#include <outboard/virtio/internal/device_core_state.hpp>
 
 /// The queues of a device: registers, life cycle, and the state that one can be taken from and given to another.
 namespace outboard::virtio {
 
-void DeviceCore::State::on_loop(Queue& queue, Loop::Task task) {
+void DeviceCore::State::on_loop(const Queue& queue, Loop::Task task) {
   if (queue.loop == &control) return task();
   queue.loop->post(std::move(task));
+}
+
+DeviceCore::State::WayBack DeviceCore::State::way_back(const Queue& queue) {
+  return {.from = queue.loop, .control = &control, .state = weak_from_this()};
+}
+
+void DeviceCore::State::WayBack::go(std::move_only_function<void(State&)> step) const {
+  auto task = [weak = state, step = std::move(step)]() mutable {
+    if (const auto alive = weak.lock()) step(*alive);
+  };
+  if (from == control) return task();
+  control->post(std::move(task));
 }
 
 /// Whether the driver may write the queue's registers now.
@@ -145,7 +157,7 @@ Status check_packed(const QueueState& state) {
 
 }  // namespace
 
-/// Row 68 of the hostile input: a state comes from another process, perhaps another machine.
+/// docs/spec-map.md, VD-68: a state comes from another process, perhaps another machine.
 Status DeviceCore::State::check(const Queue& queue, const QueueState& state) const {
   if (!has(spec::status::features_ok)) return Error(EINVAL, "features have not been negotiated");
   const bool packed = negotiated(Feature::ring_packed);
@@ -186,7 +198,7 @@ void DeviceCore::State::run_engine(unsigned index, const QueueState& state) {
   });
 }
 
-/// A queue that came to rest for nothing runs again.
+/// Starts a queue again that was stopped for a purpose that has failed.
 void DeviceCore::State::go_on(unsigned index) {
   Queue& queue = queues[index];
   if (!live() || resetting || !queue.at_rest() || !queue.enabled || !queue.saved) return;
@@ -205,20 +217,20 @@ void DeviceCore::State::stop_queue(unsigned index, StopMode mode, StopDone done)
   queue.goes_on = false;
   StopWaiters& waiters = queue.waiters(mode);
   waiters.dones.push_back(std::move(done));
-  // Also for who comes when the first deadline has passed: each gets an answer.
+  // A caller that comes after the first deadline gets one of its own: each is answered in time.
   if (!waiters.deadline.active())
-    waiters.deadline = control.after(options.stop_deadline, [this, index, mode] { stop_is_late(index, mode); });
+    waiters.deadline = control.after(options.stop_timeout, [this, index, mode] { stop_is_late(index, mode); });
   if (queue.phase == Phase::running) {
     queue.phase = Phase::quiescing;
     queue.stop_mode = mode;
-    stop_engine(index);
+    quiesce_engine(index);
   } else if (mode == StopMode::discard && queue.stop_mode == StopMode::drain) {
     escalate_stop(index);
   }
 }
 
-/// A drain becomes a discard, at once: the queue's loop may be busy with just what is to be cancelled. A device that has not
-/// been told of the stop yet will be told of a discard.
+/// Makes a drain a discard, at once: the queue's loop may be busy with the very requests that are to be cancelled. A device
+/// that has not been told of the stop yet will be told of a discard.
 void DeviceCore::State::escalate_stop(unsigned index) {
   Queue& queue = queues[index];
   queue.stop_mode = StopMode::discard;
@@ -226,50 +238,43 @@ void DeviceCore::State::escalate_stop(unsigned index) {
   if (queue.phase == Phase::stopping) device.discard_queue(index);
 }
 
-/// The engine first, so that the device gets no request after it was told to stop; then the device; then the engine
-/// waits for the requests whose work is running.
-void DeviceCore::State::stop_engine(unsigned index) {
-  const auto weak = weak_from_this();
-  Loop* const loop = queues[index].loop;
-  auto back = [weak, index, loop, home = &control](auto task) {
-    auto here = [weak, index, task = std::move(task)]() mutable {
-      if (const auto state = weak.lock()) task(*state, index);
-    };
-    if (loop == home) return here();
-    home->post(std::move(here));
-  };
-  auto finish = [back](State& state, unsigned at) {
-    DeviceQueue::Stopped stopped = [back](QueueState result) {
-      back([result = std::move(result)](State& owner, unsigned which) mutable {
-        owner.stopped(which, std::move(result));
-      });
-    };
-    state.on_loop(state.queues[at], [engine = state.queues[at].engine, stopped = std::move(stopped)]() mutable {
-      engine->finish(std::move(stopped));
-    });
-  };
-  auto tell = [finish](State& state, unsigned at) {
-    state.tell_device(at, [weak = state.weak_from_this(), at, finish] {
-      if (const auto alive = weak.lock()) finish(*alive, at);
-    });
-  };
-  on_loop(queues[index], [engine = queues[index].engine, mode = queues[index].stop_mode, back, tell] {
+// A stop has four steps, which take turns between the queue's loop and the control loop:
+//
+//   quiesce_engine   queue's loop     nothing is taken any more, so the device gets no request after it was told to stop
+//   stop_device      control loop     the device gives up what it keeps
+//   finish_engine    queue's loop     waits for the requests whose work is running
+//   stopped          control loop     whoever waits is told
+
+void DeviceCore::State::quiesce_engine(unsigned index) {
+  const Queue& queue = queues[index];
+  on_loop(queue, [engine = queue.engine, mode = queue.stop_mode, index, way = way_back(queue)] {
     engine->quiesce(mode);
-    back(tell);
+    way.go([index](State& state) { state.stop_device(index); });
   });
 }
 
-void DeviceCore::State::tell_device(unsigned index, Device::Completion done) {
+void DeviceCore::State::stop_device(unsigned index) {
   Queue& queue = queues[index];
   queue.phase = Phase::stopping;
-  device.stop_queue(index, queue.stop_mode, std::move(done));
+  device.stop_queue(index, queue.stop_mode, [weak = weak_from_this(), index] {
+    if (const auto state = weak.lock()) state->finish_engine(index);
+  });
+}
+
+void DeviceCore::State::finish_engine(unsigned index) {
+  const Queue& queue = queues[index];
+  on_loop(queue, [engine = queue.engine, index, way = way_back(queue)] {
+    engine->finish([index, way](QueueState result) {
+      way.go([index, result = std::move(result)](State& state) mutable { state.stopped(index, std::move(result)); });
+    });  // NOLINT(clang-analyzer-cplusplus.NewDeleteLeaks): a false alarm: go() takes the step by value, and its parameter frees it
+  });
 }
 
 void DeviceCore::State::stopped(unsigned index, QueueState state) {
   if (gone) return;
   Queue& queue = queues[index];
   queue.phase = Phase::at_rest;
-  // A queue that its driver has reset has nothing in flight, as one that was drained.
+  // A queue that its driver has reset has nothing in flight, like one that was drained.
   const bool gave_up = queue.stop_mode == StopMode::discard && !queue.resetting;
   if (queue.resetting) {
     queue_was_reset(index);
@@ -304,9 +309,9 @@ std::vector<DeviceCore::State::StopDone> DeviceCore::State::take_waiters(unsigne
   return std::exchange(waiters.dones, {});
 }
 
-/// The back end does not come back. Whoever waits is told, and decides whether the device is broken; the queue goes on coming
-/// to rest. A drain is undone: nothing is wrong with the device, and its driver knows nothing of it. It is undone when the
-/// queue is at rest: only then may the device be told that it starts again.
+/// A request has not ended in time. Whoever waits for the stop is told, and decides whether the device is broken; the stop
+/// itself goes on. A drain is undone once the queue is at rest, since the device may be told of a start only then: its driver
+/// does not know of the drain, and nothing is wrong with the device.
 void DeviceCore::State::stop_is_late(unsigned index, StopMode mode) {
   const auto self = shared_from_this();  // who waits may destroy the core
   Queue& queue = queues[index];

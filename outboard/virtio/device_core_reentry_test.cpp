@@ -10,7 +10,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include <outboard/testing/device_rig.hpp>
+#include <tests/support/device_rig.hpp>
 
 namespace outboard::virtio {
 namespace {
@@ -78,7 +78,7 @@ INSTANTIATE_TEST_SUITE_P(Rings, Reentry, ::testing::Bool(),
 
 // Starting and resetting again.
 
-TEST_P(Reentry, ADriverThatStartsTheDeviceAgainInTheEndOfAResetFindsAllQueuesRunning) {
+TEST_P(Reentry, ARestartFromTheEndOfAResetFindsAllQueuesRunning) {
   rig.map_driver(0);
   rig.map_driver(1);
   rig.negotiate();
@@ -159,7 +159,7 @@ TEST_P(Reentry, AResetFromAStopsCallbackEndsWhenAllHaveStopped) {
   expect_both_queues_work();
 }
 
-TEST_P(Reentry, AQueueThatACallbackStartsAgainIsStoppedAgainForWhoStillWaits) {
+TEST_P(Reentry, AQueueRestartedByACallbackIsStoppedAgainForTheWaiter) {
   run_with_busy({0});
   std::vector<int> told;
   rig.core->stop_queue(0, StopMode::drain, [&](Result<QueueState> stopped) {

@@ -1,4 +1,4 @@
-// Resets and stops of a device that has requests out. Rows are those of the table of hostile input in the virtio reference.
+// Resets and stops of a device that has requests out. VD-n is a row of docs/spec-map.md.
 
 #include <functional>
 #include <optional>
@@ -7,7 +7,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include <outboard/testing/device_rig.hpp>
+#include <tests/support/device_rig.hpp>
 
 namespace outboard::virtio {
 namespace {
@@ -34,12 +34,12 @@ class Resetting : public ::testing::TestWithParam<bool> {
     ASSERT_EQ(rig.device.kept.size(), 1U);
   }
   DeviceRig rig{{.packed = GetParam()}};
-  testing::RingDriver::Chain chain_ = rig.driver().chain();
+  testing::HandDriver::Chain chain_ = rig.driver().chain();
 };
 INSTANTIATE_TEST_SUITE_P(Rings, Resetting, ::testing::Bool(),
                          [](const auto& format) { return format.param ? "Packed" : "Split"; });
 
-TEST_P(Resetting, Row51_StatusIsNotZeroBeforeTheLastRequestHasEnded) {
+TEST_P(Resetting, VD51_StatusIsNotZeroBeforeTheLastRequestHasEnded) {
   rig.core->write_status(0);
   rig.settle();
   EXPECT_EQ(rig.core->status(), s4);
@@ -54,15 +54,15 @@ TEST_P(Resetting, Row51_StatusIsNotZeroBeforeTheLastRequestHasEnded) {
   EXPECT_EQ(rig.notified[0], 0U);
 }
 
-TEST_P(Resetting, Row51_AfterStatusIsZeroNothingChangesMemory) {
+TEST_P(Resetting, VD51_AfterStatusIsZeroNothingChangesMemory) {
   rig.device.gives_up_kept = true;
   rig.core->write_status(0);
   ASSERT_EQ(rig.core->status(), 0);
   EXPECT_TRUE(rig.device.kept.empty());
-  const std::string before(rig.driver().text(memory::Iova{0x100000}, testing::RingDriver::memory_size));
+  const std::string before(rig.driver().text(memory::Iova{0x100000}, testing::HandDriver::memory_size));
   rig.process();
   rig.settle();
-  EXPECT_EQ(rig.driver().text(memory::Iova{0x100000}, testing::RingDriver::memory_size), before);
+  EXPECT_EQ(rig.driver().text(memory::Iova{0x100000}, testing::HandDriver::memory_size), before);
 }
 
 TEST_P(Resetting, WhatDoesNotEndInTimeBreaksTheDeviceAndResetsItWhenItEnds) {
@@ -142,7 +142,7 @@ TEST_P(Resetting, AQueueResetThatIsLateReadsOneUntilItEnds) {
   EXPECT_EQ(rig.core->status(), s4);
 }
 
-TEST_P(Resetting, AQueueResetThatIsLateIsSaidToBeOnceThoughADrainWasLateBefore) {
+TEST_P(Resetting, ALateQueueResetIsLoggedOnceThoughADrainWasLateBefore) {
   rig.core->stop_queue(0, StopMode::drain, [](const Result<QueueState>&) {});
   rig.loop.advance(std::chrono::milliseconds(1000));
   rig.core->reset_queue(0);
@@ -337,7 +337,7 @@ TEST_P(Resetting, TheQueueAloneCanBeReset) {
   rig.core->set_queue_size(0, 8);
   EXPECT_EQ(rig.core->queue_size(0), 16);
 
-  // Row 50: both read 0 when it is drained, and there is no later used entry or notification.
+  // VD-50: both read 0 when it is drained, and there is no later used entry or notification.
   rig.device.kept[0].complete();
   rig.settle();
   EXPECT_FALSE(rig.core->queue_resetting(0));
@@ -349,7 +349,7 @@ TEST_P(Resetting, TheQueueAloneCanBeReset) {
 
   // And it is set up again, with other values, while the device runs.
   rig.driver().restart();
-  testing::RingDriver other({.packed = GetParam(), .size = 8, .base = Iova{0x40000000}});
+  testing::HandDriver other({.packed = GetParam(), .size = 8, .base = Iova{0x40000000}});
   ASSERT_TRUE(rig.map.map(other.mapping()));
   rig.device.on_request = testing::ScriptedDevice::echo;
   rig.core->set_queue_size(0, 8);
@@ -357,7 +357,7 @@ TEST_P(Resetting, TheQueueAloneCanBeReset) {
   other.chain().readable("y").writable(1).publish();
   rig.core->enable_queue(0);
   rig.settle();
-  EXPECT_EQ(other.take_used(), (std::vector<testing::RingDriver::Used>{{0, 1}}));
+  EXPECT_EQ(other.take_used(), (std::vector<testing::HandDriver::Used>{{0, 1}}));
   EXPECT_EQ(rig.core->status(), s4);
 }
 

@@ -1,7 +1,7 @@
 #include <algorithm>
 #include <utility>
 
-#include <outboard/virtio/device_core_state.hpp>
+#include <outboard/virtio/internal/device_core_state.hpp>
 
 /// The device status field: VIRTIO 1.4, 2.1, 2.2, 2.4 and 3.1.
 namespace outboard::virtio {
@@ -111,7 +111,7 @@ void DeviceCore::State::begin_reset(Done done) {
   resetting = true;
   hold_reset([&] {
     for (unsigned index = 0; index < queues.size() && !gone; ++index) stop_queue(index, StopMode::discard, {});
-    if (!gone) waiter->deadline = control.after(options.stop_deadline, [this, waiter] { reset_is_late(waiter); });
+    if (!gone) waiter->deadline = control.after(options.stop_timeout, [this, waiter] { reset_is_late(waiter); });
   });
 }
 

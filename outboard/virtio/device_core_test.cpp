@@ -1,5 +1,5 @@
-// The device status field, features, queue registers and life cycle, as a transport drives them. Rows are those of the
-// table of hostile input in the virtio reference; the table of states is its section 2.2.
+// The device status field, features, queue registers and life cycle, as a transport drives them. VD-n is a row of
+// docs/spec-map.md; the states are those of the device status field (VIRTIO 1.4, 2.1).
 
 #include <cstring>
 #include <tuple>
@@ -7,7 +7,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include <outboard/testing/device_rig.hpp>
+#include <tests/support/device_rig.hpp>
 
 namespace outboard::virtio {
 namespace {
@@ -116,7 +116,7 @@ TEST_P(InState, ADisabledQueueCanBeSetUpBetweenFeaturesOkAndDriverOkOnly) {
   EXPECT_EQ(rig.core->queue_enabled(1), open);
 }
 
-TEST_P(InState, Row35_AnEnabledQueueCannotBeChanged) {
+TEST_P(InState, VD35_AnEnabledQueueCannotBeChanged) {
   const bool enabled = rig.core->queue_enabled(0);
   const auto size = rig.core->queue_size(0);
   const auto address = rig.core->queue_address(0, 2);
@@ -217,7 +217,7 @@ struct Refusal {
 };
 class FeatureSet : public ::testing::TestWithParam<Refusal> {};
 
-TEST_P(FeatureSet, Row44_IsRefusedAndCanBeMended) {
+TEST_P(FeatureSet, VD44_IsRefusedAndCanBeMended) {
   DeviceRig rig({.options = {.access_platform = AccessPlatform::require}});
   rig.negotiate((rig.core->offered() | GetParam().with) - GetParam().without);
   EXPECT_EQ(rig.core->status(), s2);
@@ -313,7 +313,7 @@ class QueueRegisters : public ::testing::TestWithParam<bool> {
 INSTANTIATE_TEST_SUITE_P(Rings, QueueRegisters, ::testing::Bool(),
                          [](const auto& format) { return format.param ? "Packed" : "Split"; });
 
-TEST_P(QueueRegisters, Row34_AnIllegalSizeIsIgnored) {
+TEST_P(QueueRegisters, VD34_AnIllegalSizeIsIgnored) {
   for (const unsigned size : {0U, 17U, 32U, 65535U}) {
     rig.core->set_queue_size(0, static_cast<std::uint16_t>(size));
     EXPECT_EQ(rig.core->queue_size(0), 16) << size;
@@ -322,7 +322,7 @@ TEST_P(QueueRegisters, Row34_AnIllegalSizeIsIgnored) {
   EXPECT_EQ(rig.core->queue_size(0), GetParam() ? 12 : 16);
 }
 
-TEST_P(QueueRegisters, Row36_AQueueThatIsNotThereReadsZeroAndIgnoresWrites) {
+TEST_P(QueueRegisters, VD36_AQueueThatIsNotThereReadsZeroAndIgnoresWrites) {
   rig.core->set_queue_size(7, 8);
   rig.core->set_queue_address(7, 0, Iova{0x1000});
   rig.core->enable_queue(7);
@@ -338,7 +338,7 @@ TEST_P(QueueRegisters, Row36_AQueueThatIsNotThereReadsZeroAndIgnoresWrites) {
   EXPECT_EQ(rig.core->queue_address(0, 3), Iova{});
 }
 
-TEST_P(QueueRegisters, Row37_EnablingWithAMisalignedRingBreaksTheDevice) {
+TEST_P(QueueRegisters, VD37_EnablingWithAMisalignedRingBreaksTheDevice) {
   rig.set_up_queue();
   EXPECT_FALSE(rig.core->broken());
   for (unsigned area = 0; area < 3; ++area) {
@@ -358,13 +358,13 @@ TEST_P(QueueRegisters, Row37_EnablingWithAMisalignedRingBreaksTheDevice) {
   }
 }
 
-TEST_P(QueueRegisters, Row37_EnablingWithARingBeyondTheLastAddressBreaksTheDevice) {
+TEST_P(QueueRegisters, VD37_EnablingWithARingBeyondTheLastAddressBreaksTheDevice) {
   rig.core->set_queue_address(0, 0, Iova{UINT64_MAX - 15});
   rig.core->enable_queue(0);
   EXPECT_TRUE(rig.needs_reset());
 }
 
-TEST_P(QueueRegisters, Row38_DriverOkWithARingInNoMemoryFails) {
+TEST_P(QueueRegisters, VD38_DriverOkWithARingInNoMemoryFails) {
   rig.core->set_queue_address(0, 0, Iova{0});
   rig.core->set_queue_address(0, 1, Iova{0});
   rig.core->set_queue_address(0, 2, Iova{0});
@@ -375,7 +375,7 @@ TEST_P(QueueRegisters, Row38_DriverOkWithARingInNoMemoryFails) {
   EXPECT_EQ(rig.config_notified, 0U);
 }
 
-TEST_P(QueueRegisters, Row38_DriverOkWithARingThatMayNotBeWrittenFails) {
+TEST_P(QueueRegisters, VD38_DriverOkWithARingThatMayNotBeWrittenFails) {
   rig.core->write_status(0);
   rig.unmap_driver();
   rig.map_driver(0, memory::Access::read);
@@ -392,7 +392,7 @@ TEST_P(QueueRegisters, ADeviceThatCannotStartAQueueNeedsReset) {
   EXPECT_EQ(rig.core->status(), s3 | needs_reset);
 }
 
-TEST_P(QueueRegisters, Row42_AKickBeforeDriverOkConsumesNothingAndActivationScans) {
+TEST_P(QueueRegisters, VD42_AKickBeforeDriverOkConsumesNothingAndActivationScans) {
   rig.set_up_queue();
   rig.driver().chain().readable("x").writable(1).publish();
   rig.process();
@@ -403,7 +403,7 @@ TEST_P(QueueRegisters, Row42_AKickBeforeDriverOkConsumesNothingAndActivationScan
   EXPECT_EQ(rig.driver().used_count(), 1U);
 }
 
-TEST_P(QueueRegisters, Row41_AKickForADisabledQueueDoesNothing) {
+TEST_P(QueueRegisters, VD41_AKickForADisabledQueueDoesNothing) {
   rig.driver_ok();
   rig.driver().chain().writable(1).publish();
   rig.process();
@@ -419,7 +419,7 @@ TEST_P(QueueRegisters, AQueueThatWasNotEnabledBeforeDriverOkStaysOff) {
 
 // Configuration space.
 
-TEST(DeviceConfig, Row48_BeyondItsEndItReadsOnesAndIgnoresWrites) {
+TEST(DeviceConfig, VD48_BeyondItsEndItReadsOnesAndIgnoresWrites) {
   DeviceRig rig({.config_size = 6});
   rig.run();
   rig.device.config = {std::byte{1}, std::byte{2}, std::byte{3}, std::byte{4}, std::byte{5}, std::byte{6}};
@@ -471,7 +471,7 @@ TEST(DeviceConfig, AChangeIsNotifiedToALiveDriverOnly) {
 
 // Bus mastering.
 
-TEST(DevicePause, Row52_APausedDeviceTouchesNothingAndGoesOnAfterwards) {
+TEST(DevicePause, VD52_APausedDeviceTouchesNothingAndGoesOnAfterwards) {
   DeviceRig rig({});
   rig.run();
   rig.device.on_request = rig.device.keep();

@@ -1,11 +1,11 @@
-// What a driver may write into a ring, and what it may not: the rows named are those of the table of hostile input
-// ("Driver against device") in the virtio reference.
+// What a driver may write into a ring, and what it may not: VD-n is a row of
+// docs/spec-map.md.
 
 #include <cstring>
 
 #include <gtest/gtest.h>
 
-#include <outboard/testing/device_rig.hpp>
+#include <tests/support/device_rig.hpp>
 
 namespace outboard::virtio {
 namespace {
@@ -13,7 +13,7 @@ namespace {
 using memory::Access;
 using memory::Iova;
 using testing::DeviceRig;
-using testing::RingDriver;
+using testing::HandDriver;
 namespace flag = spec::descriptor;
 
 /// A device with one queue, split or packed.
@@ -53,7 +53,7 @@ INSTANTIATE_TEST_SUITE_P(Rings, OnlySplitDeviceRing, ::testing::Values(false), [
 class OnlyPackedDeviceRing : public EitherDeviceRing {};
 INSTANTIATE_TEST_SUITE_P(Rings, OnlyPackedDeviceRing, ::testing::Values(true), [](const auto&) { return "Packed"; });
 
-using Used = std::vector<RingDriver::Used>;
+using Used = std::vector<HandDriver::Used>;
 
 TEST_P(EitherDeviceRing, ABufferIsHandledAndComesBackWithWhatWasWritten) {
   auto& rig = running();
@@ -86,7 +86,7 @@ TEST_P(EitherDeviceRing, AQueueFullOfBuffersComesBackInOnePass) {
   EXPECT_EQ(rig.device.batches, 1U);
 }
 
-TEST_P(OnlySplitDeviceRing, Row1_MoreAvailableThanTheRingHoldsBreaksTheQueue) {
+TEST_P(OnlySplitDeviceRing, VD1_MoreAvailableThanTheRingHoldsBreaksTheQueue) {
   auto& rig = running();
   rig.driver().set_avail_idx(17);
   rig.process();
@@ -94,7 +94,7 @@ TEST_P(OnlySplitDeviceRing, Row1_MoreAvailableThanTheRingHoldsBreaksTheQueue) {
   EXPECT_EQ(rig.device.requests, 0U);
 }
 
-TEST_P(OnlySplitDeviceRing, Row1_MoreAvailableThanIsLeftBesidesThoseInFlightBreaksTheQueue) {
+TEST_P(OnlySplitDeviceRing, VD1_MoreAvailableThanFreeEntriesBreaksTheQueue) {
   auto& rig = running();
   rig.device.on_request = rig.device.keep();
   for (unsigned i = 0; i < 16; ++i) rig.driver().chain().writable(4).publish();
@@ -106,7 +106,7 @@ TEST_P(OnlySplitDeviceRing, Row1_MoreAvailableThanIsLeftBesidesThoseInFlightBrea
   EXPECT_EQ(rig.device.requests, 16U);
 }
 
-TEST_P(OnlySplitDeviceRing, Row2_AnAvailableIndexThatMovesBackBreaksTheQueue) {
+TEST_P(OnlySplitDeviceRing, VD2_AnAvailableIndexThatMovesBackBreaksTheQueue) {
   auto& rig = running();
   rig.driver().chain().writable(4).publish();
   rig.process();
@@ -116,7 +116,7 @@ TEST_P(OnlySplitDeviceRing, Row2_AnAvailableIndexThatMovesBackBreaksTheQueue) {
   expect_broken();
 }
 
-TEST_P(OnlySplitDeviceRing, Row3_AHeadBeyondTheQueueBreaksIt) {
+TEST_P(OnlySplitDeviceRing, VD3_AHeadBeyondTheQueueBreaksIt) {
   auto& rig = running();
   rig.driver().set_avail_entry(0, 16);
   rig.driver().set_avail_idx(1);
@@ -124,7 +124,7 @@ TEST_P(OnlySplitDeviceRing, Row3_AHeadBeyondTheQueueBreaksIt) {
   expect_broken();
 }
 
-TEST_P(OnlySplitDeviceRing, Row4_AHeadThatIsInFlightBreaksTheQueue) {
+TEST_P(OnlySplitDeviceRing, VD4_AHeadThatIsInFlightBreaksTheQueue) {
   auto& rig = running();
   rig.device.on_request = rig.device.keep();
   const auto head = rig.driver().chain().writable(4).publish();
@@ -136,7 +136,7 @@ TEST_P(OnlySplitDeviceRing, Row4_AHeadThatIsInFlightBreaksTheQueue) {
   EXPECT_EQ(rig.device.requests, 1U);
 }
 
-TEST_P(OnlySplitDeviceRing, Row4_AHeadTwiceInOneBatchBreaksTheQueueThoughTheFirstIsAnswered) {
+TEST_P(OnlySplitDeviceRing, VD4_AHeadTwiceInOneBatchBreaksTheQueue) {
   auto& rig = running();
   const auto head = rig.driver().chain().writable(4).add();
   rig.driver().set_avail_entry(1, head);
@@ -145,7 +145,7 @@ TEST_P(OnlySplitDeviceRing, Row4_AHeadTwiceInOneBatchBreaksTheQueueThoughTheFirs
   expect_broken();
 }
 
-TEST_P(OnlySplitDeviceRing, Row5_NextBeyondTheRingBreaksTheQueue) {
+TEST_P(OnlySplitDeviceRing, VD5_NextBeyondTheRingBreaksTheQueue) {
   auto& rig = running();
   rig.driver().chain().readable(4).next(16).publish();
   rig.process();
@@ -153,28 +153,28 @@ TEST_P(OnlySplitDeviceRing, Row5_NextBeyondTheRingBreaksTheQueue) {
   EXPECT_EQ(rig.device.requests, 0U);
 }
 
-TEST_P(OnlySplitDeviceRing, Row5_NextBeyondTheTableBreaksTheQueue) {
+TEST_P(OnlySplitDeviceRing, VD5_NextBeyondTheTableBreaksTheQueue) {
   auto& rig = running();
   rig.driver().chain().indirect().readable(4).next(1).publish();
   rig.process();
   expect_broken();
 }
 
-TEST_P(OnlySplitDeviceRing, Row6_ALoopInTheRingBreaksTheQueue) {
+TEST_P(OnlySplitDeviceRing, VD6_ALoopInTheRingBreaksTheQueue) {
   auto& rig = running();
   rig.driver().chain().readable(4).next(0).publish();
   rig.process();
   expect_broken();
 }
 
-TEST_P(OnlySplitDeviceRing, Row6_ALoopInATableBreaksTheQueue) {
+TEST_P(OnlySplitDeviceRing, VD6_ALoopInATableBreaksTheQueue) {
   auto& rig = running();
   rig.driver().chain().indirect().readable(4).readable(4).next(0).publish();
   rig.process();
   expect_broken();
 }
 
-TEST_P(EitherDeviceRing, Row6_ATableAsLongAsTheLimitIsHandled) {
+TEST_P(EitherDeviceRing, VD6_ATableAsLongAsTheLimitIsHandled) {
   auto& rig = running();
   auto chain = rig.driver().chain();
   chain.indirect();
@@ -185,7 +185,7 @@ TEST_P(EitherDeviceRing, Row6_ATableAsLongAsTheLimitIsHandled) {
   expect_fine();
 }
 
-TEST_P(EitherDeviceRing, Row6_ATableLongerThanTheLimitBreaksTheQueue) {
+TEST_P(EitherDeviceRing, VD6_ATableLongerThanTheLimitBreaksTheQueue) {
   auto& rig = running();
   auto chain = rig.driver().chain();
   chain.indirect();
@@ -195,7 +195,7 @@ TEST_P(EitherDeviceRing, Row6_ATableLongerThanTheLimitBreaksTheQueue) {
   expect_broken();
 }
 
-TEST_P(EitherDeviceRing, Row6_ADeviceMayTakeLongerChainsThanItsQueue) {
+TEST_P(EitherDeviceRing, VD6_ADeviceMayTakeLongerChainsThanItsQueue) {
   auto& rig = running({.max_chain = 40});
   auto chain = rig.driver().chain();
   chain.indirect().readable("x");
@@ -206,7 +206,7 @@ TEST_P(EitherDeviceRing, Row6_ADeviceMayTakeLongerChainsThanItsQueue) {
   expect_fine();
 }
 
-TEST_P(EitherDeviceRing, Row7_MoreThanFourGigabytesBreakTheQueue) {
+TEST_P(EitherDeviceRing, VD7_MoreThanFourGigabytesBreakTheQueue) {
   auto& rig = running();
   rig.driver().chain().readable_at(Iova{0x100000}, 0xffffffff).writable_at(Iova{0x100000}, 2).publish();
   rig.process();
@@ -214,7 +214,7 @@ TEST_P(EitherDeviceRing, Row7_MoreThanFourGigabytesBreakTheQueue) {
   EXPECT_NE(rig.log[0].find("2^32"), std::string::npos);
 }
 
-TEST_P(EitherDeviceRing, Row8_AnEmptyElementIsSkippedWhateverItsAddress) {
+TEST_P(EitherDeviceRing, VD8_AnEmptyElementIsSkippedWhateverItsAddress) {
   auto& rig = running();
   auto chain = rig.driver().chain();
   const auto id = chain.readable("ab")
@@ -229,7 +229,7 @@ TEST_P(EitherDeviceRing, Row8_AnEmptyElementIsSkippedWhateverItsAddress) {
   expect_fine();
 }
 
-TEST_P(EitherDeviceRing, Row8_EmptyElementsCountTowardsTheLimit) {
+TEST_P(EitherDeviceRing, VD8_EmptyElementsCountTowardsTheLimit) {
   auto& rig = running();
   auto chain = rig.driver().chain();
   chain.indirect();
@@ -239,7 +239,7 @@ TEST_P(EitherDeviceRing, Row8_EmptyElementsCountTowardsTheLimit) {
   expect_broken();
 }
 
-TEST_P(EitherDeviceRing, Row9_ABufferOfEmptyElementsReachesTheDevice) {
+TEST_P(EitherDeviceRing, VD9_ABufferOfEmptyElementsReachesTheDevice) {
   auto& rig = running();
   std::uint64_t readable = 1, writable = 1;
   rig.device.on_request = [&](Request request) {
@@ -254,14 +254,14 @@ TEST_P(EitherDeviceRing, Row9_ABufferOfEmptyElementsReachesTheDevice) {
   EXPECT_EQ(rig.driver().take_used(), (Used{{0, 0}}));
 }
 
-TEST_P(EitherDeviceRing, Row10_AnElementBeyondTheLastAddressBreaksTheQueue) {
+TEST_P(EitherDeviceRing, VD10_AnElementBeyondTheLastAddressBreaksTheQueue) {
   auto& rig = running();
   rig.driver().chain().readable_at(Iova{UINT64_MAX - 3}, 5).publish();
   rig.process();
   expect_broken();
 }
 
-TEST_P(EitherDeviceRing, Row11_AnElementInNoMappingBreaksTheQueueBeforeAnythingIsTouched) {
+TEST_P(EitherDeviceRing, VD11_AnUnmappedElementBreaksTheQueueBeforeAnyAccess) {
   auto& rig = running();
   auto chain = rig.driver().chain();
   chain.readable("data").writable(4).writable_at(Iova{0x10}, 4).publish();
@@ -270,7 +270,7 @@ TEST_P(EitherDeviceRing, Row11_AnElementInNoMappingBreaksTheQueueBeforeAnythingI
   EXPECT_EQ(rig.device.requests, 0U);
 }
 
-TEST_P(EitherDeviceRing, Row11_AnElementThatLeavesItsMappingBreaksTheQueue) {
+TEST_P(EitherDeviceRing, VD11_AnElementThatLeavesItsMappingBreaksTheQueue) {
   auto& rig = running();
   const Iova end = rig.driver().mapping().range.last();
   rig.driver().chain().readable_at(end, 2).publish();
@@ -278,7 +278,7 @@ TEST_P(EitherDeviceRing, Row11_AnElementThatLeavesItsMappingBreaksTheQueue) {
   expect_broken();
 }
 
-TEST_P(EitherDeviceRing, Row11_AnElementAcrossAdjacentMappingsWorks) {
+TEST_P(EitherDeviceRing, VD11_AnElementAcrossAdjacentMappingsWorks) {
   auto& rig = running();
   auto more = memory::HostMemory::anonymous(4096);
   ASSERT_TRUE(more);
@@ -293,7 +293,7 @@ TEST_P(EitherDeviceRing, Row11_AnElementAcrossAdjacentMappingsWorks) {
   expect_fine();
 }
 
-TEST_P(EitherDeviceRing, Row12_WritingToMemoryThatMayOnlyBeReadBreaksTheQueue) {
+TEST_P(EitherDeviceRing, VD12_WritingToMemoryThatMayOnlyBeReadBreaksTheQueue) {
   auto& rig = running();
   auto more = memory::HostMemory::anonymous(4096);
   ASSERT_TRUE(more);
@@ -307,7 +307,7 @@ TEST_P(EitherDeviceRing, Row12_WritingToMemoryThatMayOnlyBeReadBreaksTheQueue) {
   expect_broken();
 }
 
-TEST_P(EitherDeviceRing, Row13_MemoryThatWasNotGivenToTheDeviceIsNeverReached) {
+TEST_P(EitherDeviceRing, VD13_MemoryThatWasNotGivenToTheDeviceIsNeverReached) {
   // A BAR is in nobody's address map; to the ring it is an address like any other that is not there.
   auto& rig = running();
   rig.driver().chain().writable_at(Iova{0xfe000000}, 4).publish();
@@ -315,21 +315,21 @@ TEST_P(EitherDeviceRing, Row13_MemoryThatWasNotGivenToTheDeviceIsNeverReached) {
   expect_broken();
 }
 
-TEST_P(EitherDeviceRing, Row15_AnIndirectDescriptorWithoutTheFeatureBreaksTheQueue) {
+TEST_P(EitherDeviceRing, VD15_AnIndirectDescriptorWithoutTheFeatureBreaksTheQueue) {
   auto& rig = running({.without = Features{Feature::indirect_desc}});
   rig.driver().chain().indirect().readable(4).publish();
   rig.process();
   expect_broken();
 }
 
-TEST_P(OnlySplitDeviceRing, Row16_AnIndirectDescriptorInATableBreaksTheQueue) {
+TEST_P(OnlySplitDeviceRing, VD16_AnIndirectDescriptorInATableBreaksTheQueue) {
   auto& rig = running();
   rig.driver().chain().indirect().readable(16).with(flag::indirect).publish();
   rig.process();
   expect_broken();
 }
 
-TEST_P(OnlyPackedDeviceRing, Row16_FlagsInATableAreIgnoredButForWrite) {
+TEST_P(OnlyPackedDeviceRing, VD16_FlagsInATableAreIgnoredButForWrite) {
   auto& rig = running();
   auto chain = rig.driver().chain();
   chain.indirect()
@@ -344,28 +344,28 @@ TEST_P(OnlyPackedDeviceRing, Row16_FlagsInATableAreIgnoredButForWrite) {
   expect_fine();
 }
 
-TEST_P(OnlySplitDeviceRing, Row17_IndirectWithNextBreaksTheQueue) {
+TEST_P(OnlySplitDeviceRing, VD17_IndirectWithNextBreaksTheQueue) {
   auto& rig = running();
   rig.driver().chain().indirect().readable(4).table_with(flag::next).publish();
   rig.process();
   expect_broken();
 }
 
-TEST_P(OnlyPackedDeviceRing, Row18_IndirectInAListBreaksTheQueue) {
+TEST_P(OnlyPackedDeviceRing, VD18_IndirectInAListBreaksTheQueue) {
   auto& rig = running();
   rig.driver().chain().readable(4).indirect().readable(4).publish();
   rig.process();
   expect_broken();
 }
 
-TEST_P(OnlyPackedDeviceRing, Row18_IndirectWithNextBreaksTheQueue) {
+TEST_P(OnlyPackedDeviceRing, VD18_IndirectWithNextBreaksTheQueue) {
   auto& rig = running();
   rig.driver().chain().indirect().readable(4).table_with(flag::next).publish();
   rig.process();
   expect_broken();
 }
 
-TEST_P(EitherDeviceRing, Row19_WriteOnTheIndirectDescriptorMeansNothing) {
+TEST_P(EitherDeviceRing, VD19_WriteOnTheIndirectDescriptorMeansNothing) {
   auto& rig = running();
   rig.driver().chain().indirect().readable("x").writable(1).table_with(flag::write).publish();
   rig.process();
@@ -373,7 +373,7 @@ TEST_P(EitherDeviceRing, Row19_WriteOnTheIndirectDescriptorMeansNothing) {
   expect_fine();
 }
 
-TEST_P(OnlySplitDeviceRing, Row20_DirectDescriptorsMayEndInATable) {
+TEST_P(OnlySplitDeviceRing, VD20_DirectDescriptorsMayEndInATable) {
   auto& rig = running();
   auto chain = rig.driver().chain();
   chain.readable("ab").readable("cd").indirect().readable("ef").writable(8).publish();
@@ -383,21 +383,21 @@ TEST_P(OnlySplitDeviceRing, Row20_DirectDescriptorsMayEndInATable) {
   expect_fine();
 }
 
-TEST_P(EitherDeviceRing, Row21_AnEmptyTableBreaksTheQueue) {
+TEST_P(EitherDeviceRing, VD21_AnEmptyTableBreaksTheQueue) {
   auto& rig = running();
   rig.driver().chain().indirect().readable(4).table_length(0).publish();
   rig.process();
   expect_broken();
 }
 
-TEST_P(EitherDeviceRing, Row21_ATableOfHalfEntriesBreaksTheQueue) {
+TEST_P(EitherDeviceRing, VD21_ATableOfHalfEntriesBreaksTheQueue) {
   auto& rig = running();
   rig.driver().chain().indirect().readable(4).readable(4).table_length(24).publish();
   rig.process();
   expect_broken();
 }
 
-TEST_P(OnlySplitDeviceRing, Row22_OnlyTheEntriesThatAreReachedCount) {
+TEST_P(OnlySplitDeviceRing, VD22_OnlyTheEntriesThatAreReachedCount) {
   auto& rig = running();
   rig.driver().chain().indirect().readable("x").writable(1).table_length(16 * 1000).publish();
   rig.process();
@@ -405,21 +405,21 @@ TEST_P(OnlySplitDeviceRing, Row22_OnlyTheEntriesThatAreReachedCount) {
   expect_fine();
 }
 
-TEST_P(OnlyPackedDeviceRing, Row22_AllEntriesOfATableCountHoweverLongItIsSaidToBe) {
+TEST_P(OnlyPackedDeviceRing, VD22_AllEntriesOfATableCountHoweverLongItIsSaidToBe) {
   auto& rig = running();
   rig.driver().chain().indirect().readable(4).table_length(0xfffffff0).publish();
   rig.process();
   expect_broken();
 }
 
-TEST_P(EitherDeviceRing, Row23_ATableInNoMappingBreaksTheQueue) {
+TEST_P(EitherDeviceRing, VD23_ATableInNoMappingBreaksTheQueue) {
   auto& rig = running();
   rig.driver().chain().indirect().readable(4).table_address(Iova{0x10}).publish();
   rig.process();
   expect_broken();
 }
 
-TEST_P(EitherDeviceRing, Row23_ATableBeyondTheLastAddressBreaksTheQueue) {
+TEST_P(EitherDeviceRing, VD23_ATableBeyondTheLastAddressBreaksTheQueue) {
   auto& rig = running();
   rig.driver().chain().indirect().readable(4).readable(4).table_address(Iova{UINT64_MAX - 15}).publish();
   rig.process();
@@ -458,28 +458,28 @@ TEST_P(EitherDeviceRing, ATableMayLieAnywhereAndAcrossMappings) {
   expect_fine();
 }
 
-TEST_P(EitherDeviceRing, Row24_ReadableElementAfterWritableBreaksTheQueue) {
+TEST_P(EitherDeviceRing, VD24_ReadableElementAfterWritableBreaksTheQueue) {
   auto& rig = running();
   rig.driver().chain().writable(16).readable(16).publish();
   rig.process();
   expect_broken();
 }
 
-TEST_P(EitherDeviceRing, Row24_ReadableElementAfterWritableBreaksTheQueueInATableToo) {
+TEST_P(EitherDeviceRing, VD24_ReadableElementAfterWritableBreaksTheQueueInATableToo) {
   auto& rig = running();
   rig.driver().chain().indirect().writable(16).readable(16).publish();
   rig.process();
   expect_broken();
 }
 
-TEST_P(OnlySplitDeviceRing, Row24_ReadableElementInATableAfterWritableBeforeItBreaksTheQueue) {
+TEST_P(OnlySplitDeviceRing, VD24_AReadableElementInATableAfterAWritableBreaksTheQueue) {
   auto& rig = running();
   rig.driver().chain().writable(16).indirect().readable(16).publish();
   rig.process();
   expect_broken();
 }
 
-TEST_P(EitherDeviceRing, Row25_DescriptorsAreNotLookedAtAgain) {
+TEST_P(EitherDeviceRing, VD25_DescriptorsAreNotLookedAtAgain) {
   auto& rig = running();
   auto chain = rig.driver().chain();
   chain.readable("abcd").writable(4).publish();
@@ -499,7 +499,7 @@ TEST_P(EitherDeviceRing, Row25_DescriptorsAreNotLookedAtAgain) {
   expect_fine();
 }
 
-TEST_P(EitherDeviceRing, Row26_PayloadThatChangesIsWhatItWasWhenItWasCopied) {
+TEST_P(EitherDeviceRing, VD26_PayloadThatChangesIsWhatItWasWhenItWasCopied) {
   auto& rig = running();
   auto chain = rig.driver().chain();
   chain.readable("1111").writable(4).publish();
@@ -513,21 +513,21 @@ TEST_P(EitherDeviceRing, Row26_PayloadThatChangesIsWhatItWasWhenItWasCopied) {
   EXPECT_EQ(rig.driver().text(chain.at(1), 4), "1111");
 }
 
-TEST_P(OnlyPackedDeviceRing, Row27_AListWhoseEndIsNotAvailableBreaksTheQueue) {
+TEST_P(OnlyPackedDeviceRing, VD27_AListWhoseEndIsNotAvailableBreaksTheQueue) {
   auto& rig = running();
   rig.driver().chain().readable(4).readable(4).with(flag::avail).publish();
   rig.process();
   expect_broken();
 }
 
-TEST_P(OnlyPackedDeviceRing, Row27_AListThatGoesOnIntoSlotsThatWereNeverWrittenBreaksTheQueue) {
+TEST_P(OnlyPackedDeviceRing, VD27_AListThatRunsIntoUnwrittenSlotsBreaksTheQueue) {
   auto& rig = running();
   rig.driver().chain().readable(4).with(flag::next).publish();
   rig.process();
   expect_broken();
 }
 
-TEST_P(OnlyPackedDeviceRing, Row28_ASlotOfABufferInFlightCannotBeMadeAvailableAgain) {
+TEST_P(OnlyPackedDeviceRing, VD28_ASlotOfABufferInFlightCannotBeMadeAvailableAgain) {
   auto& rig = running();
   rig.device.on_request = rig.device.keep();
   for (unsigned i = 0; i < 16; ++i) rig.driver().chain().writable(4).publish();
@@ -540,7 +540,7 @@ TEST_P(OnlyPackedDeviceRing, Row28_ASlotOfABufferInFlightCannotBeMadeAvailableAg
   EXPECT_EQ(rig.device.requests, 16U);
 }
 
-TEST_P(OnlyPackedDeviceRing, Row28_AListThatReachesIntoABufferInFlightBreaksTheQueue) {
+TEST_P(OnlyPackedDeviceRing, VD28_AListThatReachesIntoABufferInFlightBreaksTheQueue) {
   auto& rig = running();
   rig.device.on_request = rig.device.keep();
   for (unsigned i = 0; i < 15; ++i) rig.driver().chain().writable(4).publish();
@@ -551,7 +551,7 @@ TEST_P(OnlyPackedDeviceRing, Row28_AListThatReachesIntoABufferInFlightBreaksTheQ
   EXPECT_EQ(rig.device.requests, 15U);
 }
 
-TEST_P(OnlyPackedDeviceRing, Row29_BufferIdsAreCookies) {
+TEST_P(OnlyPackedDeviceRing, VD29_BufferIdsAreCookies) {
   auto& rig = running();
   rig.device.on_request = rig.device.keep();
   rig.driver().chain().writable(4).id(0xffff).publish();
@@ -592,7 +592,7 @@ TEST_P(OnlyPackedDeviceRing, WriteInAUsedDescriptorSaysThatTheLengthCounts) {
   EXPECT_EQ(rig.driver().packed_at(1).flags & flag::write, flag::write);
 }
 
-TEST_P(OnlyPackedDeviceRing, Row30_EventFlagsThatMeanNothingAskForAnInterrupt) {
+TEST_P(OnlyPackedDeviceRing, VD30_EventFlagsThatMeanNothingAskForAnInterrupt) {
   for (const bool event_idx : {false, true}) {
     auto& rig = running({.without = event_idx ? Features{} : Features{Feature::event_idx}});
     unsigned expected = 1;
@@ -613,7 +613,7 @@ TEST_P(OnlyPackedDeviceRing, Row30_EventFlagsThatMeanNothingAskForAnInterrupt) {
   }
 }
 
-TEST_P(OnlySplitDeviceRing, Row31_OfTheFlagsOnlyTheLowestBitCounts) {
+TEST_P(OnlySplitDeviceRing, VD31_OfTheFlagsOnlyTheLowestBitCounts) {
   auto& rig = running({.without = Features{Feature::event_idx}});
   rig.driver().chain().writable(4).publish();
   rig.process();
@@ -629,7 +629,7 @@ TEST_P(OnlySplitDeviceRing, Row31_OfTheFlagsOnlyTheLowestBitCounts) {
   expect_fine();
 }
 
-TEST_P(OnlySplitDeviceRing, Row31_WithEventIndexFlagsAreIgnored) {
+TEST_P(OnlySplitDeviceRing, VD31_WithEventIndexFlagsAreIgnored) {
   auto& rig = running();
   rig.driver().set_driver_flags(1);
   for (std::uint16_t i = 0; i < 3; ++i) {
@@ -640,7 +640,7 @@ TEST_P(OnlySplitDeviceRing, Row31_WithEventIndexFlagsAreIgnored) {
   }
 }
 
-TEST_P(OnlySplitDeviceRing, Row32_AnyUsedEventIsTaken) {
+TEST_P(OnlySplitDeviceRing, VD32_AnyUsedEventIsTaken) {
   auto& rig = running();
   for (unsigned i = 0; i < 64; ++i) {
     rig.driver().want_interrupt_at(static_cast<std::uint16_t>(i * 1021));
@@ -651,7 +651,7 @@ TEST_P(OnlySplitDeviceRing, Row32_AnyUsedEventIsTaken) {
   expect_fine();
 }
 
-TEST_P(EitherDeviceRing, Row33_WhatTheDriverWritesIntoTheUsedPartMeansNothingToTheDevice) {
+TEST_P(EitherDeviceRing, VD33_DriverWritesToTheUsedPartAreIgnored) {
   auto& rig = running();
   rig.driver().chain().readable("a").writable(1).publish();
   rig.process();
@@ -667,12 +667,12 @@ TEST_P(EitherDeviceRing, Row33_WhatTheDriverWritesIntoTheUsedPartMeansNothingToT
   EXPECT_EQ(rig.driver().text(chain.at(1), 1), "b");
   if (!packed()) {
     EXPECT_EQ(rig.driver().used_idx(), 2);
-    EXPECT_EQ(rig.driver().used_entry(1), (RingDriver::Used{2, 1}));
+    EXPECT_EQ(rig.driver().used_entry(1), (HandDriver::Used{2, 1}));
   }
   expect_fine();
 }
 
-TEST_P(EitherDeviceRing, Row40_AStormOfKicksIsOneLookAtTheRing) {
+TEST_P(EitherDeviceRing, VD40_AStormOfKicksIsOneLookAtTheRing) {
   auto& rig = running();
   rig.driver().chain().writable(4).publish();
   for (unsigned i = 0; i < 1000; ++i) rig.core->kick(0);
@@ -684,7 +684,7 @@ TEST_P(EitherDeviceRing, Row40_AStormOfKicksIsOneLookAtTheRing) {
   expect_fine();
 }
 
-TEST_P(EitherDeviceRing, Row66_TheUsedLengthIsWhatWasWrittenFromTheFirstByteOn) {
+TEST_P(EitherDeviceRing, VD66_TheUsedLengthIsWhatWasWrittenFromTheFirstByteOn) {
   auto& rig = running();
   rig.device.on_request = [](Request request) {
     EXPECT_TRUE(request.write(le32{1}));
@@ -698,7 +698,7 @@ TEST_P(EitherDeviceRing, Row66_TheUsedLengthIsWhatWasWrittenFromTheFirstByteOn) 
   EXPECT_EQ(rig.driver().take_used(), (Used{{0, 6}}));
 }
 
-TEST_P(EitherDeviceRing, Row66_BytesBehindAGapDoNotCountAsWritten) {
+TEST_P(EitherDeviceRing, VD66_BytesBehindAGapDoNotCountAsWritten) {
   auto& rig = running();
   rig.device.on_request = [](Request request) {
     EXPECT_TRUE(request.write(std::uint8_t{1}));

@@ -10,15 +10,15 @@
 
 namespace outboard::virtio {
 
-/// A whole device at rest: what lets another device object of the same type, or another process, go on as if nothing had
-/// happened. What the transport has beside it (interrupt vectors, BARs) is the transport's to keep.
+/// The state of a stopped device, from which another device object of the same type, or another process, can continue without
+/// the driver noticing. The transport saves its own state (interrupt vectors, BARs) itself.
 struct DeviceState {
   std::uint32_t device_id = 0;  ///< virtio device ID
-  std::uint8_t status = 0;  ///< bits of spec::status, as the driver saw them
+  std::uint8_t status = 0;  ///< bits of spec::status, as the driver reads them
   std::uint8_t generation = 0;  ///< of the configuration
-  Features accepted;  ///< as the driver wrote it, whether FEATURES_OK is set or not
+  Features accepted;  ///< the features that the driver has written; also without FEATURES_OK
   std::vector<QueueState> queues;  ///< one for each queue of the identity, enabled or not
-  /// What Device::save_state() gave. Nothing: it was not asked, because the process that ran the device was killed.
+  /// The result of Device::save_state(); nullopt: it was not called, because the process that ran the device was killed.
   std::optional<std::vector<std::byte>> device;
 
   friend bool operator==(const DeviceState&, const DeviceState&) = default;

@@ -4,10 +4,10 @@
 #include <bit>
 #include <string>
 
-#include <outboard/virtio/packed_driver_ring.hpp>
+#include <outboard/virtio/internal/packed_driver_ring.hpp>
+#include <outboard/virtio/internal/split_driver_ring.hpp>
 #include <outboard/virtio/ring.hpp>
 #include <outboard/virtio/spec.hpp>
-#include <outboard/virtio/split_driver_ring.hpp>
 
 namespace outboard::virtio {
 
@@ -33,14 +33,14 @@ PartOffsets lay_out(bool packed, std::uint16_t size) {
 
 /// What the queue's size will be; 0 when there is no such queue.
 std::uint16_t choose_size(bool packed, std::uint16_t device_max, std::uint16_t wanted) {
-  // reference 7.3, row 15: a split ring whose maximum is no power of two gets the next smaller one; setup_queue reads it
+  // docs/spec-map.md, VR-15: a split ring whose maximum is no power of two gets the next smaller one; setup_queue reads it
   // back.
   const auto size =
       static_cast<std::uint16_t>(std::min({std::uint32_t{device_max}, std::uint32_t{wanted}, spec::max_queue_size}));
   return packed ? size : std::bit_floor(size);
 }
 
-/// Sets the queue up with the vector asked for, else with one that is shared, else with none (reference 7.3, row 23).
+/// Sets the queue up with the vector asked for, else with one that is shared, else with none (docs/spec-map.md, VR-23).
 Result<Doorbell> set_up(Transport& transport, unsigned index, QueueSetup setup, std::optional<unsigned>& got) {
   while (true) {
     auto doorbell = transport.setup_queue(index, setup);

@@ -15,74 +15,75 @@ namespace outboard::virtio {
 
 /// One element of a buffer: memory that the device can reach.
 struct Element {
-  memory::Iova address{};  ///< as the device is to see it: from Transport::dma()
+  memory::Iova address{};  ///< an address for the device, in memory of Transport::dma()
   std::uint32_t length = 0;  ///< bytes
 };
 
-/// The driver's side of a virtqueue, split or packed. One thread at a time. Nothing that the device writes is used before
-/// it has been checked; free lists, lengths and ids live in private memory.
+/// The driver's side of a virtqueue, split or packed. One thread at a time. All that the device writes is checked before it is
+/// used; free lists, lengths and ids are in private memory.
 class DriverQueue {
  public:
-  /// How a driver wants its queue.
+  /// Options of create().
   struct Options {
     std::uint16_t size = 256;  ///< at most the device's maximum; split: rounded down to a power of two
     std::optional<unsigned> vector{};  ///< interrupt vector, if any; see vector()
-    bool indirect = true;  ///< use indirect tables where negotiated and worth it
-    std::uint16_t max_elements =
-        64;  ///< longest chain the driver will submit through an indirect table, at most `size`
-    /// A chain up to this long goes into the ring itself as long as that leaves half of the ring free: one cache line less
-    /// for the device to fetch. 1 puts every longer one into a table.
+    bool indirect = true;  ///< use indirect tables for long chains if INDIRECT_DESC was negotiated
+    /// The longest chain that the driver submits through an indirect table, in elements; at most `size`.
+    std::uint16_t max_elements = 64;
+    /// A chain of at most so many elements goes into the ring itself, not into an indirect table, while at least half of the
+    /// ring stays free: the device then fetches one cache line less. 1: every chain of several elements goes into a table.
     std::uint16_t direct_elements = 4;
   };
 
   /// A buffer that the device has used.
   struct Used {
-    void* cookie = nullptr;  ///< what add() was given
+    void* cookie = nullptr;  ///< the argument of add()
     std::uint32_t length = 0;  ///< never more than the writable bytes of the buffer
   };
 
-  /// Allocates the rings from the transport's DmaSpace and enables the queue. `features`: what was negotiated. Interrupts
-  /// are not asked for until enable_interrupts(). ENOENT: the device has no such queue; or what the transport says.
+  /// Allocates the rings from the transport's DmaSpace and enables the queue. `features`: the negotiated features. Interrupts
+  /// are disabled until enable_interrupts(). ENOENT: the device has no such queue. Other errors: those of the transport.
   static Result<DriverQueue> create(Transport& transport, unsigned index, const Features& features,
                                     const Options& options);
-  /// The other one is good for nothing afterwards but to be assigned to or destroyed.
+  /// The other queue may only be assigned to or destroyed afterwards.
   DriverQueue(DriverQueue&&) noexcept;
-  /// As above; what this one was is destroyed.
+  /// As above; the queue that this object was is destroyed first.
   DriverQueue& operator=(DriverQueue&&) noexcept;
-  /// Gives the memory of the rings back: the device must have been reset (or the queue), or never started.
+  /// Frees the memory of the rings. The device or the queue must have been reset before, or never started.
   ~DriverQueue();
 
   std::uint16_t size() const;  ///< entries
-  unsigned index() const;  ///< the number of the queue, as the device counts
-  /// The vector that the device has tied to the queue: the one asked for; or vector 0, shared, where that was refused; or
-  /// none, and then the driver polls.
+  unsigned index() const;  ///< the number of the queue in the device
+  /// The interrupt vector of the queue: Options::vector; or vector 0, shared, if the device refused that; or none: the driver
+  /// must poll.
   std::optional<unsigned> vector() const;
-  std::uint16_t in_flight() const;  ///< buffers
-  /// Whether add() of so many elements would find room now.
+  std::uint16_t in_flight() const;  ///< the number of buffers in flight
+  /// Whether add() of a buffer with `elements` elements would succeed now.
   bool has_room(std::size_t elements) const;
 
-  /// Adds a buffer; the device does not see it before publish(). `cookie` comes back with it.
-  /// EAGAIN: no room now. EINVAL: no element, an empty one, more than fits at all, or more than 2^32 bytes. EIO: the queue
-  /// is broken. Nothing is allocated, whatever the answer (but for EINVAL's).
+  /// Adds a buffer; the device sees it only after publish(). next_used() returns `cookie` with it. EAGAIN: the ring is full.
+  /// EINVAL: no element, an element of length 0, more elements than the queue can ever take, or more than 2^32 bytes. EIO: the
+  /// queue is broken. Allocates no memory, except for the text of EINVAL.
   Status add(std::span<const Element> readable, std::span<const Element> writable, void* cookie);
-  /// Makes what was added available, and tells the device if it wants to be told. Returns whether the doorbell was rung.
+  /// Makes the added buffers available, and rings the doorbell if the device wants a notification. Returns whether it was rung.
   bool publish();
 
-  /// The next used buffer; nullopt when there is none. EPROTO: the device returned something it was not given: the queue is
-  /// broken, every further call fails, and DMA memory must not be reused before the device is reset.
+  /// The next used buffer; nullopt: there is none. EPROTO: the device has used a buffer that is not in flight. The queue is
+  /// broken then: every further call fails, and DMA memory must not be reused before the device is reset.
   Result<std::optional<Used>> next_used();
 
-  /// Asks for an interrupt when more is used. Returns true when something is there already: handle it first.
+  /// Enables interrupts for used buffers. Returns true if there are used buffers already: take them with next_used() first, as
+  /// they may cause no interrupt.
   bool enable_interrupts();
-  /// A hint: the device may send one nevertheless (VIRTIO 1.4, 2.7.7.1).
+  /// Disables interrupts. This is a hint: the device may still send one (VIRTIO 1.4, 2.7.7.1).
   void disable_interrupts();
 
-  /// Whether the device has broken a rule of the ring: reset it, then take_in_flight().
+  /// Whether the device has broken a rule of the ring. Then reset it and call take_in_flight().
   bool broken() const;
-  /// How often the device claimed to have written more than a buffer has room for. Such lengths are cut.
+  /// How often the device gave a used length that exceeds the writable bytes of the buffer. Such lengths are reduced.
   std::uint64_t clamped_lengths() const;
-  /// The cookies of all buffers still in flight, in the order they were added. After a device or queue reset only; the
-  /// queue is of no further use and counts as broken.
+  /// The cookies of all buffers in flight, in the order of add(). Call it only after a reset of the device or the queue. The
+  /// queue counts as broken afterwards.
   std::vector<void*> take_in_flight();
 
  private:

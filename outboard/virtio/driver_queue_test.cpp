@@ -202,7 +202,7 @@ TEST_P(EitherRing, WithoutTheFeatureThereAreNoTables) {
   EXPECT_FALSE(r.device().pop()->indirect);
 }
 
-// Reference 7.3, row 1.
+// docs/spec-map.md, VR-1.
 TEST_P(EitherRing, AnIdBeyondTheQueueBreaksIt) {
   for (const std::uint32_t id : {8U, 0xffffU, 0x10000U, 0xffffffffU}) {
     if (packed() && id > 0xffff) continue;  // the field has 16 bits
@@ -217,7 +217,7 @@ TEST_P(EitherRing, AnIdBeyondTheQueueBreaksIt) {
   }
 }
 
-// Reference 7.3, row 2.
+// docs/spec-map.md, VR-2.
 TEST_P(EitherRing, AnIdThatIsNotInFlightBreaksIt) {
   Rig r = rig();
   r.submit(1, 1, 1);
@@ -246,7 +246,7 @@ TEST_P(EitherRing, AnIdThatIsNotYetPublishedBreaksIt) {
   EXPECT_EQ(r.take(), broken);
 }
 
-// Reference 7.3, row 3.
+// docs/spec-map.md, VR-3.
 TEST_P(EitherRing, AUsedLengthBeyondTheBufferIsCutAndCounted) {
   Rig r = rig();
   r.submit(1, 2, 1);  // 32 writable bytes
@@ -256,7 +256,7 @@ TEST_P(EitherRing, AUsedLengthBeyondTheBufferIsCutAndCounted) {
   EXPECT_FALSE(r.queue().broken());
 }
 
-// Reference 7.3, row 5.
+// docs/spec-map.md, VR-5.
 TEST(SplitRing, AUsedIndexThatJumpsOrGoesBackBreaksIt) {
   for (const std::uint16_t index : {2, 9, 0x8000, 0xffff}) {
     Rig r(false, {}, 8);
@@ -267,7 +267,7 @@ TEST(SplitRing, AUsedIndexThatJumpsOrGoesBackBreaksIt) {
   }
 }
 
-// Reference 7.3, row 6: whatever the device scribbles, the driver goes by its own notes.
+// docs/spec-map.md, VR-6: whatever the device scribbles, the driver goes by its own notes.
 TEST_P(EitherRing, ScribblingOverWhatTheDriverWroteChangesNothing) {
   Rig r = rig({}, 8);
   for (std::uintptr_t i = 1; i <= 2; ++i) r.submit(1, 1, i);
@@ -289,7 +289,7 @@ TEST_P(EitherRing, ScribblingOverWhatTheDriverWroteChangesNothing) {
   }
 }
 
-// Reference 7.3, row 7.
+// docs/spec-map.md, VR-7.
 TEST(PackedRing, ASlotUsedBeforeAnythingIsAvailableBreaksIt) {
   Rig r(true, {}, 8);
   EXPECT_EQ(r.take(), nothing);
@@ -451,7 +451,7 @@ TEST_P(EitherRing, AQueueThatIsNotThereIsAnError) {
   EXPECT_EQ(queue.error().code(), ENOENT);
 }
 
-// Reference 7.3, row 23.
+// docs/spec-map.md, VR-23.
 TEST_P(EitherRing, ARefusedVectorIsSharedThenDoneWithout) {
   FakeTransport transport;
   const auto create = [&] {

@@ -8,40 +8,41 @@
 
 namespace outboard::virtio {
 
-/// Told, at four points, what a queue is about to do, so that another process can take over after a crash: what was
-/// popped and not used is in flight. A write to the journal must be visible to whoever reads it after this process has
-/// been killed (a shared mapping: program order), before the call returns.
+/// Records the buffers in flight (popped and not used yet), so that another process can take the device over after a crash. A
+/// queue calls it at four points. When a call returns, its record must survive a kill of this process (in a shared mapping,
+/// stores in program order do).
 ///
-/// The calls of one queue come on that queue's loop, but for queue_starting() and queue_reset(), which come on the control
-/// loop while the queue stands still (queue_starting(), where a journal takes another one's place, on the queue's loop);
-/// status_changing() comes on the control loop. Where no journal is attached the queue pays one predictable branch.
+/// The calls of a queue are made on that queue's loop, except queue_starting() and queue_reset(), which are made on the control
+/// loop while the queue is stopped (DeviceCore::change_journal() calls queue_starting() on the queue's loop). status_changing()
+/// is called on the control loop. Without a journal a queue executes one predictable branch instead.
 class Journal {
  public:
   virtual ~Journal() = default;
 
-  /// 1. The buffer has been taken from the ring and nobody has seen it yet. Packed: with its chain, because used
-  /// descriptors will overwrite the ring. A buffer that was in flight when the queue started is not told of again:
-  /// queue_starting() had it.
+  /// 1. The buffer has been taken from the ring; the device has not received it yet. Packed: `buffer` has the chain, because
+  /// used descriptors will overwrite the ring. Not called for a buffer that was in flight when the queue started:
+  /// queue_starting() has recorded it.
   virtual void popped(unsigned queue, const InFlight& buffer) = 0;
 
-  /// 2. The used entries are written; the next store (used.idx, or the first entry's flags) publishes them all.
-  /// `next_used` and `used_wrap`, here and below: the cursor after the batch. Each buffer of the batch was popped(), or in
-  /// flight when the queue started.
+  /// 2. The used entries of a batch are written; the next store (used.idx, or the first entry's flags) publishes them.
+  /// `next_used` and `used_wrap`, here and below: the cursor after the batch. popped() or queue_starting() has recorded each
+  /// buffer of the batch.
   virtual void publishing(unsigned queue, std::span<const UsedBuffer> batch, std::uint16_t next_used,
                           bool used_wrap) = 0;
   /// 3. That store has been made.
   virtual void published(unsigned queue, std::span<const UsedBuffer> batch, std::uint16_t next_used,
                          bool used_wrap) = 0;
 
-  /// 4. The device status is about to be acknowledged to the driver as `status`. `accepted`: what the driver has accepted;
-  /// final once `status` has FEATURES_OK. 0: the device has been reset, and nothing is in flight in any queue.
+  /// 4. The device status is about to be acknowledged to the driver as `status`; 0: the device has been reset, and no buffer is
+  /// in flight. `accepted`: the features that the driver has accepted; final once `status` has FEATURES_OK.
   virtual void status_changing(std::uint8_t status, const Features& accepted) = 0;
 
-  /// The queue is about to run from `state`; its engine has touched nothing yet. Told before the status that makes it run,
-  /// and again each time it goes on after having been stopped, then with what was in flight. After a recovery `state` is
-  /// what the journal itself has said.
+  /// The queue is about to run from `state`, and has not accessed the ring yet. Called before the status that starts it, and
+  /// each time it continues after a stop, with the buffers in flight. After a recovery `state` is what the journal itself
+  /// returned.
   virtual void queue_starting(unsigned queue, const QueueState& state, bool packed) = 0;
-  /// The driver has reset the queue (RING_RESET): nothing of it is in flight any more. Told before that is acknowledged.
+  /// The driver has reset the queue (RING_RESET): it has no buffers in flight any more. Called before the reset is
+  /// acknowledged.
   virtual void queue_reset(unsigned queue) = 0;
 };
 

@@ -15,12 +15,12 @@
 #include <set>
 
 #include <outboard/memory/address_map.hpp>
-#include <outboard/testing/core_transport.hpp>
 #include <outboard/testing/manual_loop.hpp>
 #include <outboard/testing/plain_dma.hpp>
 #include <outboard/virtio/device_core.hpp>
 #include <outboard/virtio/driver_queue.hpp>
 #include <outboard/virtio/spec.hpp>
+#include <tests/support/core_transport.hpp>
 
 namespace outboard::virtio {
 namespace {

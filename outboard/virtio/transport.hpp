@@ -16,8 +16,8 @@
 
 namespace outboard::virtio {
 
-/// Rings the doorbell of one queue. Copyable; the transport outlives it. The shortest way the transport has: a store to
-/// mapped memory, an eventfd, or a register write.
+/// Rings the doorbell of one queue, in the fastest way that the transport has: a store to mapped memory, an eventfd, or a
+/// register write. Copyable; the transport outlives it.
 class Doorbell {
  public:
   /// memory32: a register of 32 bits, for NOTIFICATION_DATA.
@@ -36,7 +36,7 @@ class Doorbell {
     bell.at_ = at;
     return bell;
   }
-  /// A signal on `fd`, which stays the transport's.
+  /// A signal on `fd`, which the transport owns.
   static Doorbell eventfd(const EventFd& fd) {
     Doorbell bell(Kind::eventfd);
     bell.fd_ = fd.get();
@@ -51,10 +51,10 @@ class Doorbell {
     return bell;
   }
 
-  /// Which way it is.
+  /// How the doorbell is rung.
   Kind kind() const { return kind_; }
-  /// `value` is what VIRTIO 1.4, 4.1.5.2 wants written (queue index, or notification data). What was written to shared
-  /// memory before the last full fence is visible to whoever is woken.
+  /// Rings the doorbell with `value`: the queue index, or the notification data (VIRTIO 1.4, 4.1.5.2). The device sees what was
+  /// written to shared memory before the last full fence.
   void ring(std::uint32_t value) const {
     switch (kind_) {
       case Kind::none:
@@ -66,7 +66,7 @@ class Doorbell {
         *static_cast<volatile std::uint32_t*>(at_) = le32(value).stored();
         return;
       case Kind::eventfd:
-        // It can fail when the counter is full, and then whoever waits for it is awake anyhow.
+        // It fails only if the counter is full; then the device has been woken already.
         signal_eventfd(fd_, owner_);
         return;
       case Kind::call:
@@ -85,7 +85,7 @@ class Doorbell {
   void (*function_)(void*, std::uint32_t) = nullptr;
 };
 
-/// What a driver says when it sets a queue up.
+/// The parameters with which a driver sets up a queue.
 struct QueueSetup {
   std::uint16_t size = 0;  ///< entries: at most queue_max_size()
   memory::Iova descriptors{};  ///< the descriptor area (VIRTIO 1.4, 2.6), in memory of Transport::dma(), zeroed
@@ -94,85 +94,88 @@ struct QueueSetup {
   std::optional<unsigned> vector;  ///< none: the driver polls
 };
 
-/// A virtio device, seen by its driver, whatever lies between: PCI (virtio_pci::Transport), later vhost-user and vDPA.
-/// One thread at a time. Every call may fail, since the device may be another process; none waits without a bound.
+/// A virtio device as its driver sees it, independent of the transport (virtio_pci::Transport is one). One thread at a time.
+/// Every call may fail, since the device may be another process; each wait has a timeout.
 class Transport {
  public:
   virtual ~Transport() = default;
 
-  /// For people, and as the subject of errors: the target, as they typed it.
+  /// The target as the user typed it, for messages and errors.
   virtual std::string name() const = 0;
-  /// The virtio device ID (VIRTIO 1.4, chapter 5), whatever the transport makes of it.
+  /// The virtio device ID (VIRTIO 1.4, chapter 5), not the transport's own ID.
   virtual std::uint32_t device_id() const = 0;
 
-  /// Read once; the same set for all decisions afterwards (a device that changes its mind changes nothing).
+  /// The features that the device offers. They are read once; later calls return the same, even if the device changes them.
   virtual Result<Features> device_features() = 0;
-  /// What the driver accepts. negotiate() calls it; a driver need not.
+  /// Writes the features that the driver accepts. negotiate() calls it; a driver need not.
   virtual Status write_driver_features(const Features& features) = 0;
-  /// The device status field: bits of spec::status. ENODEV, or all bits set: the device has gone.
+  /// Reads the device status field: bits of spec::status. ENODEV, or all bits set: the device is gone.
   virtual Result<std::uint8_t> status() = 0;
-  /// Writes the status field as it stands: the caller adds bits to what status() says (2.1.1).
+  /// Writes the device status field. The value must contain all bits that status() returns (2.1.1).
   virtual Status write_status(std::uint8_t status) = 0;
-  /// Writes 0 and waits until status reads 0. ETIMEDOUT after the transport's bound: DMA memory must then not be reused.
+  /// Writes 0 and waits until status reads 0. ETIMEDOUT after the transport's timeout: DMA memory must then not be reused.
   virtual Status reset() = 0;
 
   /// Bytes of device configuration space; 0: none.
   virtual std::uint32_t config_size() const = 0;
-  /// Reads a range of device configuration that belongs together: again until the generation did not move, at most 100
-  /// times (EAGAIN then). EINVAL beyond the size.
+  /// Reads a consistent range of device configuration space: repeats the read until the generation has not changed meanwhile.
+  /// EAGAIN: it changed in 100 attempts. EINVAL: the range goes beyond the size.
   virtual Status read_config(std::uint32_t offset, MutableBytes into) = 0;
-  /// Writes a range of device configuration: one field at its natural alignment is written as one. EINVAL beyond the size.
+  /// Writes a range of device configuration space; a naturally aligned field is written with one access. EINVAL: the range goes
+  /// beyond the size.
   virtual Status write_config(std::uint32_t offset, Bytes from) = 0;
 
-  /// Queues that the device has, without administration virtqueues.
+  /// The number of queues, without administration virtqueues.
   virtual Result<std::uint16_t> queue_count() = 0;
-  /// 0: no such queue.
+  /// The maximum size of a queue, in entries; 0: no such queue.
   virtual Result<std::uint16_t> queue_max_size(unsigned queue) = 0;
-  /// Programs and enables a queue; size must be what the device then reads back (EPROTO otherwise). ENOSPC: the device
-  /// refuses the vector (NO_VECTOR reads back); another one, or none, may do. EBUSY: the queue is enabled.
+  /// Sets up and enables a queue. EPROTO: the device reads back another size. ENOSPC: the device refuses the vector (NO_VECTOR
+  /// reads back); try another one, or none. EBUSY: the queue is enabled already.
   virtual Result<Doorbell> setup_queue(unsigned queue, const QueueSetup& setup) = 0;
-  /// RING_RESET: waits until the queue is reset and disabled. ENOTSUP: not negotiated. ETIMEDOUT as for reset().
+  /// Resets a queue and waits until it is disabled. ENOTSUP: RING_RESET was not negotiated. ETIMEDOUT as for reset().
   virtual Status reset_queue(unsigned queue) = 0;
 
-  /// Interrupt vectors: enabled once, before queues are set up. 0 when there are none: the driver polls.
+  /// Enables up to `wanted` interrupt vectors and returns their number; 0: there are none, and the driver must poll. Call it
+  /// once, before queues are set up.
   virtual Result<unsigned> enable_vectors(unsigned wanted) = 0;
-  /// index < what enable_vectors returned.
+  /// The eventfd of a vector; `index` is less than what enable_vectors() returned.
   virtual const EventFd& vector(unsigned index) const = 0;
-  /// The vector that configuration changes come on; none: they are not told of. ENOSPC as for setup_queue.
+  /// Sets the vector for configuration changes; nullopt: the driver is not notified of them. ENOSPC as for setup_queue().
   virtual Status set_config_vector(std::optional<unsigned> vector) = 0;
-  /// INTx: takes the ISR status (which deasserts the line) and unmasks it. Bits as VIRTIO 1.4, 4.1.4.5. With vectors of
-  /// its own for each event there is nothing to take: both bits are set, since one vector may stand for both.
+  /// Returns the bits of the ISR status (VIRTIO 1.4, 4.1.4.5). With INTx, reads it, which deasserts the line, and unmasks the
+  /// line. With MSI-X there is nothing to read: returns both bits, since queues and configuration changes may share a vector.
   virtual Result<std::uint8_t> acknowledge_interrupt() = 0;
 
-  /// Where memory comes from that the device can reach. Lives as long as the transport.
+  /// Allocates memory that the device can access. Exists as long as the transport.
   virtual memory::DmaSpace& dma() = 0;
-  /// What comes unasked from the device's side is served on this loop.
+  /// Handles events of the device (its removal, for example) on `loop`.
   virtual Status attach(Loop& loop) = 0;
-  /// Leaves the loop of attach(): needed before a loop ends that the transport, or what lies below it, outlives.
+  /// Leaves the loop of attach(). Call it before that loop is destroyed if the transport or its pci::Handle exists longer.
   virtual void detach() {}
-  /// Whether the device has been pulled out, or its process has ended: for good.
+  /// Whether the device is gone for good: it was unplugged, or its process has ended.
   virtual bool gone() const = 0;
-  /// Has `told` called, at most once and on the loop of attach(), when the device goes: nothing that is in flight ends
-  /// otherwise. It may outlive the transport. Where nothing tells it is never called.
-  virtual void on_gone(std::move_only_function<void()> /*told*/) {}
+  /// Sets the handler for the removal of the device. No request in flight completes after a removal, so the driver must end
+  /// them in the handler. It is called at most once, on the loop of attach(), and may outlive the transport. Never called by a
+  /// transport that cannot detect a removal.
+  virtual void on_gone(std::move_only_function<void()> /*handler*/) {}
 };
 
-/// A feature that makes sense only together with another (the device type's chapter has the list).
+/// A feature that requires another one (the device type's chapter has the list).
 struct FeatureDependency {
-  Feature feature;  ///< kept only together with `needs`
+  Feature feature;  ///< accepted only together with `needs`
   Feature needs;  ///< its prerequisite
 };
 
-/// VIRTIO 1.4, 3.1.1: reset, ACKNOWLEDGE, DRIVER, features, FEATURES_OK and its read-back. `wanted` is what the driver
-/// implements; what the device does not offer and what `dependencies` leaves without its prerequisite is dropped.
-/// VERSION_1 is added and required; ACCESS_PLATFORM and ORDER_PLATFORM are accepted wherever they are offered, since they
-/// concern the transport and not the driver. Returns what was agreed.
-/// On failure FAILED has been set and the error says which set was refused.
-/// ENODEV: not a VIRTIO 1.x device. EPROTO: the device refused the set.
+/// Initialises the device up to FEATURES_OK (VIRTIO 1.4, 3.1.1): reset, ACKNOWLEDGE, DRIVER, features, FEATURES_OK and its
+/// read-back. `wanted`: the features that the driver implements. Those that the device does not offer, or whose prerequisite in
+/// `dependencies` is missing, are left out. VERSION_1 is added and required; ACCESS_PLATFORM and ORDER_PLATFORM are accepted
+/// whenever they are offered, since they concern the transport only. Returns the negotiated features.
+/// After an error FAILED is set; the error names the features that were refused. ENODEV: not a VIRTIO 1.x device. EPROTO: the
+/// device refused the features.
 Result<Features> negotiate(Transport& transport, const Features& wanted,
                            std::span<const FeatureDependency> dependencies = {});
 
-/// The last step: DRIVER_OK, and a look whether the device has accepted it (EIO when it needs a reset).
+/// Sets DRIVER_OK, the last step of the initialisation, and reads the status back. EIO: the device needs a reset.
 Status start_device(Transport& transport);
 
 }  // namespace outboard::virtio

@@ -3,7 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <outboard/testing/fake_transport.hpp>
-#include <outboard/testing/hostile_eventfd.hpp>
+#include <tests/support/hostile_eventfd.hpp>
 
 namespace outboard::virtio {
 namespace {
@@ -67,7 +67,7 @@ TEST(Negotiate, RefusesADeviceOfBefore1_0) {
   EXPECT_NE(transport.statuses.back() & status::failed, 0);
 }
 
-// Reference 7.3, row 10.
+// docs/spec-map.md, VR-10.
 TEST(Negotiate, SetsFailedWhenFeaturesOkDoesNotStick) {
   FakeTransport transport;
   transport.takes_features = false;
@@ -91,7 +91,7 @@ TEST(StartDevice, SetsDriverOkAndLooksWhetherItWasTaken) {
   EXPECT_EQ(started.error().code(), EIO);
 }
 
-TEST(Doorbell, AnEventfdThatTheDevicesProcessSaturatesAndMakesBlockingBlocksNobody) {
+TEST(Doorbell, ASaturatedBlockingEventfdOfTheDeviceBlocksNobody) {
   const testing::HostileEventFd device;
   const EventFd event = device.give();
   EXPECT_TRUE(device.does_not_block([&] { Doorbell::eventfd(event).ring(0); }));

@@ -6,12 +6,12 @@
 #include <array>
 
 #include <outboard/pci/local_handle.hpp>
-#include <outboard/testing/increment.hpp>
 #include <outboard/testing/manual_loop.hpp>
-#include <outboard/testing/probe_device.hpp>
 #include <outboard/virtio/spec.hpp>
 #include <outboard/virtio_pci/function.hpp>
 #include <outboard/virtio_pci/transport.hpp>
+#include <tests/support/increment.hpp>
+#include <tests/support/probe_device.hpp>
 
 namespace outboard::virtio_pci {
 namespace {

@@ -12,9 +12,9 @@
 
 #include <outboard/base/reactor.hpp>
 #include <outboard/pci/local_handle.hpp>
-#include <outboard/testing/increment.hpp>
 #include <outboard/virtio_pci/function.hpp>
 #include <outboard/virtio_pci/transport.hpp>
+#include <tests/support/increment.hpp>
 
 namespace outboard::virtio_pci {
 namespace {
@@ -49,15 +49,21 @@ class Threaded : public ::testing::TestWithParam<Variant> {
     agreed = virtio::negotiate(*transport, features).value();
   }
 
-  /// Takes what is used, waiting for an interrupt when nothing is.
-  static DriverQueue::Used next(DriverQueue& queue, const EventFd& interrupt) {
+  /// Takes what is used, waiting for an interrupt when nothing is. Each interrupt is handled, also one that comes after
+  /// its buffer has been taken: a line that is not unmasked again does not fire for the next buffer.
+  template <typename Handle>
+  static DriverQueue::Used next(DriverQueue& queue, const EventFd& interrupt, Handle handle_interrupt) {
     while (true) {
       if (const auto used = queue.next_used().value()) return *used;
       if (queue.enable_interrupts()) continue;
       pollfd waiting{interrupt.get(), POLLIN, 0};
       if (::poll(&waiting, 1, 30'000) != 1) throw std::runtime_error("a wake-up was lost");
       interrupt.drain();
+      handle_interrupt();
     }
+  }
+  static DriverQueue::Used next(DriverQueue& queue, const EventFd& interrupt) {
+    return next(queue, interrupt, [] {});
   }
 
   std::unique_ptr<pci::LocalHandle> handle;
@@ -131,14 +137,16 @@ TEST_P(Threaded, AQueueMayHaveALoopOfItsOwn) {
     DriverQueue queue = DriverQueue::create(*transport, 1, agreed, {.size = 16, .vector = 1}).value();
     ASSERT_TRUE(virtio::start_device(*transport));
     IncrementCaller caller(queue, transport->dma());
+    const auto handle_interrupt = [&] {
+      if (!intx) return;
+      EXPECT_TRUE(transport->acknowledge_interrupt());
+      EXPECT_TRUE(line->unmask());
+    };
     for (std::uint32_t number = 0; number < 300; ++number) {
       ASSERT_TRUE(caller.add(0, number));
       queue.publish();
-      next(queue, interrupt);
+      next(queue, interrupt, handle_interrupt);
       ASSERT_EQ(caller.answer(0), number + 1);
-      if (!intx) continue;
-      ASSERT_TRUE(transport->acknowledge_interrupt());
-      ASSERT_TRUE(line->unmask());
     }
     EXPECT_TRUE(transport->reset());
     line.reset();

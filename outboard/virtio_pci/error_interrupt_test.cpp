@@ -2,8 +2,8 @@
 
 #include <gtest/gtest.h>
 
-#include <outboard/testing/virtio_function_rig.hpp>
 #include <outboard/virtio/spec.hpp>
+#include <tests/support/virtio_function_rig.hpp>
 
 namespace outboard::virtio_pci {
 namespace {
@@ -13,7 +13,7 @@ using Rig = testing::VirtioFunctionRig;
 EventFd bind_error(Rig& rig) {
   EventFd mine = EventFd::create().value();
   std::vector<EventFd> theirs;
-  theirs.push_back(EventFd::adopt(mine.fd().duplicate().value()).value());
+  theirs.push_back(mine.duplicate().value());
   EXPECT_TRUE(rig.function->bind_interrupts(pci::InterruptKind::error, 0, std::move(theirs)));
   return mine;
 }

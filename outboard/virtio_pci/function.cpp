@@ -6,7 +6,10 @@
 #include <cstring>
 #include <string>
 
-#include <outboard/base/run_on.hpp>
+#include <outboard/base/internal/run_on.hpp>
+#include <outboard/pci/capability_ids.hpp>
+#include <outboard/pci/registers.hpp>
+#include <outboard/virtio/device_ids.hpp>
 #include <outboard/virtio/spec.hpp>
 
 namespace outboard::virtio_pci {
@@ -19,19 +22,20 @@ constexpr std::uint16_t subsystem_base = 0x40;
 
 /// PCI Code and ID Assignment; the specification leaves the class open, drivers do not look at it.
 std::uint32_t class_code(std::uint32_t device_id) {
+  namespace id = virtio::device_id;
   switch (device_id) {
-    case 1:
-      return 0x020000;   // net: Ethernet controller
-    case 2:
-      return 0x018000;   // blk: other mass storage controller
-    case 3:
-      return 0x078000;   // console: other communication controller
-    case 8:
-      return 0x010000;   // scsi: SCSI storage controller
-    case 16:
-      return 0x038000;  // gpu: other display controller
-    case 18:
-      return 0x098000;  // input: other input controller
+    case id::net:
+      return 0x020000;  // Ethernet controller
+    case id::blk:
+      return 0x018000;  // other mass storage controller
+    case id::console:
+      return 0x078000;  // other communication controller
+    case id::scsi:
+      return 0x010000;  // SCSI storage controller
+    case id::gpu:
+      return 0x038000;  // other display controller
+    case id::input:
+      return 0x098000;  // other input controller
     default:
       return 0x00ff00;  // before class codes were defined, other than VGA
   }
@@ -60,7 +64,7 @@ Status check(const virtio::Identity& identity, const Function::Options& options)
   if (options.vectors != 0 && (options.vectors < 2 || options.vectors > spec::max_vectors))
     return Error(EINVAL, fmt::format("{} MSI-X vectors; a device has 2 to {}", options.vectors, spec::max_vectors));
   if (options.shared_doorbells && !options.core.poll)
-    return Error(EINVAL, "doorbells in shared memory wake nobody: the device has to poll");
+    return Error(EINVAL, "doorbells in shared memory do not wake the device: it has to poll");
   if (options.subsystem && *options.subsystem < subsystem_base)
     return Error(EINVAL, fmt::format("subsystem ID {:#x}; a modern device has 0x40 or more", *options.subsystem));
   return {};
@@ -132,7 +136,7 @@ Status Function::build_bars(unsigned vectors) {
   OUTBOARD_CHECK(add_bar(registers_bar, registers));
 
   // Table and pending bits side by side, the latter where the former of any smaller device would end, too.
-  const std::uint32_t table_size = std::max(0x800U, std::bit_ceil(vectors * 16));
+  const std::uint32_t table_size = std::max(0x800U, std::bit_ceil(vectors * pci::msix_entry::size));
   OUTBOARD_CHECK(add_bar(msix_bar, {.size = std::max(page, 2 * table_size)}));
   return add_msix(vectors, msix_bar, 0, table_size);
 }
@@ -160,7 +164,7 @@ Status Function::add_structure(spec::Structure type, Area area, std::uint8_t len
       {.offset = offsetof(C, length), .width = 4, .value = area.length}};
   if (type == spec::Structure::notify)
     rows.push_back({.offset = spec::notify_off_multiplier, .width = 4, .value = notify_multiplier});
-  OUTBOARD_CHECK(config().add_capability(spec::vendor_capability_id, length, rows));
+  OUTBOARD_CHECK(config().add_capability(pci::capability_id::vendor_specific, length, rows));
   return {};
 }
 
@@ -174,7 +178,8 @@ Status Function::add_access_window() {
       {.offset = offsetof(C, length), .width = 4, .writable = 0xffffffff},
       {.offset = spec::pci_cfg_data, .width = 4, .writable = 0xffffffff},
   }};
-  OUTBOARD_TRY(window_, config().add_capability(spec::vendor_capability_id, spec::pci_cfg_capability_size, rows));
+  OUTBOARD_TRY(window_,
+               config().add_capability(pci::capability_id::vendor_specific, spec::pci_cfg_capability_size, rows));
   config().on_read(window_ + spec::pci_cfg_data, 4, [this] { read_through_window(); });
   config().on_write(window_ + spec::pci_cfg_data, 4, [this](std::uint32_t, std::uint32_t) { write_through_window(); });
   return {};
@@ -373,6 +378,14 @@ void Function::tell_error() {
 void Function::was_reset() {
   take_isr();
   told_error_ = false;
+}
+
+void Function::save(StateWriter& writer) const {
+  const auto section = writer.section(state_tag("VFUN"), 1);
+  EmulatedFunction::save(writer);
+  common_->save(writer);
+  writer.put(isr_.load(std::memory_order_relaxed));
+  writer.put_flag(told_error_);
 }
 
 }  // namespace outboard::virtio_pci

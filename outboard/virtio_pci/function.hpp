@@ -14,7 +14,7 @@
 #include <outboard/pci/emulated_function.hpp>
 #include <outboard/virtio/device.hpp>
 #include <outboard/virtio/device_core.hpp>
-#include <outboard/virtio_pci/common_config.hpp>
+#include <outboard/virtio_pci/internal/common_config.hpp>
 #include <outboard/virtio_pci/registers.hpp>
 
 namespace outboard::virtio_pci {
@@ -24,8 +24,9 @@ namespace outboard::virtio_pci {
 /// BAR 0 (64-bit memory): common configuration 0x0000, ISR 0x1000, device configuration 0x2000, notification from 0x3000,
 /// 4 bytes for each queue. BAR 2 (memory): MSI-X table and pending bits. INTx as well; no MSI (virtio has no use for it).
 ///
-/// Threads: as pci::Function says; interrupts of queues that have a loop of their own are signalled from there.
-/// Destroyed on the control loop, while the loops of its queues still exist.
+/// Threads: as pci::Function says; interrupts of queues that have a loop of their own are signalled from there. Destroyed on
+/// the control loop, while the loops of its queues still exist. If queues have loops of their own, a release_client() or
+/// reset() must have ended without an error before, or these loops must not run any more (ReactorPool::stop()).
 class Function final : public pci::EmulatedFunction, private virtio::TransportEvents {
  public:
   static constexpr unsigned registers_bar = 0;  ///< the BAR of the virtio structures
@@ -42,7 +43,7 @@ class Function final : public pci::EmulatedFunction, private virtio::TransportEv
     virtio::DeviceCore::Options core{};  ///< of what runs the device: features, loops, polling
     /// MSI-X table entries, 2...2048; 0: one for each queue and one for the configuration, at most 128.
     unsigned vectors = 0;
-    /// The doorbells are plain memory that the client maps: nobody is woken by them. Only with core.poll.
+    /// The doorbells are plain memory that the client maps; a write to them does not wake the server. Only with core.poll.
     bool shared_doorbells = false;
     /// A device that breaks (DEVICE_NEEDS_RESET while a driver runs) raises the ERR interrupt too. QEMU then stops the
     /// virtual machine.
@@ -80,6 +81,9 @@ class Function final : public pci::EmulatedFunction, private virtio::TransportEv
 
   std::vector<pci::IoEventFd> io_eventfds(unsigned region) override;
   void release_client(Completion done) override;
+  /// "VFUN", version 1: the section of EmulatedFunction, that of the common configuration, ISR status (8 bits), and whether the
+  /// ERR interrupt was raised since the last reset (a flag). The state of the device and its queues is DeviceCore::capture()'s.
+  void save(StateWriter& writer) const override;
   void unmap_is_late(std::string_view what) override { core_->break_device(what); }
 
  protected:

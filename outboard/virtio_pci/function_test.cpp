@@ -7,9 +7,10 @@
 #include <cstddef>
 #include <optional>
 
+#include <outboard/pci/express_registers.hpp>
 #include <outboard/pci/registers.hpp>
-#include <outboard/testing/virtio_function_rig.hpp>
 #include <outboard/virtio/spec.hpp>
+#include <tests/support/virtio_function_rig.hpp>
 
 namespace outboard::virtio_pci {
 namespace {
@@ -177,7 +178,7 @@ TEST(Notify, TheNextClientGetsDoorbellsThatTheLastOneCannotSpoil) {
   EXPECT_EQ(r.answer(1, 0), 10U);
 }
 
-TEST(Notify, KicksWithoutReasonDoNothing) {  // 7.2, rows 40, 41; D-AN-5
+TEST(Notify, KicksWithoutReasonDoNothing) {  // VD-40, VD-41; D-AN-5
   Rig r;
   r.start();
   for (int i = 0; i < 1000; ++i) {
@@ -191,7 +192,7 @@ TEST(Notify, KicksWithoutReasonDoNothing) {  // 7.2, rows 40, 41; D-AN-5
   EXPECT_EQ(r.answer(0, 0), 2U);
 }
 
-TEST(Notify, NothingIsConsumedBeforeDriverOkAndEverythingAfter) {  // 7.2, row 42; D-STAT-1
+TEST(Notify, NothingIsConsumedBeforeDriverOkAndEverythingAfter) {  // VD-42; D-STAT-1
   Rig r;
   r.negotiate();
   r.set_up_queue(0);
@@ -212,7 +213,7 @@ TEST(Notify, SharedDoorbellsAreMemory) {
   EXPECT_TRUE(r.function->io_eventfds(0).empty());
 }
 
-TEST(Notify, WithoutBusMasteringNothingMoves) {  // 7.2, row 52
+TEST(Notify, WithoutBusMasteringNothingMoves) {  // VD-52
   Rig r;
   r.start();
   r.set_command(2);
@@ -227,7 +228,7 @@ TEST(Notify, WithoutBusMasteringNothingMoves) {  // 7.2, row 52
 
 // Interrupts.
 
-TEST(Msix, EveryEventMapsToEveryVector) {  // D-MSIX-4, 5, 6, 9; 7.2, row 46
+TEST(Msix, EveryEventMapsToEveryVector) {  // D-MSIX-4, 5, 6, 9; VD-46
   Rig r;
   for (const std::size_t field : {offsetof(Common, config_msix_vector), offsetof(Common, queue_msix_vector)}) {
     for (std::uint16_t queue = 0; queue < 2; ++queue) {
@@ -350,7 +351,7 @@ TEST(Isr, ABrokenDeviceSaysSo) {
 
 // Resets.
 
-TEST(Reset, StatusReadsZeroOnlyWhenNothingTouchesMemoryAnyMore) {  // 7.2, row 51; D-RST-1, 2; D-CC-7, 8
+TEST(Reset, StatusReadsZeroOnlyWhenNothingTouchesMemoryAnyMore) {  // VD-51; D-RST-1, 2; D-CC-7, 8
   Rig r;
   const auto vectors = r.enable_msix();
   r.device->keep = true;
@@ -487,7 +488,7 @@ TEST_F(LateReset, ByStatusReadsWhatIsNotZero) {
   expect_reset_when_it_ends();
 }
 
-TEST(QueueReset, ReadsOneUntilTheQueueHasDrained) {  // 7.2, row 50; D-VQR-1, 2; D-CC-9...13; D-VQE-1
+TEST(QueueReset, ReadsOneUntilTheQueueHasDrained) {  // VD-50; D-VQR-1, 2; D-CC-9...13; D-VQE-1
   Rig r;
   const auto vectors = r.enable_msix();
   r.device->keep = true;

@@ -13,9 +13,7 @@ constexpr std::uint16_t vendor_id = 0x1af4;
 constexpr std::uint16_t first_transitional_device = 0x1000, last_transitional_device = 0x103f;
 constexpr std::uint16_t first_modern_device = 0x1040, last_modern_device = 0x107f;
 
-/// 4.1.4 Virtio Structure PCI Capabilities.
-constexpr std::uint8_t vendor_capability_id = 0x09;
-
+/// 4.1.4 Virtio Structure PCI Capabilities: vendor-specific ones, each for a structure.
 enum class Structure : std::uint8_t {
   common = 1,
   notify = 2,

@@ -102,7 +102,7 @@ Error Transport::removed() {
 void Transport::on_gone(std::move_only_function<void()> told) { handle_.on_gone(std::move(told)); }
 
 Result<virtio::Features> Transport::device_features() {
-  // VIRTIO 1.4, 2.2.1; reference 7.3, row 9: one snapshot decides, whatever the device says later.
+  // VIRTIO 1.4, 2.2.1; docs/spec-map.md, VR-9: one snapshot decides, whatever the device says later.
   if (offered_) return *offered_;
   virtio::Features offered;
   bool all_ones = true;
@@ -130,7 +130,7 @@ Status Transport::write_driver_features(const virtio::Features& features) {
 Result<std::uint8_t> Transport::status() {
   if (gone()) return removed();
   OUTBOARD_TRY(const auto status, common<std::uint8_t>(offsetof(Common, device_status)));
-  if (status == UINT8_MAX) return removed();  // reference 7.3, row 22
+  if (status == UINT8_MAX) return removed();  // docs/spec-map.md, VR-22
   return status;
 }
 
@@ -152,7 +152,7 @@ Status Transport::reset() {
 }
 
 Status Transport::wait_until(const std::function<Result<bool>()>& done, const char* what) {
-  const TimePoint deadline = clock_.now() + options_.deadline;
+  const TimePoint deadline = clock_.now() + options_.timeout;
   for (Duration interval = shortest_wait;; interval = std::min(2 * interval, longest_wait)) {
     OUTBOARD_TRY(const bool is_done, done());
     if (is_done) return {};
@@ -224,7 +224,7 @@ Result<std::uint16_t> Transport::queue_max_size(unsigned queue) {
 Status Transport::set_queue_size(unsigned queue, std::uint16_t size) {
   OUTBOARD_CHECK(set_common(offsetof(Common, queue_size), size));
   OUTBOARD_TRY(const auto now, common<std::uint16_t>(offsetof(Common, queue_size)));
-  if (now != size)  // reference 7.3, row 15
+  if (now != size)  // docs/spec-map.md, VR-15
     return Error(EPROTO, fmt::format("queue {} was given size {} and says {}", queue, size, now)).on(name());
   return {};
 }
@@ -270,7 +270,7 @@ Result<virtio::Doorbell> Transport::find_doorbell(unsigned queue, std::uint16_t 
   const std::uint32_t width = data ? 4 : 2;
   const Structure& notify = structures_.notify;
   const std::uint64_t at = std::uint64_t{notify_off} * structures_.notify_off_multiplier;
-  // Reference 7.3, row 14; VIRTIO 1.4, 4.1.4.4.1 (NOTIFICATION_DATA): offset and multiplier are multiples of 4 then.
+  // docs/spec-map.md, VR-14; VIRTIO 1.4, 4.1.4.4.1 (NOTIFICATION_DATA): offset and multiplier are multiples of 4 then.
   if (!range_within(at, width, notify.length()) || (notify.offset() + at) % width != 0)
     return Error(EPROTO, fmt::format("the doorbell of queue {} lies outside the notification structure", queue))
         .on(name());

@@ -10,17 +10,17 @@
 #include <outboard/base/loop.hpp>
 #include <outboard/pci/handle.hpp>
 #include <outboard/virtio/transport.hpp>
-#include <outboard/virtio_pci/structures.hpp>
+#include <outboard/virtio_pci/internal/structures.hpp>
 
 namespace outboard::virtio_pci {
 
 /// A virtio device that is driven as a modern PCI function: VIRTIO 1.4, 4.1, driver side. One thread at a time, that of
-/// the handle. What the device says is checked; nothing waits for it without a bound.
+/// the handle. What the device says is checked; each wait has a timeout.
 class Transport final : public virtio::Transport {
  public:
   /// How long, and how, the transport waits.
   struct Options {
-    Duration deadline = std::chrono::seconds(5);  ///< of a device or queue reset
+    Duration timeout = std::chrono::seconds(5);  ///< of a device or queue reset
     const Clock* clock = nullptr;  ///< nullptr: the machine's
     /// What is done while waiting, `interval` long at most; empty: sleeps.
     std::function<void(Duration interval)> wait{};

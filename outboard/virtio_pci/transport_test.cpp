@@ -1,17 +1,18 @@
-// The driver's side against functions that lie: reference 7.3, the rows on virtio-pci.
+// The driver's side against functions that lie: docs/spec-map.md, VR-n.
 
 #include <outboard/virtio_pci/transport.hpp>
 
 #include <gtest/gtest.h>
 
 #include <cstddef>
+#include <cstdlib>
 #include <cstring>
 #include <functional>
 #include <optional>
 
 #include <outboard/testing/fake_clock.hpp>
 #include <outboard/testing/plain_dma.hpp>
-#include <outboard/testing/virtio_function_rig.hpp>
+#include <tests/support/virtio_function_rig.hpp>
 
 namespace outboard::virtio_pci {
 namespace {
@@ -86,7 +87,7 @@ class LyingHandle final : public pci::Handle {
 
   Status bind_interrupts(pci::InterruptKind kind, std::uint32_t start, const std::vector<EventFd>& eventfds) override {
     std::vector<EventFd> copies;
-    for (const EventFd& each : eventfds) copies.push_back(EventFd::adopt(each.fd().duplicate().value()).value());
+    for (const EventFd& each : eventfds) copies.push_back(each.duplicate().value());
     return rig_.function->bind_interrupts(kind, start, std::move(copies));
   }
   Status disable_interrupts(pci::InterruptKind kind) override { return rig_.function->disable_interrupts(kind); }
@@ -150,7 +151,7 @@ TEST_F(HostileFunction, WhatIsNotModernVirtioIsRefused) {
   EXPECT_EQ(claim(0x1af4, 0x1042), 0);
 }
 
-// Row 12. The capability is ignored, and without it there is nothing to drive.
+// VR-12. The capability is ignored, and without it there is nothing to drive.
 TEST_F(HostileFunction, ACapabilityThatLeadsNowhereIsIgnored) {
   struct {
     std::size_t field;
@@ -190,7 +191,7 @@ TEST_F(HostileFunction, AnIoBarIsNotForStructures) {
   EXPECT_EQ(open_error(), ENODEV);
 }
 
-// Row 13.
+// VR-13.
 TEST_F(HostileFunction, ACapabilityListThatLoopsIsAnError) {
   const std::uint8_t at = rig.capability(9, spec::Structure::isr);
   handle.lie_in(spec::Structure::isr, offsetof(spec::Capability, cap_next), at);
@@ -208,7 +209,7 @@ TEST_F(HostileFunction, AMultiplierThatIsNoPowerOfTwoIsIgnoredWithItsCapability)
   EXPECT_EQ(open_error(), 0);
 }
 
-// Row 8.
+// VR-8.
 TEST_F(HostileFunction, AGenerationThatNeverRestsIsGivenUpOn) {
   const auto transport = open();
   unsigned reads = 0;
@@ -222,7 +223,7 @@ TEST_F(HostileFunction, AGenerationThatNeverRestsIsGivenUpOn) {
   EXPECT_TRUE(transport->read_config(0, as_writable_bytes_of(single))) << "one field cannot be torn";
 }
 
-// Row 9.
+// VR-9.
 TEST_F(HostileFunction, FeaturesAreReadOnce) {
   const auto transport = open();
   const Features first = transport->device_features().value();
@@ -230,9 +231,9 @@ TEST_F(HostileFunction, FeaturesAreReadOnce) {
   EXPECT_EQ(transport->device_features().value(), first);
 }
 
-// Row 10 is in virtio/transport_test.cpp.
+// VR-10 is in virtio/transport_test.cpp.
 
-// Row 11.
+// VR-11.
 TEST_F(HostileFunction, AResetThatNeverEndsTimesOut) {
   const auto transport = open();
   handle.lie_at<std::uint8_t>(offsetof(Common, device_status), 0x0f);
@@ -257,7 +258,7 @@ TEST_F(HostileFunction, AQueueResetThatWasNotAgreedOnIsTheDriversMistake) {
   EXPECT_EQ(waits, 0U);
 }
 
-// Row 12: what it has is shorter than what it offers needs.
+// VR-12: what it has is shorter than what it offers needs.
 TEST_F(HostileFunction, AQueueResetRegisterBeyondTheStructureIsNotTouched) {
   handle.lie_in<std::uint32_t>(spec::Structure::common, offsetof(spec::Capability, length),
                                offsetof(Common, queue_reset));
@@ -271,7 +272,7 @@ TEST_F(HostileFunction, AQueueResetRegisterBeyondTheStructureIsNotTouched) {
   EXPECT_FALSE(touched);
 }
 
-// Row 14.
+// VR-14.
 TEST_F(HostileFunction, ADoorbellOutsideItsStructureIsRefused) {
   const auto transport = open();
   for (const std::uint16_t offset : {2, 0x100, 0xffff}) {
@@ -280,7 +281,7 @@ TEST_F(HostileFunction, ADoorbellOutsideItsStructureIsRefused) {
   }
 }
 
-// Row 15.
+// VR-15.
 TEST_F(HostileFunction, AQueueThatDoesNotTakeItsSizeIsRefused) {
   const auto transport = open();
   handle.lie_at<std::uint16_t>(offsetof(Common, queue_size), 16);
@@ -295,7 +296,7 @@ TEST_F(HostileFunction, AQueueThatDoesNotGetEnabledIsRefused) {
   EXPECT_EQ(set_up(*transport).error().code(), EBUSY);
 }
 
-// Row 22.
+// VR-22.
 TEST_F(HostileFunction, AllOnesMeanThatTheDeviceIsGone) {
   const auto transport = open();
   handle.lie = [](unsigned region, std::uint64_t, MutableBytes bytes) {
@@ -313,7 +314,7 @@ TEST_F(HostileFunction, AllOnesInTheFeaturesTooMeanThatTheDeviceIsGone) {
   EXPECT_EQ(transport->device_features().error().code(), ENODEV);
 }
 
-// Row 23.
+// VR-23.
 TEST_F(HostileFunction, ARefusedVectorIsReported) {
   const auto transport = open();
   ASSERT_EQ(transport->enable_vectors(3).value(), 3U);

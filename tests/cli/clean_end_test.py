@@ -102,18 +102,18 @@ def test_ctrl_c_ends_a_bench_with_figures(test):
         test.true(json.loads(client.output())['ios'] > 0, 'nothing was counted')
 
 
-def test_a_client_that_is_asked_for_the_device_says_so_and_gives_it_back_with_figures(test):
+def test_a_client_asked_for_the_device_ends_with_its_figures(test):
     for words in ([], ['--poll']):
         server = test.serve('blk', '--null', '--size', '1G', '--unplug-wait', '60')
         client = bench(test, server.target, '--json', *words)
         test.equal(server.stop(50), 0, "the server's exit status")
         test.equal(client.wait(), 0, "the client's exit status")
         said, _, figures = client.output().partition('\n')
-        test.true(said.startswith(f'outboard: {server.target}: ') and 'wanted back' in said, f'it says {said}')
+        test.true(said.startswith(f'outboard: {server.target}: ') and 'to be unplugged' in said, f'it says {said}')
         test.true(json.loads(figures)['ios'] > 0, 'nothing was counted')
 
 
-def test_a_client_that_is_asked_for_the_device_while_it_waits_for_input_gives_it_back(test):
+def test_a_client_asked_for_the_device_gives_it_back_at_input(test):
     for device, words in ((['blk', '--ram', '--size', '1M'], 'blk write "$1"'), (['example'], 'example "$1" --batch')):
         server = test.serve(*device, '--unplug-wait', '60')
         read_end, write_end = os.pipe()
@@ -124,7 +124,7 @@ def test_a_client_that_is_asked_for_the_device_while_it_waits_for_input_gives_it
         harness.wait_until(lambda: unread(read_end) == 0, 20, 'the client to read what there is')
         test.equal(server.stop(50), 0, "the server's exit status")
         test.equal(client.wait(), 1, "the client's exit status")
-        test.true('wanted back' in client.output() and 'interrupted' in client.output(), f'it says {client.output()}')
+        test.true('to be unplugged' in client.output() and 'interrupted' in client.output(), f'it says {client.output()}')
         os.close(write_end)
         os.close(read_end)
 

@@ -13,7 +13,7 @@ import sys
 CALLS = {
     'io_uring_setup': 425, 'io_uring_enter': 426, 'io_uring_register': 427, 'pidfd_send_signal': 424, 'pidfd_open': 434,
     'close_range': 436, 'openat2': 437, 'pidfd_getfd': 438, 'faccessat2': 439, 'process_madvise': 440, 'epoll_pwait2': 441,
-    'cachestat': 451, 'fchmodat2': 452,
+    'fchmodat2': 452,
 }
 # Without these nothing works, and the command has to say so.
 NEEDED = {'clone3': 435}

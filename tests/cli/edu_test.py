@@ -7,7 +7,8 @@ from command import harness, refused, takes_signals
 
 
 def edu(test, target, *words, **options):
-    return test.outboard('edu', target, *words, **options).stdout.decode()
+    action, *values = words
+    return test.outboard('edu', action, target, *values, **options).stdout.decode()
 
 
 def test_it_computes_factorials(test):
@@ -19,6 +20,12 @@ def test_it_computes_factorials(test):
     lines = edu(test, server.target, 'factorial', '0x5', 12, '--json').splitlines()
     test.equal([json.loads(line) for line in lines],
                [{'number': 5, 'result': 120}, {'number': 12, 'result': 479001600}])
+
+
+def test_the_action_may_follow_the_target(test):
+    """The order of earlier versions."""
+    test.equal(test.outboard('edu', 'local:edu', 'factorial', 12).stdout, b'479001600\n', 'edu TARGET factorial N')
+    test.true(b'edu 1.0, alive' in test.outboard('edu', 'local:edu', 'info').stdout, 'edu TARGET info')
 
 
 def test_it_moves_memory(test):
@@ -64,30 +71,33 @@ def test_it_takes_part_in_the_verbs_of_every_function(test):
 
 def test_errors(test):
     refused(test, 'edu', 'local:edu', status=2)
-    refused(test, 'edu', 'local:edu', 'frobnicate', says=["'frobnicate'"], status=2)
-    refused(test, 'edu', 'local:edu', 'factorial', says=['factorial needs a number'], cure='factorial 12', status=2)
-    refused(test, 'edu', 'local:edu', 'factorial', '1x', says=["'1x' is not a number"], status=2)
-    refused(test, 'edu', 'local:edu', 'factorial', '4294967296', says=["'4294967296'"], status=2)
-    refused(test, 'edu', 'local:edu', 'info', '1', says=['not expected: 1'], cure='edu --help', status=2)
-    refused(test, 'edu', 'local:edu', 'interrupt', '0', says=['a cause'], cure='interrupt 1', status=2)
+    refused(test, 'edu', 'info', status=2)
+    for words in (['frobnicate', 'local:edu'], ['local:edu', 'frobnicate']):
+        refused(test, 'edu', *words, says=['unknown action', f"'{words[0]}'"], cure='info, factorial', status=2)
+    refused(test, 'edu', 'factorial', 'local:edu', says=['factorial needs a number'], cure='factorial TARGET 12', status=2)
+    refused(test, 'edu', 'factorial', 'local:edu', '1x', says=["'1x' is not a number"], status=2)
+    refused(test, 'edu', 'factorial', 'local:edu', '4294967296', says=["'4294967296'"], status=2)
+    refused(test, 'edu', 'info', 'local:edu', '1', says=['unexpected argument: 1'], cure='edu --help', status=2)
+    refused(test, 'edu', 'interrupt', 'local:edu', '0', says=['a cause'], cure='interrupt TARGET 1', status=2)
     for words in (['blk', 'info', 'local:edu'], ['example', 'local:edu', '1']):
         refused(test, *words, says=['not a virtio device'], cure='outboard show')
-    refused(test, 'edu', 'local:edu', 'interrupt', '--interrupts', 'none', says=['without interrupts'])
-    refused(test, 'edu', 'local:blk,null,size=1M', 'info', says=['not an edu device: it is 1af4:1042'])
-    refused(test, 'edu', 'local:edu,factorial-time=9000000', 'factorial', '3', '--timeout', '0.2',
-            says=['the factorial does not end'])
-    refused(test, 'edu', 'local:edu,packed', 'info', says=['packed: there is no such option'], cure='dma-mask, dma-time, factorial-time, spin', status=2)
+    refused(test, 'edu', 'interrupt', 'local:edu', '--interrupts', 'none', says=['without interrupts'])
+    refused(test, 'edu', 'info', 'local:blk,null,size=1M', says=['not an edu device: it is 1af4:1042'])
+    refused(test, 'edu', 'factorial', 'local:edu,factorial-time=9000000', '3', '--timeout', '0.2',
+            says=['the factorial did not finish in time'])
+    refused(test, 'edu', 'info', 'local:edu,packed', says=['packed: unknown option'], cure='dma-mask, dma-time, factorial-time, spin',
+            status=2)
     refused(test, 'serve', 'edu', '--listen', 'vduse:edu0', says=['not a virtio device'], cure='vfio-user:PATH')
     refused(test, 'serve', 'edu', '--packed', says=['--packed'], status=2)
     refused(test, 'vduse', 'create', 'edu', 'edu0', says=["'edu'"], cure='blk', status=2)
 
 
 def test_ctrl_c_ends_a_wait(test):
-    client = test.start([test.command, 'edu', 'local:edu,factorial-time=50000000', 'factorial', '3', '--timeout', '60'])
+    client = test.start([test.command, 'edu', 'factorial', 'local:edu,factorial-time=50000000', '3', '--timeout', '60'])
     harness.wait_until(lambda: takes_signals(client), 10, 'the client to be ready')
     client.signal(signal.SIGINT)
     test.equal(client.wait(), 1, "the client's exit status")
-    test.true('was not waited for' in client.output(), client.output())
+    test.true('interrupted while waiting for' in client.output(), client.output())
 
 
 harness.main(globals())

@@ -14,9 +14,9 @@ def test_usage_is_status_2(test):
                       ['blk', 'bench', RAM, '--rw', 'sideways'], ['blk', 'bench', RAM, '--depth', '0'],
                       ['blk', 'read', RAM, '--offset', '5Z'], ['show', RAM, '--wait', 'soon'],
                       ['serve', 'blk', '--null', '--size', '1M'],
-                      *(['serve', 'blk', '--null', '--size', '1M', *words, '--listen', 'vfio-user:/x']
+                      *(['serve', 'blk', '--null', '--size', '1M', *words, '--listen', f'vfio-user:{test.sockets}/x']
                         for words in (['--queues', '257'], ['--queue-size', '3'], ['--vectors', '1'])),
-                      ['serve', 'blk', '--null', '--size', '1M', '--listen', 'vfio-user:/x', '--fd', '3'],
+                      ['serve', 'blk', '--null', '--size', '1M', '--listen', f'vfio-user:{test.sockets}/x', '--fd', '3'],
                       ['lspci', RAM, '-x', '--dump'], ['serve', 'blk', '--null', '--null']):
         refused(test, *arguments, status=2)
 
@@ -25,18 +25,36 @@ def test_words_that_no_verb_knows(test):
     refused(test, 'shwo', 'x', says=["'shwo'"], cure='show', status=2)
     refused(test, 'serve', 'disk', '--ram', says=["'disk'", 'outboard serve'], cure='blk', status=2)
     refused(test, 'blk', 'raed', RAM, says=["'raed'"], cure='read, write', status=2)
-    refused(test, 'blk', says=['one more word'], cure='info, read', status=2)
+    refused(test, 'blk', says=['needs a verb'], cure='info, read', status=2)
     for words in (['serve', '-v'], ['vduse', '--json'], ['blk', '-v']):
-        refused(test, *words, says=[f'`outboard {words[0]}` needs one more word'], cure='one of: ', status=2)
+        refused(test, *words, says=[f'`outboard {words[0]}` needs a verb'], cure='its verbs: ', status=2)
     refused(test, 'serve', 'blk', '--null', '--size', '1M', says=['no listener is given'], cure='--listen vfio-user:PATH',
             status=2)
-    refused(test, 'show', RAM, 'b', 'c', says=['not expected: b c'], cure='outboard show --help', status=2)
-    refused(test, '-v', 'serve', 'blk', '--null', '--size', '1M', '--listen', 'vfio-user:/x',
-            says=['not expected before the verb: -v'], cure='outboard serve blk --help', status=2)
+    refused(test, 'show', RAM, 'b', 'c', says=['unexpected argument: b c'], cure='outboard show --help', status=2)
+    refused(test, '-v', 'serve', 'blk', '--null', '--size', '1M', '--listen', f'vfio-user:{test.sockets}/x',
+            says=['unexpected before the verb: -v'], cure='outboard serve blk --help', status=2)
+
+
+def test_help_of_an_unknown_verb_is_a_usage_error(test):
+    for words in (['help', 'nope'], ['nope', '--help'], ['help', 'blk', 'nope'], ['blk', 'nope', '--help']):
+        done = refused(test, *words, says=["unknown verb 'nope'"], cure='its verbs: ', status=2)
+        test.true('Usage' not in done, done)
+
+
+def test_v_twice_adds_debug_lines(test):
+    for verb in (['show', RAM], ['blk', 'info', RAM]):
+        once, twice = (test.outboard(*verb, option).stderr.decode() for option in ('-v', '-vv'))
+        test.true(' debug ' not in once and ' debug ' in twice, f'-v says {once!r}, -vv says {twice!r}')
+
+
+def test_help_lists_every_target_and_listener(test):
+    text = test.outboard('--help').stdout.decode()
+    for kind in ('vfio:', 'vfio-user:PATH', 'local:', 'vduse:NAME'):
+        test.true(kind in text, f'{kind} is not in the help')
 
 
 def test_a_word_without_its_value(test):
-    said = refused(test, 'serve', 'blk', '--image', '', '--listen', 'vfio-user:/x', says=['a value is missing'], status=2)
+    said = refused(test, 'serve', 'blk', '--image', '', '--listen', f'vfio-user:{test.sockets}/x', says=['a value is missing'], status=2)
     test.true('image=' not in str(said), f'the syntax of a target: {said}')
 
 
@@ -58,17 +76,25 @@ def test_help_has_an_example(test):
     test.true(test.outboard('--version').stdout.startswith(b'outboard 0.'), 'no version')
 
 
+def test_help_that_nobody_gets_is_a_failure(test):
+    for words in ('--help', '--version', 'help'):
+        done = test.run(['bash', '-c', f'"$0" {words} >/dev/full', test.command], status=1)
+        complaint(test, done, 'standard output', 'No space left')
+
+
 def test_words_of_a_target(test):
     refused(test, 'show', 'disk.raw', says=['disk.raw', 'not a target'], cure='vfio-user:PATH', status=2)
     refused(test, 'show', 'vfoi-user:/x', says=["'vfoi-user'"], cure='vfio-user:PATH', status=2)
     refused(test, 'show', 'local:disk', says=["'disk'"], cure='blk', status=2)
-    refused(test, 'show', 'local:blk,null,size=1M,pakced', says=['pakced: there is no such option'], cure='packed', status=2)
+    refused(test, 'show', 'local:blk,null,size=1M,pakced', says=['pakced: unknown option'], cure='packed', status=2)
+    refused(test, 'show', 'local:blk,pakced', says=['pakced: unknown option'], cure='packed', status=2)
+    refused(test, 'show', 'local:edu,ram', says=['ram: unknown option'], cure='dma-mask', status=2)
     refused(test, 'show', 'local:blk', says=['image, ram, null: no backing storage'], cure='image=FILE', status=2)
     refused(test, 'show', 'local:blk,null', says=['size: a null disk needs a size'], cure='size=64M', status=2)
     refused(test, 'show', 'local:blk,null,size=big', says=["size: 'big'"], status=2)
     refused(test, 'show', 'local:blk,null,size=1M,queues=300', says=['queues: 300'], status=2)
     refused(test, 'show', 'local:blk,null,size=1M,size=2M', says=['size: given twice'], status=2)
-    refused(test, 'show', 'local:blk,null,size=1M,threads=2', says=['threads: there is no such option'], status=2)
+    refused(test, 'show', 'local:blk,null,size=1M,threads=2', says=['threads: unknown option'], status=2)
     refused(test, 'show', 'vfio:nowhere', says=['nowhere'], status=2)
 
 
@@ -82,7 +108,7 @@ def test_a_value_that_an_option_does_not_take_is_status_2(test):
         refused(test, *disk, '--ram', '--size', size, says=['--size: '], status=2)
     refused(test, *disk, '--ram', says=['--size: a ram disk needs a size'], cure='--size 64M', status=2)
     refused(test, *disk, '--image', 'disk.raw', '--engine', 'magic', says=["--engine: 'magic'", 'io_uring'], status=2)
-    refused(test, *null, '--direct', says=['--direct: does not go with'], cure='leave it out', status=2)
+    refused(test, *null, '--direct', says=['--direct: has no use beside --null, --size'], cure='leave it out', status=2)
     refused(test, *disk, says=['--image, --ram, --null: no backing storage is given'], cure='--image FILE', status=2)
     refused(test, *null, '--image', 'x', says=['--image, --ram, --null'], cure='--ram', status=2)
     refused(test, 'serve', 'edu', '--dma-mask', 'x', '--listen', f'vfio-user:{test.sockets}/s', says=['--dma-mask: '], status=2)
@@ -101,8 +127,8 @@ def test_an_option_of_the_other_listener(test):
                 status=2)
     refused(test, *null, 'vduse:none', '--journal', 'x', '--no-journal', says=['--journal, --no-journal', 'mutually exclusive'],
             cure='leave one', status=2)
-    refused(test, *null, 'vduse:none', '--old-requests-ended', says=['--old-requests-ended: is about the storage before'],
-            cure='--accept-other-storage too', status=2)
+    refused(test, *null, 'vduse:none', '--old-requests-ended', says=['--old-requests-ended: needs --accept-other-storage'],
+            cure='add --accept-other-storage', status=2)
     refused(test, *null, 'vduse:none', '--iommu-platform', 'on', says=['--iommu-platform: '], cure='--iommu-platform require',
             status=2)
 
@@ -112,6 +138,17 @@ def test_too_few_file_descriptors(test):
         done = test.run(['bash', '-c', f'ulimit -n {limit}; exec "$0" "$@"', test.command, 'serve', 'blk', '--null', '--size',
                          '1M', '--queues', queues, '--listen', f'vfio-user:{test.sockets}/s'], status=1)
         complaint(test, done, 'file', cure='ulimit -n')
+
+
+def test_a_listener_that_cannot_exist_is_a_usage_error(test):
+    null = ['serve', 'blk', '--null', '--size', '1M', '--listen']
+    for name in ('a/b', 'control', 'x' * 65):
+        refused(test, *null, f'vduse:{name}', says=[f"'{name}'"], cure='1 to 64', status=2)
+    path = f'/tmp/{"x" * 200}'
+    refused(test, *null, f'vfio-user:{path}', says=['107'], cure='shorter', status=2)
+    refused(test, 'serve', 'edu', '--listen', f'vfio-user:{path}', says=['107'], cure='shorter', status=2)
+    refused(test, 'serve', 'pci', '--device', RAM, '--listen', f'vfio-user:{path}', says=['107'], cure='shorter', status=2)
+    refused(test, 'show', f'vfio-user:{path}', says=['107'], cure='shorter', status=2)
 
 
 def test_words_of_a_listener(test):
@@ -148,10 +185,6 @@ def test_image_that_another_server_has(test):
 def test_folder_of_the_socket_is_missing(test):
     path = test.sockets / 'no' / 's'
     refused(test, 'serve', 'blk', '--null', '--size', '1M', '--listen', f'vfio-user:{path}', says=[path], cure='create')
-
-
-def test_path_that_is_too_long(test):
-    refused(test, 'serve', 'blk', '--null', '--size', '1M', '--listen', f'vfio-user:/tmp/{"x" * 200}', says=['107'])
 
 
 def test_path_that_is_no_socket(test):

@@ -38,7 +38,7 @@ def test_json_is_an_object_a_line(test):
                [{'value': 9, 'result': 10, 'refused': False}, {'value': 10, 'result': 10, 'refused': True}])
 
 
-def test_r_ex_5_text_that_is_no_number_is_refused_before_the_device_sees_it(test):
+def test_r_ex_5_text_that_is_no_number_is_refused(test):
     for text in ('abc', '12x', '', '0x10', '1.5', '4294967296', '99999999999999999999', ' 1', '+1'):
         refused(test, 'example', 'local:example', '--', text, status=2, says=[f"'{text}' is not a number between"])
     done = test.outboard('example', 'local:example', '--batch', stdin=b'1\nseven\n3\n', status=1)

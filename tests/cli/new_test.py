@@ -35,6 +35,8 @@ def test_checkout_is_found_from_the_current_folder(test):
                  'tests/system/thermometer_test.py', 'examples/read_thermometer.cpp'):
         test.true((top / path).is_file() and path in said, f'{path} is not there, or not told of')
     test.true('device ID 63' in said and './dev build' in said, f'not what comes next: {said}')
+    steps = said.partition('Next:\n')[2].splitlines()[:-1]
+    test.true(steps and all('#' in step or '  ' not in step.strip() for step in steps), f'not lines for a shell: {steps}')
     test.true(not list(top.glob('.outboard-new*')), 'a temporary folder is left')
 
 
@@ -49,6 +51,13 @@ def test_device_ids_go_downwards(test):
     unchanged(test, top, 'four', '--checkout', top, '--assigned', says=['--device-id'], status=2)
     test.outboard('new', 'four', '--checkout', top, '--device-id', '42', '--assigned')
     test.true('device_id = 42;' in (top / 'outboard/devices/four/layout.hpp').read_text(), 'another number was written')
+
+
+def test_a_project_of_its_own_leaves_the_librarys_ids_alone(test):
+    said = test.outboard('new', 'thermometer', '--standalone', test.sockets / 'alone').stdout.decode()
+    test.true('device ID 62' in said, f'the example device has 63: {said}')
+    refused(test, 'new', 'other', '--standalone', test.sockets / 'other', '--device-id', '63', says=["'example'", '63'],
+            cure='--device-id', status=2)
 
 
 def test_dry_run_makes_nothing(test):
@@ -73,13 +82,13 @@ def test_existing_device(test):
     top = checkout(test)
     test.outboard('new', 'thermometer', '--checkout', top)
     path = top / 'outboard/devices/thermometer'
-    unchanged(test, top, 'thermometer', '--checkout', top, says=[path, 'there already'], cure='another name')
+    unchanged(test, top, 'thermometer', '--checkout', top, says=[path, 'exists already'], cure='another name')
     for taken in ('outboard/devices/empty', 'linux/virtio_driver2'):
         (top / taken).mkdir(parents=True)
     for taken in ('tests/system/guest2_test.py', 'examples/read_program.cpp'):
         (top / taken).symlink_to('nowhere')
     for name in ('empty', 'driver2', 'guest2', 'program'):
-        unchanged(test, top, name, '--checkout', top, says=['there already'], cure='another name')
+        unchanged(test, top, name, '--checkout', top, says=['exists already'], cure='another name')
 
 
 def test_not_in_a_checkout(test):

@@ -47,8 +47,8 @@ def test_what_cannot_be_served_is_said(test):
     refused(test, 'serve', 'pci', '--device', RAM, says=['no listener is given'], cure='serve pci', status=2)
     refused(test, 'serve', 'pci', '--device', RAM, '--listen', 'vduse:x', says=['vduse:x'], cure='vfio-user:PATH')
     refused(test, 'serve', 'pci', '--device', RAM, '--listen', 'tcp:x', says=["'tcp'"], status=2, cure='vfio-user')
-    refused(test, 'serve', 'pci', '--device', 'vfio:nvme0', '--listen', 'vfio-user:/x', says=["'nvme0'"], cure='0000:00:04.0', status=2)
-    refused(test, 'serve', 'pci', '--device', RAM, '--listen', 'vfio-user:/x', '--unplug-deadline', '10',
+    refused(test, 'serve', 'pci', '--device', 'vfio:nvme0', '--listen', f'vfio-user:{test.sockets}/x', says=["'nvme0'"], cure='0000:00:04.0', status=2)
+    refused(test, 'serve', 'pci', '--device', RAM, '--listen', f'vfio-user:{test.sockets}/x', '--unplug-deadline', '10',
             says=['--unplug-deadline: 10 is not between 0 and 9'], status=2)
 
 

@@ -13,7 +13,7 @@ def functions(test):
 
 
 def test_usage(test):
-    refused(test, 'pci', says=['one more word'], cure='list, bind, unbind', status=2)
+    refused(test, 'pci', says=['needs a verb'], cure='list, bind, unbind', status=2)
     refused(test, 'pci', 'bind', status=2)
     refused(test, 'pci', 'bind', 'nvme0', says=["'nvme0'", 'not the address'], cure='0000:00:04.0', status=2)
     refused(test, 'pci', 'unbind', '0000:00:04.8', says=['not the address'], status=2)
@@ -67,7 +67,7 @@ def test_a_snapshot_overwrites_nothing(test):
     folder = test.folder / 'snapshot'
     test.outboard('lspci', RAM, '--sysfs', folder)
     before = (folder / 'devices' / '0000:00:00.0' / 'config').stat()
-    refused(test, 'lspci', RAM, '--sysfs', folder, says=['0000:00:00.0', 'is there already'])
+    refused(test, 'lspci', RAM, '--sysfs', folder, says=['0000:00:00.0', 'exists already'])
     after = (folder / 'devices' / '0000:00:00.0' / 'config').stat()
     test.equal((after.st_ino, after.st_mtime_ns), (before.st_ino, before.st_mtime_ns), 'the file')
 

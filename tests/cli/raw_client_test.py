@@ -9,6 +9,7 @@ import resource
 import signal
 import socket
 import struct
+from pathlib import Path
 
 from command import harness, ignores
 
@@ -172,7 +173,7 @@ def test_a_driver_that_declines_access_platform_is_served(test):
     test.equal(server.stop(), 0, "the server's exit status")
 
 
-def test_a_client_that_makes_its_saturated_eventfd_blocking_again_blocks_nobody(test):
+def test_a_saturated_blocking_eventfd_of_a_client_blocks_nobody(test):
     server = test.serve('blk', '--ram', '--size', '1M')
     function = Function(server.socket)
     eventfd = os.eventfd(0)
@@ -185,7 +186,7 @@ def test_a_client_that_makes_its_saturated_eventfd_blocking_again_blocks_nobody(
     os.close(eventfd)
 
 
-def test_access_platform_is_required_or_hidden_where_one_says_so(test):
+def test_access_platform_is_required_or_hidden_as_chosen(test):
     for word, offered, accepted in (('require', True, False), ('off', False, True)):
         server = test.serve('blk', '--ram', '--size', '1M', '--iommu-platform', word)
         disk = Disk(Function(server.socket), VERSION_1)
@@ -213,7 +214,7 @@ def test_the_error_interrupt_is_raised_where_one_says_so(test):
         os.close(eventfd)
 
 
-def test_a_write_beyond_what_the_server_may_write_is_an_error_and_the_server_lives(test):
+def test_a_write_beyond_the_limit_of_file_sizes_is_an_error(test):
     limit = 64 << 10
     for words in ([], ['--direct'], ['--engine', 'pool']):
         server = test.serve('blk', '--image', test.image(size=1 << 20), *words,
@@ -236,6 +237,25 @@ def test_a_write_beyond_what_the_server_may_write_is_an_error_and_the_server_liv
         test.equal(disk.status & NEEDS_RESET, 0, 'NEEDS_RESET')
         disk.function.socket.close()
         test.equal(server.stop(), 0, "the server's exit status")
+
+
+def address_space(pid):
+    """In bytes; proc(5), statm."""
+    return int(Path(f'/proc/{pid}/statm').read_text().split()[0]) * resource.getpagesize()
+
+
+def test_a_message_too_large_for_memory_ends_its_connection(test):
+    server = test.serve('blk', '--ram', '--size', '1M')
+    function = Function(server.socket)
+    resource.prlimit(server.pid, resource.RLIMIT_AS, (address_space(server.pid), resource.RLIM_INFINITY))
+    try:
+        function.call(REGION_WRITE, bytes(1 << 20))
+        test.true(False, 'a message of a mebibyte was answered')
+    except (OSError, harness.Failure):
+        pass
+    resource.prlimit(server.pid, resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    test.equal(Function(server.socket).read(CONFIG_REGION, 0, 2), b'\xf4\x1a', 'the vendor')
+    test.equal(server.stop(), 0, "the server's exit status")
 
 
 harness.main(globals())

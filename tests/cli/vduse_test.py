@@ -4,7 +4,7 @@ import json
 import os
 import pathlib
 
-from command import as_nobody, harness, refused
+from command import as_nobody, complaint, harness, refused
 
 
 def without_vduse(test):
@@ -13,7 +13,7 @@ def without_vduse(test):
 
 
 def test_usage(test):
-    refused(test, 'vduse', says=['one more word'], cure='list, remove, create', status=2)
+    refused(test, 'vduse', says=['needs a verb'], cure='list, remove, create', status=2)
     refused(test, 'vduse', 'lsit', says=["'lsit'"], cure='list', status=2)
     refused(test, 'vduse', 'remove', status=2)
     refused(test, 'vduse', 'create', 'disk', 'x', says=["'disk'"], cure='blk', status=2)
@@ -40,12 +40,25 @@ def test_list_of_a_machine_without_devices(test):
 
 def test_without_the_module_it_is_named(test):
     without_vduse(test)
-    for words in (['remove', 'disk0'], ['create', 'blk', 'disk0', '--ram', '--size', '1M']):
-        refused(test, 'vduse', *words, says=['/dev/vduse/control', 'vduse is not loaded'], cure='modprobe')
+    lock = pathlib.Path('/run/outboard/vduse/outboard-test-none.lock')
+    disk = ['--ram', '--size', '1M']
+    for words in (['vduse', 'remove', lock.stem], ['vduse', 'create', 'blk', lock.stem, *disk],
+                  ['serve', 'blk', *disk, '--listen', f'vduse:{lock.stem}']):
+        refused(test, *words, says=['vduse is not loaded'], cure='modprobe')
+        test.true(not lock.exists(), f'{words} leaves {lock}')
+        complaint(test, test.run([*as_nobody(test), *words], status=1), 'vduse is not loaded', cure='modprobe')
+
+
+def test_create_offers_what_the_kernel_takes(test):
+    refused(test, 'vduse', 'create', 'example', 'one', says=["'example'"], cure='blk', status=2)
+    test.true(b'example' not in test.outboard('vduse', 'create', '--help').stdout, 'a device that VDUSE cannot have')
+    for option in ('--error-interrupt', '--vectors'):
+        test.true(option.encode() not in test.outboard('vduse', 'create', 'blk', '--help').stdout, f'{option} is offered')
+        refused(test, 'vduse', 'create', 'blk', 'one', '--ram', '--size', '1M', option, says=[option], status=2)
 
 
 def test_a_device_id_that_the_kernel_does_not_take(test):
-    refused(test, 'vduse', 'create', 'example', 'one', says=['one', 'device ID 63'], cure='vfio-user')
+    refused(test, 'serve', 'example', '--listen', 'vduse:one', says=['one', 'device ID 63'], cure='vfio-user')
 
 
 def test_words_of_the_device_are_those_of_serve(test):

@@ -4,7 +4,7 @@
 #include <fstream>
 #include <stdexcept>
 
-#include <outboard/memory/shared.hpp>
+#include <outboard/memory/internal/shared.hpp>
 
 namespace outboard::virtio::crash {
 
@@ -43,7 +43,7 @@ void write_file(const std::string& path, Bytes bytes) {
   if (!file.flush()) throw std::runtime_error("writing " + path);
 }
 
-JournalFile::Shape World::shape_of(const Config& config) {
+journal::File::Shape World::shape_of(const Config& config) {
   const testing::DeviceRig probe(
       {.packed = config.packed, .size = config.size, .options = {.in_order = config.in_order}});
   return {.instance = std::vector<std::byte>(16, std::byte{7}),
@@ -55,7 +55,7 @@ JournalFile::Shape World::shape_of(const Config& config) {
 
 World::World(const Config& config, std::string journal)
     : config_(config), path_(std::move(journal)), shape_(shape_of(config)), driver_(config, memory_.data()) {
-  auto made = JournalFile::create(path_, shape_);
+  auto made = journal::File::create(path_, shape_);
   if (!made) wrong(made.error().message());
   journal_ = std::move(*made);
   make_rig();
@@ -69,7 +69,7 @@ World::World(const Config& config, std::string journal, const CrashDriver& drive
       driver_(driver.on(memory_.data())),
       seen_(image.seen) {
   write_file(path_, image.journal);
-  auto opened = JournalFile::open(path_, shape_);
+  auto opened = journal::File::open(path_, shape_);
   if (!opened) wrong(opened.error().message());
   journal_ = std::move(*opened);
   make_rig();

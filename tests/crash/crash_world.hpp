@@ -7,8 +7,8 @@
 #include <string>
 #include <vector>
 
-#include <outboard/testing/device_rig.hpp>
-#include <outboard/virtio/journal_file.hpp>
+#include <outboard/journal/file.hpp>
+#include <tests/support/device_rig.hpp>
 
 #include <tests/crash/crash_driver.hpp>
 
@@ -83,11 +83,11 @@ class World {
   void finish(std::mt19937_64& rng);
 
   CrashDriver& driver() { return driver_; }
-  const JournalFile::Shape& shape() const { return shape_; }
-  JournalFile& journal() { return *journal_; }
+  const journal::File::Shape& shape() const { return shape_; }
+  journal::File& journal() { return *journal_; }
   testing::DeviceRig& rig() { return *rig_; }
 
-  static JournalFile::Shape shape_of(const Config& config);
+  static journal::File::Shape shape_of(const Config& config);
 
  private:
   struct Kept {
@@ -101,12 +101,12 @@ class World {
 
   Config config_;
   std::string path_;
-  JournalFile::Shape shape_;
+  journal::File::Shape shape_;
   Memory memory_;
   CrashDriver driver_;
   std::set<std::uint32_t> seen_;
   std::int64_t last_ = -1;  ///< the request that this device was given last
-  std::unique_ptr<JournalFile> journal_;
+  std::unique_ptr<journal::File> journal_;
   std::unique_ptr<testing::DeviceRig> rig_;
   std::vector<Kept> kept_;
 };

@@ -5,7 +5,7 @@
 
 #include <tests/crash/crash_world.hpp>
 
-#include <outboard/testing/temp_dir.hpp>
+#include <tests/support/temp_dir.hpp>
 
 namespace outboard::virtio::crash {
 namespace {
@@ -139,7 +139,7 @@ TEST_P(Killed, AtAnyStoreOfAnAreaItIsTheOldOneOrTheNewOne) {
       ++points_;
       const std::string copy = dir_.path("area");
       write_file(copy, world.image().journal);
-      const auto opened = JournalFile::open(copy, world.shape());
+      const auto opened = journal::File::open(copy, world.shape());
       ASSERT_TRUE(opened);
       const auto found = (*opened)->transport();
       ASSERT_TRUE(found) << found.error().message();

@@ -135,7 +135,7 @@ class Opened::Server {
   Status make(std::string_view text) {
     OUTBOARD_TRY(auto local, targets::parse_local(text));
     OUTBOARD_TRY(const auto* entry, targets::find_device(local.device));
-    OUTBOARD_TRY(service_, targets::serve(*entry, std::move(local.words), target(), {}));
+    OUTBOARD_TRY(service_, targets::serve(*entry, std::move(local.options), target(), {}));
     return {};
   }
   void serve(std::string_view text, std::promise<Status>& ready) {

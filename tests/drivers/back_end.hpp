@@ -9,7 +9,7 @@
 #include <gtest/gtest.h>
 
 #include <outboard/pci/handle.hpp>
-#include <outboard/testing/temp_dir.hpp>
+#include <tests/support/temp_dir.hpp>
 
 /// Where the devices of the driver tests are. The list of tests is the same for every back end; what differs is the target
 /// that each device is opened by:

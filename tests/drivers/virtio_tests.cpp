@@ -197,7 +197,7 @@ TEST_P(Blk, ADriverThatEndsInTheMiddleOfItsWorkLeavesADiskForTheNext) {
 }
 
 TEST_P(Blk, AResetUnderADriverInTheMiddleOfItsWorkIsRecoveredFrom) {
-  auto driver = start({.deadline = std::chrono::seconds(5)});
+  auto driver = start({.timeout = std::chrono::seconds(5)});
   Load load(driver, false);
   ASSERT_EQ(load.run(IoKind::write, 7), "");
   load.start(IoKind::write, 7);

@@ -10,10 +10,10 @@
 #include <vector>
 
 #include <outboard/devices/blk/device.hpp>
-#include <outboard/testing/held_backend.hpp>
 #include <outboard/testing/loopback_transport.hpp>
 #include <outboard/virtio/driver_queue.hpp>
 #include <outboard/virtio/spec.hpp>
+#include <tests/support/held_backend.hpp>
 #include "input.hpp"
 
 namespace {

@@ -8,18 +8,19 @@
 // The input is a sequence of accesses: 1 byte (bit 7: read; bits 0..6: length), 2 bytes of offset, the bytes to write.
 
 #include <algorithm>
+#include <cerrno>
 #include <cstdlib>
 #include <vector>
 
 #include <outboard/base/bytes.hpp>
 #include <outboard/base/endian.hpp>
 #include <outboard/pci/config_walk.hpp>
-#include <outboard/pci/exporter_config.hpp>
-#include <outboard/pci/kernel_config.hpp>
+#include <outboard/pci/internal/exporter_config.hpp>
+#include <outboard/pci/internal/kernel_config.hpp>
 #include <outboard/pci/local_handle.hpp>
 #include <outboard/testing/fake_handle.hpp>
 #include <outboard/testing/manual_loop.hpp>
-#include <outboard/testing/plain_function.hpp>
+#include <tests/support/plain_function.hpp>
 
 namespace {
 
@@ -56,10 +57,21 @@ void fuzz_emulated(Bytes input) {
   const auto before = (*handle)->capabilities();
   require(before.has_value());
 
+  const std::uint64_t size = function.region(pci::region::config).size;
+  // The function is the one that checks: whoever carries the message does not.
+  const auto checked = [size](std::uint64_t at, std::size_t length, const Status& done) -> Status {
+    if (range_within(at, length, size)) return done;
+    require(!done && done.error().code() == EINVAL);
+    return {};
+  };
   run_accesses(
       ByteReader(input),
-      [&](auto at, MutableBytes into) { return function.read_region(pci::region::config, at, into); },
-      [&](auto at, Bytes from) { return function.write_region(pci::region::config, at, from); });
+      [&](std::uint64_t at, MutableBytes into) {
+        return checked(at, into.size(), function.read_region(pci::region::config, at, into));
+      },
+      [&](std::uint64_t at, Bytes from) {
+        return checked(at, from.size(), function.write_region(pci::region::config, at, from));
+      });
   loop.run_until_idle();
 
   le32 identity;
@@ -77,7 +89,7 @@ constexpr std::size_t header_size = 0x40;
 /// Puts the input where a device has its capabilities.
 void spoil(testing::ConfigDevice& device, Bytes input) {
   auto& bytes = device.bytes();
-  std::ranges::copy(input.first(std::min(input.size(), bytes.size() - header_size)), bytes.begin() + header_size);
+  copy_bytes(input.first(std::min(input.size(), bytes.size() - header_size)), MutableBytes(bytes).subspan(header_size));
 }
 
 bool is_base(std::uint16_t at) { return (at >= 0x10 && at < 0x28) || (at >= 0x30 && at < 0x34); }

@@ -30,7 +30,7 @@ using fuzz::require;
 namespace spec = example::spec;
 
 constexpr std::size_t arena_size = 1 << 20;
-constexpr unsigned most_steps = 200;
+constexpr unsigned max_steps = 200;
 constexpr std::byte guard{0xa5};
 
 struct Buffer {
@@ -234,7 +234,7 @@ class Fuzzed {
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
   Input input(data, size);
   Fuzzed fuzzed(input.byte());
-  for (unsigned count = 0; !input.empty() && count < most_steps; ++count)
+  for (unsigned count = 0; !input.empty() && count < max_steps; ++count)
     if (!fuzzed.step(input)) break;
   return 0;
 }

@@ -1,4 +1,4 @@
-// An in-flight log, and the rings it speaks of, as they never were: a device runs and is killed, then words of the file and
+// A journal, and the rings it speaks of, as they never were: a device runs and is killed, then words of the file and
 // bytes of the ring are changed, by damage or by somebody who knows how to make checks fit. Whatever is found, the log is
 // refused, or what it gives is a state that a device takes or refuses; each buffer in it once; and the device works after
 // a reset. A log that nobody touched gives back what was in flight.
@@ -14,10 +14,10 @@
 #include <memory>
 #include <vector>
 
-#include <outboard/testing/device_rig.hpp>
-#include <outboard/testing/temp_dir.hpp>
-#include <outboard/virtio/journal_file.hpp>
-#include <outboard/virtio/journal_layout.hpp>
+#include <outboard/journal/file.hpp>
+#include <outboard/journal/internal/layout.hpp>
+#include <tests/support/device_rig.hpp>
+#include <tests/support/temp_dir.hpp>
 #include "input.hpp"
 
 namespace {
@@ -26,10 +26,10 @@ using namespace outboard;
 using fuzz::Input;
 using fuzz::require;
 using testing::DeviceRig;
-namespace layout = virtio::journal_layout;
+namespace layout = journal::layout;
 
 constexpr std::uint16_t queue_size = 16;
-constexpr unsigned most_changes = 64;
+constexpr unsigned max_changes = 64;
 constexpr std::uint64_t life_place = 0x6c696665;  // as the journal has it
 
 class Game {
@@ -43,7 +43,7 @@ class Game {
     const unsigned in_flight = live();
     change();
     DeviceRig next(setup(nullptr));
-    auto opened = virtio::JournalFile::open(path_, shape_);
+    auto opened = journal::File::open(path_, shape_);
     require(touched_ || opened.has_value(), "a log that nobody touched is refused");
     if (!opened) return;
     journal_ = std::move(*opened);
@@ -77,7 +77,7 @@ class Game {
     made.options.journal = journal;
     return made;
   }
-  virtio::JournalFile::Shape shape_of() const {
+  journal::File::Shape shape_of() const {
     return {.instance = {std::byte{1}},
             .device_id = 63,
             .offered = dead_.core->offered(),
@@ -87,7 +87,7 @@ class Game {
 
   /// The life of a device; how many buffers were in flight at its end.
   unsigned live() {
-    journal_ = virtio::JournalFile::create(path_, shape_).value();
+    journal_ = journal::File::create(path_, shape_).value();
     dead_.core->set_journal(*journal_);
     dead_.device.on_request = dead_.device.keep();
     dead_.run();
@@ -118,7 +118,7 @@ class Game {
     std::ifstream(path_, std::ios::binary)
         .read(reinterpret_cast<char*>(file.data()), static_cast<std::streamsize>(file.size()));
     const auto places = layout::places(shape_.queue_sizes, shape_.config_size, true);
-    for (unsigned i = 0; i < most_changes && !input_.empty(); ++i) {
+    for (unsigned i = 0; i < max_changes && !input_.empty(); ++i) {
       touched_ = true;
       change(file, places);
     }
@@ -248,9 +248,9 @@ class Game {
   Input& input_;
   std::uint32_t options_;
   DeviceRig dead_;
-  virtio::JournalFile::Shape shape_;
+  journal::File::Shape shape_;
   std::string path_;
-  std::unique_ptr<virtio::JournalFile> journal_;
+  std::unique_ptr<journal::File> journal_;
   bool touched_ = false;
 };
 

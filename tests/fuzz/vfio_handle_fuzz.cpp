@@ -1,9 +1,9 @@
 // A kernel, or a device behind it, that lies to vfio::Handle: the answers about regions, interrupts and the IOMMU, and what
 // configuration space reads as. Whatever it says, opening ends, and what can be opened can be used and closed.
 
-#include <outboard/testing/fake_vfio.hpp>
 #include <outboard/testing/manual_loop.hpp>
-#include <outboard/testing/plain_function.hpp>
+#include <tests/support/fake_vfio.hpp>
+#include <tests/support/plain_function.hpp>
 
 #include "input.hpp"
 
@@ -61,7 +61,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
     function->config().set(pci::ConfigOffset{static_cast<std::uint16_t>(below(input, 0x140))}, 1, below(input, 256));
   }
   auto options = kernel.options();
-  options.door.door = below(input, 2) != 0 ? vfio::Door::group : vfio::Door::cdev;
+  options.interface.interface = below(input, 2) != 0 ? vfio::Interface::group : vfio::Interface::cdev;
   if (auto handle = vfio::Handle::open({0, 0, 4, 0}, options)) use(**handle, input);
   fuzz::require(!kernel.in_use({0, 0, 4, 0}), "the device is closed");
   fuzz::require(kernel.violations().empty(), "no rule of the kernel's was broken");

@@ -8,9 +8,9 @@
 #include <sys/eventfd.h>
 #include <sys/socket.h>
 
-#include <outboard/testing/temp_dir.hpp>
-#include <outboard/testing/vfio_user_peer.hpp>
 #include <outboard/vfio_user/client.hpp>
+#include <tests/support/temp_dir.hpp>
+#include <tests/support/vfio_user_peer.hpp>
 
 namespace {
 

@@ -2,7 +2,7 @@
 
 #include <cstdlib>
 
-#include <outboard/vfio_user/negotiation.hpp>
+#include <outboard/vfio_user/internal/negotiation.hpp>
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
   using namespace outboard;

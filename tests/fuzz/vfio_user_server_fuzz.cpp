@@ -16,10 +16,10 @@
 
 #include <outboard/memory/fault_guard.hpp>
 #include <outboard/testing/manual_loop.hpp>
-#include <outboard/testing/plain_function.hpp>
-#include <outboard/testing/temp_dir.hpp>
-#include <outboard/testing/vfio_user_peer.hpp>
-#include <outboard/vfio_user/session.hpp>
+#include <outboard/vfio_user/internal/session.hpp>
+#include <tests/support/plain_function.hpp>
+#include <tests/support/temp_dir.hpp>
+#include <tests/support/vfio_user_peer.hpp>
 
 namespace {
 

@@ -14,10 +14,10 @@
 
 #include <outboard/memory/host_memory.hpp>
 #include <outboard/pci/local_handle.hpp>
-#include <outboard/testing/increment.hpp>
 #include <outboard/testing/manual_loop.hpp>
 #include <outboard/virtio_pci/function.hpp>
 #include <outboard/virtio_pci/transport.hpp>
+#include <tests/support/increment.hpp>
 
 namespace {
 

@@ -17,8 +17,8 @@
 
 #include <outboard/testing/fake_transport.hpp>
 #include <outboard/testing/manual_loop.hpp>
-#include <outboard/virtio/device_queue.hpp>
 #include <outboard/virtio/driver_queue.hpp>
+#include <outboard/virtio/internal/device_queue.hpp>
 #include <outboard/virtio/ring.hpp>
 #include <tests/handshake/machine.hpp>
 

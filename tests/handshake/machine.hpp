@@ -13,7 +13,7 @@
 #include <string_view>
 #include <vector>
 
-#include <outboard/memory/shared.hpp>
+#include <outboard/memory/internal/shared.hpp>
 
 namespace outboard::handshake {
 

@@ -5,7 +5,8 @@ A link into another file may say where: `[text](PATH.md#a-heading)` needs that h
 `[text](PATH.cpp#Class::name)` needs that name in the code of the file, comments apart. [`Class::name`](PATH.cpp#L12) leads to the
 line where that name is defined, or to one so near that both are on the screen; --fix puts such links right. A link whose text
 is the identifier of a statement (`D-EX-1`) leads to a file that has it. A test named in backquotes,
-`Suite.Name`, exists, and so does a `case` in `script.sh` of tests/system.
+`Suite.Name`, exists, and so does a `case` in `script.sh` of tests/system. docs/headers.md names each header that is for users,
+and no other.
 
 A fenced block after a line `<!-- from: PATH -->` must occur in that file (PATH from the top of the tree) as it stands.
 Code in comments of the block's own indentation does not matter: blocks are compared with common indentation removed.
@@ -30,6 +31,7 @@ COMMENT = re.compile(r'//[^\n]*|/\*.*?\*/', re.DOTALL)
 LINE = re.compile(r'L(\d+)')
 NEAR = 15  # lines
 TEST = re.compile(r'\bTEST(?:_[FP])?\(\s*(\w+),\s*(\w+)\s*\)')
+HEADER = re.compile(r'`(\w+(?:/\w+)+\.hpp)`')
 NAMED_TEST = re.compile(r'`([A-Z]\w+\.[A-Z]\w+)`')
 NAMED_CASE = re.compile(r'`(\w+)` in `(\w+\.(?:sh|py))`')
 
@@ -143,6 +145,37 @@ def missing_tests(path, text):
             yield f'{where}: there is no case {case} in {script}'
 
 
+def headers_for_users(folder):
+    """Those of outboard/ that are neither internal nor the tests' own, as ROOM/NAME.hpp."""
+    for path in folder.rglob('*.hpp'):
+        if path.parent.name != 'internal' and not path.name.endswith('_test.hpp'):
+            yield str(path.relative_to(folder))
+
+
+def device_of(name):
+    """X of devices/X/..."""
+    return name.split('/')[1] if name.startswith('devices/') else None
+
+
+def wrong_headers(text, headers):
+    """What is wrong with the guide to headers.
+
+    devices/NAME/x.hpp there is x.hpp of each device type of which the guide names no header: `outboard new` has made it.
+    """
+    named = HEADER.findall(text)
+    known = {device_of(name) for name in named}
+    alike = {name for name in named if device_of(name) == 'NAME'}
+    named = [name for name in named if name not in alike]
+    headers = [name for name in headers
+               if device_of(name) in known or name.replace(f'/{device_of(name)}/', '/NAME/', 1) not in alike]
+    for name in sorted(set(headers) - set(named)):
+        yield f'does not name {name}, which is for users'
+    for name in sorted(set(named) - set(headers)):
+        yield f'there is no header {name} for users'
+    for name in sorted({name for name in named if named.count(name) > 1}):
+        yield f'names {name} twice'
+
+
 def with_right_lines(path, text):
     """The text of a page, its links leading to the very lines."""
     def right(match):
@@ -166,6 +199,9 @@ def main():
             path.write_text(right)
             text = right
         complaints += [*broken_links(path, text), *wrong_quotes(path, text), *missing_tests(path, text)]
+    guide = rooms.SOURCE / 'docs' / 'headers.md'
+    complaints += [f'docs/headers.md: {complaint}' for complaint in
+                   wrong_headers(guide.read_text(), list(headers_for_users(rooms.SOURCE / 'outboard')))]
     print('\n'.join(complaints), end='\n' if complaints else '', file=sys.stderr)
     sys.exit(1 if complaints else 0)
 

@@ -74,13 +74,34 @@ class Tests(unittest.TestCase):
         return list(check_docs.missing_tests(check_docs.rooms.SOURCE / 'page.md', text))
 
     def test_one_that_is_there(self):
-        self.assertEqual([], self.complaints('`KernelConfigTest.RowHidden_CapabilitiesAreUnlinkedAndTheirBytesStayReachable`'))
+        self.assertEqual([], self.complaints('`KernelConfigTest.CFG14_CapabilitiesAreUnlinkedAndTheirBytesStayReachable`'))
         self.assertEqual([], self.complaints('`vectors_are_given` in `vfio_drive.sh`'))
 
     def test_one_that_is_not_there(self):
         self.assertEqual(1, len(self.complaints('`KernelConfigTest.NoSuchRow`')))
         self.assertEqual(1, len(self.complaints('`no_such_case` in `vfio_drive.sh`')))
         self.assertEqual(1, len(self.complaints('`vectors_are_given` in `no_such_script.sh`')))
+
+class GuideToHeaders(unittest.TestCase):
+
+    def test_names_each_header_once(self):
+        self.assertEqual([], list(check_docs.wrong_headers('`a/x.hpp`, `a/b/y.hpp`: `z.hpp`', ['a/x.hpp', 'a/b/y.hpp'])))
+        self.assertEqual(1, len(list(check_docs.wrong_headers('`a/x.hpp`', ['a/x.hpp', 'a/y.hpp']))))
+        self.assertEqual(1, len(list(check_docs.wrong_headers('`a/x.hpp` `a/y.hpp`', ['a/x.hpp']))))
+        self.assertEqual(1, len(list(check_docs.wrong_headers('`a/x.hpp` `a/x.hpp`', ['a/x.hpp']))))
+        made = '`devices/NAME/x.hpp` `devices/blk/y.hpp`'
+        self.assertEqual([], list(check_docs.wrong_headers(made, ['devices/heat/x.hpp', 'devices/blk/y.hpp'])))
+        self.assertEqual(1, len(list(check_docs.wrong_headers(made, ['devices/heat/z.hpp', 'devices/blk/y.hpp']))))
+        self.assertEqual(1, len(list(check_docs.wrong_headers(made, ['devices/blk/x.hpp', 'devices/blk/y.hpp']))))
+
+    def test_reads_the_folder(self):
+        with tempfile.TemporaryDirectory() as folder:
+            for name in ('a/x.hpp', 'a/internal/y.hpp', 'a/rig_test.hpp', 'a/x.cpp'):
+                path = pathlib.Path(folder) / name
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.touch()
+            self.assertEqual(['a/x.hpp'], list(check_docs.headers_for_users(pathlib.Path(folder))))
+
 
 if __name__ == '__main__':
     unittest.main()

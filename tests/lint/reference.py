@@ -19,9 +19,9 @@ DOXYFILE = rooms.SOURCE / 'docs' / 'Doxyfile'
 # Wire layouts are not here: their fields are explained by the section that a struct names.
 AUTHORS = [f'outboard/{name}.hpp' for name in (
     'virtio/device', 'virtio/device_core', 'virtio/device_state', 'virtio/device_type', 'virtio/driver_queue',
-    'virtio/features', 'virtio/journal', 'virtio/journal_file', 'virtio/queue_state', 'virtio/request', 'virtio/transport',
+    'virtio/features', 'virtio/journal', 'journal/file', 'virtio/queue_state', 'virtio/request', 'virtio/transport',
     'virtio_pci/function', 'virtio_pci/transport',
-    'devices/blk/device', 'devices/blk/driver', 'devices/blk/io', 'devices/blk/queue',
+    'devices/blk/device', 'devices/blk/driver', 'devices/blk/driver_io', 'devices/blk/driver_queue',
     'devices/example/device', 'devices/example/driver')]
 
 

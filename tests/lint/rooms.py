@@ -1,5 +1,6 @@
 """The table of rooms, read from cmake/OutboardRoomTable.cmake, and the includes of a file."""
 
+import functools
 import pathlib
 import re
 
@@ -19,3 +20,25 @@ def includes(path):
     for number, line in enumerate(path.read_text(errors='replace').splitlines(), start=1):
         if match := INCLUDE.match(line):
             yield number, match.group(1), match.group(2)
+
+
+OURS = ('outboard', 'tools', 'tests')
+
+
+@functools.cache
+def included(path):
+    """The names that a file includes; none of a file that is not there."""
+    return tuple(name for _, _, name in includes(path)) if path.exists() else ()
+
+
+@functools.cache
+def closure(path, source=SOURCE):
+    """A file and all of our files that it includes, directly or not."""
+    seen, todo = set(), [path]
+    while todo:
+        file = todo.pop()
+        if file in seen or not file.exists():
+            continue
+        seen.add(file)
+        todo += [source / name for name in included(file) if name.split('/')[0] in OURS]
+    return sorted(seen)

@@ -184,7 +184,7 @@ case_end
     test.equal(running.qmp('query-status')['status'], 'running')
     # Linux cannot power off either: it resets every function first, and waits for the one that is gone.
     harness.wait_until(lambda: any(line.startswith('RC ') for line in running.results()), 60, 'the cases to end')
-    running.qmp('quit')
+    running.quit()
     test.finish_guest(running)
 
 

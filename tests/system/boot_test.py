@@ -55,7 +55,7 @@ def test_monitor_and_notes(test):
     guest = test.guest(script, files={'/srv/deep/file': b'ready'})
     guest.wait_note('ready')
     test.equal(guest.qmp('query-status')['status'], 'running')
-    guest.qmp('quit')
+    guest.quit()
     test.equal(guest.wait(), 0, "QEMU's exit status")
 
 

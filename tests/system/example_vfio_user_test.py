@@ -79,7 +79,7 @@ def test_suspend_to_memory(test):
     running.qmp('system_wakeup')
     harness.wait_until(lambda: any(line.startswith('RC ') for line in running.results()), 90, 'the cases to end')
     # QEMU does not end when a guest powers off that has slept.
-    running.qmp('quit')
+    running.quit()
     test.finish_guest(running)
 
 
@@ -121,7 +121,7 @@ def test_server_killed_under_a_writer(test):
     servers['plain'].signal(signal.SIGKILL)
     harness.wait_until(lambda: any(line.startswith('RC ') for line in running.results()), 90, 'the cases to end')
     # Powering off may wait for ever for a function that has gone.
-    running.qmp('quit')
+    running.quit()
     test.finish_guest(running)
     complaints = [line for line in running.console().splitlines() if harness.KERNEL_COMPLAINTS.search(line)]
     test.true(all('virtio_dev_remove' in line for line in complaints), f'the guest kernel complained: {complaints}')

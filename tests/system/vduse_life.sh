@@ -249,7 +249,7 @@ survives_a_truncated_journal() { # LAYOUT
   truncate -s 0 /tmp/journal
   dd if=/dev/urandom of=/tmp/pattern bs=4k count=64
   dd if=/tmp/pattern "of=/dev/$name" bs=4k oflag=direct
-  wait_for 10 says 'made anew' disk
+  wait_for 10 says 'is made again' disk
   running "$server" || fail 'the server has ended'
   kill_server
   start_disk disk $words

@@ -37,12 +37,20 @@ killed_under_the_client() { # LAYOUT QUEUES CASE
   [ $round -gt 2 ] || fail "$round kills in eight seconds"
 }
 
+# Linux 7.3 has the messages that suspend a device and switch a queue; whether they come is asked of the node.
+kernel_knows_pauses() { [ "$(printf '%s\n' 7.3 "$(uname -r)" | sort -V | head -n1)" = 7.3 ]; }
+device_can_be_suspended() { vhost_vdpa_client --can-suspend "$node"; }
+
 # case_run has a subshell for each case: the server is started outside of them.
 for layout in split packed; do
   for queues in 1 4; do
     words="--ram --size 32M --queues $queues $(ring_words $layout)"
     serve_to_vhost $words
     if [ $queues = 1 ]; then cases=$(vhost_vdpa_client --list | grep -v dying); else cases=data_survive; fi
+    if kernel_knows_pauses; then
+      case_run device_can_be_suspended
+      cases="$cases $(vhost_vdpa_client --list-pauses)"
+    fi
     for name in $cases; do
       case_run client $layout $queues $name
     done

@@ -28,10 +28,10 @@ with_modules() {
 }
 
 list_says_what_each_is() {
-  listed $EDU | grep -q 'no driver, IOMMU group [0-9]*; after: outboard pci bind'
-  listed $NVME | grep -q 'nvme, IOMMU group [0-9]*; after: '
-  listed $PORT | grep -q 'no: it is a bridge'
-  listed $SHARED_EDU | grep -q "no: IOMMU group .* $SHARED_NVME (nvme)"
+  listed $EDU | grep -q 'no driver, IOMMU group [0-9]*; to use it: outboard pci bind'
+  listed $NVME | grep -q 'nvme, IOMMU group [0-9]*; to use it: '
+  listed $PORT | grep -q 'cannot be used: it is a bridge'
+  listed $SHARED_EDU | grep -q "cannot be used: IOMMU group .* $SHARED_NVME (nvme)"
   outboard pci list --json | tr -d ' \n' | grep -q "\"address\":\"$EDU\",\"vendor\":4660,\"device\":4584"
   expect_equal "$(outboard pci list | grep -c '^0000:')" "$(ls $functions | wc -l)" 'functions listed'
 }
@@ -40,7 +40,7 @@ edu_is_handed_over_and_back() {
   outboard pci bind $EDU --yes
   expect_equal "$(driver_of $EDU)" vfio-pci driver
   [ -c "/dev/vfio/$(group_of $EDU)" ]
-  listed $EDU | grep -q "usable, by /dev/vfio/$(group_of $EDU)"
+  listed $EDU | grep -q "usable: /dev/vfio/$(group_of $EDU)"
   doctor_says ok 'VFIO devices'
   outboard pci unbind $EDU --yes
   expect_equal "$(driver_of $EDU)" '' driver
@@ -51,7 +51,7 @@ nvme_comes_back_with_its_disk() {
   [ -b /dev/nvme0n1 ] || wait_for 10 test -b /dev/nvme0n1
   outboard pci bind $NVME --yes
   expect_equal "$(driver_of $NVME)" vfio-pci driver
-  listed $NVME | grep -q 'before: nvme'
+  listed $NVME | grep -q 'was nvme'
   outboard pci unbind $NVME --yes | grep -q 'back to nvme'
   expect_equal "$(driver_of $NVME)" nvme driver
   expect_equal "$(tr -d '\0\n' <$functions/$NVME/driver_override)" '(null)' override
@@ -136,7 +136,7 @@ shared_group_is_handed_over_whole() {
   refuses "$SHARED_NVME (nvme)" outboard pci bind $SHARED_EDU --yes
   expect_equal "$(driver_of $SHARED_NVME)" nvme driver
   outboard pci bind $SHARED_EDU $SHARED_NVME --yes
-  listed $SHARED_EDU | grep -q 'usable, by'
+  listed $SHARED_EDU | grep -q 'usable: '
   outboard pci unbind $SHARED_EDU $SHARED_NVME --yes
   expect_equal "$(driver_of $SHARED_NVME)" nvme driver
 }
@@ -145,7 +145,7 @@ who_has_it_open_keeps_it() {
   outboard pci bind $EDU --yes
   sleep 1000 3<>"/dev/vfio/$(group_of $EDU)" &
   refuses "process $! (sleep) has it open" outboard pci unbind $EDU --yes
-  listed $EDU | grep -q "in use by $! (sleep)"
+  listed $EDU | grep -q "in use by process $! (sleep)"
   kill $!
   wait $! || :
   outboard pci unbind $EDU --yes
@@ -158,7 +158,7 @@ without_rights_the_cure_is_root() {
 
 real_lspci_reads_a_snapshot() {
   outboard lspci local:blk,ram,size=16M --sysfs /tmp/snapshot
-  refuses 'is there already' outboard lspci local:blk,ram,size=16M --sysfs /tmp/snapshot
+  refuses 'exists already' outboard lspci local:blk,ram,size=16M --sysfs /tmp/snapshot
   lspci -A linux-sysfs -O sysfs.path=/tmp/snapshot -vvv -xxxx >/tmp/real
   cat /tmp/real
   grep -q '^00:00.0 Mass storage controller: Red Hat, Inc. Virtio 1.0 block device' /tmp/real

@@ -1,9 +1,9 @@
 #!/bin/sh
-# Our drivers and our command on real functions of the guest, under the kernel's VFIO. /parameters: door=group|cdev.
+# Our drivers and our command on real functions of the guest, under the kernel's VFIO. /parameters: interface=group|cdev.
 . /lib/cases.sh
 . /lib/blk.sh
 . /lib/vfio.sh
-door=automatic
+interface=automatic
 . /parameters
 
 vfio_modules
@@ -11,7 +11,7 @@ modprobe -a virtio_blk
 hand_over $EDU $BLK $NVME $HOT $XHCI $SHARED_EDU $SHARED_NVME
 
 # What follows `vfio:`, and all of it.
-words() { if [ "$door" = automatic ]; then echo "$1"; else echo "$1,door=$door"; fi; }
+words() { if [ "$interface" = automatic ]; then echo "$1"; else echo "$1,interface=$interface"; fi; }
 target() { echo "vfio:$(words "$1")"; }
 
 identity_is_what_sysfs_says() { # ADDRESS
@@ -91,7 +91,7 @@ killed_driver_leaves_a_usable_device() {
   disk_keeps_its_data_at_depth
 }
 
-edu_computes() { expect_equal "$(outboard edu "$(target $EDU)" factorial 12)" 479001600 '12!'; }
+edu_computes() { expect_equal "$(outboard edu factorial "$(target $EDU)" 12)" 479001600 '12!'; }
 
 for address in $EDU $BLK $NVME $XHCI $SHARED_NVME; do
   case_run identity_is_what_sysfs_says $address

@@ -13,12 +13,12 @@ doctor_says_what_is_missing() {
 binding_is_refused() {
   refuses 'no IOMMU' outboard pci bind $EDU --yes
   refuses 'has no VFIO without an IOMMU' outboard pci bind $EDU --no-iommu --yes
-  outboard pci list | grep -A1 "^$EDU " | grep -q 'no IOMMU group; no: no IOMMU'
+  outboard pci list | grep -A1 "^$EDU " | grep -q 'no IOMMU group; cannot be used: no IOMMU'
 }
 
 opening_leads_there() {
   refuses "outboard pci bind $EDU" outboard show vfio:$EDU
-  refuses "outboard pci bind $EDU" outboard show vfio:$EDU,door=no-iommu
+  refuses "outboard pci bind $EDU" outboard show vfio:$EDU,interface=no-iommu
 }
 
 case_run doctor_says_what_is_missing

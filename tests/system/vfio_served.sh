@@ -14,7 +14,7 @@ functions_are_what_was_served() {
 }
 
 example_adds_one() { expect_equal "$(outboard example vfio:$example 41)" 42 sum; }
-edu_computes() { expect_equal "$(outboard edu vfio:$edu factorial 12)" 479001600 '12!'; }
+edu_computes() { expect_equal "$(outboard edu factorial vfio:$edu 12)" 479001600 '12!'; }
 disk_keeps_its_data() { outboard blk verify vfio:$blk --write --depth 32 --length 4M; }
 
 case_run functions_are_what_was_served

@@ -48,7 +48,7 @@ disk_under_load_is_let_go() {
   wait $driver || status=$?
   cat /tmp/bench
   expect_equal $status 0 "the command's status"
-  grep -q 'wanted back' /tmp/bench || fail 'it does not say why it ends'
+  grep -q 'to be unplugged' /tmp/bench || fail 'it does not say why it ends'
   wait_for 8 gone
   note 'gone: under load'
 }

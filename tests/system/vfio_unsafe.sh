@@ -16,10 +16,10 @@ refused_until_it_is_named_and_allowed() {
 
 opened_by_its_name_alone() {
   refuses 'no-iommu' outboard show vfio:$EDU
-  outboard show vfio:$EDU,door=no-iommu >/dev/null
+  outboard show vfio:$EDU,interface=no-iommu >/dev/null
 }
 
-registers_work() { expect_equal "$(function_user register vfio:$EDU,door=no-iommu 0 0)" 010000ed 'the identification'; }
+registers_work() { expect_equal "$(function_user register vfio:$EDU,interface=no-iommu 0 0)" 010000ed 'the identification'; }
 
 kernel_is_marked() {
   [ $(($(cat /proc/sys/kernel/tainted) & 64)) = 64 ]

@@ -9,24 +9,24 @@
 #include <outboard/base/endian.hpp>
 #include <outboard/pci/address.hpp>
 #include <outboard/pci/handle.hpp>
-#include <outboard/pci/register.hpp>
+#include <outboard/pci/registers.hpp>
 
 namespace outboard::command {
 
-/// A copy of a function's configuration space, taken once: what is printed belongs together, and a peer that changes its
-/// mind in between changes nothing. Reads beyond the end give 0.
+/// A copy of a function's configuration space, taken once, so that the output is consistent even if a peer changes its values.
+/// Reads beyond the end give 0.
 class ConfigImage {
  public:
   ConfigImage() = default;
   explicit ConfigImage(std::vector<std::byte> bytes) : bytes_(std::move(bytes)) {}
 
-  /// All of the configuration space, and the sizes of the regions.
+  /// Reads the configuration space and the sizes of the regions.
   static Result<ConfigImage> of(pci::Handle& handle);
 
   Bytes bytes() const { return bytes_; }
   std::size_t size() const { return bytes_.size(); }
 
-  /// Where it is: for a function of this machine its own place, else 0000:00:00.0.
+  /// The address of a function of this machine, else 0000:00:00.0.
   pci::Address address() const { return address_; }
   void set_address(pci::Address address) { address_ = address; }
 
@@ -43,18 +43,21 @@ class ConfigImage {
   R at() const {
     return R(number<typename R::value_type>(pci::raw(R::offset)));
   }
+  /// A Base Address register; index < BaseAddress::count.
+  pci::BaseAddress base_address(unsigned index) const {
+    return pci::BaseAddress(number<std::uint32_t>(pci::raw(pci::BaseAddress::offset_of(index))));
+  }
   /// A register of the capability that lies at `capability`.
   template <typename R>
   R at(std::size_t capability) const {
     return R(number<typename R::value_type>(capability + R::in_capability));
   }
 
-  /// Bytes; 0: the function has no such region, or its size is not known.
+  /// In bytes; 0: the region does not exist, or its size is unknown.
   std::uint64_t region_size(unsigned region) const { return region < region_sizes_.size() ? region_sizes_[region] : 0; }
   void set_region_size(unsigned region, std::uint64_t size) { region_sizes_.at(region) = size; }
 
-  /// Where the capability list leads, in order. It ends where the list loops or leaves the space for capabilities, and
-  /// `broken` says so.
+  /// The capabilities in list order. `broken`: the list loops or leaves the space of capabilities, and was cut there.
   struct Walk {
     std::vector<pci::Capability> found;
     bool broken = false;

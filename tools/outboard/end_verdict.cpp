@@ -14,4 +14,8 @@ StopSignal::Verdict EndVerdict::operator()() {
   return std::exchange(has_seen_closing_, false) ? StopSignal::Verdict::anew : StopSignal::Verdict::end;
 }
 
+void bound_end(StopSignal& stop, StopSignal::Start start, Duration timeout, std::function<void()> say) {
+  stop.bound_end({.start = start, .timeout = timeout, .verdict = EndVerdict(), .say = std::move(say)});
+}
+
 }  // namespace outboard::command

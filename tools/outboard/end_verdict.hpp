@@ -1,11 +1,13 @@
 #pragma once
 
+#include <functional>
+
 #include <tools/outboard/stop_signal.hpp>
 
 namespace outboard::command {
 
-/// The verdict on an end whose time is over, where back ends of this process are among what ends. Closing an image is not
-/// bounded: no request is left, and the kernel would close it all the same. What comes after it has its own time.
+/// The verdict of a bound in a process that has back ends. Closing an image is not bounded: no request is left, and the kernel
+/// would close the image in any case. The time starts again afterwards.
 class EndVerdict {
  public:
   StopSignal::Verdict operator()();
@@ -13,5 +15,8 @@ class EndVerdict {
  private:
   bool has_seen_closing_ = false;
 };
+
+/// StopSignal::bound_end() with that verdict.
+void bound_end(StopSignal& stop, StopSignal::Start start, Duration timeout, std::function<void()> say);
 
 }  // namespace outboard::command

@@ -6,6 +6,7 @@
 
 #include <cstdio>
 #include <cstdlib>
+#include <system_error>
 
 #include <outboard/base/fd.hpp>
 
@@ -15,7 +16,7 @@ namespace {
 
 namespace fs = std::filesystem;
 
-/// Errno as a person is told of it.
+/// The error of an errno value.
 Error failure(int code, const std::string& doing, const fs::path& path) {
   errno = code;
   Error error = Error::from_errno(doing).on(path.string());
@@ -23,14 +24,14 @@ Error failure(int code, const std::string& doing, const fs::path& path) {
   return std::move(error).cure("choose a folder that you may write to");
 }
 
-/// Whether something has this name, be it a link that leads nowhere. ENOTDIR counts: a part of the path is no folder.
+/// Whether the path exists; a dangling link counts, and so does ENOTDIR: a part of the path is not a folder.
 bool is_there(const fs::path& path) {
   struct stat found{};
   return lstat(path.c_str(), &found) == 0 || errno == ENOTDIR;
 }
 
 Status write_file(const fs::path& path, const std::string& text) {
-  const mode_t mode = text.starts_with("#!") ? 0777 : 0666;  // less what the umask takes away
+  const mode_t mode = text.starts_with("#!") ? 0777 : 0666;  // the umask applies
   const UniqueFd file(open(path.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, mode));
   if (!file) return failure(errno, "creating the file", path);
   std::string_view rest = text;
@@ -43,18 +44,18 @@ Status write_file(const fs::path& path, const std::string& text) {
   return {};
 }
 
-/// Moves, but never over something else.
+/// Moves without replacing anything.
 Status move_to_free(const fs::path& from, const fs::path& to) {
   if (renameat2(AT_FDCWD, from.c_str(), AT_FDCWD, to.c_str(), RENAME_NOREPLACE) == 0) return {};
-  // Some file systems cannot do it, and some seccomp filters do not know it; rename() says what else EPERM may mean.
+  // Some file systems and seccomp filters do not support it; another cause of EPERM shows in rename() below.
   const bool supported = errno != EINVAL && errno != ENOSYS && errno != EPERM;
-  if (supported) return failure(errno, "moving it to its place", to);
-  if (is_there(to)) return failure(EEXIST, "moving it to its place", to);
-  if (rename(from.c_str(), to.c_str()) != 0) return failure(errno, "moving it to its place", to);
+  if (supported) return failure(errno, "moving the new file to its place", to);
+  if (is_there(to)) return failure(EEXIST, "moving the new file to its place", to);
+  if (rename(from.c_str(), to.c_str()) != 0) return failure(errno, "moving the new file to its place", to);
   return {};
 }
 
-/// What has been done, and the way back; nothing is left unless keep() is called.
+/// Undoes in its destructor whatever run() has not completed.
 class Making {
  public:
   explicit Making(const FileSet& set) : set_(set) {}
@@ -90,10 +91,10 @@ class Making {
     return {};
   }
 
-  /// Beside the places that the files go to, so that moving them there copies nothing.
+  /// In the root, so that moving the files to their places copies nothing.
   Status make_stage() {
     std::string pattern = (set_.root / ".outboard-new-XXXXXX").string();
-    if (mkdtemp(pattern.data()) == nullptr) return failure(errno, "creating files in it", set_.root);
+    if (mkdtemp(pattern.data()) == nullptr) return failure(errno, "creating a folder in it", set_.root);
     stage_ = pattern;
     return {};
   }
@@ -119,7 +120,7 @@ class Making {
 Status check_free(const FileSet& set) {
   for (const auto& unit : set.units) {
     const fs::path path = set.root / unit;
-    if (is_there(path)) return Error(EEXIST, "is there already").on(path.string());
+    if (is_there(path)) return Error(EEXIST, "exists already").on(path.string());
   }
   return {};
 }

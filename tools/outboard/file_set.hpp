@@ -9,24 +9,24 @@
 
 namespace outboard::command {
 
-/// A file that is to be made.
+/// A file to create.
 struct NewFile {
-  std::string path;  ///< below the set's root
-  std::string text;  ///< one that begins with `#!` can be executed
+  std::string path;  ///< relative to the root of the set
+  std::string text;  ///< a file that begins with `#!` becomes executable
 };
 
-/// Files that come into being together or not at all.
+/// Files that are created all together or not at all.
 struct FileSet {
-  std::filesystem::path root;   ///< made if it is not there; its parent has to be
-  std::vector<std::string> units;  ///< files and folders below `root` that must not exist yet; each file is in one
+  std::filesystem::path root;   ///< created if it does not exist; its parent must exist
+  std::vector<std::string> units;  ///< files and folders below `root` that must not exist; each file is in one of them
   std::vector<NewFile> files;
 };
 
-/// EEXIST: what is there already. Other errors: what lies in the way.
+/// EEXIST: one of the units exists.
 Status check_free(const FileSet& set);
 
-/// Makes the files; nothing that exists is overwritten. They are written into a folder of their own in `root`, then each
-/// unit is moved to its place. With an error nothing has changed; what was made until then is removed.
+/// Creates the files without overwriting anything: writes them into a temporary folder in `root`, then moves each unit to its
+/// place. With an error nothing has changed.
 Status create_files(const FileSet& set);
 
 }  // namespace outboard::command

@@ -1,6 +1,6 @@
 #include <tools/outboard/pci_names.hpp>
 
-#include <array>
+#include <algorithm>
 #include <charconv>
 #include <fstream>
 #include <iterator>
@@ -8,27 +8,12 @@
 
 #include <fmt/format.h>
 
+#include <outboard/virtio_pci/registers.hpp>
+#include <tools/outboard/virtio_names.hpp>
+
 namespace outboard::command {
 
 namespace {
-
-/// VIRTIO 1.4, 4.1.2 and chapter 5: the PCI device id is 0x1040 and the virtio device id.
-constexpr std::uint16_t virtio_vendor = 0x1AF4, virtio_first = 0x1040;
-constexpr std::array<std::pair<unsigned, std::string_view>, 15> virtio_devices{{{1, "network device"},
-                                                                                {2, "block device"},
-                                                                                {3, "console"},
-                                                                                {4, "RNG"},
-                                                                                {5, "memory balloon"},
-                                                                                {8, "SCSI"},
-                                                                                {9, "filesystem"},
-                                                                                {16, "GPU"},
-                                                                                {18, "input"},
-                                                                                {19, "socket"},
-                                                                                {20, "crypto device"},
-                                                                                {23, "IOMMU"},
-                                                                                {24, "memory device"},
-                                                                                {25, "sound device"},
-                                                                                {63, "example device"}}};
 
 /// The hexadecimal number of `digits` digits that `text` starts with; it is taken off, with the blanks behind it.
 std::optional<std::uint32_t> take_number(std::string_view& text, std::size_t digits) {
@@ -57,9 +42,13 @@ PciNames PciNames::load(std::initializer_list<const char*> files) {
 }
 
 void PciNames::add_built_in() {
-  add(Kind::vendor, virtio_vendor, "Red Hat, Inc.");
-  for (const auto& [id, name] : virtio_devices)
-    add(Kind::device, std::uint64_t{virtio_vendor} << 16 | (virtio_first + id), fmt::format("Virtio 1.0 {}", name));
+  namespace spec = virtio_pci::spec;
+  add(Kind::vendor, spec::vendor_id, "Red Hat, Inc.");
+  for (const VirtioTypeName& type : virtio_type_names()) {
+    if (type.in_pci_ids.empty()) continue;
+    add(Kind::device, std::uint64_t{spec::vendor_id} << 16 | (spec::first_modern_device + type.device_id),
+        fmt::format("Virtio 1.0 {}", type.in_pci_ids));
+  }
   add(Kind::base_class, 0x00, "Unclassified device");
   add(Kind::base_class, 0x01, "Mass storage controller");
   add(Kind::base_class, 0x02, "Network controller");

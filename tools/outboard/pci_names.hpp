@@ -9,20 +9,20 @@
 
 namespace outboard::command {
 
-/// The names behind PCI numbers: those of virtio devices and the classes they have, and, where it is installed, all of
-/// pci.ids.
+/// Names of PCI numbers: built-in ones for virtio devices and their classes, and those of pci.ids if it is
+/// installed.
 class PciNames {
  public:
-  /// The built-in names, and those of the first of these files that can be read.
+  /// The built-in names and those of the first readable file.
   static PciNames load(std::initializer_list<const char*> files = {"/usr/share/misc/pci.ids",
                                                                    "/usr/share/hwdata/pci.ids"});
 
-  /// As lspci prints them: the name, or "Device 1042" and the like in its place.
+  /// As lspci prints them: the name, or "Device 1042" and the like.
   std::string device(std::uint16_t vendor, std::uint16_t device) const;
   std::string subsystem(std::uint16_t vendor, std::uint16_t device, std::uint16_t subsystem_vendor,
                         std::uint16_t subsystem) const;
   std::string device_class(std::uint16_t base_and_subclass) const;
-  /// Nothing where the interface has no name.
+  /// Nothing: the interface has no name.
   std::optional<std::string> interface(std::uint32_t class_code) const;
 
  private:
@@ -36,7 +36,7 @@ class PciNames {
   void read_file(const std::string& text);
   void read_line(std::string_view line);
 
-  // What the lines above in the file were about.
+  // The context of the current line of the file.
   std::uint32_t outer_ = 0, middle_ = 0;
   bool in_classes_ = false;
   std::map<std::uint64_t, std::string> names_;

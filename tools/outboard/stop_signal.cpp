@@ -11,8 +11,8 @@
 #include <csignal>
 #include <utility>
 
-#include <outboard/base/line_writer.hpp>
-#include <outboard/base/thread.hpp>
+#include <outboard/base/internal/line_writer.hpp>
+#include <outboard/base/internal/thread.hpp>
 
 namespace outboard::command {
 
@@ -28,16 +28,16 @@ sigset_t stop_signals() {
 
 constexpr Duration pause_of_the_end = std::chrono::seconds(1);
 
-Duration last_stretch(Duration patience) { return std::max(patience / 5, Duration(1)); }
+Duration last_stretch(Duration timeout) { return std::max(timeout / 5, Duration(1)); }
 
 }  // namespace
 
 Result<std::unique_ptr<StopSignal>> StopSignal::create() {
   const sigset_t set = stop_signals();
   UniqueFd signals(signalfd(-1, &set, SFD_CLOEXEC));
-  if (!signals) return Error::from_errno("signalfd");
+  if (!signals) return Error::from_errno("creating a signalfd");
   UniqueFd timer(timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC));
-  if (!timer) return Error::from_errno("timerfd_create");
+  if (!timer) return Error::from_errno("creating a timerfd");
   OUTBOARD_TRY(auto wake, EventFd::create());
   OUTBOARD_TRY(auto end, EventFd::create());
   if (pthread_sigmask(SIG_BLOCK, &set, nullptr) != 0) return Error(EINVAL, "signals cannot be blocked");
@@ -105,8 +105,8 @@ void StopSignal::start_timer() {
   if (!bound_) return;
   in_last_stretch_ = false;
   const bool runs = bound_->start == Start::now || requested();
-  const Duration patience = bound_->patience;
-  set_timer(runs ? std::max(patience - last_stretch(patience), Duration(1)) : Duration::zero());
+  const Duration timeout = bound_->timeout;
+  set_timer(runs ? std::max(timeout - last_stretch(timeout), Duration(1)) : Duration::zero());
 }
 
 void StopSignal::bound_end(Bound bound) {
@@ -160,7 +160,7 @@ void StopSignal::time_is_over() {
     const std::lock_guard lock(mutex_);
     if (bound_ != bound) return;
     if (verdict == Verdict::anew) return start_timer();
-    if (!std::exchange(in_last_stretch_, true)) return set_timer(last_stretch(bound->patience));
+    if (!std::exchange(in_last_stretch_, true)) return set_timer(last_stretch(bound->timeout));
   }
   say_and_end(bound);
 }

@@ -7,15 +7,15 @@
 #include <thread>
 
 #include <outboard/base/fd.hpp>
+#include <outboard/base/internal/wait.hpp>
 #include <outboard/base/loop.hpp>
 #include <outboard/base/result.hpp>
-#include <outboard/base/wait.hpp>
 
 namespace outboard::command {
 
-/// Ctrl-C and SIGTERM. From its making on, the first of them is a wish to end, which everything that takes time looks for (waits
-/// within the library too, see outboard::Interruption); the second ends the process at once, and without a word. Make it before
-/// any other thread: they inherit that the signals are blocked. Once it is gone the signals do what they do to any process.
+/// Handles Ctrl-C and SIGTERM as long as it lives. The first signal requests an end; everything that takes time checks for it, also
+/// waits within the library (see outboard::Interruption). The second one ends the process at once, without a message. Create it
+/// before any other thread, so that all threads block the signals. Afterwards the signals have their default effect.
 class StopSignal {
  public:
   enum class Verdict : std::uint8_t { end, wait, anew };
@@ -26,34 +26,33 @@ class StopSignal {
   StopSignal(const StopSignal&) = delete;
   StopSignal& operator=(const StopSignal&) = delete;
 
-  /// Another reason to end than a signal, which does as the first of them does. Any thread.
+  /// Requests an end, as the first signal does. Any thread.
   void request();
   /// Any thread.
   bool requested() const { return requested_.load(std::memory_order_relaxed); }
-  /// Readable from the first signal, or request(), on.
+  /// Readable once an end has been requested.
   int fd() const { return wake_.get(); }
-  /// Waits for `time`; false as soon as a signal comes. Any thread.
+  /// Waits for `time`; returns false as soon as an end is requested. Any thread.
   bool pause(Duration time) const;
   /// What bounds the end of a process.
   struct Bound {
     Start start;  ///< at_signal: the first one, or request(); now, if that has come
-    /// The last fifth of it runs even where the rest passed while the process itself was stopped (SIGSTOP): whoever is at work
-    /// has that long to show it.
-    Duration patience;
-    /// Asked before the last fifth of the time, and when all has passed: `wait` has it asked again after a second, `anew` has all
-    /// the time run once more.
+    /// The process always gets the last fifth of it, also if the rest passed while the process was stopped (SIGSTOP).
+    Duration timeout;
+    /// Called before the last fifth of the time, and when all of it has passed. `wait`: ask again after a second. `anew`: start
+    /// the time again.
     std::function<Verdict()> verdict;
-    /// Called before the process ends, on a thread of its own: if it does not return, the process ends a second later.
+    /// Called before the process ends, on a thread of its own. If it does not return, the process ends a second later.
     std::function<void()> say;
   };
-  /// The process ends with exit status 1 when `patience` has passed since `start`, whatever its threads wait for, unless it has
-  /// ended by itself. Takes the place of an earlier bound. Any thread.
+  /// Ends the process with exit status 1 when `timeout` has passed since `start`, whatever its threads wait for. Replaces an
+  /// earlier bound. Any thread.
   void bound_end(Bound bound);
-  /// What was bounded has ended. Any thread.
+  /// Removes the bound. Any thread.
   void unbound();
-  /// Whoever is to end is at work: time that runs begins anew. Any thread.
+  /// Restarts the time of the bound: the work makes progress. Any thread.
   void show_life();
-  /// What a verb that was cut short returns.
+  /// The error of an interrupted verb.
   static Error interrupted();
 
  private:

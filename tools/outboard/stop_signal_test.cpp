@@ -4,6 +4,7 @@
 #include <csignal>
 #include <filesystem>
 #include <fstream>
+#include <iterator>
 #include <string>
 
 #include <fcntl.h>
@@ -14,7 +15,7 @@
 
 #include <gtest/gtest.h>
 
-#include <outboard/testing/denied_calls.hpp>
+#include <tests/support/denied_calls.hpp>
 
 namespace outboard::command {
 namespace {
@@ -82,7 +83,7 @@ TEST(StopSignal, EndsAProcessThatIsStuckInTheEndWhenItsTimeIsOver) {
   EXPECT_EQ(end.said, "w");
 }
 
-TEST(StopSignal, TheTimeOfAProcessThatIsStuckBeforeItLooksAtTheSignalBeginsWithTheSignal) {
+TEST(StopSignal, TheTimeOfAStuckProcessBeginsWithTheSignal) {
   const End end = end_of_a_process(
       [](StopSignal& stop, const Stuck& stuck) {
         stop.bound_end({Start::at_signal, Duration(0), [] { return Verdict::end; }, [&] { stuck.say('w'); }});
@@ -146,7 +147,7 @@ TEST(StopSignal, BeginsAnewWhereTheVerdictSaysSo) { expect_to_end_at_the_third_v
 
 // As `docker pause` does with it: the time goes on, and whoever is at work could not show it.
 TEST(StopSignal, LeavesAProcessThatWasStoppedItselfTheTimeToShowThatItLives) {
-  static constexpr Duration patience = std::chrono::seconds(5);
+  static constexpr Duration timeout = std::chrono::seconds(5);
   int ends[2];
   ASSERT_EQ(::pipe2(ends, O_CLOEXEC), 0);
   const UniqueFd awake(ends[0]);
@@ -154,7 +155,7 @@ TEST(StopSignal, LeavesAProcessThatWasStoppedItselfTheTimeToShowThatItLives) {
   const End end = end_of_a_process(
       [&](StopSignal& stop, const Stuck& stuck) {
         wake.reset();
-        stop.bound_end({Start::now, patience, [] { return Verdict::end; }, [&] { stuck.say('w'); }});
+        stop.bound_end({Start::now, timeout, [] { return Verdict::end; }, [&] { stuck.say('w'); }});
         stuck.say('r');
         for (char letter = 0; ::read(awake.get(), &letter, 1) == 1;) stop.show_life();
         ::_exit(0);
@@ -163,9 +164,9 @@ TEST(StopSignal, LeavesAProcessThatWasStoppedItselfTheTimeToShowThatItLives) {
         int status = 0;
         ::kill(pid, SIGSTOP);
         EXPECT_EQ(::waitpid(pid, &status, WUNTRACED), pid);
-        EXPECT_FALSE(wait_readable(awake.get(), Clock::system().now() + patience));
+        EXPECT_FALSE(wait_readable(awake.get(), Clock::system().now() + timeout));
         ::kill(pid, SIGCONT);
-        EXPECT_FALSE(wait_readable(awake.get(), Clock::system().now() + patience / 50)) << "it has seen the time";
+        EXPECT_FALSE(wait_readable(awake.get(), Clock::system().now() + timeout / 50)) << "it has seen the time";
         static_cast<void>(!::write(wake.get(), "l", 1));
         wake.reset();
       });

@@ -4,8 +4,6 @@
 #include <cstdint>
 #include <string>
 
-#include <nlohmann/json_fwd.hpp>
-
 #include <outboard/base/loop.hpp>
 
 namespace outboard::command {
@@ -16,7 +14,5 @@ std::string size_text(std::uint64_t bytes);
 std::string rate_text(double bytes_per_second);
 /// "850 ns", "12.3 us", "4.56 ms", "1.20 s".
 std::string time_text(Duration time);
-/// For a script: lines that end with a newline. Bytes that are no UTF-8 (a path may have any) become U+FFFD.
-std::string json_text(const nlohmann::ordered_json& json);
 
 }  // namespace outboard::command

@@ -1,7 +1,6 @@
 #include <tools/outboard/text.hpp>
 
 #include <gtest/gtest.h>
-#include <nlohmann/json.hpp>
 
 namespace outboard::command {
 namespace {
@@ -24,10 +23,6 @@ TEST(Text, TimesHaveTheUnitThatKeepsThemShort) {
 }
 
 TEST(Text, RatesAreForASecond) { EXPECT_EQ(rate_text(210.5 * 1024 * 1024), "210.5 MiB/s"); }
-
-TEST(Text, JsonTakesBytesThatAreNoText) {
-  EXPECT_EQ(json_text({{"target", "bad\xff.raw"}}), "{\n  \"target\": \"bad\xef\xbf\xbd.raw\"\n}\n");
-}
 
 }  // namespace
 }  // namespace outboard::command

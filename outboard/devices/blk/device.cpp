@@ -6,8 +6,9 @@
 
 #include <fmt/format.h>
 
-#include <outboard/devices/blk/disk.hpp>
-#include <outboard/devices/blk/lane.hpp>
+#include <outboard/devices/blk/internal/device_disk.hpp>
+#include <outboard/devices/blk/internal/device_limits.hpp>
+#include <outboard/devices/blk/internal/device_request_queue.hpp>
 
 namespace outboard::blk {
 
@@ -15,22 +16,15 @@ namespace {
 
 constexpr std::byte state_version{1};
 constexpr std::size_t state_size = 2;
-constexpr std::uint16_t smallest_queue = 4;  // a header, data, a status
-constexpr unsigned most_queues = 256;
-// Elements of a buffer: more than header, SEG_MAX and status. Drivers are known that exceed SEG_MAX by the element that data
-// need which begin in the middle of a page (viostor), or do not look at it (OVMF); QEMU takes 1024 whatever it says.
-constexpr std::uint32_t tolerated_chain = 1024;
-constexpr std::uint32_t spare_elements = 16;
-// Bounds of one range, in sectors: 2 GiB where the storage has a fast way, else what can be written in a moment (32 MiB).
-constexpr std::uint32_t fast_range = UINT32_C(1) << 22;
-constexpr std::uint32_t slow_range = UINT32_C(1) << 16;
 
 Status check(const Device::Options& options) {
-  if (options.queues == 0 || options.queues > most_queues)
-    return Error(EINVAL, fmt::format("queues is {}: it must be between 1 and {}", options.queues, most_queues));
-  if (!std::has_single_bit(options.queue_size) || options.queue_size < smallest_queue || options.queue_size > 32768)
+  if (options.queues == 0 || options.queues > device_limits::max_queues)
     return Error(EINVAL,
-                 fmt::format("queue-size is {}: it must be a power of two between 4 and 32768", options.queue_size));
+                 fmt::format("queues is {}: it must be between 1 and {}", options.queues, device_limits::max_queues));
+  if (!std::has_single_bit(options.queue_size) || options.queue_size < device_limits::min_queue_size ||
+      options.queue_size > device_limits::max_queue_size)
+    return Error(EINVAL, fmt::format("queue-size is {}: it must be a power of two between {} and {}",
+                                     options.queue_size, device_limits::min_queue_size, device_limits::max_queue_size));
   if (options.id.size() > spec::id_size)
     return Error(EINVAL, fmt::format("serial '{}' is longer than {} bytes", options.id, spec::id_size));
   if (options.seg_max > options.queue_size - 2U)
@@ -71,7 +65,7 @@ spec::Config config_of(const storage::Geometry& geometry, const Device::Options&
   const virtio::Features offered = offered_features(geometry, options);
   if (offered.has(feature::discard)) {
     config.max_discard_sectors = disk.max_discard_sectors;
-    config.max_discard_seg = Disk::max_segments;
+    config.max_discard_seg = device_limits::max_range_segments;
     config.discard_sector_alignment = physical / static_cast<std::uint32_t>(sector_size);
   }
   if (offered.has(feature::write_zeroes)) {
@@ -93,21 +87,27 @@ Device::Device(std::unique_ptr<storage::Backend> backend, const Options& options
     : options_(options), backend_(std::move(backend)), disk_(std::make_unique<Disk>(*backend_)) {
   if (options_.seg_max == 0) options_.seg_max = options_.queue_size - 2U;
   std::ranges::copy(options_.id, disk_->id.begin());
-  disk_->max_discard_sectors = fast_range;
+  disk_->max_discard_sectors = device_limits::max_fast_range_sectors;
   const bool fast = backend_->geometry().can_write_zeroes;
-  disk_->max_write_zeroes_sectors = fast ? fast_range : slow_range;
-  disk_->max_write_zeroes_segments = fast ? Disk::max_segments : 1;
-  for (unsigned queue = 0; queue < options_.queues; ++queue) lanes_.push_back(std::make_unique<Lane>(*disk_, queue));
+  disk_->max_write_zeroes_sectors =
+      fast ? device_limits::max_fast_range_sectors : device_limits::max_slow_range_sectors;
+  disk_->max_write_zeroes_segments = fast ? device_limits::max_range_segments : 1;
+  for (unsigned queue = 0; queue < options_.queues; ++queue)
+    queues_.push_back(std::make_unique<RequestQueue>(*disk_, queue));
 }
 
-Device::~Device() = default;
+/// The storage first, which waits for what the kernel carries out: the requests that are with it hold the memory.
+Device::~Device() {
+  for (const auto& queue : queues_) queue->drop_storage();
+  backend_.reset();
+}
 
 virtio::Identity Device::identity() const {
   return {.device_id = device_id,
           .features = offered_features(backend_->geometry(), options_),
           .queue_sizes = std::vector<std::uint16_t>(options_.queues, options_.queue_size),
           .config_size = spec::config_size,
-          .max_chain = std::max(options_.seg_max + 2 + spare_elements, tolerated_chain)};
+          .max_chain = std::max(options_.seg_max + 2 + device_limits::spare_elements, device_limits::min_chain_limit)};
 }
 
 std::string Device::description() const {
@@ -139,8 +139,7 @@ void Device::read_config(std::uint32_t offset, MutableBytes into) {
   config.capacity = disk_->capacity.load(std::memory_order_relaxed);
   config.writeback = disk_->writeback ? 1 : 0;
   const Bytes bytes = as_bytes_of(config);
-  if (range_within(offset, into.size(), bytes.size()))
-    std::ranges::copy(bytes.subspan(offset, into.size()), into.begin());
+  if (range_within(offset, into.size(), bytes.size())) copy_bytes(bytes.subspan(offset, into.size()), into);
 }
 
 void Device::write_config(std::uint32_t offset, Bytes from) {
@@ -153,7 +152,7 @@ void Device::write_config(std::uint32_t offset, Bytes from) {
 }
 
 Status Device::start_queue(unsigned queue, const virtio::QueueState& /*state*/) {
-  lanes_[queue]->begin();
+  queues_[queue]->begin();
   // A device that goes on with another's state (recovery, migration) has not seen FEATURES_OK.
   take_features(host_->negotiated());
   return {};
@@ -162,26 +161,26 @@ Status Device::start_queue(unsigned queue, const virtio::QueueState& /*state*/) 
 /// Nothing is kept: what was handed over is with the storage and ends for itself, work of many steps after the next step
 /// when its answer is not wanted.
 void Device::stop_queue(unsigned queue, virtio::StopMode mode, Completion done) {
-  Lane& lane = *lanes_[queue];
+  RequestQueue& requests = *queues_[queue];
   if (mode == virtio::StopMode::discard) discard_queue(queue);
-  if (!lane.has_own_loop()) return done();
+  if (!requests.has_own_loop()) return done();
   Loop& control = host_->control_loop();
-  host_->queue_loop(queue).post([&lane, &control, done = std::move(done)]() mutable {
-    lane.close();
+  host_->queue_loop(queue).post([&requests, &control, done = std::move(done)]() mutable {
+    requests.close();
     control.post(std::move(done));
   });
 }
 
-void Device::discard_queue(unsigned queue) { lanes_[queue]->give_up(); }
+void Device::discard_queue(unsigned queue) { queues_[queue]->give_up(); }
 
 void Device::handle(virtio::Request request) {
-  Lane& lane = *lanes_[request.queue_index()];
-  lane.handle(std::move(request));
+  RequestQueue& queue = *queues_[request.queue_index()];
+  queue.handle(std::move(request));
 }
 
-void Device::batch_end(unsigned queue) { lanes_[queue]->batch_end(); }
+void Device::batch_end(unsigned queue) { queues_[queue]->batch_end(); }
 
-bool Device::poll(unsigned queue) { return lanes_[queue]->poll(); }
+bool Device::poll(unsigned queue) { return queues_[queue]->poll(); }
 
 Result<std::vector<std::byte>> Device::save_state() {
   return std::vector{state_version, disk_->writeback ? std::byte{1} : std::byte{0}};
@@ -220,7 +219,7 @@ void Device::reset() {
 Status Device::reload() {
   backend_->measure([this](const Result<std::uint64_t>& bytes) {
     const Status done = bytes ? resize(*bytes) : Status(bytes.error());
-    if (!done) host_->log().error("{}; the disk stays as it was", done.error().message());
+    if (!done) host_->log().error("{}; the disk is unchanged", done.error().message());
   });
   return {};
 }
@@ -229,10 +228,10 @@ Status Device::resize(std::uint64_t bytes) {
   const std::uint64_t before = disk_->capacity.load(std::memory_order_relaxed) * sector_size;
   // Nobody else knows what a driver has beyond the new end.
   if (host_ != nullptr && !host_->negotiated().empty() && bytes < before)
-    return Error(EBUSY,
-                 fmt::format("it has become smaller under its driver, {} bytes instead of {}; to mend it: truncate "
-                             "-s {}, or end its use first",
-                             bytes, before, before))
+    return Error(EBUSY, fmt::format(
+                            "it has become smaller while a driver uses it: {} bytes instead of {}; to fix it: truncate "
+                            "-s {}, or stop using it first",
+                            bytes, before, before))
         .on(backend_->description());
   if (bytes == before) return {};
   if (host_ != nullptr)

@@ -1,5 +1,7 @@
 // Cache modes: VIRTIO 1.4, 5.2.6.2, stable writes. D-BI and D-BO are clauses of 5.2.5.2 and 5.2.6.2 (docs/spec-map.md).
 
+#include <array>
+
 #include <outboard/devices/blk/device_rig_test.hpp>
 
 #include <gmock/gmock.h>

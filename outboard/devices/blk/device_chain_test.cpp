@@ -11,15 +11,15 @@
 #include <gtest/gtest.h>
 
 #include <outboard/devices/blk/device.hpp>
-#include <outboard/testing/held_backend.hpp>
+#include <outboard/testing/hand_driver.hpp>
 #include <outboard/testing/manual_loop.hpp>
-#include <outboard/testing/ring_driver.hpp>
 #include <outboard/virtio/device_core.hpp>
+#include <tests/support/held_backend.hpp>
 
 namespace outboard::blk {
 namespace {
 
-using testing::RingDriver;
+using testing::HandDriver;
 namespace status = virtio::spec::status;
 
 constexpr std::uint64_t disk_size = UINT64_C(1) << 20;
@@ -34,16 +34,17 @@ class Disk final : private virtio::TransportEvents {
     std::uint16_t ring_size = 256;  ///< the driver's
     std::uint32_t seg_max = 0;  ///< 0: what the queue has room for
     std::uint64_t size = disk_size;
+    bool own_loop = false;  ///< the queue has a loop of its own
   };
 
   explicit Disk(const Setup& setup) : driver({.packed = setup.packed, .size = setup.ring_size}) {
     auto backend = std::make_unique<testing::HeldBackend>(setup.size);
     storage = backend.get();
     device = Device::create(std::move(backend), {.queue_size = setup.queue_size, .seg_max = setup.seg_max}).value();
-    core = virtio::DeviceCore::create(
-               *device, map, loop, *this,
-               {.packed = setup.packed, .log = Log([this](Level, std::string_view line) { log.emplace_back(line); })})
-               .value();
+    virtio::DeviceCore::Options options{.packed = setup.packed,
+                                        .log = Log([this](Level, std::string_view line) { log.emplace_back(line); })};
+    if (setup.own_loop) options.queue_loops = {&queue_loop};
+    core = virtio::DeviceCore::create(*device, map, loop, *this, std::move(options)).value();
     EXPECT_TRUE(map.map(driver.mapping()));
     start();
   }
@@ -108,9 +109,14 @@ class Disk final : private virtio::TransportEvents {
   }
   int answer() const { return std::to_integer<int>(*driver.at(status_at)); }
 
-  testing::ManualLoop loop;
+  void run() {
+    while (loop.run_until_idle() || queue_loop.run_until_idle()) {
+    }
+  }
+
+  testing::ManualLoop loop, queue_loop;
   memory::AddressMap map{loop};
-  RingDriver driver;
+  HandDriver driver;
   std::vector<std::string> log;
   testing::HeldBackend* storage = nullptr;
   std::unique_ptr<Device> device;
@@ -191,18 +197,18 @@ class OperationsOfATurn {
  public:
   explicit OperationsOfATurn(Disk& disk)
       : neighbour_(disk.loop.poll([this, &calls = disk.storage->calls] {
-          most_ = std::max(most_, calls.size() - std::exchange(before_, calls.size()));
+          max_calls_ = std::max(max_calls_, calls.size() - std::exchange(before_, calls.size()));
           return false;
         })) {}
-  std::size_t most() const { return most_; }
+  std::size_t max_calls() const { return max_calls_; }
 
  private:
-  std::size_t most_ = 0;
+  std::size_t max_calls_ = 0;
   std::size_t before_ = 0;
   Registration neighbour_;
 };
 
-TEST_P(BlkChains, OfManyMebibytesLeaveTheLoopItsTurnWhereTheStorageWorksInsideTheCall) {
+TEST_P(BlkChains, OfManyMebibytesYieldToTheLoopOnSynchronousStorage) {
   Disk disk({.packed = GetParam(), .size = 16 * mebibyte});
   const OperationsOfATurn turns(disk);
   for (int i = 0; i < 2; ++i) disk.begin(12, mebibyte - 512);
@@ -214,7 +220,7 @@ TEST_P(BlkChains, OfManyMebibytesLeaveTheLoopItsTurnWhereTheStorageWorksInsideTh
                                                     {'r', 0, step},
                                                     {'r', step, step},
                                                     {'r', 2 * step, rest}}));
-  EXPECT_EQ(turns.most(), 1U);
+  EXPECT_EQ(turns.max_calls(), 1U);
   for (const auto& used : disk.driver.take_used()) EXPECT_EQ(used.length, 2 * step + rest + 1);
   EXPECT_EQ(disk.answer(), spec::status::ok);
 }
@@ -231,7 +237,7 @@ TEST_P(BlkChains, OfManyMebibytesAreOnePieceForOtherStorage) {
   EXPECT_EQ(disk.driver.used_count(), 2U);
 }
 
-TEST_P(BlkChains, WhoseMemoryIsTakenAwayEndBeforeWhoTakesItAwayDestroysTheDevice) {
+TEST_P(BlkChains, WhoseMemoryIsUnmappedEndBeforeTheDeviceIsDestroyed) {
   for (const unsigned count : {1U, 3U}) {
     bool told = false;
     Disk disk({.packed = GetParam()});
@@ -257,7 +263,36 @@ TEST_P(BlkChains, WhoseMemoryIsTakenAwayEndBeforeWhoTakesItAwayDestroysTheDevice
     EXPECT_FALSE(told) << "the device goes on in there";
     disk.loop.run_until_idle();
     EXPECT_TRUE(told);
-    EXPECT_EQ(disk.log.at(0), "a read at sector 0 failed: Input/output error (1 so far)");
+    EXPECT_EQ(disk.log.at(0),
+              disk.storage->description() + ": a read at sector 0 failed: Input/output error (1 so far)");
+  }
+}
+
+// What the kernel carries out when the device is destroyed ends when its storage has gone.
+TEST_P(BlkChains, KeepTheMemoryThatTheyAreAboutUntilTheStorageHasGone) {
+  for (const bool own_loop : {false, true}) {
+    Disk disk({.packed = GetParam(), .own_loop = own_loop});
+    memory::Mapping data{.range = {memory::Iova{0x90000000}, mebibyte},
+                         .access = memory::Access::read_write,
+                         .memory = memory::HostMemory::anonymous(mebibyte).value(),
+                         .offset = 0,
+                         .port = {}};
+    const std::weak_ptr<memory::HostMemory> memory = data.memory;
+    ASSERT_TRUE(disk.map.map(std::exchange(data, {})));
+    disk.storage->hold = true;
+    disk.begin_at(memory::Iova{0x90000000}, 4096);
+    disk.run();
+    ASSERT_EQ(disk.storage->held(), 1U);
+    unsigned ends = 0;
+    disk.storage->at_end = [&] {
+      ++ends;
+      EXPECT_FALSE(memory.expired()) << own_loop;
+    };
+    disk.core.reset();
+    disk.map.clear([](const Status&) {});
+    disk.device.reset();
+    EXPECT_EQ(ends, own_loop ? 2U : 1U);
+    EXPECT_TRUE(memory.expired());
   }
 }
 
@@ -291,7 +326,7 @@ TEST_P(BlkChains, OfManyMebibytesMayEndAfterTheCoreThatTheyCameFrom) {
   }
 }
 
-TEST_P(BlkChains, OfManyMebibytesEndBetweenTwoStepsWhenTheDeviceIsResetOrDestroyed) {
+TEST_P(BlkChains, OfManyMebibytesEndBetweenStepsOnResetOrDestruction) {
   for (const bool is_destroyed : {false, true}) {
     Disk disk({.packed = GetParam(), .size = 16 * mebibyte});
     for (int i = 0; i < 2; ++i) disk.begin(12, mebibyte);
@@ -312,7 +347,7 @@ TEST_P(BlkChains, OfManyMebibytesEndBetweenTwoStepsWhenTheDeviceIsResetOrDestroy
 
 // Ranges that the storage works on inside the call are done in the same steps.
 
-TEST_P(BlkChains, WithLargeRangesLeaveTheLoopItsTurnWhereTheStorageWorksInsideTheCall) {
+TEST_P(BlkChains, WithLargeRangesYieldToTheLoopOnSynchronousStorage) {
   for (const auto& [type, flags, kind] :
        {std::tuple{spec::type::discard, 0U, 'd'}, std::tuple{spec::type::write_zeroes, 0U, 'z'},
         std::tuple{spec::type::write_zeroes, spec::RangeSegment::unmap, 'u'}}) {
@@ -327,7 +362,7 @@ TEST_P(BlkChains, WithLargeRangesLeaveTheLoopItsTurnWhereTheStorageWorksInsideTh
       if (type == spec::type::write_zeroes) expected.push_back({'f', 0, 0});  // this driver cannot flush
     }
     EXPECT_EQ(disk.storage->calls, expected);
-    EXPECT_LE(turns.most(), 2U) << "a step, and the flush behind the last";
+    EXPECT_LE(turns.max_calls(), 2U) << "a step, and the flush behind the last";
     EXPECT_EQ(disk.driver.used_count(), 2U);
     EXPECT_EQ(disk.answer(), spec::status::ok);
   }
@@ -338,16 +373,16 @@ TEST_P(BlkChains, WithRangesShareATurnUntilTheyAreAStepTogether) {
   const OperationsOfATurn turns(disk);
   for (int i = 0; i < 8; ++i) disk.begin_ranges(spec::type::discard, {{0, sectors_of_a_mebibyte, 0}});
   disk.loop.run_until_idle();
-  EXPECT_EQ(turns.most(), 4U) << "of several requests";
+  EXPECT_EQ(turns.max_calls(), 4U) << "of several requests";
   EXPECT_EQ(disk.driver.take_used().size(), 8U);
   disk.begin_ranges(spec::type::discard, std::vector<spec::RangeSegment>(8, {0, sectors_of_a_mebibyte, 0}));
   disk.loop.run_until_idle();
-  EXPECT_EQ(turns.most(), 4U) << "of one";
+  EXPECT_EQ(turns.max_calls(), 4U) << "of one";
   EXPECT_EQ(disk.storage->calls, std::vector<Call>(16, {'d', 0, mebibyte}));
   EXPECT_EQ(disk.driver.take_used().size(), 1U);
 }
 
-TEST_P(BlkChains, OfManyMebibytesAndLargeRangesAreDoneInTheirOrderAndKeepSmallOnesFromNothing) {
+TEST_P(BlkChains, LargeOnesAreDoneInOrderAndDoNotDelaySmallOnes) {
   Disk disk({.packed = GetParam(), .size = 16 * mebibyte});
   disk.begin(9, mebibyte);
   disk.begin_ranges(spec::type::discard, {{0, 9 * sectors_of_a_mebibyte, 0}});
@@ -365,7 +400,7 @@ TEST_P(BlkChains, OfManyMebibytesAndLargeRangesAreDoneInTheirOrderAndKeepSmallOn
   EXPECT_EQ(disk.driver.used_count(), 4U);
 }
 
-TEST_P(BlkChains, WithLargeRangesEndBetweenTwoStepsWhenTheDeviceIsResetAndItGoesOnAfterwards) {
+TEST_P(BlkChains, WithLargeRangesEndBetweenStepsOnResetAndTheDeviceGoesOn) {
   Disk disk({.packed = GetParam(), .size = 16 * mebibyte});
   for (int round = 0; round < 2; ++round) {
     disk.storage->calls.clear();

@@ -1,6 +1,8 @@
 // Configuration, features and options of the device, and a capacity that changes.
 // D-BI and D-BO are clauses of 5.2.5.2 and 5.2.6.2 (docs/spec-map.md).
 
+#include <array>
+
 #include <outboard/devices/blk/device_rig_test.hpp>
 
 #include <gmock/gmock.h>
@@ -121,7 +123,7 @@ TEST_P(BlkDevice, ReloadDoesNotMakeADiskSmallerUnderItsDriver) {
   for (unsigned i = 1; i <= 2; ++i) {
     ASSERT_TRUE(rig.device->reload());
     ASSERT_EQ(rig.lines.size(), i);
-    EXPECT_THAT(rig.lines.back(), HasSubstr("smaller under its driver"));
+    EXPECT_THAT(rig.lines.back(), HasSubstr("smaller while a driver uses it"));
     EXPECT_EQ(rig.config<le64>(0), disk_sectors);
     EXPECT_EQ(rig.device->storage().size, disk_size) << "a successor compares with what the driver was told";
   }

@@ -8,20 +8,20 @@
 #include <gtest/gtest.h>
 
 #include <outboard/memory/fault_guard.hpp>
-#include <outboard/testing/held_backend.hpp>
+#include <outboard/testing/hand_driver.hpp>
 #include <outboard/testing/manual_loop.hpp>
-#include <outboard/testing/ring_driver.hpp>
-#include <outboard/testing/temp_dir.hpp>
 #include <outboard/virtio/device_core.hpp>
 #include <outboard/virtio/spec.hpp>
+#include <tests/support/held_backend.hpp>
+#include <tests/support/temp_dir.hpp>
 
 namespace outboard::blk {
 namespace {
 
 using memory::Access;
 using memory::Iova;
-using testing::RingDriver;
-using Used = RingDriver::Used;
+using testing::HandDriver;
+using Used = HandDriver::Used;
 
 constexpr std::uint64_t page = 4096;
 constexpr Iova hole{0x7000000}, kept{0x9000000}, lost{0x9001000}, read_only{0xa000000};
@@ -44,7 +44,7 @@ class Rig final : public virtio::TransportEvents {
     driver.initialise(*core);
   }
 
-  RingDriver::Chain request(std::uint32_t type) {
+  HandDriver::Chain request(std::uint32_t type) {
     const spec::RequestHeader header{type, 0, 0};
     return driver.chain().readable({reinterpret_cast<const char*>(&header), sizeof header});
   }
@@ -54,7 +54,7 @@ class Rig final : public virtio::TransportEvents {
     loop.run_until_idle();
   }
   /// The status of an answer that has to come.
-  std::byte status(const RingDriver::Chain& chain, std::size_t element) {
+  std::byte status(const HandDriver::Chain& chain, std::size_t element) {
     process();
     EXPECT_EQ(driver.take_used().size(), 1U);
     EXPECT_FALSE(core->broken());
@@ -69,7 +69,7 @@ class Rig final : public virtio::TransportEvents {
   void notify_config() override {}
 
   testing::ManualLoop loop;
-  RingDriver driver{{}};
+  HandDriver driver{{}};
   testing::HeldBackend* disk = nullptr;
 
  private:
@@ -86,7 +86,7 @@ class BlkFaults : public ::testing::Test {
   static void SetUpTestSuite() { ASSERT_TRUE(memory::install_fault_guard()); }
 };
 
-TEST_F(BlkFaults, Row32_DataInAHoleAreAnIoError) {
+TEST_F(BlkFaults, VDUSE32_DataInAHoleAreAnIoError) {
   Rig rig(true);
   for (const auto type : {spec::type::in, spec::type::out}) {
     auto chain = rig.request(type);
@@ -98,7 +98,7 @@ TEST_F(BlkFaults, Row32_DataInAHoleAreAnIoError) {
   EXPECT_TRUE(rig.lives());
 }
 
-TEST_F(BlkFaults, Row32_AHeaderInAHoleIsAnIoError) {
+TEST_F(BlkFaults, VDUSE32_AHeaderInAHoleIsAnIoError) {
   Rig rig(true);
   auto chain = rig.driver.chain();
   chain.readable_at(hole, sizeof(spec::RequestHeader)).writable(512).writable(1).publish();
@@ -106,7 +106,7 @@ TEST_F(BlkFaults, Row32_AHeaderInAHoleIsAnIoError) {
   EXPECT_TRUE(rig.lives());
 }
 
-TEST_F(BlkFaults, Row32_RangesInAHoleAreAnIoError) {
+TEST_F(BlkFaults, VDUSE32_RangesInAHoleAreAnIoError) {
   Rig rig(true);
   auto chain = rig.request(spec::type::discard);
   chain.readable_at(hole, sizeof(spec::RangeSegment)).writable(1).publish();
@@ -115,7 +115,7 @@ TEST_F(BlkFaults, Row32_RangesInAHoleAreAnIoError) {
   EXPECT_TRUE(rig.lives());
 }
 
-TEST_F(BlkFaults, Row33_DataInMemoryThatMayOnlyBeReadAreAnIoError) {
+TEST_F(BlkFaults, VDUSE33_DataInMemoryThatMayOnlyBeReadAreAnIoError) {
   Rig rig(true);
   auto chain = rig.request(spec::type::in);
   chain.writable_at(read_only, 512).writable(1).publish();
@@ -124,7 +124,7 @@ TEST_F(BlkFaults, Row33_DataInMemoryThatMayOnlyBeReadAreAnIoError) {
   EXPECT_TRUE(rig.lives());
 }
 
-TEST_F(BlkFaults, Row32_AStatusByteThatCannotBeWrittenLeavesAnAnswerOfNoLengthAndALivingDevice) {
+TEST_F(BlkFaults, VDUSE32_AnUnwritableStatusByteGivesLengthZeroAndNoBreak) {
   Rig rig(true);
   for (const Iova nowhere : {hole, read_only}) {
     rig.request(spec::type::flush).writable_at(nowhere, 1).publish();
@@ -136,7 +136,7 @@ TEST_F(BlkFaults, Row32_AStatusByteThatCannotBeWrittenLeavesAnAnswerOfNoLengthAn
   EXPECT_TRUE(rig.lives());
 }
 
-TEST_F(BlkFaults, Row32_DataInAFileThatHasShrunkAreAnIoError) {
+TEST_F(BlkFaults, VDUSE32_DataInAFileThatHasShrunkAreAnIoError) {
   for (const auto type : {spec::type::in, spec::type::out}) {
     Rig rig(true);
     rig.shrink();
@@ -148,7 +148,7 @@ TEST_F(BlkFaults, Row32_DataInAFileThatHasShrunkAreAnIoError) {
   }
 }
 
-TEST_F(BlkFaults, Row32_DataInAFileThatShrinksWhileTheStorageWorksAreAnIoError) {
+TEST_F(BlkFaults, VDUSE32_DataInAFileThatShrinksMeanwhileAreAnIoError) {
   for (const auto type : {spec::type::in, spec::type::out}) {
     Rig rig(true);
     // It has looked, and touches the memory when the file is gone already.

@@ -1,5 +1,5 @@
 // DISCARD and WRITE_ZEROES, as a driver writes them, on either ring.
-// "Row" is a row of the table of hostile drivers; D-BI and D-BO are clauses of 5.2.5.2 and 5.2.6.2 (docs/spec-map.md).
+// VD-n and VDUSE-n are rows of docs/spec-map.md; D-BI and D-BO are clauses of 5.2.5.2 and 5.2.6.2 (docs/spec-map.md).
 
 #include <outboard/devices/blk/device_rig_test.hpp>
 
@@ -12,7 +12,7 @@ namespace {
 using ::testing::Each;
 using ::testing::ElementsAre;
 
-TEST_P(BlkDevice, Row56_RangesThatWereNotNegotiatedAreUnsupported) {
+TEST_P(BlkDevice, VD56_RangesThatWereNotNegotiatedAreUnsupported) {
   Rig::Setup with = setup();
   with.refuse_ranges = true;
   Rig rig(with);
@@ -44,7 +44,7 @@ TEST_P(BlkDevice, D_BO_8_AfterWriteZeroesReadsGiveZero) {
   }
 }
 
-TEST_P(BlkDevice, Row57_D_BO_4_UnknownFlagsAreUnsupportedAndNothingIsTouched) {
+TEST_P(BlkDevice, VD57_D_BO_4_UnknownFlagsAreUnsupportedAndNothingIsTouched) {
   Rig rig(setup());
   expect_failed(Chain::of(rig, spec::type::discard, 0).readable(segment(0, 1) + segment(8, 1, 2)).writable(1).run(),
                 spec::status::unsupp);
@@ -53,14 +53,14 @@ TEST_P(BlkDevice, Row57_D_BO_4_UnknownFlagsAreUnsupportedAndNothingIsTouched) {
   EXPECT_TRUE(rig.disk->calls.empty());
 }
 
-TEST_P(BlkDevice, Row57_D_BO_5_UnmapOnDiscardIsUnsupported) {
+TEST_P(BlkDevice, VD57_D_BO_5_UnmapOnDiscardIsUnsupported) {
   Rig rig(setup());
   expect_failed(
       Chain::of(rig, spec::type::discard, 0).readable(segment(0, 1, spec::RangeSegment::unmap)).writable(1).run(),
       spec::status::unsupp);
 }
 
-TEST_P(BlkDevice, Row57_FlagsAreLookedAtBeforeRanges) {
+TEST_P(BlkDevice, VD57_FlagsAreLookedAtBeforeRanges) {
   Rig rig(setup());
   expect_failed(Chain::of(rig, spec::type::discard, 0).readable(segment(UINT64_MAX, UINT32_MAX, 4)).writable(1).run(),
                 spec::status::unsupp);
@@ -68,16 +68,16 @@ TEST_P(BlkDevice, Row57_FlagsAreLookedAtBeforeRanges) {
                 spec::status::unsupp);
 }
 
-TEST_P(BlkDevice, Row58_BadRangesFailAndNothingIsErased) {
+TEST_P(BlkDevice, VD58_BadRangesFailAndNothingIsErased) {
   Rig rig(setup());
-  const auto most = rig.config<le32>(36);
+  const auto max = rig.config<le32>(36);
   const ByteVector bad[] = {
       pattern(0),
       segment(0, 1) + pattern(8),  // no segment, not a whole one
       segment(0, 1) + segment(disk_sectors, 1),  // the second lies beyond the end
       segment(disk_sectors - 1, 2),
       segment(UINT64_MAX, 1),  // runs over it, overflows
-      segment(0, 1) + segment(0, most + 1),  // larger than the maximum
+      segment(0, 1) + segment(0, max + 1),  // larger than the maximum
   };
   for (const auto type : {spec::type::discard, spec::type::write_zeroes}) {
     for (const auto& bytes : bad) {
@@ -89,11 +89,11 @@ TEST_P(BlkDevice, Row58_BadRangesFailAndNothingIsErased) {
   EXPECT_TRUE(rig.disk->calls.empty());
 }
 
-TEST_P(BlkDevice, Row58_MoreSegmentsThanTheMaximumFail) {
+TEST_P(BlkDevice, VD58_MoreSegmentsThanTheMaximumFail) {
   Rig rig(setup());
-  const auto most = rig.config<le32>(40);
+  const auto max = rig.config<le32>(40);
   ByteVector segments;
-  for (unsigned i = 0; i < most; ++i) segments = segments + segment(i, 1);
+  for (unsigned i = 0; i < max; ++i) segments = segments + segment(i, 1);
   EXPECT_EQ(Chain::of(rig, spec::type::discard, 0).readable(segments).writable(1).run().status(), spec::status::ok);
   rig.disk->calls.clear();
   expect_failed(Chain::of(rig, spec::type::discard, 0).readable(segments + segment(0, 1)).writable(1).run(),

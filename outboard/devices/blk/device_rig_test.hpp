@@ -18,12 +18,12 @@
 
 #include <outboard/devices/blk/device.hpp>
 #include <outboard/storage/raw_file.hpp>
-#include <outboard/testing/faulty_engine.hpp>
-#include <outboard/testing/held_backend.hpp>
 #include <outboard/testing/loopback_transport.hpp>
-#include <outboard/testing/temp_dir.hpp>
 #include <outboard/virtio/driver_queue.hpp>
 #include <outboard/virtio/spec.hpp>
+#include <tests/support/faulty_engine.hpp>
+#include <tests/support/held_backend.hpp>
+#include <tests/support/temp_dir.hpp>
 
 namespace outboard::blk {
 

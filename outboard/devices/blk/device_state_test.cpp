@@ -62,7 +62,7 @@ TEST_P(BlkDevice, AfterACrashWritesGoThroughWhereTheDriverMayHaveAskedForIt) {
   with.refuse_wce = false;
   Rig rig(with);
   virtio::DeviceState state = capture(rig);
-  state.device.reset();  // as JournalFile::recover() leaves it
+  state.device.reset();  // as journal::File::recover() leaves it
   restore(rig, state);
   EXPECT_EQ(rig.config<std::uint8_t>(writeback_at), 0) << "nobody knows what it was";
   EXPECT_EQ(calls_of_a_write(rig), "wf");
@@ -70,7 +70,7 @@ TEST_P(BlkDevice, AfterACrashWritesGoThroughWhereTheDriverMayHaveAskedForIt) {
   EXPECT_EQ(calls_of_a_write(rig), "w") << "until it is told otherwise";
 }
 
-TEST_P(BlkDevice, AfterACrashTheCacheOfADriverThatCannotChooseIsWhatItAgreedTo) {
+TEST_P(BlkDevice, AfterACrashTheCacheModeIsWhatTheDriverAgreedTo) {
   for (const bool refuse_flush : {false, true}) {
     Rig::Setup with = setup();
     with.refuse_flush = refuse_flush;
@@ -93,7 +93,7 @@ TEST_P(BlkDevice, AStateWithoutAWordOfItIsTakenAsAfterACrash) {
   EXPECT_EQ(calls_of_a_write(rig), "wf");
 }
 
-TEST_P(BlkDevice, Row68_AStateThatIsNotItsOwnIsRefused) {
+TEST_P(BlkDevice, VD68_AStateThatIsNotItsOwnIsRefused) {
   Rig::Setup with = setup();
   with.refuse_flush = true;
   Rig rig(with);

@@ -8,7 +8,7 @@ namespace outboard::blk {
 namespace {
 
 TEST_P(BlkDevice, RequestsWithTheStorageAreFinishedBeforeAResetIsDone) {
-  // Row 51: the status does not read 0 while the storage still writes into the driver's memory.
+  // docs/spec-map.md, VD-51: the status does not read 0 while the storage still writes into the driver's memory.
   Rig rig(setup());
   rig.disk->hold = true;
   Chain chain = Chain::of(rig, spec::type::in, 0).writable(513);

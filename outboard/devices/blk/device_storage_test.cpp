@@ -12,20 +12,19 @@
 #include <gtest/gtest.h>
 
 #include <outboard/storage/raw_file.hpp>
-#include <outboard/testing/faulty_engine.hpp>
+#include <outboard/testing/hand_driver.hpp>
 #include <outboard/testing/manual_loop.hpp>
-#include <outboard/testing/ring_driver.hpp>
-#include <outboard/testing/temp_dir.hpp>
 #include <outboard/virtio/device_core.hpp>
 #include <outboard/virtio/spec.hpp>
+#include <tests/support/faulty_engine.hpp>
+#include <tests/support/temp_dir.hpp>
 
 namespace outboard::blk {
 namespace {
 
-using storage::FileOp;
 using testing::Fault;
 using testing::FaultyStorage;
-using testing::RingDriver;
+using testing::HandDriver;
 
 constexpr std::uint64_t sectors = 256;
 constexpr std::size_t at_once = 4;
@@ -46,7 +45,7 @@ class Rig final : public virtio::TransportEvents {
   }
 
   struct Sent {
-    RingDriver::Chain chain;
+    HandDriver::Chain chain;
     bool write;
     std::uint64_t sector;
     std::uint64_t count;
@@ -82,7 +81,7 @@ class Rig final : public virtio::TransportEvents {
 
   FaultyStorage storage;
   testing::ManualLoop loop;
-  RingDriver driver{{.size = 32}};
+  HandDriver driver{{.size = 32}};
 
  private:
   testing::TempDir dir_;

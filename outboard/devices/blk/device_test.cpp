@@ -1,5 +1,5 @@
 // The rules of VIRTIO 1.4, 5.2 that a device keeps about requests, each as a driver writes them, on either ring.
-// "Row" is a row of the table of hostile drivers; D-BI and D-BO are clauses of 5.2.5.2 and 5.2.6.2 (docs/spec-map.md).
+// VD-n and VDUSE-n are rows of docs/spec-map.md; D-BI and D-BO are clauses of 5.2.5.2 and 5.2.6.2 (docs/spec-map.md).
 
 #include <outboard/devices/blk/device_rig_test.hpp>
 
@@ -66,7 +66,7 @@ TEST_P(BlkDevice, NoDataIsNoError) {
   EXPECT_TRUE(rig.disk->calls.empty());
 }
 
-TEST_P(BlkDevice, FlushIsExecutedWhetherNegotiatedOrNotAndItsSectorAndDataAreIgnored) {
+TEST_P(BlkDevice, FlushIsExecutedThoughNotNegotiatedAndIgnoresSectorAndData) {
   for (const bool refuse : {false, true}) {
     Rig::Setup with = setup();
     with.refuse_flush = refuse;
@@ -100,28 +100,28 @@ TEST_P(BlkDevice, GetIdWithLessThan20BytesFails) {
   expect_failed(Chain::of(rig, spec::type::get_id, 0).writable(19).writable(1).run(), spec::status::ioerr);
 }
 
-TEST_P(BlkDevice, Row53_ARequestWithoutAWritableByteBreaksTheDevice) {
+TEST_P(BlkDevice, VD53_ARequestWithoutAWritableByteBreaksTheDevice) {
   Rig rig(setup());
   EXPECT_FALSE(Chain::of(rig, spec::type::out, 0).readable(pattern(512)).run().used);
   EXPECT_TRUE(rig.needs_reset());
   EXPECT_TRUE(rig.disk->calls.empty());
 }
 
-TEST_P(BlkDevice, Row53_AHeaderOfLessThan16BytesFails) {
+TEST_P(BlkDevice, VD53_AHeaderOfLessThan16BytesFails) {
   Rig rig(setup());
   expect_failed(Chain(rig).readable(pattern(15)).writable(513).run(), spec::status::ioerr);
   expect_failed(Chain(rig).writable(1).run(), spec::status::ioerr);
   EXPECT_FALSE(rig.needs_reset());
 }
 
-TEST_P(BlkDevice, Row54_ALengthThatIsNotWholeSectorsFails) {
+TEST_P(BlkDevice, VD54_ALengthThatIsNotWholeSectorsFails) {
   Rig rig(setup());
   expect_failed(Chain::of(rig, spec::type::in, 0).writable(511).writable(1).run(), spec::status::ioerr);
   expect_failed(Chain::of(rig, spec::type::out, 0).readable(pattern(513)).writable(1).run(), spec::status::ioerr);
   EXPECT_TRUE(rig.disk->calls.empty());
 }
 
-TEST_P(BlkDevice, Row54_ARangeBeyondTheCapacityFailsAlsoWhereItOverflows) {
+TEST_P(BlkDevice, VD54_ARangeBeyondTheCapacityFailsAlsoWhereItOverflows) {
   Rig rig(setup());
   for (const std::uint64_t sector : {disk_sectors - 1, disk_sectors, UINT64_MAX, UINT64_MAX - 1, UINT64_MAX / 512}) {
     expect_failed(Chain::of(rig, spec::type::in, sector).writable(1024).writable(1).run(), spec::status::ioerr);
@@ -131,7 +131,7 @@ TEST_P(BlkDevice, Row54_ARangeBeyondTheCapacityFailsAlsoWhereItOverflows) {
   EXPECT_TRUE(rig.disk->calls.empty());
 }
 
-TEST_P(BlkDevice, Row55_D_BO_3_AReadOnlyDiskRefusesWritesWhateverWasNegotiated) {
+TEST_P(BlkDevice, VD55_D_BO_3_AReadOnlyDiskRefusesWritesWhateverWasNegotiated) {
   Rig::Setup with = setup();
   with.read_only = true;
   Rig rig(with);
@@ -143,7 +143,7 @@ TEST_P(BlkDevice, Row55_D_BO_3_AReadOnlyDiskRefusesWritesWhateverWasNegotiated) 
   EXPECT_EQ(Chain::of(rig, spec::type::in, 0).writable(512).writable(1).run().status(), spec::status::ok);
 }
 
-TEST_P(BlkDevice, Row56_AnUnknownTypeIsUnsupported) {
+TEST_P(BlkDevice, VD56_AnUnknownTypeIsUnsupported) {
   Rig rig(setup());
   for (const std::uint32_t type :
        {2U, 3U, 9U, spec::type::get_lifetime, spec::type::secure_erase, 0x80000000U, UINT32_MAX})
@@ -151,7 +151,7 @@ TEST_P(BlkDevice, Row56_AnUnknownTypeIsUnsupported) {
   EXPECT_FALSE(rig.needs_reset());
 }
 
-TEST_P(BlkDevice, Row56_D_BO_16_ZoneRequestsAreUnsupported) {
+TEST_P(BlkDevice, VD56_D_BO_16_ZoneRequestsAreUnsupported) {
   Rig rig(setup());
   for (const auto type :
        {spec::type::zone_append, spec::type::zone_report, spec::type::zone_open, spec::type::zone_close,
@@ -159,7 +159,7 @@ TEST_P(BlkDevice, Row56_D_BO_16_ZoneRequestsAreUnsupported) {
     expect_failed(Chain::of(rig, type, 0).writable(65).run(), spec::status::unsupp);
 }
 
-TEST_P(BlkDevice, Row59_DataInTheWrongDirectionFail) {
+TEST_P(BlkDevice, VD59_DataInTheWrongDirectionFail) {
   Rig rig(setup());
   expect_failed(Chain::of(rig, spec::type::in, 0).readable(pattern(512)).writable(513).run(), spec::status::ioerr);
   expect_failed(Chain::of(rig, spec::type::out, 0).writable(513).run(), spec::status::ioerr);

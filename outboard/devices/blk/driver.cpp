@@ -4,7 +4,7 @@
 #include <array>
 #include <cstring>
 
-#include <outboard/devices/blk/driver_core.hpp>
+#include <outboard/devices/blk/internal/driver_core.hpp>
 
 namespace outboard::blk {
 
@@ -110,10 +110,10 @@ namespace {
 
 /// A buffer as elements, which have 32-bit lengths.
 std::vector<virtio::Element> elements_of(const memory::DmaBuffer& buffer, std::uint64_t size) {
-  constexpr std::uint64_t most = UINT64_C(1) << 30;
+  constexpr std::uint64_t max_element = UINT64_C(1) << 30;
   std::vector<virtio::Element> elements;
-  for (std::uint64_t at = 0; at < size; at += most)
-    elements.push_back({buffer.iova() + at, static_cast<std::uint32_t>(std::min(most, size - at))});
+  for (std::uint64_t at = 0; at < size; at += max_element)
+    elements.push_back({buffer.iova() + at, static_cast<std::uint32_t>(std::min(max_element, size - at))});
   return elements;
 }
 
@@ -134,7 +134,7 @@ Status Driver::read_bytes(Sector sector, MutableBytes into) {
   while (!into.empty()) {
     const std::size_t size = std::min<std::size_t>(into.size(), bounce_size);
     OUTBOARD_CHECK(read(sector, elements_of(bounce_, size)));
-    std::memcpy(into.data(), bounce_.data(), size);
+    copy_bytes(bounce_.bytes().first(size), into);
     into = into.subspan(size);
     sector = sector + size / sector_size;
   }
@@ -147,7 +147,7 @@ Status Driver::write_bytes(Sector sector, Bytes from) {
   }
   while (!from.empty()) {
     const std::size_t size = std::min<std::size_t>(from.size(), bounce_size);
-    std::memcpy(bounce_.data(), from.data(), size);
+    copy_bytes(from.first(size), bounce_.bytes());
     OUTBOARD_CHECK(write(sector, elements_of(bounce_, size)));
     from = from.subspan(size);
     sector = sector + size / sector_size;

@@ -7,9 +7,9 @@
 
 #include <outboard/base/log.hpp>
 #include <outboard/base/loop.hpp>
-#include <outboard/devices/blk/io.hpp>
-#include <outboard/devices/blk/limits.hpp>
-#include <outboard/devices/blk/queue.hpp>
+#include <outboard/devices/blk/driver_io.hpp>
+#include <outboard/devices/blk/driver_limits.hpp>
+#include <outboard/devices/blk/driver_queue.hpp>
 #include <outboard/virtio/transport.hpp>
 
 namespace outboard::blk {
@@ -18,34 +18,34 @@ class DriverCore;
 
 /// A driver for VIRTIO 1.4, 5.2 Block Device, over any transport. Move-only.
 ///
-/// Asynchronous by its queues (queue(i).submit(io)), each on a loop, each for one thread; and, where the driver has made
-/// its own loop, by simple calls that wait (read, write, flush ...).
+/// Asynchronous calls: queue(i).submit(io); each queue has a loop and belongs to its thread. Blocking calls (read(), write(),
+/// flush() ...) are available if the driver has made its own loop.
 ///
-/// The device may be another process: nothing it does ends the driver. One that asks for a reset, breaks a rule or does
-/// not answer is reset, and what was in flight is sent again (everything a disk does can be done twice); after three times
-/// in a minute it is given up, and everything ends with ENODEV.
+/// The device may be another process and cannot end the driver. A device that asks for a reset, breaks a rule or does not
+/// answer is reset, and the requests in flight are sent again (each may be carried out twice); after three resets in a minute
+/// it is given up, and every request ends with ENODEV.
 ///
-/// The driver belongs to its control loop's thread. It must be destroyed there, with no other thread in a call to one of
-/// its queues; queues on other loops must have been stopped before (stop_queues). A completion must not destroy it, nor
-/// assign to it: Loop::post that.
+/// The driver belongs to the thread of its control loop. Destroy it there, while no other thread is in a call to one of its
+/// queues; stop queues on other loops before (stop_queues()). A completion must not destroy it or assign to it: use
+/// Loop::post().
 class Driver {
  public:
-  /// What the caller chooses.
+  /// The options of the driver.
   struct Options {
-    unsigned queues = 1;  ///< wanted; fewer when the device has fewer
+    unsigned queues = 1;  ///< maximum; fewer if the device has fewer
     std::uint16_t depth = 128;  ///< requests in flight on each queue
-    /// Do not use interrupts: the caller polls the queues. The calls that wait do it themselves.
+    /// Do not use interrupts: the caller polls the queues. Blocking calls poll by themselves.
     bool poll = false;
     bool packed = true;  ///< accept RING_PACKED
     bool indirect = true;  ///< accept INDIRECT_DESC
     bool event_idx = true;  ///< accept EVENT_IDX
-    /// The control loop; nullptr: one of the driver's own, which the calls that wait pump.
+    /// The control loop; nullptr: one of the driver's own, which the blocking calls run.
     Loop* loop = nullptr;
-    /// One for each queue; shorter: the control loop for the rest. They outlive the driver.
+    /// One loop for each queue; queues without one use the control loop. They must outlive the driver.
     std::vector<Loop*> queue_loops{};
-    /// How long a request may take, roughly. 0: for ever. Then the device is reset and the request sent again, twice.
-    Duration deadline = std::chrono::seconds(30);
-    Log log{};  ///< where the driver says that it had to reset the device
+    /// Approximate timeout of a request; 0: none. When it expires, the device is reset and the request sent again, up to twice.
+    Duration timeout = std::chrono::seconds(30);
+    Log log{};  ///< resets of the device are logged here
   };
 
   /// Resets and starts the device: features, queues, interrupts. ENODEV: not a block device, or not VIRTIO 1.x.
@@ -53,15 +53,15 @@ class Driver {
   static Result<Driver> start(virtio::Transport& transport, const Options& options);
   /// With default options.
   static Result<Driver> start(virtio::Transport& transport) { return start(transport, Options{}); }
-  /// The transport is the driver's.
+  /// The driver owns the transport.
   static Result<Driver> start(std::unique_ptr<virtio::Transport> transport, const Options& options);
   /// With default options.
   static Result<Driver> start(std::unique_ptr<virtio::Transport> transport) {
     return start(std::move(transport), Options{});
   }
-  /// The same on anything that a transport can be opened on: a function open_virtio_transport(function) is looked up where
-  /// the type of `function` is declared (for pci::Handle it is in <outboard/virtio_pci/transport.hpp>). `function`
-  /// outlives the driver.
+  /// The same on any object that a transport can be opened on: the call open_virtio_transport(function) is found by argument-
+  /// dependent lookup (for pci::Handle it is in <outboard/virtio_pci/transport.hpp>). `function` must outlive the
+  /// driver.
   template <typename Function>
     requires requires(Function& function) { open_virtio_transport(function); }
   static Result<Driver> start(Function& function, const Options& options) {
@@ -75,35 +75,35 @@ class Driver {
     return start(function, Options{});
   }
 
-  /// The other one is good for nothing afterwards but to be assigned to or destroyed.
+  /// The moved-from driver may only be assigned to or destroyed.
   Driver(Driver&&) noexcept;
-  /// As above; what this one drove is reset first.
+  /// As above; resets the device that this driver drove before.
   Driver& operator=(Driver&&) noexcept;
   ~Driver();
 
-  std::uint64_t capacity() const;  ///< bytes, as it is now
-  /// What the device said when it was started last.
+  std::uint64_t capacity() const;  ///< bytes; the current value
+  /// The limits of the device, as of its last start.
   const Limits& limits() const;
-  /// What was negotiated.
+  /// The negotiated features.
   const virtio::Features& features() const;
   /// Queues in use.
   unsigned queue_count() const;
-  /// index < queue_count(). Lives as long as the driver's device is driven; moving the driver does not move it.
+  /// index < queue_count(). Lives as long as the device is driven; moving the driver does not move it.
   Queue& queue(unsigned index);
-  /// Where buffers come from.
+  /// Allocates buffers.
   memory::DmaSpace& dma();
   /// The control loop.
   Loop& loop();
-  /// How often the device had to be reset.
+  /// The number of resets after errors.
   unsigned recoveries() const;
 
-  /// For another event loop, where the driver has made its own: readable when process() has something to do. -1 else.
+  /// Readable when process() has something to do, for another event loop. -1: the loop is the caller's.
   int fd() const;
   /// Does what can be done without waiting. Own loop only (ENOTSUP).
   Status process();
 
-  // The calls that wait. EDEADLK from inside one of the driver's completions, or of anything else that its loop runs;
-  // ENOTSUP where the loop is the caller's. Other errors as Queue::submit and Io::error.
+  // Blocking calls. EDEADLK: called from a completion or another callback of the loop. ENOTSUP: the loop is the caller's.
+  // Other errors as Queue::submit() and Io::error.
   /// Whole sectors, into memory of dma().
   Status read(Sector sector, std::span<const virtio::Element> data);
   /// Whole sectors, from memory of dma().
@@ -112,22 +112,22 @@ class Driver {
   Status read(Sector sector, const memory::DmaBuffer& buffer);
   /// Writes the whole buffer.
   Status write(Sector sector, const memory::DmaBuffer& buffer);
-  /// Through a buffer of the driver's own. Whole sectors.
+  /// Whole sectors, copied through a buffer of the driver.
   Status read_bytes(Sector sector, MutableBytes into);
-  /// As read_bytes(), the other way.
+  /// The opposite of read_bytes().
   Status write_bytes(Sector sector, Bytes from);
-  /// What was written before, and has completed, survives a power failure when this has succeeded.
+  /// When it succeeds, writes that had completed before survive a power failure.
   Status flush();
-  /// The contents are not needed any more: what they read afterwards is the device's affair. ENOTSUP.
+  /// Discards the range: later reads of it are undefined. ENOTSUP.
   Status discard(Sector sector, std::uint64_t sectors);
-  /// The range reads as zeroes afterwards; `unmap`: and may take no space. ENOTSUP.
+  /// Makes the range read as zeros; `unmap`: the device may free its space. ENOTSUP.
   Status write_zeroes(Sector sector, std::uint64_t sectors, bool unmap);
-  /// What GET_ID says, to its first NUL: at most 20 bytes, and whatever the device likes.
+  /// The answer to GET_ID up to the first NUL: at most 20 bytes, of any value.
   Result<std::string> id();
 
-  /// Ends the registrations of queues on other loops, before the driver is destroyed. The queues deliver nothing any more:
-  /// what is in flight ends when the driver is destroyed. `done` on the control loop; where that is the caller's, it may
-  /// destroy the driver.
+  /// Stops the queues on other loops, before the driver is destroyed. They deliver no completions any more; requests in flight
+  /// end when the driver is destroyed. `done` is called on the control loop; if that is the caller's, `done` may destroy the
+  /// driver.
   void stop_queues(std::move_only_function<void()> done);
 
  private:

@@ -10,8 +10,8 @@
 #include <gtest/gtest.h>
 
 #include <outboard/devices/blk/device.hpp>
-#include <outboard/testing/held_backend.hpp>
 #include <outboard/testing/loopback_transport.hpp>
+#include <tests/support/held_backend.hpp>
 
 namespace outboard::blk {
 namespace {
@@ -241,7 +241,7 @@ TEST_P(BlkDriver, ErrorsOfTheDiskAreEIOAndEndTheRestOfTheOperation) {
   EXPECT_EQ(r.run({.kind = Io::Kind::write, .data = r.piece(0, 512 * 50)}), 0);
 }
 
-TEST_P(BlkDriver, Row24_AChangeOfCapacityIsSeenAndOperationsBeyondTheNewEndFail) {
+TEST_P(BlkDriver, VR24_AfterAChangeOfCapacityOperationsBeyondTheEndFail) {
   Rig r = rig();
   r.disk->shape.capacity = disk_size / 2;
   r.device->capacity_changed();

@@ -14,9 +14,9 @@
 #include <outboard/pci/local_handle.hpp>
 #include <outboard/storage/ram.hpp>
 #include <outboard/storage/raw_file.hpp>
-#include <outboard/testing/temp_dir.hpp>
 #include <outboard/virtio_pci/function.hpp>
 #include <outboard/virtio_pci/transport.hpp>
+#include <tests/support/temp_dir.hpp>
 
 namespace outboard::blk {
 namespace {
@@ -103,7 +103,7 @@ TEST_P(BlkOverPci, ErrorsAreValues) {
   EXPECT_EQ(disk->read(Sector{disk_size / 512}, *buffer).error().code(), EINVAL);
 }
 
-TEST_P(BlkOverPci, ACallThatWaitsFromInsideACompletionIsRefusedInsteadOfWaitingForItself) {
+TEST_P(BlkOverPci, ABlockingCallFromACompletionIsRefused) {
   start();
   struct Nested : Io {
     Driver* driver = nullptr;

@@ -4,15 +4,16 @@
 #include <cstdint>
 
 #include <outboard/base/endian.hpp>
+#include <outboard/virtio/device_ids.hpp>
 #include <outboard/virtio/features.hpp>
 
-/// VIRTIO 1.4, 5.2 Block Device: what lies on the wire, the same for the device and the driver.
+/// VIRTIO 1.4, 5.2 Block Device: the layout on the wire, for device and driver.
 namespace outboard::blk {
 
 /// 5.2.1 and 5.2.2.
-constexpr std::uint32_t device_id = 2;
+constexpr std::uint32_t device_id = virtio::device_id::blk;
 
-/// A place on the disk, in units of 512 bytes whatever the block size is (5.2.4).
+/// A position on the disk in units of 512 bytes, whatever the block size (5.2.4).
 enum class Sector : std::uint64_t {};
 constexpr std::uint64_t raw(Sector sector) { return static_cast<std::uint64_t>(sector); }
 constexpr Sector operator+(Sector sector, std::uint64_t count) { return Sector{raw(sector) + count}; }
@@ -80,10 +81,10 @@ static_assert(offsetof(Config, unused1) == 57 && offsetof(Config, max_secure_era
 static_assert(offsetof(Config, max_secure_erase_seg) == 64 && offsetof(Config, secure_erase_sector_alignment) == 68);
 static_assert(sizeof(Config) == 72);
 
-/// How much of Config a device without SECURE_ERASE and ZONED has.
+/// The size of Config in a device without SECURE_ERASE and ZONED.
 constexpr std::uint32_t config_size = offsetof(Config, max_secure_erase_sectors);
 
-/// 5.2.6 Device Operation: what every request starts with. Data follow, then one writable byte of status.
+/// 5.2.6 Device Operation: the header of every request. Data follow, then one writable byte of status.
 struct RequestHeader {
   le32 type;
   le32 reserved;

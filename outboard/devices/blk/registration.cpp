@@ -15,17 +15,17 @@ namespace outboard::blk {
 
 namespace {
 
-constexpr std::array words = {
-    OptionHelp{"image", "FILE", "serve a raw image file or a block device"},
-    OptionHelp{"ram", "", "serve memory, empty at the start and gone at the end"},
-    OptionHelp{"null", "", "serve a disk that keeps nothing and reads zeros"},
+constexpr std::array option_table = {
+    OptionHelp{"image", "FILE", "raw image file or block device"},
+    OptionHelp{"ram", "", "disk in memory, zeroed at the start and lost at the end"},
+    OptionHelp{"null", "", "disk without storage: drops writes, reads zeros"},
     OptionHelp{"size", "SIZE", "size of a ram or null disk: 64M, 1G"},
     OptionHelp{"read-only", "", "refuse writes"},
-    OptionHelp{"queues", "N", "request queues, 1 to 256 (1)"},
-    OptionHelp{"queue-size", "N", "entries of a queue, a power of two (256)"},
+    OptionHelp{"queues", "N", "request queues, 1 to 256 (default 1)"},
+    OptionHelp{"queue-size", "N", "entries of a queue, a power of two (default 256)"},
     OptionHelp{"serial", "TEXT", "serial number, at most 20 bytes"},
-    OptionHelp{"direct", "", "go past the page cache (image)"},
-    OptionHelp{"engine", "NAME", "auto, io_uring or pool (image)"},
+    OptionHelp{"direct", "", "bypass the page cache (image only)"},
+    OptionHelp{"engine", "NAME", "auto (default), io_uring or pool (image only)"},
 };
 
 /// VIRTIO 1.4, 5.2.3.
@@ -59,7 +59,7 @@ Result<std::unique_ptr<storage::Backend>> open_image(OptionSet& set, bool read_o
   return file;
 }
 
-/// Of a disk that has no image.
+/// The size of a disk without an image.
 Result<std::uint64_t> take_size(OptionSet& set, std::string_view kind) {
   if (!set.has("size"))
     return Error(EINVAL, fmt::format("a {} disk needs a size", kind))
@@ -71,7 +71,7 @@ Result<std::uint64_t> take_size(OptionSet& set, std::string_view kind) {
   return size;
 }
 
-/// What the device would refuse, in the words that were typed.
+/// Checks what the device would refuse, so that the error names the option as typed.
 Status check(const OptionSet& set, const Device::Options& options) {
   if (!std::has_single_bit(options.queue_size))
     return Error(EINVAL, fmt::format("{} is not a power of two", options.queue_size)).on(set.typed("queue-size"));
@@ -81,7 +81,7 @@ Status check(const OptionSet& set, const Device::Options& options) {
   return {};
 }
 
-/// The storage that the words name: exactly one of image, ram and null.
+/// The storage that the options name: exactly one of image, ram and null.
 Result<std::unique_ptr<storage::Backend>> open_storage(OptionSet& set, bool read_only, Loop& loop, const Log& log) {
   OUTBOARD_TRY(const bool ram, set.flag("ram", false));
   OUTBOARD_TRY(const bool null, set.flag("null", false));
@@ -113,7 +113,7 @@ Result<std::unique_ptr<virtio::Device>> make(OptionSet& set, Loop& loop, const L
   options.queue_size = static_cast<std::uint16_t>(queue_size);
   OUTBOARD_CHECK(check(set, options));
   OUTBOARD_TRY(auto disk, open_storage(set, read_only, loop, log));
-  OUTBOARD_CHECK(set.finish(words));
+  OUTBOARD_CHECK(set.finish(option_table));
   OUTBOARD_TRY(std::unique_ptr<virtio::Device> device, Device::create(std::move(disk), options));
   return device;
 }
@@ -122,7 +122,7 @@ Result<std::unique_ptr<virtio::Device>> make(OptionSet& set, Loop& loop, const L
 
 constinit const virtio::DeviceType registration{.name = "blk",
                                                 .summary = "a disk: image file, block device, memory or nothing",
-                                                .options = words,
+                                                .options = option_table,
                                                 .device_id = device_id,
                                                 .features = feature_names,
                                                 .make = make};

@@ -4,7 +4,7 @@
 
 namespace outboard::blk {
 
-/// `blk`: a disk, from an image file or block device, memory or nothing.
+/// `blk`: a disk on an image file or block device, in memory, or without storage.
 extern const virtio::DeviceType registration;
 
 }  // namespace outboard::blk

@@ -1,7 +1,6 @@
 #include <outboard/devices/edu/device.hpp>
 
 #include <algorithm>
-#include <cstring>
 #include <utility>
 
 #include <outboard/base/endian.hpp>
@@ -66,13 +65,13 @@ void Device::read_bar(unsigned /*bar*/, std::uint64_t offset, MutableBytes into)
   const auto value = read_register(offset);
   if (!value) return;
   const le64 stored(*value);
-  std::memcpy(into.data(), &stored, into.size());
+  copy_bytes(as_bytes_of(stored).first(into.size()), into);
 }
 
 void Device::write_bar(unsigned /*bar*/, std::uint64_t offset, Bytes from) {
   if (!width_allowed(offset, from.size())) return;
   le64 value(0);
-  std::memcpy(&value, from.data(), from.size());
+  copy_bytes(from, as_writable_bytes_of(value));
   write_register(offset, value);
 }
 

@@ -10,19 +10,19 @@
 
 namespace outboard::edu {
 
-/// QEMU's educational device, as a function of ours: the smallest one that is no virtio device. A conventional PCI function
-/// with one BAR of registers, INTx, one MSI vector, and a DMA engine.
+/// QEMU's educational device in software: the smallest function that is not a virtio device. A conventional PCI function with
+/// one BAR of registers, INTx, one MSI vector, and a DMA engine.
 ///
-/// What a register does that takes time is done later, on the loop, so that no access waits. A reset ends it; the registers
-/// are 0 afterwards, and so is the buffer.
+/// Work that takes time runs later, on the loop, so that no register access waits. A reset ends it and sets the registers and
+/// the buffer to 0.
 ///
-/// One thread, that of its loop, as pci::Function says.
+/// One thread, that of its loop, as for any pci::Function.
 class Device final : public pci::EmulatedFunction {
  public:
   struct Options {
-    /// Address bits that the DMA engine has; those above are lost, as on the real bus.
+    /// Address bits of the DMA engine; higher bits are lost, as on a real bus.
     std::uint64_t dma_mask = spec::default_dma_mask;
-    /// How long the work lasts; 0: until the loop's next pass. QEMU's transfers take 100 ms.
+    /// Duration of the work; 0: until the next pass of the loop. Transfers of QEMU's device take 100 ms.
     Duration factorial_time{0};
     Duration dma_time{0};
   };
@@ -31,8 +31,8 @@ class Device final : public pci::EmulatedFunction {
   static Result<std::unique_ptr<Device>> create(Loop& loop) { return create(loop, Log(), Options{}); }
   static pci::FunctionFactory factory(const Options& options);
 
-  /// Transfers that ended without all bytes moved: outside the buffer or the memory, or with bus mastering off. The device
-  /// has no register that would say so.
+  /// Transfers that did not move all bytes: outside the buffer or the memory, or with bus mastering off. The device has no
+  /// register for it.
   std::uint64_t failed_transfers() const { return failed_transfers_; }
 
  protected:

@@ -357,7 +357,7 @@ TEST_F(EduDevice, ATransferOfNothingEnds) {
   EXPECT_EQ(device->failed_transfers(), 0u);
 }
 
-TEST_F(EduDevice, Row47_WithoutBusMasteringNothingIsMovedAndNoMessageSent) {
+TEST_F(EduDevice, VFIO47_WithoutBusMasteringNothingIsMovedAndNoMessageSent) {
   fill_memory();
   enable(pci::InterruptKind::msi);
   ASSERT_TRUE(handle->disable_bus_master());
@@ -457,8 +457,8 @@ TEST_F(EduDeviceOverMessages, AnAnswerThatComesWhenTheDeviceHasGoneIsNobodys) {
 
 TEST(EduRegistration, TakesItsWordsAndRefusesOthers) {
   ManualLoop loop;
-  auto words = OptionSet::parse("dma-mask=0xffffffff,dma-time=100000,factorial-time=5").value();
-  EXPECT_TRUE(registration.make(words, loop, Log()));
+  auto set = OptionSet::parse("dma-mask=0xffffffff,dma-time=100000,factorial-time=5").value();
+  EXPECT_TRUE(registration.make(set, loop, Log()));
   auto wrong = OptionSet::parse("dma-maks=1").value();
   const auto refused = registration.make(wrong, loop, Log());
   ASSERT_FALSE(refused);

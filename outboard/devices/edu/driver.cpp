@@ -16,11 +16,11 @@ namespace outboard::edu {
 
 namespace {
 
-constexpr Duration first_pause = std::chrono::microseconds(20), longest_pause = std::chrono::milliseconds(5);
+constexpr Duration first_pause = std::chrono::microseconds(20), max_pause = std::chrono::milliseconds(5);
 /// The other way round with an interrupt: it is what ends the wait, looking at the registers is for when it is lost.
 constexpr Duration interrupt_pause = std::chrono::milliseconds(100);
 /// A shared line may have another one's interrupts, but not without end.
-constexpr unsigned most_causeless = 1000;
+constexpr unsigned max_causeless = 1000;
 
 Status expect_identity(pci::Handle& handle) {
   OUTBOARD_TRY(const auto identity, handle.identity());
@@ -50,7 +50,8 @@ bool wait_with_poll(std::span<const int> fds, Duration time) {
 // Registers.
 
 Error Driver::gone(std::uint64_t offset) const {
-  return Error(ENODEV, fmt::format("the register at {:#x} reads as all-ones: the device is gone, or asleep", offset))
+  return Error(ENODEV,
+               fmt::format("the register at {:#x} reads as all-ones: the device has gone, or is in low power", offset))
       .on(handle_->name());
 }
 
@@ -96,8 +97,7 @@ Result<Driver> Driver::start(pci::Handle& handle, const Options& options) {
   OUTBOARD_CHECK(expect_identity(handle));
   OUTBOARD_TRY(const auto bar, handle.bar(spec::bar));
   if (bar.size() < spec::registers_end)
-    return Error(ENODEV, fmt::format("its BAR has {} bytes and no room for its registers", bar.size()))
-        .on(handle.name());
+    return Error(ENODEV, fmt::format("its BAR has {} bytes, too few for its registers", bar.size())).on(handle.name());
   Driver driver(handle, options, bar);
   if (!driver.options_.wait) driver.options_.wait = wait_with_poll;
   OUTBOARD_CHECK(handle.enable_memory());
@@ -169,18 +169,18 @@ bool Driver::wait(Duration time) {
 
 template <typename Done>
 Status Driver::wait_until(std::string_view what, Done done) {
-  const TimePoint end = options_.clock->now() + options_.deadline;
+  const TimePoint end = options_.clock->now() + options_.timeout;
   Duration pause = polls() ? first_pause : interrupt_pause;
   while (true) {
     OUTBOARD_TRY(const bool ended, done());
     if (ended) return {};
     const TimePoint now = options_.clock->now();
-    if (now >= end) return Error(ETIMEDOUT, fmt::format("{} does not end", what)).on(handle_->name());
+    if (now >= end) return Error(ETIMEDOUT, fmt::format("{} did not finish in time", what)).on(handle_->name());
     if (!wait(std::min<Duration>(pause, end - now)))
-      return Error(ECANCELED, fmt::format("{} was not waited for", what)).on(handle_->name());
+      return Error(ECANCELED, fmt::format("interrupted while waiting for {}", what)).on(handle_->name());
     // What the other side sends unasked: DMA that has no other way to our memory.
     OUTBOARD_CHECK(handle_->process());
-    if (polls()) pause = std::min(2 * pause, longest_pause);
+    if (polls()) pause = std::min(2 * pause, max_pause);
   }
 }
 
@@ -192,8 +192,8 @@ Status Driver::serve_interrupt() {
   OUTBOARD_TRY(const auto status, load<InterruptStatus>());
   causes_ |= status.value();
   causeless_ = status.value() == 0 ? causeless_ + 1 : 0;
-  if (causeless_ > most_causeless)
-    return Error(EIO, "it raises its interrupt again and again, and has no cause for it").on(handle_->name());
+  if (causeless_ > max_causeless)
+    return Error(EIO, "it raises its interrupt repeatedly without a cause").on(handle_->name());
   if (status.value() != 0) OUTBOARD_CHECK(store(InterruptAcknowledge(status.value())));
   return vectors_.unmask();
 }
@@ -209,7 +209,7 @@ Status Driver::wait_for_end(std::string_view what, Busy busy, std::uint32_t caus
   });
   causes_ &= ~cause;
   if (ended || ended.error().code() != ETIMEDOUT || !idle) return ended;
-  return Error(EIO, fmt::format("{} has ended, and its interrupt has not come", what)).on(handle_->name());
+  return Error(EIO, fmt::format("{} finished, but its interrupt did not come", what)).on(handle_->name());
 }
 
 // What it does.
@@ -219,7 +219,8 @@ Status Driver::check_alive() {
     OUTBOARD_CHECK(store(Liveness(value)));
     OUTBOARD_TRY(const auto answer, load<Liveness>());
     if (answer.value() != ~value)
-      return Error(EPROTO, fmt::format("it made {:#010x} of {:#010x}, and not the complement", answer.value(), value))
+      return Error(EPROTO, fmt::format("wrong liveness answer: {:#010x} for {:#010x}, not the complement",
+                                       answer.value(), value))
           .on(handle_->name());
   }
   return {};
@@ -239,6 +240,8 @@ Result<std::uint32_t> Driver::factorial(std::uint32_t number) {
 
 Status Driver::raise_interrupt(std::uint32_t causes) {
   if (causes == 0) return Error(EINVAL, "an interrupt needs a cause that is not 0");
+  if (causes == std::numeric_limits<std::uint32_t>::max())
+    return Error(EINVAL, "all 32 causes at once read as a device that has gone").cure("leave one out");
   if (polls()) return Error(ENOTSUP, "the driver was started without interrupts").on(handle_->name());
   causes_ &= ~causes;
   OUTBOARD_CHECK(store(InterruptRaise(causes)));
@@ -263,7 +266,7 @@ Status Driver::transfer(Direction direction, std::uint64_t offset, memory::IovaR
   if (memory::raw(memory.last()) > options_.dma_mask)
     return Error(EINVAL, fmt::format("the device cannot address {:#x}", memory::raw(memory.last())))
         .on(handle_->name())
-        .cure("allocate() gives memory that it can");
+        .cure("use memory from allocate()");
   if (broken_)
     return Error(EIO, "an earlier transfer did not end")
         .on(handle_->name())
@@ -295,7 +298,7 @@ Status Driver::write(std::uint64_t offset, Bytes from) {
   if (!range_within(offset, from.size(), spec::buffer_size))
     return Error(EINVAL, fmt::format("{} bytes at {} do not lie in the device's buffer", from.size(), offset));
   if (from.empty()) return {};
-  std::ranges::copy(from, bounce_.data());
+  copy_bytes(from, bounce_.bytes());
   return transfer(Direction::to_device, offset, {bounce_.iova(), from.size()});
 }
 
@@ -304,7 +307,7 @@ Status Driver::read(std::uint64_t offset, MutableBytes into) {
     return Error(EINVAL, fmt::format("{} bytes at {} do not lie in the device's buffer", into.size(), offset));
   if (into.empty()) return {};
   OUTBOARD_CHECK(transfer(Direction::from_device, offset, {bounce_.iova(), into.size()}));
-  std::ranges::copy(bounce_.bytes().first(into.size()), into.begin());
+  copy_bytes(bounce_.bytes().first(into.size()), into);
   return {};
 }
 

@@ -15,29 +15,28 @@ namespace outboard::edu {
 /// A driver for the edu device, over any pci::Handle: QEMU's on kernel VFIO, ours in this process or behind a socket.
 /// Move-only. The handle must outlive it.
 ///
-/// Every call waits for what it started, at most Options::deadline. A device that is gone, never finishes or answers
-/// nonsense is an error:
-///   ENODEV     registers read as all-ones: it is gone, or does not decode its BAR
+/// Every call waits for the operation that it started, at most Options::timeout. Errors:
+///   ENODEV     registers read as all-ones: the device has gone, or does not decode its BAR
 ///   ETIMEDOUT  it did not finish in time; after a transfer bus mastering is then off, and transfers fail with EIO
-///   EPROTO     it answered what no edu device answers, or gave back other bytes than it was given
+///   EPROTO     an answer that no edu device gives, or other bytes than those that were sent
 ///   ECANCELED  Options::wait gave up; as after ETIMEDOUT
-///   EIO        it finished without the interrupt that it was asked for, or raises one without a cause again and again;
-///              where a transfer is not known to have ended then, as after ETIMEDOUT
-/// and what the handle says. One thread.
+///   EIO        it finished without the expected interrupt, or repeatedly raises one without a cause;
+///              if a transfer may still run then, as after ETIMEDOUT
+/// and the errors of the handle. One thread.
 class Driver {
  public:
   enum class Interrupts : std::uint8_t { automatic, none, intx, msi };
 
   struct Options {
-    /// automatic: MSI, else INTx, else none. With none the registers are polled.
+    /// automatic: MSI, else INTx, else none. none: the registers are polled.
     Interrupts interrupts = Interrupts::automatic;
-    /// What the device can address: its dma_mask.
+    /// The addresses that the device reaches by DMA: its dma_mask.
     std::uint64_t dma_mask = spec::default_dma_mask;
-    Duration deadline = std::chrono::seconds(10);
+    Duration timeout = std::chrono::seconds(10);
     const Clock* clock = &Clock::system();
     /// Waits until one of the descriptors is readable or the time has passed; may return early. false: give up (ECANCELED).
-    /// By default poll(2); who pumps the device by hand does it here. It may revoke the handle, as the handle's own handlers
-    /// may, but destroy neither that nor the driver.
+    /// Default: poll(2). A caller that runs the device's loop runs it here. It may revoke the handle, but must not destroy the
+    /// handle or the driver.
     std::function<bool(std::span<const int> fds, Duration time)> wait{};
   };
 
@@ -48,16 +47,16 @@ class Driver {
 
   enum class Direction : std::uint8_t { to_device, from_device };
 
-  /// Recognises the device, waits until it is idle, and takes it: memory decoding and bus mastering are on and its
-  /// interrupt is enabled. ENODEV: another function, or its BAR is too small. ENOSPC: it does not have the interrupt that
+  /// Checks the identity, waits until the device is idle, and starts it: turns on memory decoding and bus mastering and enables
+  /// the interrupt. ENODEV: another function, or its BAR is too small. ENOSPC: it does not have the interrupt that
   /// was asked for.
   static Result<Driver> start(pci::Handle& handle, const Options& options);
   static Result<Driver> start(pci::Handle& handle) { return start(handle, Options{}); }
 
   Version version() const { return version_; }
-  /// The kind that is enabled; nothing where the driver polls.
+  /// The enabled kind of interrupt; nothing if the driver polls.
   std::optional<pci::InterruptKind> interrupt_kind() const { return kind_; }
-  /// Interrupts that came since start().
+  /// Number of interrupts since start().
   std::uint64_t interrupts() const { return interrupts_; }
 
   /// Whether the device complements what it is given.
@@ -66,7 +65,7 @@ class Driver {
   /// number!, modulo 2^32.
   Result<std::uint32_t> factorial(std::uint32_t number);
 
-  /// Has the device raise its interrupt for `causes` (not 0), and waits for it. ENOTSUP where the driver polls.
+  /// Has the device raise its interrupt for `causes` (not 0, not all of them), and waits for it. ENOTSUP where the driver polls.
   Status raise_interrupt(std::uint32_t causes);
 
   /// Copies into the device's buffer of spec::buffer_size bytes, or out of it. EINVAL: beyond its end.

@@ -12,7 +12,7 @@
 #include <outboard/pci/local_handle.hpp>
 #include <outboard/pci/registers.hpp>
 #include <outboard/testing/manual_loop.hpp>
-#include <outboard/testing/plain_function.hpp>
+#include <tests/support/plain_function.hpp>
 
 namespace outboard::edu {
 namespace {
@@ -131,7 +131,7 @@ TEST_P(EduDriver, IsStartedAgainAfterAReset) {
 TEST_P(EduDriver, AnAnswerIsThatOfItsOwnQuestion) {
   Rig rig({.factorial_time = std::chrono::seconds(15)});
   auto options = rig.options(GetParam());
-  options.deadline = std::chrono::seconds(10);
+  options.timeout = std::chrono::seconds(10);
   Driver driver = Driver::start(*rig.handle, options).value();
   EXPECT_EQ(driver.factorial(5).error().code(), ETIMEDOUT);
   EXPECT_EQ(driver.factorial(6).error().code(), ETIMEDOUT) << "the first is still being computed, and then its own";
@@ -150,6 +150,7 @@ TEST_P(EduDriver, RaisesInterruptsByHand) {
     EXPECT_TRUE(driver.raise_interrupt(causes)) << causes;
   EXPECT_EQ(driver.interrupts(), 3u);
   EXPECT_EQ(driver.raise_interrupt(0).error().code(), EINVAL);
+  EXPECT_EQ(driver.raise_interrupt(0xffff'ffff).error().code(), EINVAL);
 }
 
 TEST_P(EduDriver, BoundsAreCheckedBeforeTheDeviceIsAsked) {

@@ -1,19 +1,18 @@
 #include <outboard/devices/example/device.hpp>
 
-#include <algorithm>
 #include <bit>
 #include <charconv>
 #include <fstream>
 
 #include <fmt/format.h>
 
-#include <outboard/devices/example/events.hpp>
+#include <outboard/devices/example/internal/device_events.hpp>
 
 namespace outboard::example {
 
 namespace {
 
-constexpr std::uint16_t smallest_queue = 4;
+constexpr std::uint16_t min_queue_size = 4;
 
 /// A limit in decimal, perhaps with white space behind it.
 Result<std::uint32_t> read_limit(const std::string& path) {
@@ -30,7 +29,7 @@ Result<std::uint32_t> read_limit(const std::string& path) {
 }  // namespace
 
 Result<std::unique_ptr<Device>> Device::create(const Options& options) {
-  if (!std::has_single_bit(options.queue_size) || options.queue_size < smallest_queue || options.queue_size > 32768)
+  if (!std::has_single_bit(options.queue_size) || options.queue_size < min_queue_size || options.queue_size > 32768)
     return Error(EINVAL,
                  fmt::format("queue-size is {}: it must be a power of two between 4 and 32768", options.queue_size));
   if (options.limit && !options.limit_file.empty())
@@ -67,8 +66,7 @@ Status Device::attach(virtio::Host& host) {
 void Device::read_config(std::uint32_t offset, MutableBytes into) {
   const spec::Config config{.limit = limit(), .reserved = 0, .epoch = epoch_};
   const Bytes bytes = as_bytes_of(config);
-  if (range_within(offset, into.size(), bytes.size()))
-    std::ranges::copy(bytes.subspan(offset, into.size()), into.begin());
+  if (range_within(offset, into.size(), bytes.size())) copy_bytes(bytes.subspan(offset, into.size()), into);
 }
 
 /// D-EX-8: "The device MUST change limit and epoch together, as one change of the configuration, and, if DRIVER_OK is set,

@@ -21,21 +21,21 @@ class Events;
 /// is destroyed.
 class Device final : public virtio::Device {
  public:
-  /// What a person chooses about the device.
+  /// The options of the device.
   struct Options {
     std::uint16_t queue_size = 64;             ///< a power of two, 4...32768
-    std::optional<std::uint32_t> limit{};      ///< largest value that is accepted; offers LIMIT
+    std::optional<std::uint32_t> limit{};      ///< maximum value; offers LIMIT
     std::string limit_file{};                  ///< where reload() reads the limit, in decimal; offers LIMIT
-    std::optional<std::uint32_t> break_on{};   ///< for those who test a driver: this value breaks the device
+    std::optional<std::uint32_t> break_on{};   ///< this value breaks the device, to test a driver
   };
 
-  /// EINVAL: options outside their ranges, by name; or what reading the file says.
+  /// EINVAL: an option outside its range; the error names it. Other errors: those of reading the file.
   static Result<std::unique_ptr<Device>> create(const Options& options);
   ~Device() override;
 
-  /// A new limit, from now on; the driver is told. Control loop. ENOTSUP where LIMIT is not offered.
+  /// Changes the limit and tells the driver. Control loop. ENOTSUP: LIMIT is not offered.
   Status set_limit(std::uint32_t limit);
-  /// The limit in force. Any thread.
+  /// The current limit. Any thread.
   std::uint32_t limit() const { return limit_.load(std::memory_order_relaxed); }
 
   virtio::Identity identity() const override;

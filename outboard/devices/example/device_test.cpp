@@ -16,9 +16,9 @@
 #include <gtest/gtest.h>
 
 #include <outboard/testing/loopback_transport.hpp>
-#include <outboard/testing/temp_dir.hpp>
 #include <outboard/virtio/driver_queue.hpp>
 #include <outboard/virtio/spec.hpp>
+#include <tests/support/temp_dir.hpp>
 
 namespace outboard::example {
 namespace {
@@ -30,7 +30,7 @@ using testing::ManualLoop;
 using ByteVector = std::vector<std::byte>;
 
 constexpr std::byte untouched{0xee};
-constexpr std::uint32_t most = 0xffffffff;
+constexpr std::uint32_t max_value = 0xffffffff;
 
 ByteVector bytes_of(std::initializer_list<unsigned> values) {
   ByteVector bytes;
@@ -237,17 +237,17 @@ INSTANTIATE_TEST_SUITE_P(, ExampleDevice, ::testing::Bool(),
 
 TEST_P(ExampleDevice, D_EX_1_TheResultIsTheValuePlusOneModulo2To32) {
   Rig& rig = plain();
-  for (const std::uint32_t value : {0U, 1U, 41U, 0x7fffffffU, 0x80000000U, most - 1, most})
+  for (const std::uint32_t value : {0U, 1U, 41U, 0x7fffffffU, 0x80000000U, max_value - 1, max_value})
     EXPECT_EQ(ask(rig, value), number(value + 1)) << value;
-  EXPECT_EQ(ask(rig, most), bytes_of({0, 0, 0, 0}));
+  EXPECT_EQ(ask(rig, max_value), bytes_of({0, 0, 0, 0}));
 }
 
 TEST_P(ExampleDevice, D_EX_1_WithLimitTheStatusIsOk) {
-  Rig& rig = limited(most);
-  for (const std::uint32_t value : {0U, 41U, most}) EXPECT_EQ(ask(rig, value), accepted(value)) << value;
+  Rig& rig = limited(max_value);
+  for (const std::uint32_t value : {0U, 41U, max_value}) EXPECT_EQ(ask(rig, value), accepted(value)) << value;
 }
 
-TEST_P(ExampleDevice, D_EX_1_Review_NumbersAreLittleEndianBytesForABigEndianDriverToo) {
+TEST_P(ExampleDevice, D_EX_1_Review_NumbersAreLittleEndianForBigEndianDriversToo) {
   Rig& rig = limited(0x04030201);
   const auto bytes = [&](std::initializer_list<unsigned> value) {
     Buffer request(rig);
@@ -275,7 +275,7 @@ TEST_P(ExampleDevice, D_EX_2_Review_TheUsedLengthIsFourBytesAndNotOne) {
 
 TEST_P(ExampleDevice, D_EX_2_WithLimitTheUsedLengthIsEightWhateverTheAnswer) {
   Rig& rig = limited();
-  for (const std::uint32_t value : {0U, 100U, 101U, most}) {
+  for (const std::uint32_t value : {0U, 100U, 101U, max_value}) {
     Buffer request(rig);
     request.readable(number(value)).writable(64).send();
     EXPECT_EQ(next_used(rig).length, 8u) << value;
@@ -305,19 +305,19 @@ TEST_P(ExampleDevice, D_EX_3_AValueThatChangesMeanwhileIsReadOnce) {
     const ByteVector reply = request.written();
     if (reply == accepted(low)) {
       ASSERT_TRUE(rig.device->set_limit(0)) << "so that the buffer for an event is used as well";
-      ask(rig, most);
+      ask(rig, max_value);
       ASSERT_TRUE(rig.device->set_limit(0x7fffffff));
     } else {
       ASSERT_EQ(reply, refused(high));
     }
     ASSERT_EQ(next_used(rig, event_queue).buffer, &told);
-    ASSERT_EQ(told.written(), event(0, reply == refused(high) ? high : most));
+    ASSERT_EQ(told.written(), event(0, reply == refused(high) ? high : max_value));
   }
   ended = true;
   writer.join();
 }
 
-TEST_P(ExampleDevice, D_EX_4_MoreReadableBytesAreIgnoredAndMoreWritableOnesUntouched) {
+TEST_P(ExampleDevice, D_EX_4_SurplusReadableBytesAreIgnoredAndWritableOnesKept) {
   for (const bool with_limit : {false, true}) {
     Rig& rig = with_limit ? limited() : plain();
     Buffer request(rig);
@@ -357,7 +357,7 @@ TEST_P(ExampleDevice, D_EX_5_Review_OneByteForEachElementIsTheSameRequest) {
 }
 
 TEST_P(ExampleDevice, D_EX_5_EveryDivisionIntoTwoElementsIsTheSameRequest) {
-  Rig& rig = limited(most);
+  Rig& rig = limited(max_value);
   const ByteVector value = number(0x12345678);
   for (std::ptrdiff_t first = 1; first < 4; ++first) {
     for (std::size_t room = 1; room < 8; ++room) {
@@ -382,14 +382,14 @@ void expect_breaks(Rig& rig, Buffer& request) {
   EXPECT_EQ(rig.transport->interrupts(request_queue), 0u);
 }
 
-TEST_P(ExampleDevice, D_EX_6_Review_ABufferWithoutAReadableElementBreaksTheDeviceAndLearnsNothing) {
+TEST_P(ExampleDevice, D_EX_6_Review_ABufferWithoutReadableElementsBreaksTheDevice) {
   for (const bool with_limit : {false, true}) {
     Rig& rig = with_limit ? limited() : plain();
     expect_breaks(rig, Buffer(rig).writable(64));
   }
 }
 
-TEST_P(ExampleDevice, D_EX_6_Review_AShortReadableElementBreaksTheDeviceAndNothingIsWritten) {
+TEST_P(ExampleDevice, D_EX_6_Review_AShortReadableElementBreaksTheDevice) {
   for (std::size_t size = 1; size < 4; ++size) {
     SCOPED_TRACE(size);
     for (const bool with_limit : {false, true}) {
@@ -406,7 +406,7 @@ TEST_P(ExampleDevice, D_EX_6_Review_ABufferWithoutAWritableElementBreaksTheDevic
   }
 }
 
-TEST_P(ExampleDevice, D_EX_6_Review_AShortWritableElementBreaksTheDeviceAndIsNotTouched) {
+TEST_P(ExampleDevice, D_EX_6_Review_AShortWritableElementBreaksTheDevice) {
   for (std::size_t room = 1; room < 8; ++room) {
     SCOPED_TRACE(room);
     if (room < 4) {
@@ -426,7 +426,7 @@ TEST_P(ExampleDevice, D_EX_6_AShortBufferIsNoRefusalWhateverItsNumber) {
   expect_unused(rig, event_queue);
 }
 
-TEST_P(ExampleDevice, D_EX_6_Review_ABrokenDeviceTakesNothingUntilItIsResetAndIsWellAfterwards) {
+TEST_P(ExampleDevice, D_EX_6_Review_ABrokenDeviceTakesNothingUntilItIsReset) {
   Rig& rig = limited();
   expect_breaks(rig, Buffer(rig).readable(bytes_of({1, 2, 3})).writable(8));
   for (int i = 0; i < 3; ++i) {
@@ -447,7 +447,7 @@ TEST_P(ExampleDevice, D_EX_6_Review_ABrokenDeviceTakesNothingUntilItIsResetAndIs
   EXPECT_EQ(ask(rig, 101), refused(101));
 }
 
-TEST_P(ExampleDevice, D_EX_6_WhatCameBeforeTheBadBufferIsAnsweredAndWhatComesAfterItIsNot) {
+TEST_P(ExampleDevice, D_EX_6_OnlyBuffersBeforeTheBadOneAreAnswered) {
   Rig& rig = plain();
   Buffer before(rig), bad(rig), after(rig);
   before.readable(number(1)).writable(4).add();
@@ -470,7 +470,7 @@ TEST_P(ExampleDevice, D_EX_7_ANumberAboveTheLimitIsRefusedAndTheNextOneServed) {
   Rig& rig = limited();
   EXPECT_EQ(ask(rig, 100), accepted(100)) << "the limit itself is accepted";
   EXPECT_EQ(ask(rig, 101), refused(101));
-  EXPECT_EQ(ask(rig, most), refused(most));
+  EXPECT_EQ(ask(rig, max_value), refused(max_value));
   EXPECT_FALSE(rig.needs_reset());
   EXPECT_EQ(rig.notifications(), 0u);
   EXPECT_EQ(ask(rig, 41), accepted(41));
@@ -487,7 +487,7 @@ TEST_P(ExampleDevice, D_EX_9_TheLimitThatDecidesIsTheOneWhenTheRequestIsRead) {
   EXPECT_EQ(early.written(), refused(50));
 }
 
-TEST_P(ExampleDevice, D_EX_9_AChangedLimitHoldsForWhateverComesAfterTheDriverHasReadIt) {
+TEST_P(ExampleDevice, D_EX_9_AChangedLimitHoldsOnceTheDriverHasReadIt) {
   Rig& rig = limited(0);
   for (std::uint32_t limit = 1; limit < 100; ++limit) {
     ASSERT_TRUE(rig.device->set_limit(limit));
@@ -554,7 +554,7 @@ TEST(ExampleDeviceOptions, D_EX_14_QueuesHaveAtLeastFourEntries) {
   }
 }
 
-TEST(ExampleDeviceOptions, D_EX_14_Review_TheSmallestQueueHoldsARequestWithoutAnIndirectTable) {
+TEST(ExampleDeviceOptions, D_EX_14_Review_TheSmallestQueueHoldsADirectRequest) {
   for (const bool packed : {false, true}) {
     Rig rig({.packed = packed, .without = {virtio::Feature::indirect_desc}, .device = {.queue_size = 4}});
     rig.start();
@@ -579,7 +579,7 @@ TEST(ExampleDeviceOptions, WithoutLimitThereIsNoEventQueueAndNoConfiguration) {
   EXPECT_EQ(identity.config_size, 0u);
 }
 
-TEST_P(ExampleDevice, D_EX_15_WithoutLimitABufferInTheEventQueueBreaksTheDeviceAndIsNotUsed) {
+TEST_P(ExampleDevice, D_EX_15_WithoutLimitAnEventBufferBreaksTheDevice) {
   Rig& rig = make({.accept_limit = false, .force_eventq = true, .device = {.limit = 0}});
   Buffer told(rig, event_queue);
   told.writable(16).send();
@@ -588,9 +588,9 @@ TEST_P(ExampleDevice, D_EX_15_WithoutLimitABufferInTheEventQueueBreaksTheDeviceA
   EXPECT_THAT(told.written(), Each(untouched));
 }
 
-TEST_P(ExampleDevice, D_EX_16_ADriverThatDoesNotAcceptLimitIsServedAsIfThereWereNone) {
+TEST_P(ExampleDevice, D_EX_16_ADriverWithoutLimitIsServedAsIfThereWereNone) {
   Rig& rig = make({.accept_limit = false, .device = {.limit = 10}});
-  for (const std::uint32_t value : {0U, 10U, 11U, most}) {
+  for (const std::uint32_t value : {0U, 10U, 11U, max_value}) {
     Buffer request(rig);
     request.readable(number(value)).writable(4).send();
     EXPECT_EQ(next_used(rig).length, 4u);
@@ -655,12 +655,12 @@ ByteVector config_of(std::uint64_t epoch) {
   return number(static_cast<std::uint32_t>(epoch)) + number(0) + little_endian(epoch, 8);
 }
 
-TEST_P(ExampleDevice, D_EX_8_EpochAndLimitAreNeverTornUnderTheGenerationRuleThoughReadFourBytesAtATime) {
+TEST_P(ExampleDevice, D_EX_8_EpochAndLimitReadInPartsAreNeverTorn) {
   // The epoch is about to leave the lower half, where a torn value would be off by 2^32.
-  const spec::State state{.version = 1, .limit = most - 5, .epoch = most - 5, .missed = 0, .reserved = 0};
+  const spec::State state{.version = 1, .limit = max_value - 5, .epoch = max_value - 5, .missed = 0, .reserved = 0};
   Rig& rig = make({.device = {.limit = 0}});
   ASSERT_TRUE(rig.device->restore_state(as_bytes_of(state)));
-  std::uint64_t epoch = most - 5;
+  std::uint64_t epoch = max_value - 5;
   const auto change = [&] {
     ++epoch;
     ASSERT_TRUE(rig.device->set_limit(static_cast<std::uint32_t>(epoch)));
@@ -674,11 +674,11 @@ TEST_P(ExampleDevice, D_EX_8_EpochAndLimitAreNeverTornUnderTheGenerationRuleThou
     });
     EXPECT_EQ(all, config_of(epoch)) << which;
   }
-  EXPECT_GT(epoch, std::uint64_t{most} + 100);
+  EXPECT_GT(epoch, std::uint64_t{max_value} + 100);
 }
 
 TEST_P(ExampleDevice, D_EX_8_WithoutTheRuleAReaderWouldSeeAValueThatNeverWas) {
-  const spec::State state{.version = 1, .limit = most, .epoch = most, .missed = 0, .reserved = 0};
+  const spec::State state{.version = 1, .limit = max_value, .epoch = max_value, .missed = 0, .reserved = 0};
   Rig& rig = make({.device = {.limit = 0}});
   ASSERT_TRUE(rig.device->restore_state(as_bytes_of(state)));
   const ByteVector low = rig.config(8, 4);
@@ -794,7 +794,7 @@ TEST_P(ExampleDevice, D_EX_10_ThreeRefusalsWithoutABufferAreReportedByTheFourth)
   EXPECT_EQ(next.written(), event(0, 105)) << "each is reported once";
 }
 
-TEST_P(ExampleDevice, D_EX_10_WithoutAnEventQueueRefusalsAreCountedAndNothingElseHappens) {
+TEST_P(ExampleDevice, D_EX_10_WithoutAnEventQueueRefusalsAreOnlyCounted) {
   Rig& rig = make({.eventq = false, .device = {.limit = 0}});
   for (int i = 0; i < 1000; ++i) EXPECT_EQ(ask(rig, 1), refused(1));
   EXPECT_FALSE(rig.needs_reset());
@@ -802,16 +802,16 @@ TEST_P(ExampleDevice, D_EX_10_WithoutAnEventQueueRefusalsAreCountedAndNothingEls
 
 TEST_P(ExampleDevice, D_EX_10_TheCountSaturates) {
   Rig& rig = limited();
-  const spec::State state{.version = 1, .limit = 100, .epoch = 0, .missed = most - 1, .reserved = 0};
+  const spec::State state{.version = 1, .limit = 100, .epoch = 0, .missed = max_value - 1, .reserved = 0};
   ASSERT_TRUE(rig.device->restore_state(as_bytes_of(state)));
   for (int i = 0; i < 5; ++i) ask(rig, 101);
   Buffer told(rig, event_queue);
   told.writable(16).send();
   ask(rig, 102);
-  EXPECT_EQ(told.written(), event(most, 102));
+  EXPECT_EQ(told.written(), event(max_value, 102));
 }
 
-TEST_P(ExampleDevice, D_EX_10_WhatAShortBufferCostsIsReportedByTheEventRightBehindIt) {
+TEST_P(ExampleDevice, D_EX_10_TheNextEventReportsWhatAShortBufferCost) {
   // Both refusals are there before either is told.
   Rig& rig = limited();
   Buffer small(rig, event_queue), told(rig, event_queue), next(rig, event_queue), one(rig), two(rig);
@@ -829,7 +829,7 @@ TEST_P(ExampleDevice, D_EX_10_WhatAShortBufferCostsIsReportedByTheEventRightBehi
   EXPECT_EQ(next.written(), event(0, 103));
 }
 
-TEST_P(ExampleDevice, D_EX_11_AShortEventBufferIsUsedWithLength0AndItsEventCountedAsMissed) {
+TEST_P(ExampleDevice, D_EX_11_AShortEventBufferHasLengthZeroAndItsEventIsMissed) {
   for (std::size_t size = 1; size < 16; ++size) {
     SCOPED_TRACE(size);
     Rig& rig = limited();
@@ -983,7 +983,7 @@ TEST(ExampleDeviceState, D_EX_13_AStateThatIsNotUnderstoodIsRefusedAndChangesNot
   for (std::size_t size = 0; size < good.size(); ++size)
     refuse({good.begin(), good.begin() + static_cast<std::ptrdiff_t>(size)});
   refuse(good + bytes_of({0}));
-  for (const std::uint32_t version : {0U, 2U, 0x01000000U, most}) {
+  for (const std::uint32_t version : {0U, 2U, 0x01000000U, max_value}) {
     ByteVector other = good;
     std::ranges::copy(number(version), other.begin());
     refuse(other);
@@ -1055,7 +1055,7 @@ TEST_P(ExampleDevice, D_EX_13_ABrokenDeviceIsBrokenElsewhereToo) {
   EXPECT_EQ(ask(rig, 41), accepted(41));
 }
 
-TEST_P(ExampleDevice, D_EX_13_AStateThatIsNotConsistentIsRefusedAndTheDeviceUnchanged) {
+TEST_P(ExampleDevice, D_EX_13_AnInconsistentStateIsRefusedAndChangesNothing) {
   Rig& rig = limited();
   ask(rig, 101);
   Buffer told(rig, event_queue);

@@ -6,8 +6,8 @@
 #include <fmt/format.h>
 
 #include <outboard/base/reactor.hpp>
-#include <outboard/devices/example/event_buffers.hpp>
-#include <outboard/devices/example/request_queue.hpp>
+#include <outboard/devices/example/internal/driver_event_buffers.hpp>
+#include <outboard/devices/example/internal/driver_request_queue.hpp>
 #include <outboard/virtio/spec.hpp>
 
 namespace outboard::example {
@@ -15,8 +15,8 @@ namespace outboard::example {
 namespace {
 
 constexpr std::uint8_t nothing_there = 0xff;  // what every register of a device that was pulled out reads
-constexpr unsigned most_at_once = 256;        // used buffers, before others on the loop get their turn
-constexpr unsigned ticks_per_deadline = 4;
+constexpr unsigned max_at_once = 256;        // used buffers, before others on the loop get their turn
+constexpr unsigned ticks_per_timeout = 4;
 constexpr unsigned polls_per_pass = 1024;     // a caller that polls looks at the loop once in so many rounds
 
 virtio::Features wanted(const Driver::Options& options) {
@@ -243,7 +243,7 @@ unsigned Driver::Core::poll() {
 
 unsigned Driver::Core::take_answers() {
   unsigned count = 0;
-  while (!broken_ && count < most_at_once) {
+  while (!broken_ && count < max_at_once) {
     const auto call = requests_->next();
     if (!call) {
       fail(call.error(), EIO);
@@ -260,7 +260,7 @@ unsigned Driver::Core::take_answers() {
 void Driver::Core::take_events() {
   if (!events_) return;
   unsigned count = 0;
-  for (; count < most_at_once; ++count) {
+  for (; count < max_at_once; ++count) {
     const auto next = events_->next();
     if (!next) return fail(next.error(), EIO);
     if (!*next) break;
@@ -298,8 +298,8 @@ Status Driver::Core::submit(Call& call) {
 }
 
 void Driver::Core::start_timer() {
-  if (options_.deadline == Duration(0) || timer_.active()) return;
-  timer_ = loop_->after(options_.deadline / ticks_per_deadline, [this] { tick(); });
+  if (options_.timeout == Duration(0) || timer_.active()) return;
+  timer_ = loop_->after(options_.timeout / ticks_per_timeout, [this] { tick(); });
 }
 
 /// Looks whether a call is overdue; a device may answer all others.
@@ -308,7 +308,7 @@ void Driver::Core::tick() {
   ++ticks_;
   poll();
   if (broken_ || requests_->idle()) return;
-  if (requests_->overdue(ticks_, ticks_per_deadline))
+  if (requests_->overdue(ticks_, ticks_per_timeout))
     return fail(Error(ETIMEDOUT, "the device does not answer"), ETIMEDOUT);
   start_timer();
 }

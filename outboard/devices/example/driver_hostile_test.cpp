@@ -131,7 +131,7 @@ INSTANTIATE_TEST_SUITE_P(, HostileExampleDevice, ::testing::Bool(),
 
 // --- What the driver must do -------------------------------------------------------------------------------------------
 
-TEST_P(HostileExampleDevice, R_EX_1_ABufferIsFourReadableBytesAndThenAsManyWritableAsTheReplyHas) {
+TEST_P(HostileExampleDevice, R_EX_1_ABufferHasFourReadableBytesAndRoomForTheReply) {
   for (const bool limit : {true, false}) {
     Rig rig(GetParam());
     if (!limit) rig.transport.offered.clear(feature::limit);
@@ -152,7 +152,7 @@ TEST_P(HostileExampleDevice, R_EX_1_ABufferIsFourReadableBytesAndThenAsManyWrita
   }
 }
 
-TEST_P(HostileExampleDevice, R_EX_2_Row4_AResultThatItDoesNotClaimToHaveWrittenIsNotTaken) {
+TEST_P(HostileExampleDevice, R_EX_2_VR4_AResultThatItDoesNotClaimToHaveWrittenIsNotTaken) {
   ASSERT_TRUE(r.start());
   for (std::uint32_t length = 0; length < 8; ++length) {
     Counted& call = r.submit(41);
@@ -207,7 +207,7 @@ TEST_P(HostileExampleDevice, R_EX_4_MissedEventsAreToldAndBuffersAreGivenBack) {
   EXPECT_FALSE(r.eventq->pop()) << "never more than it has";
 }
 
-TEST_P(HostileExampleDevice, R_EX_4_EventBuffersAreWritableAnd16BytesLongAndThereFromTheStart) {
+TEST_P(HostileExampleDevice, R_EX_4_EventBuffersOf16WritableBytesAreThereFromTheStart) {
   ASSERT_TRUE(r.start({.events = 3}));
   for (int i = 0; i < 3; ++i) {
     const auto chain = r.eventq->pop();
@@ -274,7 +274,7 @@ TEST_P(HostileExampleDevice, WithAQueueTooSmallForARequestIsRefusedAndReset) {
   EXPECT_EQ(r.transport.statuses.back(), 0);
 }
 
-TEST_P(HostileExampleDevice, Row1_AnIdThatDoesNotExistBreaksIt) {
+TEST_P(HostileExampleDevice, VR1_AnIdThatDoesNotExistBreaksIt) {
   ASSERT_TRUE(r.start());
   Counted& call = r.submit(41);
   ASSERT_TRUE(r.requestq->pop());
@@ -283,7 +283,7 @@ TEST_P(HostileExampleDevice, Row1_AnIdThatDoesNotExistBreaksIt) {
   r.expect_broken(call, EIO);
 }
 
-TEST_P(HostileExampleDevice, Row1_AnEventIdThatDoesNotExistBreaksItToo) {
+TEST_P(HostileExampleDevice, VR1_AnEventIdThatDoesNotExistBreaksItToo) {
   ASSERT_TRUE(r.start());
   Counted& call = r.submit(41);
   ASSERT_TRUE(r.eventq->pop());
@@ -293,7 +293,7 @@ TEST_P(HostileExampleDevice, Row1_AnEventIdThatDoesNotExistBreaksItToo) {
   EXPECT_THAT(r.events, IsEmpty());
 }
 
-TEST_P(HostileExampleDevice, Row2_ABufferReturnedTwiceBreaksItAndEveryCallEndsOnce) {
+TEST_P(HostileExampleDevice, VR2_ABufferReturnedTwiceBreaksItAndEveryCallEndsOnce) {
   ASSERT_TRUE(r.start());
   Counted &first = r.submit(1), &second = r.submit(2);
   const auto chain = r.requestq->pop();
@@ -305,7 +305,7 @@ TEST_P(HostileExampleDevice, Row2_ABufferReturnedTwiceBreaksItAndEveryCallEndsOn
   r.expect_broken(second, EIO);
 }
 
-TEST_P(HostileExampleDevice, Row3_ALengthBeyondTheBufferIsCut) {
+TEST_P(HostileExampleDevice, VR3_ALengthBeyondTheBufferIsCut) {
   ASSERT_TRUE(r.start());
   Counted& call = r.submit(41);
   r.answer({.result = 42}, UINT32_MAX);
@@ -313,7 +313,7 @@ TEST_P(HostileExampleDevice, Row3_ALengthBeyondTheBufferIsCut) {
   EXPECT_EQ(call.answer, (Answer{42, false}));
 }
 
-TEST_P(HostileExampleDevice, R_EX_9_Row4_AnEventThatItDoesNotClaimToHaveWrittenIsNone) {
+TEST_P(HostileExampleDevice, R_EX_9_VR4_AnEventThatItDoesNotClaimToHaveWrittenIsNone) {
   ASSERT_TRUE(r.start({.events = 2}));
   for (std::uint32_t length = 0; length < 16; ++length)
     r.tell({.type = spec::event::limit_hit, .missed = 9, .value = 7, .reserved = 0}, length);
@@ -322,17 +322,17 @@ TEST_P(HostileExampleDevice, R_EX_9_Row4_AnEventThatItDoesNotClaimToHaveWrittenI
   EXPECT_THAT(r.events, ElementsAre(Event{7, 9}));
 }
 
-TEST_P(HostileExampleDevice, Row10_ThatRefusesTheFeaturesIsRefused) {
+TEST_P(HostileExampleDevice, VR10_ThatRefusesTheFeaturesIsRefused) {
   r.transport.takes_features = false;
   EXPECT_EQ(r.start().error().code(), EPROTO);
 }
 
-TEST_P(HostileExampleDevice, Row10_ThatDoesNotTakeDriverOkIsRefused) {
+TEST_P(HostileExampleDevice, VR10_ThatDoesNotTakeDriverOkIsRefused) {
   r.transport.takes_driver_ok = false;
   EXPECT_EQ(r.start().error().code(), EIO);
 }
 
-TEST_P(HostileExampleDevice, Row11_WhereAResetIsNotConfirmedMemoryIsKeptUntilOneIs) {
+TEST_P(HostileExampleDevice, VR11_WhereAResetIsNotConfirmedMemoryIsKeptUntilOneIs) {
   ASSERT_TRUE(r.start());
   Counted& call = r.submit(41);
   const auto chain = r.requestq->pop();
@@ -353,7 +353,7 @@ TEST_P(HostileExampleDevice, Row11_WhereAResetIsNotConfirmedMemoryIsKeptUntilOne
   EXPECT_EQ(call.completions, 1);
 }
 
-TEST_P(HostileExampleDevice, Row11_TheDriverCanGoAllTheSame) {
+TEST_P(HostileExampleDevice, VR11_TheDriverCanGoAllTheSame) {
   ASSERT_TRUE(r.start());
   Counted& call = r.submit(41);
   r.transport.resets = false;
@@ -365,8 +365,8 @@ TEST_P(HostileExampleDevice, Row11_TheDriverCanGoAllTheSame) {
   EXPECT_THAT(r.transport.space.mappings(), IsEmpty());
 }
 
-TEST_P(HostileExampleDevice, Row18_ThatDoesNotAnswerIsBrokenWhenTheTimeIsUp) {
-  ASSERT_TRUE(r.start({.deadline = std::chrono::seconds(3)}));
+TEST_P(HostileExampleDevice, VR18_ThatDoesNotAnswerIsBrokenWhenTheTimeIsUp) {
+  ASSERT_TRUE(r.start({.timeout = std::chrono::seconds(3)}));
   Counted& call = r.submit(41);
   r.loop.advance(std::chrono::seconds(2));
   EXPECT_EQ(call.completions, 0);
@@ -374,8 +374,8 @@ TEST_P(HostileExampleDevice, Row18_ThatDoesNotAnswerIsBrokenWhenTheTimeIsUp) {
   r.expect_broken(call, ETIMEDOUT);
 }
 
-TEST_P(HostileExampleDevice, Row18_ThatAnswersSlowlyButAnswersIsServed) {
-  ASSERT_TRUE(r.start({.deadline = std::chrono::seconds(3)}));
+TEST_P(HostileExampleDevice, VR18_ThatAnswersSlowlyButAnswersIsServed) {
+  ASSERT_TRUE(r.start({.timeout = std::chrono::seconds(3)}));
   for (int i = 0; i < 20; ++i) {
     Counted& call = r.submit(41);
     r.loop.advance(std::chrono::seconds(2));
@@ -386,8 +386,8 @@ TEST_P(HostileExampleDevice, Row18_ThatAnswersSlowlyButAnswersIsServed) {
   EXPECT_FALSE(r.driver->broken()) << "nothing is in flight";
 }
 
-TEST_P(HostileExampleDevice, Row18_ThatAnswersEveryCallButOneIsBrokenToo) {
-  ASSERT_TRUE(r.start({.deadline = std::chrono::seconds(4)}));
+TEST_P(HostileExampleDevice, VR18_ThatAnswersEveryCallButOneIsBrokenToo) {
+  ASSERT_TRUE(r.start({.timeout = std::chrono::seconds(4)}));
   Counted& forgotten = r.submit(1);
   ASSERT_TRUE(r.requestq->pop());
   for (int i = 0; i < 8 && forgotten.completions == 0; ++i) {
@@ -398,8 +398,8 @@ TEST_P(HostileExampleDevice, Row18_ThatAnswersEveryCallButOneIsBrokenToo) {
   r.expect_broken(forgotten, ETIMEDOUT);
 }
 
-TEST_P(HostileExampleDevice, Row18_WithoutADeadlineTheDriverWaits) {
-  ASSERT_TRUE(r.start({.deadline = Duration(0)}));
+TEST_P(HostileExampleDevice, VR18_WithoutADeadlineTheDriverWaits) {
+  ASSERT_TRUE(r.start({.timeout = Duration(0)}));
   Counted& call = r.submit(41);
   r.loop.advance(std::chrono::hours(100));
   EXPECT_EQ(call.completions, 0);
@@ -407,7 +407,7 @@ TEST_P(HostileExampleDevice, Row18_WithoutADeadlineTheDriverWaits) {
   EXPECT_EQ(call.error, 0);
 }
 
-TEST_P(HostileExampleDevice, Row18_ALostInterruptIsMadeUpFor) {
+TEST_P(HostileExampleDevice, VR18_ALostInterruptIsMadeUpFor) {
   ASSERT_TRUE(r.start());
   Counted& call = r.submit(41);
   const auto chain = r.requestq->pop();
@@ -419,7 +419,7 @@ TEST_P(HostileExampleDevice, Row18_ALostInterruptIsMadeUpFor) {
   EXPECT_FALSE(r.driver->broken());
 }
 
-TEST_P(HostileExampleDevice, Row18_AnInterruptStormDoesNothing) {
+TEST_P(HostileExampleDevice, VR18_AnInterruptStormDoesNothing) {
   ASSERT_TRUE(r.start());
   for (int i = 0; i < 1000; ++i) {
     r.requests_used();
@@ -431,7 +431,7 @@ TEST_P(HostileExampleDevice, Row18_AnInterruptStormDoesNothing) {
   r.expect_well();
 }
 
-TEST_P(HostileExampleDevice, Row18_AFloodOfEventsDoesNotKeepCallsFromBeingAnswered) {
+TEST_P(HostileExampleDevice, VR18_AFloodOfEventsDoesNotKeepCallsFromBeingAnswered) {
   ASSERT_TRUE(r.start());
   // As fast as the driver gives a buffer back, the device uses it: from inside the driver's own turn.
   unsigned told = 0;
@@ -461,7 +461,7 @@ TEST_P(HostileExampleDevice, Row18_AFloodOfEventsDoesNotKeepCallsFromBeingAnswer
   EXPECT_FALSE(r.driver->broken());
 }
 
-TEST_P(HostileExampleDevice, Row19_ThatAsksForAResetIsResetAndLeftAloneUntilItIsStartedAgain) {
+TEST_P(HostileExampleDevice, VR19_ThatNeedsAResetIsResetAndLeftUntilTheNextStart) {
   ASSERT_TRUE(r.start());
   Counted &one = r.submit(1), &two = r.submit(2);
   r.transport.current_status |= virtio::spec::status::needs_reset;
@@ -479,7 +479,7 @@ TEST_P(HostileExampleDevice, Row19_ThatAsksForAResetIsResetAndLeftAloneUntilItIs
   EXPECT_THAT(r.events, ElementsAre(Event{101, 0}));
 }
 
-TEST_P(HostileExampleDevice, Row19_ThatIsBrokenAgainAfterEachRestartStaysUsable) {
+TEST_P(HostileExampleDevice, VR19_ThatIsBrokenAgainAfterEachRestartStaysUsable) {
   ASSERT_TRUE(r.start());
   for (int i = 0; i < 50; ++i) {
     Counted& call = r.submit(41);
@@ -602,7 +602,7 @@ TEST_P(HostileExampleDevice, ALimitCallbackMaySubmitAndTheDeviceIsShownIt) {
   EXPECT_EQ(call.completions, 1);
 }
 
-TEST_P(HostileExampleDevice, Row21_WhatItWritesIntoABufferThatItHasReturnedChangesNoResult) {
+TEST_P(HostileExampleDevice, VR21_WritesToABufferItHasReturnedChangeNoResult) {
   ASSERT_TRUE(r.start());
   Counted& call = r.submit(41);
   const auto chain = r.requestq->pop();
@@ -619,7 +619,7 @@ TEST_P(HostileExampleDevice, Row21_WhatItWritesIntoABufferThatItHasReturnedChang
   r.expect_well();
 }
 
-TEST_P(HostileExampleDevice, Row22_WhoseRegistersReadAllOnesHasGone) {
+TEST_P(HostileExampleDevice, VR22_WhoseRegistersReadAllOnesHasGone) {
   ASSERT_TRUE(r.start());
   Counted& call = r.submit(41);
   r.transport.current_status = 0xff;
@@ -627,7 +627,7 @@ TEST_P(HostileExampleDevice, Row22_WhoseRegistersReadAllOnesHasGone) {
   r.expect_broken(call, ENODEV);
 }
 
-TEST_P(HostileExampleDevice, Row22_ThatHasGoneIsBroken) {
+TEST_P(HostileExampleDevice, VR22_ThatHasGoneIsBroken) {
   ASSERT_TRUE(r.start());
   Counted& call = r.submit(41);
   r.transport.has_gone = true;
@@ -636,7 +636,7 @@ TEST_P(HostileExampleDevice, Row22_ThatHasGoneIsBroken) {
   EXPECT_TRUE(r.driver->broken());
 }
 
-TEST_P(HostileExampleDevice, Row22_ThatIsPulledOutEndsWhatIsInFlightAtOnce) {
+TEST_P(HostileExampleDevice, VR22_ThatIsPulledOutEndsWhatIsInFlightAtOnce) {
   ASSERT_TRUE(r.start());
   Counted& call = r.submit(41);
   r.transport.go();
@@ -644,13 +644,13 @@ TEST_P(HostileExampleDevice, Row22_ThatIsPulledOutEndsWhatIsInFlightAtOnce) {
   r.expect_broken(call, ENODEV);
 }
 
-TEST_P(HostileExampleDevice, Row22_ThatIsPulledOutAfterItsDriverIsNobodysConcern) {
+TEST_P(HostileExampleDevice, VR22_ThatIsPulledOutAfterItsDriverIsNobodysConcern) {
   ASSERT_TRUE(r.start());
   r.driver.reset();
   r.transport.go();
 }
 
-TEST_P(HostileExampleDevice, Row23_WithoutVectorsForItsQueuesIsPolledByTheLoop) {
+TEST_P(HostileExampleDevice, VR23_WithoutVectorsForItsQueuesIsPolledByTheLoop) {
   for (const unsigned queue : {request_queue, event_queue}) r.transport.queue(queue).refuses_vectors = {0, 1, 2};
   ASSERT_TRUE(r.start());
   Counted& call = r.submit(41);
@@ -662,7 +662,7 @@ TEST_P(HostileExampleDevice, Row23_WithoutVectorsForItsQueuesIsPolledByTheLoop) 
   EXPECT_EQ(call.completions, 1);
 }
 
-TEST_P(HostileExampleDevice, Row23_WithOneVectorForEverythingIsServed) {
+TEST_P(HostileExampleDevice, VR23_WithOneVectorForEverythingIsServed) {
   r.transport.vectors.resize(1);
   ASSERT_TRUE(r.start());
   Counted& call = r.submit(41);
@@ -674,7 +674,7 @@ TEST_P(HostileExampleDevice, Row23_WithOneVectorForEverythingIsServed) {
   EXPECT_EQ(call.completions, 1);
 }
 
-TEST_P(HostileExampleDevice, Row24_AChangeOfTheConfigurationThatIsNoneIsReadAgain) {
+TEST_P(HostileExampleDevice, VR24_AChangeOfTheConfigurationThatIsNoneIsReadAgain) {
   ASSERT_TRUE(r.start());
   r.config_changed();
   EXPECT_THAT(r.limits, ElementsAre(Limit{100, 0}));

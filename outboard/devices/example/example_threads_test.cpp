@@ -16,9 +16,9 @@
 #include <outboard/devices/example/device.hpp>
 #include <outboard/devices/example/driver.hpp>
 #include <outboard/pci/local_handle.hpp>
-#include <outboard/testing/loop_thread.hpp>
 #include <outboard/virtio_pci/function.hpp>
 #include <outboard/virtio_pci/transport.hpp>
+#include <tests/support/loop_thread.hpp>
 
 namespace outboard::example {
 namespace {
@@ -171,7 +171,7 @@ TEST_P(ExampleOverPci, TheCallThatWaitsDoesWhatItSays) {
   expect_accounted(1, 0xfffffffe);
 }
 
-TEST_P(ExampleOverPci, ACallThatWaitsFromInsideACallbackIsRefusedInsteadOfWaitingForItself) {
+TEST_P(ExampleOverPci, ABlockingCallFromACallbackIsRefused) {
   start();
   struct Nested : Call {
     Driver* driver = nullptr;
@@ -189,7 +189,7 @@ TEST_P(ExampleOverPci, ACallThatWaitsFromInsideACallbackIsRefusedInsteadOfWaitin
   EXPECT_EQ(*call.code, EDEADLK);
 }
 
-TEST_P(ExampleOverPci, R_EX_4_D_EX_10_EveryRefusalIsToldOrSaidToBeLostThoughRefusalsRaceWithBuffers) {
+TEST_P(ExampleOverPci, R_EX_4_D_EX_10_EveryRefusalIsReportedOrCountedAsMissed) {
   constexpr std::uint32_t limit = 1000;
   start({.limit = limit}, {.depth = 32, .events = 2});
   Load load(*driver, 32, limit, 10000);
@@ -200,7 +200,7 @@ TEST_P(ExampleOverPci, R_EX_4_D_EX_10_EveryRefusalIsToldOrSaidToBeLostThoughRefu
   expect_accounted(load.refused, limit);
 }
 
-TEST_P(ExampleOverPci, D_EX_8_R_EX_7_LimitAndEpochBelongTogetherWhileTheyChangeAndTheLimitReadHolds) {
+TEST_P(ExampleOverPci, D_EX_8_R_EX_7_LimitAndEpochBelongTogetherWhileTheyChange) {
   // set_limit() is always given the epoch that it begins, beyond what four bytes hold: a torn pair shows.
   constexpr std::uint64_t first = 0xfffffff0, changes = 500;
   start({.limit = 0});
@@ -234,7 +234,7 @@ TEST_P(ExampleOverPci, D_EX_8_R_EX_7_LimitAndEpochBelongTogetherWhileTheyChangeA
   run_until([&] { return told != 0; });
 }
 
-TEST_P(ExampleOverPci, D_EX_12_RestartsInTheMiddleOfItEndEveryCallOnceAndLeaveTheDeviceWell) {
+TEST_P(ExampleOverPci, D_EX_12_RestartsUnderLoadEndEveryCallOnce) {
   constexpr std::uint32_t limit = 1000;
   start({.limit = limit}, {.depth = 32, .events = 3});
   for (unsigned round = 0; round < 30; ++round) {
@@ -270,14 +270,14 @@ TEST_P(ExampleOverPci, D_EX_6_ADeviceThatBreaksInTheMiddleOfItIsWellAfterARestar
   }
 }
 
-TEST_P(ExampleOverPci, D_EX_13_WhatIsCapturedInTheMiddleOfItAccountsForEveryRefusal) {
+TEST_P(ExampleOverPci, D_EX_13_ACaptureUnderLoadAccountsForEveryRefusal) {
   constexpr std::uint32_t limit = 1000;
   for (unsigned round = 0; round < 5; ++round) {
     accounted = 0;
     driver.reset();
     handle.reset();
     for (auto& each : loops) each.reset();
-    start({.limit = limit}, {.depth = 32, .events = 2, .deadline = Duration(0)});
+    start({.limit = limit}, {.depth = 32, .events = 2, .timeout = Duration(0)});
     Load load(*driver, 32, limit, 1000000);
     load.start();
     run_until([&] { return load.finished >= round * 50; });

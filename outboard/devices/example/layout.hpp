@@ -6,11 +6,11 @@
 #include <outboard/base/endian.hpp>
 #include <outboard/virtio/features.hpp>
 
-/// The example device: what lies on the wire, the same for the device and the driver. specification.md beside this file
+/// The example device: the layout on the wire, for device and driver. specification.md beside this file
 /// is its chapter; section numbers (5.x...) are those of the chapter.
 namespace outboard::example {
 
-/// 5.x.1. Not given out: VIRTIO 1.4 lists 1 to 49, and PCI can express 1 to 63. The one place where the number is.
+/// 5.x.1. Not assigned: VIRTIO 1.4 lists 1 to 49, and PCI can express 1 to 63.
 constexpr std::uint32_t device_id = 63;
 
 /// 5.x.2.

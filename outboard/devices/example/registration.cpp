@@ -12,24 +12,24 @@ namespace outboard::example {
 
 namespace {
 
-constexpr std::uint64_t largest = std::numeric_limits<std::uint32_t>::max();
+constexpr std::uint64_t max_value = std::numeric_limits<std::uint32_t>::max();
 
-constexpr std::array words = {
-    OptionHelp{"limit", "N", "refuse values that are larger (offers LIMIT)"},
-    OptionHelp{"limit-file", "FILE", "read the limit here, and again on SIGHUP (offers LIMIT)"},
-    OptionHelp{"queue-size", "N", "entries of a queue, a power of two (64)"},
-    OptionHelp{"break-on", "N", "break when this value comes, to test a driver"},
+constexpr std::array option_table = {
+    OptionHelp{"limit", "N", "refuse larger values (offers LIMIT)"},
+    OptionHelp{"limit-file", "FILE", "read the limit from FILE, again on SIGHUP (offers LIMIT)"},
+    OptionHelp{"queue-size", "N", "entries of a queue, a power of two (default 64)"},
+    OptionHelp{"break-on", "N", "break at this value, to test a driver"},
 };
 
 constexpr std::array feature_names = {virtio::FeatureName{feature::limit, "LIMIT"}};
 
-Result<std::optional<std::uint32_t>> value_of(OptionSet& set, std::string_view word) {
-  if (!set.has(word)) return std::nullopt;
-  OUTBOARD_TRY(const auto value, set.number(word, 0, 0, largest));
+Result<std::optional<std::uint32_t>> value_of(OptionSet& set, std::string_view name) {
+  if (!set.has(name)) return std::nullopt;
+  OUTBOARD_TRY(const auto value, set.number(name, 0, 0, max_value));
   return static_cast<std::uint32_t>(value);
 }
 
-/// What the device would refuse, in the words that were typed.
+/// Checks what the device would refuse, so that the error names the option as typed.
 Status check(const OptionSet& set, const Device::Options& options) {
   if (options.limit && !options.limit_file.empty())
     return Error(EINVAL, "they are mutually exclusive")
@@ -48,7 +48,7 @@ Result<std::unique_ptr<virtio::Device>> make(OptionSet& set, Loop& /*loop*/, con
   options.queue_size = static_cast<std::uint16_t>(queue_size);
   OUTBOARD_TRY(options.break_on, value_of(set, "break-on"));
   OUTBOARD_CHECK(check(set, options));
-  OUTBOARD_CHECK(set.finish(words));
+  OUTBOARD_CHECK(set.finish(option_table));
   OUTBOARD_TRY(std::unique_ptr<virtio::Device> device, Device::create(options));
   return device;
 }
@@ -57,7 +57,7 @@ Result<std::unique_ptr<virtio::Device>> make(OptionSet& set, Loop& /*loop*/, con
 
 constinit const virtio::DeviceType registration{.name = "example",
                                                 .summary = "adds one to a number: the template for new devices",
-                                                .options = words,
+                                                .options = option_table,
                                                 .device_id = device_id,
                                                 .features = feature_names,
                                                 .make = make};

@@ -8,7 +8,7 @@
 #include <kernel/vdpa.h>
 #include <kernel/vduse.h>
 
-#include <outboard/vduse/netlink_spec.hpp>
+#include <outboard/vduse/internal/netlink_spec.hpp>
 #include <outboard/vduse/spec.hpp>
 
 #include "same.hpp"

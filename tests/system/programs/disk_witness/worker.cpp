@@ -31,7 +31,7 @@ Worker::Worker(int disk, const Record& record, Blocks blocks, unsigned seed)
       record_(record),
       own_(blocks),
       random_(seed),
-      buffer_(static_cast<std::byte*>(std::aligned_alloc(block_size, most_blocks * block_size))) {
+      buffer_(static_cast<std::byte*>(std::aligned_alloc(block_size, max_blocks * block_size))) {
   for (std::uint64_t i = 0; i < own_.count; ++i)
     number_ = std::max(number_, record_.last_submitted(own_.first + i));  // goes on where an earlier run has ended
 }
@@ -42,8 +42,8 @@ bool Worker::run(const std::atomic<bool>& stop) {
   while (!stop.load(std::memory_order_relaxed)) {
     if (!step()) return false;
   }
-  for (std::uint64_t i = 0; i < own_.count; i += most_blocks) {
-    if (!read({own_.first + i, std::min(most_blocks, own_.count - i)})) return false;
+  for (std::uint64_t i = 0; i < own_.count; i += max_blocks) {
+    if (!read({own_.first + i, std::min(max_blocks, own_.count - i)})) return false;
   }
   return true;
 }
@@ -56,7 +56,7 @@ bool Worker::step() {
 }
 
 Worker::Blocks Worker::choose() {
-  const std::uint64_t count = 1 + random_() % std::min(most_blocks, own_.count);
+  const std::uint64_t count = 1 + random_() % std::min(max_blocks, own_.count);
   return {own_.first + random_() % (own_.count - count + 1), count};
 }
 

@@ -29,7 +29,7 @@ class Worker {
   bool run(const std::atomic<bool>& stop);
 
  private:
-  static constexpr std::uint64_t most_blocks = 8;  // of one operation
+  static constexpr std::uint64_t max_blocks = 8;  // of one operation
 
   bool step();
   bool write(Blocks blocks);

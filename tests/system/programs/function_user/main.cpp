@@ -11,6 +11,7 @@
 #include <outboard/base/fd.hpp>
 #include <outboard/memory/fault_guard.hpp>
 #include <outboard/pci/capability_ids.hpp>
+#include <outboard/pci/express_registers.hpp>
 #include <outboard/pci/registers.hpp>
 #include <outboard/targets/target.hpp>
 

@@ -33,7 +33,7 @@ namespace {
 using namespace std::chrono_literals;
 using Clock = std::chrono::steady_clock;
 
-constexpr auto patience = 60s;
+constexpr auto timeout = 60s;
 
 class Progress {
  public:
@@ -82,7 +82,7 @@ std::optional<Clock::duration> wait_for_progress(const Loop& loop, pid_t child, 
   const auto began = Clock::now();
   while (loop.progress.now() == before) {
     if (!alive(child)) return std::nullopt;
-    if (Clock::now() - began > patience) {
+    if (Clock::now() - began > timeout) {
       fmt::print(stderr, "kill_loop: nothing has been done for a minute since the start of {}\n", child);
       return std::nullopt;
     }

@@ -24,11 +24,11 @@ using vfio::Handle;
 
 struct Given {
   pci::Address address;
-  vfio::Door door = vfio::Door::automatic;
+  vfio::Interface interface = vfio::Interface::automatic;
 
   Result<std::unique_ptr<Handle>> open(bool huge_pages = false) const {
     Handle::Options options;
-    options.door.door = door;
+    options.interface.interface = interface;
     options.huge_pages = huge_pages;
     return Handle::open(address, options);
   }
@@ -286,7 +286,7 @@ int run(int argc, char** argv) {
   const auto address = pci::Address::parse(argv[2]);
   if (!address) return 2;
   Given given{.address = *address};
-  if (argc > 3) given.door = std::string_view(argv[3]) == "cdev" ? vfio::Door::cdev : vfio::Door::group;
+  if (argc > 3) given.interface = std::string_view(argv[3]) == "cdev" ? vfio::Interface::cdev : vfio::Interface::group;
   const Status done = found->second(given);
   if (done) return 0;
   fmt::print("{}: {}\n{}\n", argv[1], done.error().message(), done.error().cure());

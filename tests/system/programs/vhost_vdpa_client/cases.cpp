@@ -100,7 +100,7 @@ Status other_memory_comes_and_goes(const Arguments& arguments) {
 
 /// Reads into memory at an I/O address, from the disk's start; what became of it.
 struct Reads {
-  static constexpr std::chrono::seconds patience{10};
+  static constexpr std::chrono::seconds timeout{10};
 
   std::vector<blk::Io> ios;
   std::vector<virtio::Element> elements;
@@ -121,7 +121,7 @@ struct Reads {
   /// Waits until all have ended. A driver that names memory which it has not given breaks a rule; since VDUSE has no way to
   /// tell it that the device needs a reset, its requests fail and the device lives.
   Status finish(Disk& disk) const {
-    const auto end = std::chrono::steady_clock::now() + patience;
+    const auto end = std::chrono::steady_clock::now() + timeout;
     while (open != 0 && std::chrono::steady_clock::now() < end) OUTBOARD_CHECK(pump(*disk.driver));
     if (open != 0) disk.driver.reset();  // they are on this stack
     OUTBOARD_CHECK(expect(open == 0, "requests have not ended with the driver"));

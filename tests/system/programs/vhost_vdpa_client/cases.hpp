@@ -24,4 +24,7 @@ struct Case {
 
 std::span<const Case> cases();
 
+/// Those that need messages of VDUSE which Linux 7.3 has: SUSPEND and SET_VQ_READY.
+std::span<const Case> pause_cases();
+
 }  // namespace outboard::vhost

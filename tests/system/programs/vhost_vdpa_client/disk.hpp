@@ -17,11 +17,11 @@ struct Disk {
   const Node& node() const { return transport->node(); }
 };
 
-/// Negotiates and starts the disk. The driver never loses patience: a test that waits for ever is ended from outside.
+/// Negotiates and starts the disk. The driver has no timeout: a test that hangs is ended from outside.
 inline Result<Disk> start(const Arguments& arguments) {
   OUTBOARD_TRY(auto transport, Transport::open(arguments.node));
   const blk::Driver::Options options{
-      .queues = arguments.queues, .packed = arguments.packed, .deadline = Duration::zero()};
+      .queues = arguments.queues, .packed = arguments.packed, .timeout = Duration::zero()};
   OUTBOARD_TRY(auto driver, blk::Driver::start(*transport, options));
   if (driver.features().has(virtio::Feature::ring_packed) != arguments.packed)
     return Error(EPROTO, "the ring is not of the kind that was asked for");

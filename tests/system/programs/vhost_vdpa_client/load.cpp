@@ -22,11 +22,11 @@ Result<std::unique_ptr<Load>> Load::create(blk::Driver& driver, unsigned depth) 
     auto slot = std::make_unique<Slot>();
     slot->load = load.get();
     slot->queue = i % driver.queue_count();
-    slot->first = blk::Sector{i * most_sectors};
-    OUTBOARD_TRY(slot->buffer, driver.dma().allocate(most_sectors * blk::sector_size));
+    slot->first = blk::Sector{i * max_sectors};
+    OUTBOARD_TRY(slot->buffer, driver.dma().allocate(max_sectors * blk::sector_size));
     load->slots_.push_back(std::move(slot));
   }
-  if (load->slots_.size() * most_sectors * blk::sector_size > driver.capacity()) return Error(EINVAL, "a small disk");
+  if (load->slots_.size() * max_sectors * blk::sector_size > driver.capacity()) return Error(EINVAL, "a small disk");
   return load;
 }
 
@@ -34,7 +34,7 @@ Result<std::unique_ptr<Load>> Load::create(blk::Driver& driver, unsigned depth) 
 Status Load::submit(Slot& slot) {
   const bool writes = slot.sectors == 0 || slot.io.kind == blk::Io::Kind::read;
   if (writes) {
-    slot.sectors = 1 + random_() % most_sectors;
+    slot.sectors = 1 + random_() % max_sectors;
     ++slot.number;
   }
   const std::size_t bytes = slot.sectors * blk::sector_size;

@@ -26,7 +26,7 @@ class Load {
   std::uint64_t completed() const { return completed_; }
 
  private:
-  static constexpr std::uint64_t most_sectors = 64;  // of one operation
+  static constexpr std::uint64_t max_sectors = 64;  // of one operation
 
   struct Slot {
     Load* load = nullptr;

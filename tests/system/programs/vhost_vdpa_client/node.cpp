@@ -18,9 +18,10 @@ Result<Node> Node::open(const std::string& path) {
   OUTBOARD_CHECK(node.call(spec::ioctl::set_owner, nullptr, "VHOST_SET_OWNER"));
   OUTBOARD_TRY(const auto offered,
                node.get(spec::ioctl::get_backend_features, std::uint64_t{0}, "GET_BACKEND_FEATURES"));
-  const std::uint64_t wanted =
-      spec::backend_feature::msg_v2 | spec::backend_feature::batch | spec::backend_feature::asid;
+  const std::uint64_t wanted = spec::backend_feature::msg_v2 | spec::backend_feature::batch |
+                               spec::backend_feature::asid | spec::backend_feature::suspend;
   OUTBOARD_CHECK(node.set(spec::ioctl::set_backend_features, offered & wanted, "SET_BACKEND_FEATURES"));
+  node.can_suspend_ = (offered & spec::backend_feature::suspend) != 0;
   return node;
 }
 

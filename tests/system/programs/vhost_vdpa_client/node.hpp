@@ -20,6 +20,8 @@ class Node {
   static Result<Node> open(const std::string& path);
 
   const std::string& path() const { return path_; }
+  /// Whether the kernel and the device's server know VHOST_VDPA_SUSPEND (Linux 7.3).
+  bool can_suspend() const { return can_suspend_; }
 
   template <typename T>
   Result<T> get(std::uint32_t request, T value, const char* name) const {
@@ -32,6 +34,8 @@ class Node {
   }
 
   Result<std::uint8_t> status() const { return get(spec::ioctl::get_status, std::uint8_t{0}, "VDPA_GET_STATUS"); }
+  /// Comes back when the device is at rest; it rests until it is reset.
+  Status suspend() const { return call(spec::ioctl::suspend, nullptr, "VHOST_VDPA_SUSPEND"); }
   Status set_status(std::uint8_t status) const { return set(spec::ioctl::set_status, status, "VDPA_SET_STATUS"); }
   Status read_config(std::uint32_t offset, MutableBytes into) const;
 
@@ -50,6 +54,7 @@ class Node {
 
   UniqueFd fd_;
   std::string path_;
+  bool can_suspend_ = false;
 };
 
 }  // namespace outboard::vhost

@@ -54,7 +54,7 @@ namespace perm {
 constexpr std::uint8_t read = 1, write = 2, read_write = 3;
 }
 namespace backend_feature {
-constexpr std::uint64_t msg_v2 = 1U << 1, batch = 1U << 2, asid = 1U << 3;
+constexpr std::uint64_t msg_v2 = 1U << 1, batch = 1U << 2, asid = 1U << 3, suspend = 1U << 4;
 }
 
 namespace ioctl {
@@ -86,6 +86,7 @@ constexpr std::uint32_t get_config_size = number(read, 0x79, 4);
 constexpr std::uint32_t get_as_num = number(read, 0x7a, 4);
 constexpr std::uint32_t get_vring_group = number(both, 0x7b, sizeof(VringState));
 constexpr std::uint32_t set_group_asid = number(write, 0x7c, sizeof(VringState));
+constexpr std::uint32_t suspend = number(none, 0x7d, 0);
 constexpr std::uint32_t get_vqs_count = number(read, 0x80, 4);
 constexpr std::uint32_t get_group_num = number(read, 0x81, 4);
 

@@ -1,0 +1,26 @@
+# Precompiled headers: a third to a half of the time that a source takes is the standard library's and GoogleTest's headers.
+#
+# Only in trees of our own: who adds us as a subdirectory has other flags. A source that relies on them without including what it
+# uses is found by tests/lint/check_std_includes.py.
+
+include_guard(GLOBAL)
+
+option(OUTBOARD_PRECOMPILE "Precompile the headers of the standard library and of GoogleTest" ${PROJECT_IS_TOP_LEVEL})
+
+# outboard_precompile(TARGET library|tests): both kinds are compiled once, with the flags of the first target that asks; a target
+# with others cannot have them.
+function(outboard_precompile target kind)
+  if(NOT OUTBOARD_PRECOMPILE)
+    return()
+  endif()
+  get_property(first GLOBAL PROPERTY OUTBOARD_PRECOMPILED_${kind})
+  if(first)
+    target_precompile_headers(${target} REUSE_FROM ${first})
+  else()
+    set_property(GLOBAL PROPERTY OUTBOARD_PRECOMPILED_${kind} ${target})
+    target_precompile_headers(${target} PRIVATE "${PROJECT_SOURCE_DIR}/cmake/precompiled/${kind}.hpp")
+  endif()
+  # For ccache, which else takes each precompiled header for another one.
+  target_compile_options(${target} PRIVATE
+    $<$<CXX_COMPILER_ID:GNU>:-fpch-preprocess> "$<$<CXX_COMPILER_ID:Clang>:SHELL:-Xclang -fno-pch-timestamp>")
+endfunction()

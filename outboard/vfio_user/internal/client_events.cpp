@@ -1,0 +1,79 @@
+#include <outboard/vfio_user/internal/client_events.hpp>
+
+#include <sys/epoll.h>
+
+namespace outboard::vfio_user {
+namespace {
+
+namespace abi = vfio_abi;
+using spec::Command;
+
+void watch(const UniqueFd& poll, int operation, int fd, std::uint32_t events) {
+  epoll_event event{.events = events, .data = {}};
+  ::epoll_ctl(poll.get(), operation, fd, &event);
+}
+
+std::uint32_t socket_events(const Requests& requests) {
+  return requests.wants_write() ? EPOLLIN | EPOLLOUT : std::uint32_t{EPOLLIN};
+}
+
+}  // namespace
+
+int ClientEvents::poll_fd() {
+  if (poll_) return poll_.get();
+  poll_.reset(::epoll_create1(EPOLL_CLOEXEC));
+  const Requests& requests = connection_.requests();
+  socket_events_ = socket_events(requests);
+  watch(poll_, EPOLL_CTL_ADD, requests.fd(), socket_events_);
+  for (const EventFd* eventfd : {&error_, &request_}) {
+    if (eventfd->valid()) watch(poll_, EPOLL_CTL_ADD, eventfd->get(), EPOLLIN);
+  }
+  return poll_.get();
+}
+
+void ClientEvents::update_poll() {
+  const Requests& requests = connection_.requests();
+  if (!poll_ || watching_ == Watching::nothing || socket_events(requests) == socket_events_) return;
+  socket_events_ = socket_events(requests);
+  watch(poll_, EPOLL_CTL_MOD, requests.fd(), socket_events_);
+}
+
+Status ClientEvents::bind() {
+  if (watching_ != Watching::socket || connection_.gone()) return {};
+  watching_ = Watching::socket_and_events;
+  if (connection_.server().max_msg_fds == 0) return {};
+  OUTBOARD_CHECK(bind(pci::InterruptKind::error, error_));
+  return bind(pci::InterruptKind::request, request_);
+}
+
+Status ClientEvents::bind(pci::InterruptKind kind, EventFd& eventfd) {
+  if (connection_.description().interrupts[static_cast<std::size_t>(kind)].count == 0) return {};
+  OUTBOARD_TRY(eventfd, EventFd::create());
+  const int fd = eventfd.get();
+  const abi::IrqSet set{.argsz = sizeof(abi::IrqSet),
+                        .flags = abi::irq_set_flag::data_eventfd | abi::irq_set_flag::action_trigger,
+                        .index = static_cast<std::uint32_t>(kind),
+                        .start = 0,
+                        .count = 1};
+  connection_.requests().start(
+      {.command = Command::device_set_irqs, .head = as_bytes_of(set), .fds = std::span<const int>(&fd, 1)},
+      [&connection = connection_](const Result<Requests::Reply>& reply) {
+        if (!reply) connection.options().log.info("{}: no events: {}", connection.name(), reply.error().message());
+      });
+  if (poll_) watch(poll_, EPOLL_CTL_ADD, eventfd.get(), EPOLLIN);
+  return {};
+}
+
+bool ClientEvents::take(pci::InterruptKind kind) {
+  const EventFd& eventfd = kind == pci::InterruptKind::error ? error_ : request_;
+  return eventfd.valid() && eventfd.drain() != 0;
+}
+
+bool ClientEvents::take_gone() {
+  if (!connection_.gone() || watching_ == Watching::nothing) return false;
+  watching_ = Watching::nothing;
+  if (poll_) ::epoll_ctl(poll_.get(), EPOLL_CTL_DEL, connection_.requests().fd(), nullptr);
+  return true;
+}
+
+}  // namespace outboard::vfio_user

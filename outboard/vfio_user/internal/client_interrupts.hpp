@@ -1,0 +1,29 @@
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include <outboard/vfio_user/internal/server_connection.hpp>
+
+namespace outboard::vfio_user {
+
+/// The function's interrupts as its client uses them: DEVICE_SET_IRQS. One thread. Errors as pci::Handle.
+class ClientInterrupts {
+ public:
+  explicit ClientInterrupts(ServerConnection& connection) : connection_(connection) {}
+
+  Result<pci::InterruptInfo> info(pci::InterruptKind kind) const;
+  Status bind(pci::InterruptKind kind, std::uint32_t start, const std::vector<EventFd>& eventfds);
+  Status bind_unmask(const EventFd& eventfd);
+  Status disable(pci::InterruptKind kind);
+  Status mask(pci::InterruptKind kind, std::uint32_t start, std::uint32_t count);
+  Status unmask(pci::InterruptKind kind, std::uint32_t start, std::uint32_t count);
+  Status trigger(pci::InterruptKind kind, std::uint32_t start, std::uint32_t count);
+
+ private:
+  Status act(std::uint32_t action, pci::InterruptKind kind, std::uint32_t start, std::uint32_t count);
+
+  ServerConnection& connection_;
+};
+
+}  // namespace outboard::vfio_user
