@@ -5,6 +5,12 @@
 
 include_guard(GLOBAL)
 
+# What most sources of the library include, and what most tests do. In angle brackets, since CMake writes any other name with its
+# whole path, and ccache would take each clone's precompiled headers for others.
+set(OUTBOARD_PRECOMPILE_library <algorithm> <array> <atomic> <chrono> <cstddef> <cstdint> <cstring> <deque> <expected> <functional>
+  <map> <memory> <mutex> <optional> <ranges> <span> <string> <string_view> <utility> <vector> <fmt/format.h>)
+set(OUTBOARD_PRECOMPILE_tests ${OUTBOARD_PRECOMPILE_library} <filesystem> <fstream> <gmock/gmock.h> <gtest/gtest.h>)
+
 option(OUTBOARD_PRECOMPILE "Precompile the headers of the standard library and of GoogleTest" ${PROJECT_IS_TOP_LEVEL})
 
 # outboard_precompile(TARGET library|tests): both kinds are compiled once, with the flags of the first target that asks; a target
@@ -18,9 +24,9 @@ function(outboard_precompile target kind)
     target_precompile_headers(${target} REUSE_FROM ${first})
   else()
     set_property(GLOBAL PROPERTY OUTBOARD_PRECOMPILED_${kind} ${target})
-    target_precompile_headers(${target} PRIVATE "${PROJECT_SOURCE_DIR}/cmake/precompiled/${kind}.hpp")
+    target_precompile_headers(${target} PRIVATE ${OUTBOARD_PRECOMPILE_${kind}})
   endif()
-  # For ccache, which else takes each precompiled header for another one.
+  # For ccache, too: without these each precompiled header is another one.
   target_compile_options(${target} PRIVATE
     $<$<CXX_COMPILER_ID:GNU>:-fpch-preprocess> "$<$<CXX_COMPILER_ID:Clang>:SHELL:-Xclang -fno-pch-timestamp>")
 endfunction()
