@@ -1,5 +1,5 @@
 """A Linux guest in QEMU uses disks that `outboard serve blk` exports over vfio-user."""
-# ctest: TIMEOUT 1200
+# ctest: TIMEOUT 1200 COST 200
 
 import hashlib
 import os

@@ -3,7 +3,7 @@
 Split and packed rings with one, two and four queues, on threads, and with the server's own bounce buffer; 306 kills in all,
 or nine times OUTBOARD_KILLS (./dev soak).
 """
-# ctest: TIMEOUT 1800 PROCESSORS 1
+# ctest: TIMEOUT 1800 PROCESSORS 1 COST 150
 
 import os
 

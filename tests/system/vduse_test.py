@@ -1,5 +1,5 @@
 """A Linux guest whose kernel gets its disks from `outboard serve blk --listen vduse:NAME`, inside that guest."""
-# ctest: TIMEOUT 1800 PROCESSORS 1
+# ctest: TIMEOUT 1800 PROCESSORS 1 COST 350
 
 import harness
 from vduse_guest import run_guest

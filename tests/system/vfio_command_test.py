@@ -1,5 +1,5 @@
 """`outboard pci`, `outboard doctor` and what a user is told, in guests with VFIO of both kernels."""
-# ctest: TIMEOUT 900 PROCESSORS 1
+# ctest: TIMEOUT 900 PROCESSORS 1 COST 160
 
 from vfio_guest import IOMMU, run_guest
 

@@ -1,5 +1,5 @@
 """Kernel VFIO in a guest with an emulated Intel IOMMU: its functions under vfio-pci, driven by our programs in the guest."""
-# ctest: TIMEOUT 1200 PROCESSORS 1
+# ctest: TIMEOUT 1200 PROCESSORS 1 COST 180
 
 import re
 import time
