@@ -19,7 +19,7 @@ set(OUTBOARD_MAY_INCLUDE_vduse journal virtio memory base)
 set(OUTBOARD_MAY_INCLUDE_devices virtio pci storage memory base)
 set(OUTBOARD_MAY_INCLUDE_drivers virtio pci memory base)
 set(OUTBOARD_MAY_INCLUDE_targets devices vduse journal virtio_pci vfio_user vfio vfio_abi storage virtio pci memory base)
-set(OUTBOARD_MAY_INCLUDE_testing virtio pci memory base)
+set(OUTBOARD_MAY_INCLUDE_testing virtio pci storage memory base)
 
 # From the bottom up; the order in which the folders are added.
 set(OUTBOARD_ROOMS base memory pci virtio storage vfio_abi vfio vfio_user virtio_pci journal vduse devices targets testing)

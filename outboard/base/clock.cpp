@@ -1,11 +1,13 @@
 #include <outboard/base/loop.hpp>
 
+#include <outboard/base/internal/system_calls.hpp>
+
 namespace outboard {
 
 Clock& Clock::system() {
   class System final : public Clock {
    public:
-    TimePoint now() const override { return std::chrono::time_point_cast<Duration>(std::chrono::steady_clock::now()); }
+    TimePoint now() const override { return system_calls().now(); }
   };
   static System system;  // has no state
   return system;

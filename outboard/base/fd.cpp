@@ -2,7 +2,6 @@
 
 #include <fcntl.h>
 #include <linux/kcmp.h>
-#include <sys/eventfd.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
@@ -15,6 +14,7 @@
 #include <string_view>
 
 #include <outboard/base/internal/eventfds.hpp>
+#include <outboard/base/internal/system_calls.hpp>
 
 namespace outboard {
 namespace {
@@ -63,13 +63,13 @@ void UniqueFd::reset(int fd) {
 }
 
 Result<UniqueFd> UniqueFd::duplicate() const {
-  const int copy = ::fcntl(fd_, F_DUPFD_CLOEXEC, 3);
+  const int copy = system_calls().duplicate(fd_);
   if (copy < 0) return Error::from_errno("duplicating a file descriptor");
   return UniqueFd(copy);
 }
 
 Result<EventFd> EventFd::create() {
-  UniqueFd fd(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
+  UniqueFd fd(system_calls().make_eventfd());
   if (!fd) return Error::from_errno("creating an eventfd");
   return EventFd(std::move(fd), Owner::us);
 }
@@ -91,12 +91,7 @@ Result<EventFd> EventFd::duplicate() const {
 
 void EventFd::signal() const { signal_eventfd(fd_.get(), owner_); }
 
-bool signal_eventfd(int fd, EventFd::Owner owner) {
-  if (owner == EventFd::Owner::peer) return signal_peers_eventfd(fd);
-  const std::uint64_t one = 1;
-  // EAGAIN: the counter is saturated, so nobody has looked for 2^64 events; one more tells nothing.
-  return ::write(fd, &one, sizeof one) >= 0 || errno != EBADF;
-}
+bool signal_eventfd(int fd, EventFd::Owner owner) { return system_calls().signal(fd, owner); }
 
 std::uint64_t drain_eventfd(int fd) {
   std::uint64_t count = 0;

@@ -10,6 +10,7 @@
 #include <map>
 
 #include <outboard/base/internal/process_memory.hpp>
+#include <outboard/base/internal/system_calls.hpp>
 #include <outboard/memory/dma_space.hpp>
 #include <outboard/memory/internal/buddy.hpp>
 #include <outboard/memory/internal/iova_allocator.hpp>
@@ -25,7 +26,7 @@ class SharedFile {
   /// `huge`: of pages of 2 MiB, of which `size` is a multiple, or an error.
   static Result<SharedFile> create(std::uint64_t size, std::uint64_t alignment, bool huge);
   ~SharedFile() {
-    if (!bytes_.empty()) ::munmap(bytes_.data(), bytes_.size());
+    if (!bytes_.empty()) system_calls().unmap(bytes_.data(), bytes_.size());
   }
   SharedFile(SharedFile&& other) noexcept : fd_(std::move(other.fd_)), bytes_(std::exchange(other.bytes_, {})) {}
   SharedFile& operator=(SharedFile&&) = delete;
@@ -62,7 +63,7 @@ Error no_memory_file(Error error) {
 
 Result<SharedFile> SharedFile::create(std::uint64_t size, std::uint64_t alignment, bool huge) {
   const unsigned kind = huge ? MFD_HUGETLB | MFD_HUGE_2MB : 0;
-  UniqueFd fd(::memfd_create("outboard-dma", MFD_CLOEXEC | MFD_ALLOW_SEALING | kind));
+  UniqueFd fd(system_calls().make_memory_file("outboard-dma", MFD_CLOEXEC | MFD_ALLOW_SEALING | kind));
   if (!fd) return no_memory_file(Error::from_errno("creating a memory file for DMA"));
   if (::ftruncate(fd.get(), static_cast<off_t>(size)) < 0) return Error::from_errno("sizing a memory file for DMA");
   if (::fcntl(fd.get(), F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) < 0) {
@@ -70,7 +71,7 @@ Result<SharedFile> SharedFile::create(std::uint64_t size, std::uint64_t alignmen
   }
   OUTBOARD_TRY(std::byte * base, reserve(size, huge ? std::max(alignment, huge_page) : alignment));
   SharedFile file(std::move(fd), MutableBytes(base, size));
-  if (::mmap(base, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, file.fd_.get(), 0) == MAP_FAILED) {
+  if (system_calls().map(base, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, file.fd_.get(), 0) == MAP_FAILED) {
     return Error::from_errno("mapping a memory file for DMA");
   }
   return file;
@@ -163,11 +164,12 @@ Result<DmaBuffer> DmaPool::State::from_shared(DmaPool& pool, std::uint64_t size,
   return Error(ENOMEM, "a new DMA arena is too small");
 }
 
-/// Gives an arena back. When that fails the device may still reach it: neither memory nor addresses are used again.
+/// Gives an arena back. When that fails the device may still reach it: neither memory nor addresses are used again. The memory
+/// stays mapped if the device reaches it by this mapping; else a driver that connects again and again would fill the process.
 void DmaPool::State::remove_arena(std::map<Iova, Arena>::iterator arena) {
   if (mapper.unmap(arena->second.range)) {
     addresses.release(arena->second.range);
-  } else {
+  } else if (!limits.device_holds_pages) {
     arena->second.memory.leak();
   }
   arenas.erase(arena);

@@ -17,6 +17,7 @@
 #include <outboard/testing/fake_iommu.hpp>
 #include <outboard/testing/manual_loop.hpp>
 #include <tests/support/denied_calls.hpp>
+#include <tests/support/own_mappings.hpp>
 
 namespace outboard::memory {
 namespace {
@@ -146,6 +147,25 @@ TEST_F(DmaPoolTest, ArenaWhoseUnmapFailsIsNotUsedAgain) {
   EXPECT_FALSE(next.range().overlaps(range));
   EXPECT_NE(next.data(), bytes.data());
   EXPECT_EQ(::munmap(bytes.data(), bytes.size()), 0);
+}
+
+TEST_F(DmaPoolTest, PagesThatTheDeviceHoldsDoNotStayMapped) {
+  auto limits = testing::FakeIommu::default_limits();
+  limits.device_holds_pages = true;
+  testing::FakeIommu iommu(map_, limits);
+  const auto mapped = [] {
+    return std::ranges::count_if(testing::own_mappings(), [](const testing::OwnMapping& one) {
+      return one.file.find("outboard-dma") != std::string::npos;
+    });
+  };
+  const auto before = mapped();
+  {
+    DmaPool pool(iommu);
+    const auto buffer = pool.allocate(64);
+    EXPECT_GT(mapped(), before);
+    iommu.fail_unmaps(EIO);
+  }
+  EXPECT_EQ(mapped(), before);
 }
 
 TEST_F(DmaPoolTest, RefusalOfTheMapperIsPassedOnAndLeavesNothingBehind) {

@@ -55,6 +55,8 @@ class DmaSpace {
     std::uint64_t page_size = 4096;
     std::uint64_t max_mappings = 65535;
     std::vector<IovaRange> valid;  ///< where I/O addresses may lie
+    /// The device holds the pages itself, by a mapping of its own: this process may unmap memory that the device still uses.
+    bool device_holds_pages = false;
     /// Those of a function in software: all addresses except the first page, so that an address that a driver forgot to set
     /// (0) is an error.
     static std::vector<IovaRange> all_but_first_page() { return {{Iova{4096}, UINT64_MAX - 4095}}; }

@@ -10,6 +10,7 @@
 #include <limits>
 
 #include <outboard/base/internal/process_memory.hpp>
+#include <outboard/base/internal/system_calls.hpp>
 #include <outboard/memory/fault_guard.hpp>
 #include <outboard/memory/internal/fault_registry.hpp>
 
@@ -125,7 +126,7 @@ Result<std::shared_ptr<HostMemory>> HostMemory::map_pages(int fd, const FileFact
   const std::uint64_t length = round_up(offset + size, file.page_size) - begin;
   const int protection = allows(access, Access::write) ? PROT_READ | PROT_WRITE : PROT_READ;
   // Without MAP_NORESERVE, huge pages would be set aside for all of the range, also where the client has none.
-  void* mapped = ::mmap(nullptr, length, protection, MAP_SHARED | MAP_NORESERVE, fd, static_cast<off_t>(begin));
+  void* mapped = system_calls().map(nullptr, length, protection, MAP_SHARED | MAP_NORESERVE, fd, static_cast<off_t>(begin));
   if (mapped == MAP_FAILED) return Error::from_errno("mapping a memory file");
   auto* base = static_cast<std::byte*>(mapped);
   ::madvise(mapped, length, MADV_DONTDUMP);  // a guest's memory has no place in our core file
@@ -156,7 +157,7 @@ std::shared_ptr<HostMemory> HostMemory::borrowed(MutableBytes bytes) {
 HostMemory::~HostMemory() {
   if (slot_ != nullptr) FaultRegistry::instance().remove(*slot_);
   if (mapped_.empty()) return;
-  ::munmap(mapped_.data(), mapped_.size());
+  system_calls().unmap(mapped_.data(), mapped_.size());
   // What cannot be taken back now is when the next one goes.
   [[maybe_unused]] const bool complete = slot_ == nullptr || fault_guard_has_its_spares();
 }

@@ -7,6 +7,7 @@
 #include <algorithm>
 
 #include <outboard/testing/manual_loop.hpp>
+#include <tests/support/own_mappings.hpp>
 #include <tests/support/vfio_user_client_fixture.hpp>
 
 // Memory that the server reaches by messages.
@@ -229,6 +230,25 @@ TEST_F(ClientRows, ADmaMapThatIsRefusedLeavesNoWindow) {
   server_.send(Command::dma_read, joined(spec::DmaAccess{asked.address, 1}));
   ASSERT_TRUE(client_->process());
   EXPECT_EQ(server_.receive()->error(), EFAULT);
+}
+
+using ClientOfALostServer = ClientRows;
+
+TEST_F(ClientOfALostServer, KeepsNoMemoryMapped) {
+  const auto mapped = [] {
+    return std::ranges::count_if(testing::own_mappings(), [](const testing::OwnMapping& one) {
+      return one.file.find("outboard-dma") != std::string::npos;
+    });
+  };
+  connect();
+  reply(Command::dma_map, next_id_++, {});
+  auto buffer = client_->dma().allocate(64);
+  ASSERT_TRUE(buffer) << buffer.error().message();
+  EXPECT_EQ(mapped(), 1);
+  server_.close();
+  buffer->reset();
+  client_.reset();
+  EXPECT_EQ(mapped(), 0);
 }
 
 }  // namespace

@@ -7,6 +7,7 @@
 
 #include <outboard/base/internal/budget.hpp>
 #include <outboard/base/internal/log_limit.hpp>
+#include <outboard/base/internal/system_calls.hpp>
 #include <outboard/base/reactor.hpp>
 #include <outboard/memory/fault_guard.hpp>
 #include <outboard/vfio_user/internal/refusal.hpp>
@@ -122,7 +123,7 @@ void Server::State::on_connection() {
 }
 
 bool Server::State::accept_one() {
-  UniqueFd connection(::accept4(socket.fd(), nullptr, nullptr, SOCK_CLOEXEC));
+  UniqueFd connection(system_calls().accept(socket.fd()));
   if (!connection) {
     if ((errno == EMFILE || errno == ENFILE) && turn_away()) return true;
     if (errno != EAGAIN && errno != EINTR && errno != ECONNABORTED) back_off(errno);
@@ -140,7 +141,7 @@ bool Server::State::accept_one() {
 /// not.
 bool Server::State::turn_away() {
   spare.reset();
-  UniqueFd connection(::accept4(socket.fd(), nullptr, nullptr, SOCK_CLOEXEC));
+  UniqueFd connection(system_calls().accept(socket.fd()));
   const int error = errno;
   const bool turned_away = connection.valid();
   connection.reset();

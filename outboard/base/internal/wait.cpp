@@ -9,6 +9,8 @@
 
 #include <fmt/format.h>
 
+#include <outboard/base/internal/system_calls.hpp>
+
 namespace outboard {
 
 namespace {
@@ -19,12 +21,12 @@ std::atomic<int> interruption_fd{-1};
 }  // namespace
 
 bool wait_readable(int fd, TimePoint end) {
-  constexpr std::int64_t max_ms = 60'000;
+  constexpr Duration max_wait = std::chrono::minutes(1);
   while (true) {
-    const auto left = std::chrono::ceil<std::chrono::milliseconds>(end - Clock::system().now()).count();
+    const Duration left = end - Clock::system().now();
     pollfd state{fd, POLLIN, 0};
-    if (::poll(&state, 1, static_cast<int>(std::clamp<std::int64_t>(left, 0, max_ms))) == 1) return true;
-    if (left <= 0) return false;
+    if (system_calls().poll(&state, 1, std::clamp<Duration>(left, Duration::zero(), max_wait)) == 1) return true;
+    if (left <= Duration::zero()) return false;
   }
 }
 

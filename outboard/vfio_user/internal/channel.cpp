@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <string>
 
+#include <outboard/base/internal/system_calls.hpp>
 #include <outboard/vfio_user/internal/message_descriptors.hpp>
 
 namespace outboard::vfio_user {
@@ -100,7 +101,7 @@ ssize_t Channel::receive_bytes(msghdr& message, std::size_t size, Longer longer,
   message.msg_iovlen = longer == Longer::is_left ? 2 : 1;
   // Room for one descriptor more than allowed costs nothing and leaves fewer of them to the kernel to drop.
   message.msg_controllen = CMSG_SPACE(sizeof(int) * limits_.max_fds);
-  return ::recvmsg(socket_.get(), &message, MSG_CMSG_CLOEXEC | flags_of(wait));
+  return system_calls().receive(socket_.get(), message, MSG_CMSG_CLOEXEC | flags_of(wait));
 }
 
 /// What waits, up to `size` bytes or the end of the first send that brings descriptors.
@@ -109,7 +110,7 @@ Channel::Waiting Channel::peek(std::size_t size, Wait wait) {
   msghdr message{};
   message.msg_iov = &piece;
   message.msg_iovlen = 1;
-  const ssize_t got = ::recvmsg(socket_.get(), &message, MSG_PEEK | flags_of(wait));
+  const ssize_t got = system_calls().receive(socket_.get(), message, MSG_PEEK | flags_of(wait));
   // There is no room for descriptors, and they stay.
   return {.size = got, .descriptors = got > 0 && (message.msg_flags & MSG_CTRUNC) != 0};
 }

@@ -68,7 +68,8 @@ memory::DmaSpace::Limits ClientMemory::limits() const {
   const Capabilities& server = connection_.server();
   return {.page_size = server.pgsizes & (~server.pgsizes + 1),
           .max_mappings = server.max_dma_maps,
-          .valid = memory::DmaSpace::Limits::all_but_first_page()};
+          .valid = memory::DmaSpace::Limits::all_but_first_page(),
+          .device_holds_pages = true};
 }
 
 }  // namespace outboard::vfio_user

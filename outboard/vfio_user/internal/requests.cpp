@@ -5,6 +5,7 @@
 
 #include <algorithm>
 
+#include <outboard/base/internal/system_calls.hpp>
 #include <outboard/vfio_user/internal/message_header.hpp>
 
 namespace outboard::vfio_user {
@@ -257,9 +258,7 @@ bool Requests::receive_spinning(Duration limit) {
 void Requests::poll_socket(Duration limit) {
   const short wanted = channel_.queued() != 0 ? POLLIN | POLLOUT : POLLIN;
   pollfd state{.fd = channel_.fd(), .events = wanted, .revents = 0};
-  const auto seconds = std::chrono::duration_cast<std::chrono::seconds>(limit);
-  const timespec timeout{.tv_sec = seconds.count(), .tv_nsec = (limit - seconds).count()};
-  if (::ppoll(&state, 1, &timeout, nullptr) <= 0) return;
+  if (system_calls().poll(&state, 1, limit) <= 0) return;
   if ((state.revents & POLLOUT) != 0) {
     if (auto flushed = flush(); !flushed) return fail(flushed.error());
   }

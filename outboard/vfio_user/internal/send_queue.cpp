@@ -7,15 +7,13 @@
 #include <cstring>
 #include <string>
 
+#include <outboard/base/internal/system_calls.hpp>
 #include <outboard/base/internal/try_resize.hpp>
 #include <outboard/vfio_user/internal/message_descriptors.hpp>
 
 namespace outboard::vfio_user {
 
-/// sendmsg, or send where that says it all: the kernel has less to take apart.
 ssize_t SendQueue::write_pieces(Bytes head, Bytes tail, std::span<const int> fds) const {
-  constexpr int flags = MSG_NOSIGNAL | MSG_DONTWAIT;
-  if (tail.empty() && fds.empty()) return ::send(socket_, head.data(), head.size(), flags);
   std::array<iovec, 2> pieces{iovec{const_cast<std::byte*>(head.data()), head.size()},
                               iovec{const_cast<std::byte*>(tail.data()), tail.size()}};
   DescriptorBuffer control;
@@ -23,7 +21,7 @@ ssize_t SendQueue::write_pieces(Bytes head, Bytes tail, std::span<const int> fds
   message.msg_iov = pieces.data();
   message.msg_iovlen = tail.empty() ? 1 : 2;
   if (!fds.empty()) attach_fds(message, control, fds);
-  return ::sendmsg(socket_, &message, flags);
+  return system_calls().send(socket_, message, MSG_NOSIGNAL | MSG_DONTWAIT);
 }
 
 /// How many bytes the socket took; 0 when it is full.

@@ -1,0 +1,172 @@
+#include <outboard/testing/internal/simulated_calls.hpp>
+
+#include <sys/mman.h>
+#include <sys/time.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <cerrno>
+#include <span>
+
+#include <outboard/base/fd.hpp>
+
+namespace outboard::testing {
+namespace {
+
+int fail_with(int error) {
+  errno = error;
+  return -1;
+}
+
+std::span<const iovec> pieces_of(const msghdr& message) { return {message.msg_iov, message.msg_iovlen}; }
+
+std::size_t size_of(const msghdr& message) {
+  std::size_t size = 0;
+  for (const iovec& piece : pieces_of(message)) size += piece.iov_len;
+  return size;
+}
+
+/// As long as SO_RCVTIMEO says.
+Duration receive_timeout(int socket) {
+  timeval limit{};
+  socklen_t size = sizeof limit;
+  if (::getsockopt(socket, SOL_SOCKET, SO_RCVTIMEO, &limit, &size) != 0) return Duration::zero();
+  return std::chrono::seconds(limit.tv_sec) + std::chrono::microseconds(limit.tv_usec);
+}
+
+/// A process without room for them loses the descriptors of a message, and is told.
+void lose_descriptors(msghdr& message) {
+  for (cmsghdr* part = CMSG_FIRSTHDR(&message); part != nullptr; part = CMSG_NXTHDR(&message, part)) {
+    if (part->cmsg_level != SOL_SOCKET || part->cmsg_type != SCM_RIGHTS) continue;
+    const std::size_t count = (part->cmsg_len - CMSG_LEN(0)) / sizeof(int);
+    for (std::size_t i = 0; i < count; ++i) {
+      int fd = -1;
+      std::memcpy(&fd, CMSG_DATA(part) + i * sizeof fd, sizeof fd);
+      ::close(fd);
+    }
+  }
+  message.msg_controllen = 0;
+  message.msg_flags |= MSG_CTRUNC;
+}
+
+}  // namespace
+
+bool ProcessCalls::begin() {
+  SimulatedThread* const thread = simulator_.current();
+  if (thread == nullptr) return true;
+  if (thread->killed()) return false;
+  if (simulator_.choose(Choice::preempt, 2) != 0) thread->yield();
+  simulator_.maybe_kill_current();
+  return !thread->killed();
+}
+
+ssize_t ProcessCalls::send_part(int socket, const msghdr& message, int flags, std::size_t size) {
+  std::array<iovec, 8> pieces{};
+  msghdr part = message;
+  part.msg_iov = pieces.data();
+  part.msg_iovlen = 0;
+  for (const iovec& piece : pieces_of(message)) {
+    if (size == 0 || part.msg_iovlen == pieces.size()) break;
+    const std::size_t taken = std::min(size, piece.iov_len);
+    pieces[part.msg_iovlen++] = {piece.iov_base, taken};
+    size -= taken;
+  }
+  return SystemCalls::send(socket, part, flags);
+}
+
+ssize_t ProcessCalls::send(int socket, const msghdr& message, int flags) {
+  if (simulator_.current() == nullptr) return SystemCalls::send(socket, message, flags);
+  if (!begin()) return fail_with(EPIPE);
+  const std::size_t size = size_of(message);
+  const auto choices = static_cast<std::uint32_t>(std::min<std::size_t>(size, 4096));
+  if (const auto cut = simulator_.choose(Choice::disconnect, choices + 1); cut != 0) {
+    if (cut > 1) send_part(socket, message, flags, cut - 1);
+    ::shutdown(socket, SHUT_RDWR);
+    return cut > 1 ? static_cast<ssize_t>(cut - 1) : fail_with(EPIPE);
+  }
+  if (simulator_.choose(Choice::full_socket, 2) != 0) return fail_with(EAGAIN);
+  const std::uint32_t taken = simulator_.choose(Choice::short_send, choices);
+  const ssize_t sent = taken == 0 ? SystemCalls::send(socket, message, flags) : send_part(socket, message, flags, taken);
+  simulator_.trace(static_cast<std::uint64_t>(sent));
+  return sent;
+}
+
+bool ProcessCalls::wait_readable(int socket) {
+  pollfd state{.fd = socket, .events = POLLIN, .revents = 0};
+  return poll(&state, 1, receive_timeout(socket)) > 0;
+}
+
+ssize_t ProcessCalls::receive(int socket, msghdr& message, int flags) {
+  if (simulator_.current() == nullptr) return SystemCalls::receive(socket, message, flags);
+  if (!begin()) return fail_with(ECONNRESET);
+  if (simulator_.choose(Choice::interrupted, 2) != 0) return fail_with(EINTR);
+  if ((flags & MSG_DONTWAIT) == 0 && !wait_readable(socket))
+    return fail_with(simulator_.current()->killed() ? ECONNRESET : EAGAIN);
+  const ssize_t got = SystemCalls::receive(socket, message, flags | MSG_DONTWAIT);
+  if (got > 0 && (flags & MSG_PEEK) == 0 && message.msg_controllen != 0 &&
+      simulator_.choose(Choice::no_descriptor, 2) != 0) {
+    lose_descriptors(message);
+  }
+  simulator_.trace(static_cast<std::uint64_t>(got));
+  return got;
+}
+
+/// A new descriptor, unless there is no room for one.
+int ProcessCalls::descriptor(int made) {
+  if (made < 0 || simulator_.current() == nullptr || simulator_.current()->killed()) return made;
+  if (simulator_.choose(Choice::no_descriptor, 2) == 0) return made;
+  ::close(made);
+  return fail_with(EMFILE);
+}
+
+int ProcessCalls::accept(int socket) {
+  if (!begin()) return fail_with(EAGAIN);
+  return descriptor(SystemCalls::accept(socket));
+}
+
+int ProcessCalls::make_eventfd() { return descriptor(SystemCalls::make_eventfd()); }
+int ProcessCalls::make_memory_file(const char* name, unsigned flags) {
+  return descriptor(SystemCalls::make_memory_file(name, flags));
+}
+int ProcessCalls::duplicate(int fd) { return descriptor(SystemCalls::duplicate(fd)); }
+
+int ProcessCalls::poll(pollfd* descriptors, nfds_t count, Duration timeout) {
+  SimulatedThread* const thread = simulator_.current();
+  if (thread == nullptr) return SystemCalls::poll(descriptors, count, timeout);
+  if (!begin()) return 0;
+  int ready = ::poll(descriptors, count, 0);
+  if (ready == 0 && timeout > Duration::zero()) {
+    thread->wait({.for_loop = false, .descriptors = {descriptors, descriptors + count}, .until = simulator_.now() + timeout});
+    ready = thread->killed() ? 0 : ::poll(descriptors, count, 0);
+  }
+  return ready;
+}
+
+bool ProcessCalls::signal(int eventfd, EventFd::Owner owner) {
+  if (simulator_.current() == nullptr) return SystemCalls::signal(eventfd, owner);
+  if (!begin()) return true;
+  // What a simulated peer holds does not block.
+  return SystemCalls::signal(eventfd, EventFd::Owner::us);
+}
+
+void* ProcessCalls::map(void* at, std::size_t size, int protection, int flags, int fd, off_t offset) {
+  SimulatedThread* const thread = simulator_.current();
+  if (thread != nullptr && !thread->killed() && simulator_.choose(Choice::no_memory, 2) != 0) {
+    errno = ENOMEM;
+    return MAP_FAILED;
+  }
+  void* const mapped = SystemCalls::map(at, size, protection, flags, fd, offset);
+  if (mapped != MAP_FAILED && thread != nullptr && (flags & MAP_SHARED) != 0) {
+    thread->process().shared_mappings[static_cast<std::byte*>(mapped)] = size;
+  }
+  return mapped;
+}
+
+int ProcessCalls::unmap(void* at, std::size_t size) {
+  SimulatedThread* const thread = simulator_.current();
+  if (thread != nullptr) thread->process().shared_mappings.erase(static_cast<std::byte*>(at));
+  return SystemCalls::unmap(at, size);
+}
+
+}  // namespace outboard::testing
