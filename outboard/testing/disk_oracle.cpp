@@ -1,5 +1,6 @@
 #include <outboard/testing/disk_oracle.hpp>
 
+#include <algorithm>
 #include <cstring>
 
 namespace outboard::testing {
@@ -23,7 +24,7 @@ std::uint64_t DiskOracle::begin_write(std::uint64_t sector, MutableBytes data) {
   const std::size_t count = data.size() / sector_size;
   for (std::size_t i = 0; i < count; ++i) {
     fill(data.subspan(i * sector_size, sector_size), stamp);
-    sectors_[sector + i].possible.insert(stamp);
+    at(sector + i)[stamp] = 0;
   }
   writes_[stamp] = {.sector = sector, .count = count};
   return stamp;
@@ -33,11 +34,16 @@ void DiskOracle::end_write(std::uint64_t number, Outcome outcome) {
   const Write write = writes_.at(number);
   writes_.erase(number);
   if (outcome == Outcome::unknown) return;
-  for (std::size_t i = 0; i < write.count; ++i) {
-    Sector& sector = sectors_[write.sector + i];
-    sector.durable.insert(sector.possible.begin(), sector.possible.end());
-    sector.possible = {number};
+  ++now_;
+  for (std::size_t i = 0; i < write.count; ++i) holds(at(write.sector + i), number);
+}
+
+/// It has this content now, and no other.
+void DiskOracle::holds(Sector& sector, Stamp stamp) {
+  for (auto& [other, until] : sector) {
+    if (other != stamp && until == 0) until = now_;
   }
+  std::erase_if(sector, [this](const auto& one) { return one.second != 0 && one.second <= flushed_; });
 }
 
 bool DiskOracle::quiet(std::uint64_t sector, std::size_t count) const {
@@ -47,25 +53,27 @@ bool DiskOracle::quiet(std::uint64_t sector, std::size_t count) const {
   return true;
 }
 
-void DiskOracle::flushed() {
-  for (auto& [number, sector] : sectors_) sector.durable = sector.possible;
-}
+void DiskOracle::end_flush(std::uint64_t number) { flushed_ = std::max(flushed_, number); }
 
 void DiskOracle::power_lost() {
-  for (auto& [number, sector] : sectors_) sector.possible.insert(sector.durable.begin(), sector.durable.end());
+  for (auto& [number, sector] : sectors_) {
+    for (auto& [stamp, until] : sector) {
+      if (until > flushed_) until = 0;
+    }
+  }
 }
 
 std::optional<std::string> DiskOracle::check_read(std::uint64_t sector, Bytes data) {
   for (std::size_t i = 0; i < data.size() / sector_size; ++i) {
-    Sector& known = sectors_[sector + i];
+    Sector& known = at(sector + i);
     const auto stamp = stamp_of(data.subspan(i * sector_size, sector_size));
     const std::string where = "sector " + std::to_string(sector + i);
     if (!stamp) return where + " is torn";
-    if (!known.possible.contains(*stamp)) {
-      return where + " has the content of write " + std::to_string(*stamp) + ", expected " +
-             std::to_string(*known.possible.rbegin());
-    }
-    known.possible = {*stamp};
+    const auto found = known.find(*stamp);
+    if (found == known.end() || found->second != 0)
+      return where + " has the content of write " + std::to_string(*stamp) + ", which is not the last one";
+    ++now_;
+    holds(known, *stamp);
   }
   return std::nullopt;
 }

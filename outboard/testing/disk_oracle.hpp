@@ -3,7 +3,6 @@
 #include <cstdint>
 #include <map>
 #include <optional>
-#include <set>
 #include <string>
 #include <vector>
 
@@ -26,8 +25,10 @@ class DiskOracle {
   /// None of the sectors is being written.
   bool quiet(std::uint64_t sector, std::size_t count) const;
 
-  void flushed();
-  /// The disk has lost power: what no flush has covered may be there or not.
+  /// A flush; its number is for end_flush(), which says that it has succeeded. It covers the writes that had succeeded before.
+  std::uint64_t begin_flush() { return ++now_; }
+  void end_flush(std::uint64_t number);
+  /// The disk has lost power: what no flush has covered is there, or what was there before.
   void power_lost();
 
   /// What is wrong with what was read; nothing if it is right.
@@ -35,21 +36,23 @@ class DiskOracle {
 
  private:
   using Stamp = std::uint64_t;
-  struct Sector {
-    std::set<Stamp> possible{0};  ///< what it may hold
-    std::set<Stamp> durable{0};  ///< what it may hold after a loss of power, besides what it may hold now
-  };
+  /// What a sector may hold, or held; and when it was known to hold something else. 0: it may hold it now.
+  using Sector = std::map<Stamp, std::uint64_t>;
   struct Write {
     std::uint64_t sector = 0;
     std::size_t count = 0;
   };
 
+  Sector& at(std::uint64_t sector) { return sectors_.try_emplace(sector, Sector{{0, 0}}).first->second; }
+  void holds(Sector& sector, Stamp stamp);
   static void fill(MutableBytes sector, Stamp stamp);
   static std::optional<Stamp> stamp_of(Bytes sector);
 
   std::map<std::uint64_t, Sector> sectors_;
   std::map<Stamp, Write> writes_;
   Stamp next_ = 1;
+  std::uint64_t now_ = 0;  // counts what happens
+  std::uint64_t flushed_ = 0;  // when the last flush that has succeeded began
 };
 
 }  // namespace outboard::testing

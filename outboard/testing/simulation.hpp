@@ -9,7 +9,7 @@
 
 #include <outboard/base/loop.hpp>
 #include <outboard/base/result.hpp>
-#include <outboard/testing/internal/schedule.hpp>
+#include <outboard/testing/schedule.hpp>
 
 namespace outboard::testing {
 

@@ -49,7 +49,7 @@ class DiskWorld::Operation {
   std::array<virtio::Element, 1> element_{};
   std::uint64_t sector_ = 0;
   std::size_t count_ = 0;
-  std::uint64_t write_ = 0;
+  std::uint64_t write_ = 0, flush_ = 0;
   bool running_ = false;
 };
 
@@ -82,7 +82,9 @@ void DiskWorld::Operation::start(Process& process, blk::Queue& queue) {
   if (io_.kind == blk::Io::Kind::write) {
     write_ = world_.oracle_.begin_write(sector_, buffer_.bytes().first(size));
     world_.writes_.push_back(write_);
-  } else if (io_.kind == blk::Io::Kind::read) {
+  } else if (io_.kind == blk::Io::Kind::flush) {
+    flush_ = world_.oracle_.begin_flush();
+  } else {
     std::ranges::fill(buffer_.bytes().first(size), std::byte{0x5a});
   }
   running_ = true;
@@ -102,7 +104,9 @@ void DiskWorld::Operation::ended() {
   if (io_.kind == blk::Io::Kind::write) {
     std::erase(world_.writes_, write_);
     world_.oracle_.end_write(write_, succeeded ? DiskOracle::Outcome::done : DiskOracle::Outcome::unknown);
-  } else if (io_.kind == blk::Io::Kind::read && succeeded && world_.oracle_.quiet(sector_, count_)) {
+  } else if (io_.kind == blk::Io::Kind::flush) {
+    if (succeeded) world_.oracle_.end_flush(flush_);
+  } else if (succeeded && world_.oracle_.quiet(sector_, count_)) {
     const auto wrong = world_.oracle_.check_read(sector_, buffer_.bytes().first(count_ * DiskOracle::sector_size));
     if (wrong) world_.simulation_.fail(*wrong);
   }
@@ -123,6 +127,10 @@ void DiskWorld::serve(Process& process) {
     OUTBOARD_TRY(auto device, blk::Device::create(std::move(backend), {.queue_size = 16}));
     return std::unique_ptr<virtio::Device>(std::move(device));
   };
+  if (servers_++ != 0 && options_.loses_power) {
+    disk_.lose_power();
+    oracle_.power_lost();
+  }
   while (true) {
     // What the last server has submitted may still be carried out, and descriptors may have run out.
     if (auto socket = listener_.duplicate()) {

@@ -27,6 +27,7 @@ class DiskWorld {
     Simulation::Mortality server = Simulation::Mortality::restarts;
     Simulation::Mortality driver = Simulation::Mortality::restarts;
     bool disk_fails = false;
+    bool loses_power = false;  ///< the disk, whenever its server dies
   };
 
   DiskWorld(Simulation& simulation, Options options);
@@ -46,6 +47,7 @@ class DiskWorld {
   UniqueFd listener_;  // as a service manager keeps it
   SimulatedDisk disk_;
   DiskOracle oracle_;
+  unsigned servers_ = 0;
   unsigned done_ = 0;  // operations that have succeeded
   unsigned ended_ = 0;  // operations that have ended
   std::vector<std::uint64_t> writes_;  // that are in flight

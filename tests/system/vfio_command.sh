@@ -99,6 +99,7 @@ used_without_a_mount_is_refused() {
   losetup -d /dev/loop0
   node=/dev/$(basename $functions/$NVME/nvme/nvme*)
   sleep 1000 <"$node" &
+  is_called_sleep $!
   refuses "the device ${node#/dev/} is open in process $! (sleep)" outboard pci bind $NVME --yes
   kill $!
   wait $! || :
@@ -130,6 +131,9 @@ interface_that_is_up_is_refused() {
   wait_for 10 test -e "/sys/class/net/$name"
 }
 
+# busybox is `exe` until it has read its arguments.
+is_called_sleep() { wait_for 10 grep -qx sleep "/proc/$1/comm"; }
+
 bridge_is_refused() { refuses 'it is a bridge' outboard pci bind $PORT --yes; }
 
 shared_group_is_handed_over_whole() {
@@ -144,6 +148,7 @@ shared_group_is_handed_over_whole() {
 who_has_it_open_keeps_it() {
   outboard pci bind $EDU --yes
   sleep 1000 3<>"/dev/vfio/$(group_of $EDU)" &
+  is_called_sleep $!
   refuses "process $! (sleep) has it open" outboard pci unbind $EDU --yes
   listed $EDU | grep -q "in use by process $! (sleep)"
   kill $!

@@ -23,8 +23,9 @@ enum class Choice : std::uint8_t {
   no_memory,  ///< ENOMEM
   clock_jump,  ///< time passes although there is work
   storage,  ///< what the simulated disk does with an operation
+  setup,  ///< what the test builds
 };
-inline constexpr std::size_t choice_count = 12;
+inline constexpr std::size_t choice_count = 13;
 std::string_view name_of(Choice choice);
 
 /// A decision that is not 0, by its place among all decisions of a run.
@@ -49,6 +50,8 @@ class Schedule {
   /// What was decided, for replay().
   const std::vector<Deviation>& deviations() const { return deviations_; }
   std::uint32_t steps() const { return step_; }
+  /// How often something other than the usual was decided.
+  std::uint32_t count(Choice choice) const { return counts_[static_cast<std::size_t>(choice)]; }
 
  private:
   std::uint64_t random();
@@ -60,6 +63,7 @@ class Schedule {
   std::map<std::uint32_t, std::uint32_t> given_;
   std::uint32_t step_ = 0;
   std::vector<Deviation> deviations_;
+  std::array<std::uint32_t, choice_count> counts_{};
 };
 
 }  // namespace outboard::testing

@@ -1,14 +1,16 @@
-#include <outboard/testing/internal/schedule.hpp>
+#include <outboard/testing/schedule.hpp>
 
 namespace outboard::testing {
 namespace {
 
 constexpr std::array<std::string_view, choice_count> names{
     "run",           "preempt",    "kill",          "action",    "short send", "full socket",
-    "interrupted",   "disconnect", "no descriptor", "no memory", "clock jump", "storage"};
+    "interrupted",   "disconnect", "no descriptor", "no memory", "clock jump", "storage",   "setup"};
+
+constexpr std::uint32_t setup_rate = 56000;
 
 /// How often at most, of 65,536: a run has some thousand chances of each kind, and must be able to end.
-constexpr std::array<std::uint32_t, choice_count> max_rates{32768, 16384, 200, 800, 8192, 8192, 4096, 200, 300, 300, 400, 24576};
+constexpr std::array<std::uint32_t, choice_count> max_rates{32768, 16384, 200, 800, 8192, 8192, 4096, 200, 300, 300, 400, 24576, 0};
 
 }  // namespace
 
@@ -23,6 +25,7 @@ Schedule Schedule::from_seed(std::uint64_t seed) {
     const std::uint64_t drawn = made.random() % of;  // none, a tenth, a half, all
     made.rates_[i] = max_rates[i] * std::array<std::uint32_t, of>{0, 1, 5, 10}[drawn] / 10;
   }
+  made.rates_[static_cast<std::size_t>(Choice::setup)] = setup_rate;
   return made;
 }
 
@@ -53,7 +56,10 @@ std::uint32_t Schedule::decide(Choice choice, std::uint32_t count) {
 std::uint32_t Schedule::choose(Choice choice, std::uint32_t count) {
   if (count <= 1) return 0;
   const std::uint32_t value = decide(choice, count);
-  if (value != 0) deviations_.push_back({step_, value});
+  if (value != 0) {
+    deviations_.push_back({step_, value});
+    ++counts_[static_cast<std::size_t>(choice)];
+  }
   ++step_;
   return value;
 }

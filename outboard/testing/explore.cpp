@@ -1,0 +1,109 @@
+#include <outboard/testing/explore.hpp>
+
+#include <algorithm>
+#include <cctype>
+#include <utility>
+
+namespace outboard::testing {
+namespace {
+
+/// What failed, without the numbers, which differ between two schedules that show the same fault.
+std::string kind_of(const std::string& failure) {
+  std::string kind;
+  for (const char one : failure) {
+    if (std::isdigit(static_cast<unsigned char>(one)) == 0) kind.push_back(one);
+  }
+  return kind;
+}
+
+/// Searches the shortest schedule with the same kind of failure.
+class Shrinking {
+ public:
+  Shrinking(const World& world, const Exploration& exploration, Finding& finding)
+      : world_(world), exploration_(exploration), finding_(finding), kind_(kind_of(finding.failure)) {}
+
+  void run() {
+    for (std::size_t before = 0; before != finding_.schedule.size();) {
+      before = finding_.schedule.size();
+      for (std::size_t size = std::max<std::size_t>(before / 2, 1); size > 0; size /= 2) remove_parts(size);
+      lower_values();
+    }
+  }
+
+ private:
+  /// Whether it fails in the same way; then it is the shortest so far.
+  bool fails(const std::vector<Deviation>& schedule) {
+    if (runs_ == exploration_.max_shrinking_runs) return false;
+    ++runs_;
+    Simulation simulation(Schedule::replay(schedule), exploration_.options);
+    const auto failure = world_(simulation);
+    if (!failure || kind_of(*failure) != kind_) return false;
+    finding_.failure = *failure;
+    // What was given and never asked for is not needed.
+    finding_.schedule = simulation.schedule().deviations();
+    return true;
+  }
+
+  void remove_parts(std::size_t size) {
+    for (std::size_t at = 0; at < finding_.schedule.size();) {
+      std::vector<Deviation> shorter = finding_.schedule;
+      const auto begin = shorter.begin() + static_cast<std::ptrdiff_t>(at);
+      shorter.erase(begin, begin + static_cast<std::ptrdiff_t>(std::min(size, shorter.size() - at)));
+      const std::size_t before = finding_.schedule.size();
+      if (!fails(shorter) || finding_.schedule.size() >= before) at += size;
+    }
+  }
+
+  void lower_values() {
+    for (std::size_t at = 0; at < finding_.schedule.size(); ++at) {
+      std::vector<Deviation> lower = finding_.schedule;
+      if (std::exchange(lower[at].value, 1) != 1) fails(lower);
+    }
+  }
+
+  const World& world_;
+  const Exploration& exploration_;
+  Finding& finding_;
+  std::string kind_;
+  unsigned runs_ = 0;
+};
+
+}  // namespace
+
+std::optional<Finding> explore(const World& world, const Exploration& exploration) {
+  for (std::uint64_t i = 0; i < exploration.seeds; ++i) {
+    const std::uint64_t seed = exploration.first_seed + i;
+    Finding finding{.seed = seed, .failure = {}, .schedule = {}, .transcript = {}};
+    {
+      Simulation simulation(Schedule::from_seed(seed), exploration.options);
+      const auto failure = world(simulation);
+      if (!failure) continue;
+      finding.failure = *failure;
+      finding.schedule = simulation.schedule().deviations();
+      finding.decisions_before = finding.schedule.size();
+    }
+    Shrinking(world, exploration, finding).run();
+    Simulation::Options options = exploration.options;
+    options.transcript = true;
+    Simulation simulation(Schedule::replay(finding.schedule), options);
+    world(simulation);
+    finding.transcript = simulation.transcript();
+    return finding;
+  }
+  return std::nullopt;
+}
+
+std::string describe(const Finding& finding) {
+  std::string text = "seed " + std::to_string(finding.seed) + ": " + finding.failure + "\n";
+  text += "The shortest schedule that shows it has " + std::to_string(finding.schedule.size()) + " decisions (the seed's has " +
+          std::to_string(finding.decisions_before) + "):\n";
+  text += "  Simulation simulation(Schedule::replay({";
+  for (const Deviation& one : finding.schedule) {
+    text += (text.back() == '{' ? "{" : ", {") + std::to_string(one.step) + ", " + std::to_string(one.value) + "}";
+  }
+  text += "}), {});\nWhat happens (decision, time, process/thread):\n";
+  for (const std::string& line : finding.transcript) text += "  " + line + "\n";
+  return text;
+}
+
+}  // namespace outboard::testing
