@@ -159,7 +159,7 @@ function(_outboard_add_test_program program label library sources)
   target_compile_options(${program} PRIVATE -O0)
   outboard_see_all_rooms(${program})
   target_link_libraries(${program} PRIVATE ${library} ${ARGN} GTest::gmock GTest::gtest_main)
-  if(NOT library STREQUAL "outboard_virtio_traced")  # it has a definition of its own
+  if(NOT library MATCHES "^outboard_(virtio_traced|planted)$")  # they have a definition of their own
     outboard_precompile(${program} tests)
   endif()
   gtest_discover_tests(${program} TEST_PREFIX "${program}." DISCOVERY_MODE PRE_TEST DISCOVERY_TIMEOUT 60

@@ -126,7 +126,8 @@ Result<std::shared_ptr<HostMemory>> HostMemory::map_pages(int fd, const FileFact
   const std::uint64_t length = round_up(offset + size, file.page_size) - begin;
   const int protection = allows(access, Access::write) ? PROT_READ | PROT_WRITE : PROT_READ;
   // Without MAP_NORESERVE, huge pages would be set aside for all of the range, also where the client has none.
-  void* mapped = system_calls().map(nullptr, length, protection, MAP_SHARED | MAP_NORESERVE, fd, static_cast<off_t>(begin));
+  void* mapped =
+      system_calls().map(nullptr, length, protection, MAP_SHARED | MAP_NORESERVE, fd, static_cast<off_t>(begin));
   if (mapped == MAP_FAILED) return Error::from_errno("mapping a memory file");
   auto* base = static_cast<std::byte*>(mapped);
   ::madvise(mapped, length, MADV_DONTDUMP);  // a guest's memory has no place in our core file

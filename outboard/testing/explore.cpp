@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cctype>
+#include <cstddef>
 #include <utility>
 
 namespace outboard::testing {
@@ -95,8 +96,8 @@ std::optional<Finding> explore(const World& world, const Exploration& exploratio
 
 std::string describe(const Finding& finding) {
   std::string text = "seed " + std::to_string(finding.seed) + ": " + finding.failure + "\n";
-  text += "The shortest schedule that shows it has " + std::to_string(finding.schedule.size()) + " decisions (the seed's has " +
-          std::to_string(finding.decisions_before) + "):\n";
+  text += "The shortest schedule that shows it has " + std::to_string(finding.schedule.size()) +
+          " decisions (the seed's has " + std::to_string(finding.decisions_before) + "):\n";
   text += "  Simulation simulation(Schedule::replay({";
   for (const Deviation& one : finding.schedule) {
     text += (text.back() == '{' ? "{" : ", {") + std::to_string(one.step) + ", " + std::to_string(one.value) + "}";

@@ -4,13 +4,14 @@ namespace outboard::testing {
 namespace {
 
 constexpr std::array<std::string_view, choice_count> names{
-    "run",           "preempt",    "kill",          "action",    "short send", "full socket",
-    "interrupted",   "disconnect", "no descriptor", "no memory", "clock jump", "storage",   "setup"};
+    "run",        "preempt",       "kill",      "action",     "short send", "full socket", "interrupted",
+    "disconnect", "no descriptor", "no memory", "clock jump", "storage",    "setup"};
 
-constexpr std::uint32_t setup_rate = 56000;
+constexpr std::uint32_t setup_rate = 32768;
 
 /// How often at most, of 65,536: a run has some thousand chances of each kind, and must be able to end.
-constexpr std::array<std::uint32_t, choice_count> max_rates{32768, 16384, 200, 800, 8192, 8192, 4096, 200, 300, 300, 400, 24576, 0};
+constexpr std::array<std::uint32_t, choice_count> max_rates{32768, 16384, 200, 800, 8192,  8192, 4096,
+                                                            200,   300,   300, 400, 24576, 0};
 
 }  // namespace
 

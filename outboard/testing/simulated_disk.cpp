@@ -52,13 +52,16 @@ class SimulatedDisk::Port final : public storage::Backend {
   StorageIdentity identity() const override { return {}; }
 
   void read(std::uint64_t offset, std::span<const iovec> pieces, Completion done) override {
-    start(std::move(done), [this, offset, pieces](int error) {
-      std::uint64_t at = offset;
-      for (const iovec& piece : pieces) {
-        if (error == 0) std::memcpy(piece.iov_base, state_->current.data() + at, piece.iov_len);
-        at += piece.iov_len;
-      }
-    }, [](int) {});
+    start(
+        std::move(done),
+        [this, offset, pieces](int error) {
+          std::uint64_t at = offset;
+          for (const iovec& piece : pieces) {
+            if (error == 0) std::memcpy(piece.iov_base, state_->current.data() + at, piece.iov_len);
+            at += piece.iov_len;
+          }
+        },
+        [](int) {});
   }
   void write(std::uint64_t offset, std::span<const iovec> pieces, Completion done) override {
     std::vector<std::byte> bytes;
@@ -70,9 +73,11 @@ class SimulatedDisk::Port final : public storage::Backend {
   }
   void flush(Completion done) override {
     // It covers what has been written when it begins; to be careful with what comes after would be kinder than disks are.
-    start(std::move(done), [](int) {}, [state = state_](int error) {
-      if (error == 0) state->flush();
-    });
+    start(
+        std::move(done), [](int) {},
+        [state = state_](int error) {
+          if (error == 0) state->flush();
+        });
   }
   void discard(std::uint64_t offset, std::uint64_t length, Completion done) override {
     store(offset, std::vector<std::byte>(length), std::move(done));
@@ -84,12 +89,15 @@ class SimulatedDisk::Port final : public storage::Backend {
 
  private:
   void store(std::uint64_t offset, std::vector<std::byte> bytes, Completion done) {
-    start(std::move(done), [](int) {}, [state = state_, offset, bytes = std::move(bytes)](int error) {
-      const std::size_t sectors = bytes.size() / sector;
-      // One that fails may have written a part.
-      const std::size_t written = error == 0 ? sectors : state->simulation.choose(Choice::storage, static_cast<std::uint32_t>(sectors + 1));
-      state->write(offset, Bytes(bytes).first(written * sector));
-    });
+    start(
+        std::move(done), [](int) {},
+        [state = state_, offset, bytes = std::move(bytes)](int error) {
+          const std::size_t sectors = bytes.size() / sector;
+          // One that fails may have written a part.
+          const std::size_t written =
+              error == 0 ? sectors : state->simulation.choose(Choice::storage, static_cast<std::uint32_t>(sectors + 1));
+          state->write(offset, Bytes(bytes).first(written * sector));
+        });
   }
 
   /// Carries an operation out later: `on_disk` whatever becomes of this object, `in_process` only while it lives.

@@ -17,6 +17,8 @@ std::size_t open_descriptors() {
   return count;
 }
 
+constinit thread_local Simulation* in_force = nullptr;
+
 }  // namespace
 
 struct Simulation::State {
@@ -32,9 +34,13 @@ Simulation::Simulation(Schedule schedule, Options options) {
   // Made once for a process, and not to be counted as left over.
   [[maybe_unused]] const Status ready = prepare_to_signal_peers();
   state_ = std::make_unique<State>(*this, std::move(schedule), options);
+  in_force = this;
 }
 
-Simulation::~Simulation() = default;
+Simulation::~Simulation() { in_force = nullptr; }
+
+Simulation* Simulation::running() { return in_force; }
+void Simulation::preempt() { state_->calls.begin(); }
 
 void Simulation::add_process(std::string name, Role role, Mortality mortality, std::function<void(Process&)> body) {
   state_->simulator.add_process(std::move(name), role, mortality, std::move(body));

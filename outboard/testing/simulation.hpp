@@ -61,7 +61,7 @@ class Simulation {
  public:
   struct Options {
     /// More steps than this fail the run: something goes round for ever.
-    std::uint64_t max_steps = 200'000;
+    std::uint64_t max_steps = 60'000;
     /// More kills than this do not happen.
     unsigned max_kills = 3;
     /// More named actions than this do not happen.
@@ -95,6 +95,11 @@ class Simulation {
   bool failed() const;
   /// A decision of the test's own: 0 to count - 1, of which 0 is the usual case.
   std::uint32_t choose(Choice choice, std::uint32_t count);
+
+  /// The simulation that runs on this thread; null: none does.
+  static Simulation* running();
+  /// In a process: a place at which others may run, or the process be killed. For code that shares memory with another process.
+  void preempt();
 
   const Clock& clock() const;
   /// Calls `task` at this time, outside of all processes: for devices of the simulated machine.

@@ -19,6 +19,12 @@ namespace {
 constexpr std::uint64_t sectors = 64;
 constexpr std::size_t max_sectors = 8;
 
+/// How often something was decided by which a connection may end.
+std::uint32_t causes_of_an_end(const Schedule& schedule) {
+  return schedule.count(Choice::kill) + schedule.count(Choice::disconnect) + schedule.count(Choice::no_descriptor) +
+         schedule.count(Choice::no_memory);
+}
+
 UniqueFd listen_at(const std::string& path) {
   UniqueFd socket(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
   sockaddr_un address{};
@@ -134,8 +140,9 @@ void DiskWorld::serve(Process& process) {
   while (true) {
     // What the last server has submitted may still be carried out, and descriptors may have run out.
     if (auto socket = listener_.duplicate()) {
-      auto server = vfio_user::Server::adopt(std::move(*socket), virtio_pci::Function::factory(make_disk, {}),
-                                             {.loop = &process.loop(), .log = Log()});
+      auto server = vfio_user::Server::adopt(
+          std::move(*socket), virtio_pci::Function::factory(make_disk, {.core = {.packed = options_.packed}}),
+          {.loop = &process.loop(), .log = Log()});
       if (server) process.run();
     }
     process.run_for(std::chrono::milliseconds(10), [] { return false; });
@@ -153,14 +160,38 @@ void DiskWorld::drive(Process& process) {
     process.run_for(pause, never);
     forget_operations();
     given_up_ = false;
+    const std::uint32_t short_sends = simulation_.schedule().count(Choice::short_send);
+    const std::uint32_t causes = causes_of_an_end(simulation_.schedule());
+    const auto check = [&](const Error& error, const char* what) {
+      // The server may be starting, or wait for the storage to let go of the last client's memory.
+      const bool busy = error.code() == EBUSY || error.code() == ETIMEDOUT;
+      // That it is busy is said only to a client whose socket takes it at once.
+      const bool refused =
+          error.code() == ECONNRESET && simulation_.schedule().count(Choice::short_send) != short_sends;
+      const bool explained = busy || refused || causes_of_an_end(simulation_.schedule()) != causes;
+      // Not its message, which has the path of the socket.
+      process.require(explained, std::string(what) + ": " + Error(error.code()).what());
+    };
     auto client = vfio_user::Client::connect(folder_.path("s"));
-    if (!client) continue;
+    if (!client) {
+      check(client.error(), "connecting");
+      continue;
+    }
     auto transport = virtio_pci::Transport::open(
         **client, {.clock = &simulation_.clock(), .wait = [&](Duration time) { process.run_for(time, never); }});
-    if (!transport) continue;
+    if (!transport) {
+      check(transport.error(), "opening the transport");
+      continue;
+    }
     std::vector<std::unique_ptr<Operation>> operations;  // outlives the driver, which ends them
-    auto driver = blk::Driver::start(std::move(*transport), {.packed = options_.packed, .loop = &process.loop()});
-    if (!driver) continue;
+    auto driver = blk::Driver::start(std::move(*transport), {.packed = options_.packed,
+                                                             .event_idx = options_.event_idx,
+                                                             .loop = &process.loop(),
+                                                             .timeout = Duration::zero()});
+    if (!driver) {
+      check(driver.error(), "starting the driver");
+      continue;
+    }
     for (unsigned i = 0; i < options_.depth; ++i) {
       auto buffer = driver->dma().allocate(max_sectors * DiskOracle::sector_size);
       if (buffer) operations.push_back(std::make_unique<Operation>(*this, std::move(*buffer)));
@@ -175,12 +206,21 @@ void DiskWorld::drive(Process& process) {
       const bool late = process.run_for(std::chrono::minutes(5), [&] { return given_up_ || ended_ != before; });
       process.require(!late, "no operation has ended for five minutes");
     }
+    if ((*client)->gone()) {
+      process.require(causes_of_an_end(simulation_.schedule()) != causes, "the connection has ended without a cause");
+    }
   }
 }
 
 std::optional<std::string> run_disk_world(Simulation& simulation, const DiskWorld::Options& options) {
   DiskWorld world(simulation, options);
   return simulation.run();
+}
+
+std::optional<std::string> run_some_disk_world(Simulation& simulation) {
+  const auto flag = [&] { return simulation.choose(Choice::setup, 2) != 0; };
+  return run_disk_world(simulation,
+                        {.packed = flag(), .event_idx = !flag(), .disk_fails = flag(), .loses_power = flag()});
 }
 
 }  // namespace outboard::testing

@@ -22,6 +22,7 @@ class DiskWorld {
  public:
   struct Options {
     bool packed = false;
+    bool event_idx = true;
     unsigned operations = 60;  ///< of the driver, in all
     unsigned depth = 4;  ///< of them at once
     Simulation::Mortality server = Simulation::Mortality::restarts;
@@ -54,6 +55,8 @@ class DiskWorld {
   bool given_up_ = false;  // by the driver: the device
 };
 
+/// A world of which the schedule chooses the options.
+std::optional<std::string> run_some_disk_world(Simulation& simulation);
 /// Runs such a world; what went wrong.
 std::optional<std::string> run_disk_world(Simulation& simulation, const DiskWorld::Options& options);
 

@@ -28,6 +28,10 @@ ssize_t SystemCalls::receive(int socket, msghdr& message, int flags) { return ::
 
 int SystemCalls::accept(int socket) { return ::accept4(socket, nullptr, nullptr, SOCK_CLOEXEC); }
 
+int SystemCalls::connect(int socket, const sockaddr* address, socklen_t size) {
+  return ::connect(socket, address, size);
+}
+
 int SystemCalls::poll(pollfd* descriptors, nfds_t count, Duration timeout) {
   const auto seconds = std::chrono::duration_cast<std::chrono::seconds>(timeout);
   const timespec limit{.tv_sec = seconds.count(), .tv_nsec = (timeout - seconds).count()};
@@ -53,9 +57,7 @@ void* SystemCalls::map(void* at, std::size_t size, int protection, int flags, in
 
 int SystemCalls::unmap(void* at, std::size_t size) { return ::munmap(at, size); }
 
-TimePoint SystemCalls::now() {
-  return std::chrono::time_point_cast<Duration>(std::chrono::steady_clock::now());
-}
+TimePoint SystemCalls::now() { return std::chrono::time_point_cast<Duration>(std::chrono::steady_clock::now()); }
 
 SystemCalls& system_calls() {
   static constinit SystemCalls kernel;

@@ -24,6 +24,8 @@ class SystemCalls {
   virtual ssize_t receive(int socket, msghdr& message, int flags);
   /// Accepts a connection, close-on-exec.
   virtual int accept(int socket);
+  /// Waits for room among the connections that are not accepted yet, as long as SO_SNDTIMEO says.
+  virtual int connect(int socket, const sockaddr* address, socklen_t size);
   /// Waits for one of the descriptors, at most `timeout`. EINTR included.
   virtual int poll(pollfd* descriptors, nfds_t count, Duration timeout);
 

@@ -19,8 +19,25 @@
 /// variable, or stored from one. There is no reference to it, so nothing can be read twice by accident.
 namespace outboard::memory {
 
+#if defined(OUTBOARD_TRACE_STORES)
+/// Called before each store and at each full fence, for tests that kill a device between any two of its stores, or let the other
+/// side run there. They exist only in programs that are compiled with OUTBOARD_TRACE_STORES as a whole.
+inline void (*store_tracer)(const void* at) = nullptr;
+inline void (*fence_tracer)() = nullptr;
+inline void trace_store(const void* at) {
+  if (store_tracer != nullptr) store_tracer(at);
+}
+inline void trace_fence() {
+  if (fence_tracer != nullptr) fence_tracer();
+}
+#else
+inline void trace_store(const void*) {}
+inline void trace_fence() {}
+#endif
+
 /// The one full fence of the library (docs/memory-ordering.md). Orders earlier stores before later loads (StoreLoad).
 inline void full_fence() {
+  trace_fence();
 #if defined(OUTBOARD_UNDER_TSAN)
   // TSan does not model fences; a sequentially consistent read-modify-write orders the same accesses for it.
   static std::atomic<unsigned> dummy{0};
@@ -29,17 +46,6 @@ inline void full_fence() {
   std::atomic_thread_fence(std::memory_order_seq_cst);
 #endif
 }
-
-#if defined(OUTBOARD_TRACE_STORES)
-/// Called before each store, for tests that kill a device between any two of its stores. It exists only in programs that are
-/// compiled with OUTBOARD_TRACE_STORES as a whole.
-inline void (*store_tracer)(const void* at) = nullptr;
-inline void trace_store(const void* at) {
-  if (store_tracer != nullptr) store_tracer(at);
-}
-#else
-inline void trace_store(const void*) {}
-#endif
 
 /// A 16-, 32- or 64-bit field of shared memory, naturally aligned (the caller has checked). Loads and stores are single
 /// accesses of the field's width.

@@ -3,6 +3,7 @@
 #include <sys/mman.h>
 #include <ucontext.h>
 
+#include <cstddef>
 #include <cstdint>
 #include <cstdlib>
 #include <new>
@@ -90,7 +91,9 @@ void Fiber::State::run() {
   std::abort();
 }
 
-Fiber::Fiber(std::move_only_function<void()> body) : state_(std::make_unique<State>()) { state_->body = std::move(body); }
+Fiber::Fiber(std::move_only_function<void()> body) : state_(std::make_unique<State>()) {
+  state_->body = std::move(body);
+}
 
 Fiber::~Fiber() {
   if (state_->begun && !state_->over) std::abort();  // what lives on its stack would be lost

@@ -1,5 +1,8 @@
 #include <outboard/testing/internal/simulated_calls.hpp>
 
+#include <fcntl.h>
+#include <linux/sockios.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/time.h>
 #include <unistd.h>
@@ -7,6 +10,7 @@
 #include <algorithm>
 #include <array>
 #include <cerrno>
+#include <cstring>
 #include <span>
 
 #include <outboard/base/fd.hpp>
@@ -27,12 +31,18 @@ std::size_t size_of(const msghdr& message) {
   return size;
 }
 
-/// As long as SO_RCVTIMEO says.
-Duration receive_timeout(int socket) {
+/// As long as SO_RCVTIMEO or SO_SNDTIMEO says.
+Duration timeout_of(int socket, int option) {
   timeval limit{};
   socklen_t size = sizeof limit;
-  if (::getsockopt(socket, SOL_SOCKET, SO_RCVTIMEO, &limit, &size) != 0) return Duration::zero();
+  if (::getsockopt(socket, SOL_SOCKET, option, &limit, &size) != 0) return Duration::zero();
   return std::chrono::seconds(limit.tv_sec) + std::chrono::microseconds(limit.tv_usec);
+}
+
+/// The peer has not received all that was sent: only then can a socket be full.
+bool has_unread(int socket) {
+  int unread = 0;
+  return ::ioctl(socket, SIOCOUTQ, &unread) == 0 && unread != 0;
 }
 
 /// A process without room for them loses the descriptors of a message, and is told.
@@ -85,16 +95,17 @@ ssize_t ProcessCalls::send(int socket, const msghdr& message, int flags) {
     ::shutdown(socket, SHUT_RDWR);
     return cut > 1 ? static_cast<ssize_t>(cut - 1) : fail_with(EPIPE);
   }
-  if (simulator_.choose(Choice::full_socket, 2) != 0) return fail_with(EAGAIN);
+  if (has_unread(socket) && simulator_.choose(Choice::full_socket, 2) != 0) return fail_with(EAGAIN);
   const std::uint32_t taken = simulator_.choose(Choice::short_send, choices);
-  const ssize_t sent = taken == 0 ? SystemCalls::send(socket, message, flags) : send_part(socket, message, flags, taken);
+  const ssize_t sent =
+      taken == 0 ? SystemCalls::send(socket, message, flags) : send_part(socket, message, flags, taken);
   simulator_.trace(static_cast<std::uint64_t>(sent));
   return sent;
 }
 
 bool ProcessCalls::wait_readable(int socket) {
   pollfd state{.fd = socket, .events = POLLIN, .revents = 0};
-  return poll(&state, 1, receive_timeout(socket)) > 0;
+  return poll(&state, 1, timeout_of(socket, SO_RCVTIMEO)) > 0;
 }
 
 ssize_t ProcessCalls::receive(int socket, msghdr& message, int flags) {
@@ -125,6 +136,23 @@ int ProcessCalls::accept(int socket) {
   return descriptor(SystemCalls::accept(socket));
 }
 
+int ProcessCalls::connect(int socket, const sockaddr* address, socklen_t size) {
+  SimulatedThread* const thread = simulator_.current();
+  if (thread == nullptr) return SystemCalls::connect(socket, address, size);
+  constexpr Duration pause = std::chrono::milliseconds(1);
+  const TimePoint end = simulator_.now() + timeout_of(socket, SO_SNDTIMEO);
+  const int flags = ::fcntl(socket, F_GETFL);
+  while (begin()) {
+    ::fcntl(socket, F_SETFL, flags | O_NONBLOCK);
+    const int done = SystemCalls::connect(socket, address, size);
+    const int error = errno;
+    ::fcntl(socket, F_SETFL, flags);
+    if (done == 0 || error != EAGAIN || simulator_.now() >= end) return done == 0 ? 0 : fail_with(error);
+    thread->wait({.for_loop = false, .descriptors = {}, .until = simulator_.now() + pause});
+  }
+  return fail_with(ECONNREFUSED);
+}
+
 int ProcessCalls::make_eventfd() { return descriptor(SystemCalls::make_eventfd()); }
 int ProcessCalls::make_memory_file(const char* name, unsigned flags) {
   return descriptor(SystemCalls::make_memory_file(name, flags));
@@ -137,7 +165,8 @@ int ProcessCalls::poll(pollfd* descriptors, nfds_t count, Duration timeout) {
   if (!begin()) return 0;
   int ready = ::poll(descriptors, count, 0);
   if (ready == 0 && timeout > Duration::zero()) {
-    thread->wait({.for_loop = false, .descriptors = {descriptors, descriptors + count}, .until = simulator_.now() + timeout});
+    thread->wait(
+        {.for_loop = false, .descriptors = {descriptors, descriptors + count}, .until = simulator_.now() + timeout});
     ready = thread->killed() ? 0 : ::poll(descriptors, count, 0);
   }
   return ready;

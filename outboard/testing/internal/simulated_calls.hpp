@@ -14,6 +14,7 @@ class ProcessCalls final : public SystemCalls {
   ssize_t send(int socket, const msghdr& message, int flags) override;
   ssize_t receive(int socket, msghdr& message, int flags) override;
   int accept(int socket) override;
+  int connect(int socket, const sockaddr* address, socklen_t size) override;
   int poll(pollfd* descriptors, nfds_t count, Duration timeout) override;
   int make_eventfd() override;
   int make_memory_file(const char* name, unsigned flags) override;
@@ -23,9 +24,10 @@ class ProcessCalls final : public SystemCalls {
   int unmap(void* at, std::size_t size) override;
   TimePoint now() override { return simulator_.now_of_current(); }
 
- private:
   /// A chance for others to run, or for the process to be killed. False: it has been.
   bool begin();
+
+ private:
   bool wait_readable(int socket);
   ssize_t send_part(int socket, const msghdr& message, int flags, std::size_t size);
   int descriptor(int made);

@@ -68,7 +68,8 @@ void SimulatedLoop::run_one() {
   }
   if (candidates.empty()) return;
   const auto count = static_cast<std::uint32_t>(candidates.size());
-  thread_.simulator().note(std::to_string(posted_.size()) + " posted, " + std::to_string(asked.ids.size()) + " watches, " + std::to_string(count) + " candidates");
+  thread_.simulator().note(std::to_string(posted_.size()) + " posted, " + std::to_string(asked.ids.size()) +
+                           " watches, " + std::to_string(count) + " candidates");
   const std::uint32_t chosen = thread_.simulator().choose(Choice::run, count);
   candidates[chosen]();
 }
@@ -77,11 +78,9 @@ void SimulatedLoop::run_one() {
 
 SimulatedThread::SimulatedThread(Simulator& simulator, SimulatedProcess& process, std::uint32_t number,
                                  std::function<void(Process&)> body)
-    : simulator_(simulator),
-      process_(process),
-      number_(number),
-      loop_(*this),
-      fiber_([this, body = std::move(body)] { run_body(body); }) {}
+    : simulator_(simulator), process_(process), number_(number), loop_(*this), fiber_([this, body = std::move(body)] {
+        run_body(body);
+      }) {}
 
 Simulation& SimulatedThread::simulation() { return simulator_.simulation(); }
 

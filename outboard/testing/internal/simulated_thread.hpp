@@ -2,6 +2,7 @@
 
 #include <poll.h>
 
+#include <cstddef>
 #include <cstdint>
 #include <deque>
 #include <functional>

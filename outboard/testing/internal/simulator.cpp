@@ -12,6 +12,9 @@ namespace outboard::testing {
 namespace {
 
 constexpr Duration step_time = std::chrono::microseconds(1);
+/// Shorter than what anybody waits for before giving up, which is 5 s.
+constexpr Duration clock_jumps[] = {Duration::zero(), std::chrono::milliseconds(1), std::chrono::milliseconds(100),
+                                    std::chrono::seconds(3)};
 constexpr Duration time_of_the_dead = std::chrono::seconds(1);
 
 /// From now on the process has a copy: what it writes, nobody else sees.
@@ -66,8 +69,12 @@ TimePoint Simulator::now_of_current() {
 void Simulator::add_process(std::string name, Simulation::Role role, Simulation::Mortality mortality,
                             std::function<void(Process&)> body) {
   note("process " + name);
-  auto process = std::make_unique<SimulatedProcess>(SimulatedProcess{
-      .name = std::move(name), .role = role, .mortality = mortality, .body = body, .threads = {}, .shared_mappings = {}});
+  auto process = std::make_unique<SimulatedProcess>(SimulatedProcess{.name = std::move(name),
+                                                                     .role = role,
+                                                                     .mortality = mortality,
+                                                                     .body = body,
+                                                                     .threads = {},
+                                                                     .shared_mappings = {}});
   processes_.push_back(std::move(process));
   add_thread(*processes_.back(), std::move(body));
 }
@@ -177,7 +184,7 @@ bool Simulator::advance_time() {
 
 /// What may happen from outside between two steps.
 void Simulator::disturb() {
-  if (choose(Choice::clock_jump, 2) != 0) advance_time();
+  if (const auto jump = choose(Choice::clock_jump, std::size(clock_jumps)); jump != 0) now_ += clock_jumps[jump];
   if (actions_done_ < options_.max_actions) {
     const auto chosen = choose(Choice::action, static_cast<std::uint32_t>(actions_.size() + 1));
     if (chosen != 0) {

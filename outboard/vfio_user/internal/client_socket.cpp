@@ -7,6 +7,7 @@
 
 #include <fmt/format.h>
 
+#include <outboard/base/internal/system_calls.hpp>
 #include <outboard/base/internal/wait.hpp>
 #include <outboard/vfio_user/internal/socket_path.hpp>
 
@@ -63,7 +64,8 @@ Result<UniqueFd> try_connect(const std::string& path, Duration timeout) {
   const TimePoint end = Clock::system().now() + timeout;
   do {
     set_send_timeout(socket, end - Clock::system().now());
-    if (::connect(socket.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) == 0) return socket;
+    const auto* const to = reinterpret_cast<const sockaddr*>(&address);
+    if (system_calls().connect(socket.get(), to, sizeof address) == 0) return socket;
   } while (errno == EINTR && Clock::system().now() < end);
   return connect_error(path, errno == EINTR ? EAGAIN : errno);
 }
