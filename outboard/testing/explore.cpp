@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cctype>
 #include <cstddef>
+#include <iterator>
+#include <set>
 #include <utility>
 
 namespace outboard::testing {
@@ -24,6 +26,13 @@ class Shrinking {
       : world_(world), exploration_(exploration), finding_(finding), kind_(kind_of(finding.failure)) {}
 
   void run() {
+    if (fails({})) return;
+    remove_what_can_go();
+    if (move_one() || move_last(2)) remove_what_can_go();
+  }
+
+ private:
+  void remove_what_can_go() {
     for (std::size_t before = 0; before != finding_.schedule.size();) {
       before = finding_.schedule.size();
       for (std::size_t size = std::max<std::size_t>(before / 2, 1); size > 0; size /= 2) remove_parts(size);
@@ -31,13 +40,40 @@ class Shrinking {
     }
   }
 
- private:
+  /// Decisions are known by their place, and one less moves the places of all that follow: what remains is often there only to
+  /// keep another one in its place. A single decision may do, at another place.
+  bool move_one() {
+    if (finding_.schedule.size() <= 1) return false;
+    std::set<std::uint32_t> values;
+    for (const Deviation& one : finding_.schedule) values.insert(one.value);
+    return std::ranges::any_of(values, [this](std::uint32_t value) { return move({{0, value}}); });
+  }
+  /// The same for the last decisions: the failure follows them.
+  bool move_last(std::ptrdiff_t count) {
+    if (std::ssize(finding_.schedule) <= count) return false;
+    return move({finding_.schedule.end() - count, finding_.schedule.end()});
+  }
+  /// Tries these decisions alone, with the distances that they have, at the places of a quiet run: first here and there.
+  bool move(const std::vector<Deviation>& decisions) {
+    constexpr std::uint32_t stride = 16;
+    for (std::uint32_t first = 0; first < stride; ++first) {
+      for (std::uint32_t place = first; place < quiet_steps_ && !exhausted(); place += stride) {
+        std::vector<Deviation> moved = decisions;
+        for (Deviation& one : moved) one.step = place + (one.step - decisions.front().step);
+        if (fails(moved)) return true;
+      }
+    }
+    return false;
+  }
+
+  bool exhausted() const { return runs_ == exploration_.max_shrinking_runs; }
   /// Whether it fails in the same way; then it is the shortest so far.
   bool fails(const std::vector<Deviation>& schedule) {
-    if (runs_ == exploration_.max_shrinking_runs) return false;
+    if (exhausted()) return false;
     ++runs_;
     Simulation simulation(Schedule::replay(schedule), exploration_.options);
     const auto failure = world_(simulation);
+    if (schedule.empty()) quiet_steps_ = simulation.schedule().steps();
     if (!failure || kind_of(*failure) != kind_) return false;
     finding_.failure = *failure;
     // What was given and never asked for is not needed.
@@ -67,6 +103,7 @@ class Shrinking {
   Finding& finding_;
   std::string kind_;
   unsigned runs_ = 0;
+  std::uint32_t quiet_steps_ = 0;  ///< of the schedule without a decision
 };
 
 }  // namespace
@@ -97,7 +134,8 @@ std::optional<Finding> explore(const World& world, const Exploration& exploratio
 std::string describe(const Finding& finding) {
   std::string text = "seed " + std::to_string(finding.seed) + ": " + finding.failure + "\n";
   text += "The shortest schedule that shows it has " + std::to_string(finding.schedule.size()) +
-          " decisions (the seed's has " + std::to_string(finding.decisions_before) + "):\n";
+          (finding.schedule.size() == 1 ? " decision" : " decisions") + " (the seed's has " +
+          std::to_string(finding.decisions_before) + "):\n";
   text += "  Simulation simulation(Schedule::replay({";
   for (const Deviation& one : finding.schedule) {
     text += (text.back() == '{' ? "{" : ", {") + std::to_string(one.step) + ", " + std::to_string(one.value) + "}";

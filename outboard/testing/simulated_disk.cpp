@@ -28,6 +28,8 @@ struct SimulatedDisk::State {
   std::vector<std::byte> current;  ///< what a read returns
   std::vector<std::byte> durable;  ///< what is there after a loss of power
   std::uint64_t power_cycles = 0;
+  std::uint64_t flushes = 0;  ///< that have begun
+  std::uint64_t last_flush = 0;  ///< the number of the last one among those that have succeeded
   std::map<const Port*, unsigned> running;  ///< operations, by the back end that submitted them
 
   void end_one(const Port* port) {
@@ -37,7 +39,12 @@ struct SimulatedDisk::State {
   void write(std::uint64_t offset, Bytes bytes) {
     std::ranges::copy(bytes, current.begin() + static_cast<std::ptrdiff_t>(offset));
   }
-  void flush() { durable = current; }
+  /// `covered`: what was there when the flush began. One that began later may have ended before.
+  void flush(std::uint64_t number, const std::vector<std::byte>& covered) {
+    if (number < last_flush) return;
+    last_flush = number;
+    durable = covered;
+  }
 };
 
 /// The back end of one process.
@@ -72,11 +79,11 @@ class SimulatedDisk::Port final : public storage::Backend {
     store(offset, std::move(bytes), std::move(done));
   }
   void flush(Completion done) override {
-    // It covers what has been written when it begins; to be careful with what comes after would be kinder than disks are.
+    // No more than what has been written when it begins: to cover what comes after would be kinder than disks are.
     start(
         std::move(done), [](int) {},
-        [state = state_](int error) {
-          if (error == 0) state->flush();
+        [state = state_, number = ++state_->flushes, covered = state_->current](int error) {
+          if (error == 0) state->flush(number, covered);
         });
   }
   void discard(std::uint64_t offset, std::uint64_t length, Completion done) override {
@@ -93,7 +100,7 @@ class SimulatedDisk::Port final : public storage::Backend {
         std::move(done), [](int) {},
         [state = state_, offset, bytes = std::move(bytes)](int error) {
           const std::size_t sectors = bytes.size() / sector;
-          // One that fails may have written a part.
+      // One that fails may have written a part.
           const std::size_t written =
               error == 0 ? sectors : state->simulation.choose(Choice::storage, static_cast<std::uint32_t>(sectors + 1));
           state->write(offset, Bytes(bytes).first(written * sector));

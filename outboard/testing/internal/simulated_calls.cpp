@@ -12,6 +12,7 @@
 #include <cerrno>
 #include <cstring>
 #include <span>
+#include <vector>
 
 #include <outboard/base/fd.hpp>
 
@@ -31,13 +32,17 @@ std::size_t size_of(const msghdr& message) {
   return size;
 }
 
-/// As long as SO_RCVTIMEO or SO_SNDTIMEO says.
+/// As long as SO_RCVTIMEO or SO_SNDTIMEO says, or for ever.
 Duration timeout_of(int socket, int option) {
+  if ((::fcntl(socket, F_GETFL) & O_NONBLOCK) != 0) return Duration::zero();
   timeval limit{};
   socklen_t size = sizeof limit;
   if (::getsockopt(socket, SOL_SOCKET, option, &limit, &size) != 0) return Duration::zero();
+  if (limit.tv_sec == 0 && limit.tv_usec == 0) return Duration::max();
   return std::chrono::seconds(limit.tv_sec) + std::chrono::microseconds(limit.tv_usec);
 }
+
+TimePoint after(TimePoint now, Duration time) { return time > TimePoint::max() - now ? TimePoint::max() : now + time; }
 
 /// The peer has not received all that was sent: only then can a socket be full.
 bool has_unread(int socket) {
@@ -140,7 +145,7 @@ int ProcessCalls::connect(int socket, const sockaddr* address, socklen_t size) {
   SimulatedThread* const thread = simulator_.current();
   if (thread == nullptr) return SystemCalls::connect(socket, address, size);
   constexpr Duration pause = std::chrono::milliseconds(1);
-  const TimePoint end = simulator_.now() + timeout_of(socket, SO_SNDTIMEO);
+  const TimePoint end = after(simulator_.now(), timeout_of(socket, SO_SNDTIMEO));
   const int flags = ::fcntl(socket, F_GETFL);
   while (begin()) {
     ::fcntl(socket, F_SETFL, flags | O_NONBLOCK);
@@ -165,8 +170,8 @@ int ProcessCalls::poll(pollfd* descriptors, nfds_t count, Duration timeout) {
   if (!begin()) return 0;
   int ready = ::poll(descriptors, count, 0);
   if (ready == 0 && timeout > Duration::zero()) {
-    thread->wait(
-        {.for_loop = false, .descriptors = {descriptors, descriptors + count}, .until = simulator_.now() + timeout});
+    const std::vector<pollfd> asked(descriptors, descriptors + count);
+    thread->wait({.for_loop = false, .descriptors = asked, .until = after(simulator_.now(), timeout)});
     ready = thread->killed() ? 0 : ::poll(descriptors, count, 0);
   }
   return ready;
@@ -185,6 +190,8 @@ void* ProcessCalls::map(void* at, std::size_t size, int protection, int flags, i
     errno = ENOMEM;
     return MAP_FAILED;
   }
+  // The memory of the dead is their own.
+  if (thread != nullptr && thread->killed()) flags = (flags & ~MAP_TYPE) | MAP_PRIVATE;
   void* const mapped = SystemCalls::map(at, size, protection, flags, fd, offset);
   if (mapped != MAP_FAILED && thread != nullptr && (flags & MAP_SHARED) != 0) {
     thread->process().shared_mappings[static_cast<std::byte*>(mapped)] = size;

@@ -213,6 +213,7 @@ bool Simulator::step() {
   now_ += step_time;
   disturb();
   reap();
+  if (!workers_run()) return true;  // the last one has just been killed
   if (!tasks_.empty() && tasks_.begin()->first <= now_) {
     const auto task = std::move(tasks_.begin()->second);
     tasks_.erase(tasks_.begin());
