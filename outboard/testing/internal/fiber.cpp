@@ -74,7 +74,7 @@ struct Fiber::State {
 
 void Fiber::State::start(unsigned high, unsigned low) {
   const auto address = (std::uintptr_t{high} << 32) | low;
-  reinterpret_cast<State*>(address)->run();
+  reinterpret_cast<State*>(address)->run();  // NOLINT(performance-no-int-to-ptr): makecontext() passes integers
 }
 
 void Fiber::State::run() {

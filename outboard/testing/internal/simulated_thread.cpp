@@ -89,6 +89,7 @@ void SimulatedThread::run_body(const std::function<void(Process&)>& body) {
   try {
     body(*this);
   } catch (const Killed&) {
+    simulator_.note("its code has unwound");
   } catch (const std::exception& error) {
     simulator_.fail(process_.name + " ended with an exception: " + error.what());
   }
