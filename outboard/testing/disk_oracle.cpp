@@ -26,14 +26,14 @@ std::uint64_t DiskOracle::begin_write(std::uint64_t sector, MutableBytes data) {
     fill(data.subspan(i * sector_size, sector_size), stamp);
     at(sector + i)[stamp] = 0;
   }
-  writes_[stamp] = {.sector = sector, .count = count};
+  writes_[stamp] = {.sector = sector, .count = count, .began = ++now_};
   return stamp;
 }
 
 void DiskOracle::end_write(std::uint64_t number, Outcome outcome) {
   const Write write = writes_.at(number);
   writes_.erase(number);
-  if (outcome == Outcome::unknown) return;
+  if (outcome == Outcome::unknown || write.began <= power_lost_) return;
   ++now_;
   for (std::size_t i = 0; i < write.count; ++i) holds(at(write.sector + i), number);
 }
@@ -53,9 +53,12 @@ bool DiskOracle::quiet(std::uint64_t sector, std::size_t count) const {
   return true;
 }
 
-void DiskOracle::end_flush(std::uint64_t number) { flushed_ = std::max(flushed_, number); }
+void DiskOracle::end_flush(std::uint64_t number) {
+  if (number > power_lost_) flushed_ = std::max(flushed_, number);
+}
 
 void DiskOracle::power_lost() {
+  power_lost_ = ++now_;
   for (auto& [number, sector] : sectors_) {
     for (auto& [stamp, until] : sector) {
       if (until > flushed_) until = 0;

@@ -28,7 +28,8 @@ class DiskOracle {
   /// A flush; its number is for end_flush(), which says that it has succeeded. It covers the writes that had succeeded before.
   std::uint64_t begin_flush() { return ++now_; }
   void end_flush(std::uint64_t number);
-  /// The disk has lost power: what no flush has covered is there, or what was there before.
+  /// The disk has lost power: what no flush has covered is there, or what was there before. Answers that come afterwards to what
+  /// began before say nothing any more.
   void power_lost();
 
   /// What is wrong with what was read; nothing if it is right.
@@ -41,6 +42,7 @@ class DiskOracle {
   struct Write {
     std::uint64_t sector = 0;
     std::size_t count = 0;
+    std::uint64_t began = 0;
   };
 
   Sector& at(std::uint64_t sector) { return sectors_.try_emplace(sector, Sector{{0, 0}}).first->second; }
@@ -52,6 +54,7 @@ class DiskOracle {
   std::map<Stamp, Write> writes_;
   Stamp next_ = 1;
   std::uint64_t now_ = 0;  // counts what happens
+  std::uint64_t power_lost_ = 0;  // when it was lost last
   std::uint64_t flushed_ = 0;  // when the last flush that has succeeded began
 };
 

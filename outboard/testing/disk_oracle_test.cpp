@@ -162,5 +162,25 @@ TEST_F(DiskOracleTest, ReadMakesNothingDurable) {
   EXPECT_EQ(wrong(3, old), "");
 }
 
+TEST_F(DiskOracleTest, AnswerThatComesAfterALossOfPowerSaysNothing) {
+  const Sectors old = write(3);
+  flush();
+  Sectors data(size);
+  const auto number = oracle_.begin_write(3, data);
+  oracle_.power_lost();
+  oracle_.end_write(number, Outcome::done);
+  EXPECT_EQ(wrong(3, old), "");
+}
+
+TEST_F(DiskOracleTest, FlushThatEndsAfterALossOfPowerCoversNothing) {
+  const Sectors old = write(3);
+  flush();
+  write(3);
+  const auto number = oracle_.begin_flush();
+  oracle_.power_lost();
+  oracle_.end_flush(number);
+  EXPECT_EQ(wrong(3, old), "");
+}
+
 }  // namespace
 }  // namespace outboard::testing

@@ -19,6 +19,19 @@ std::string kind_of(const std::string& failure) {
   return kind;
 }
 
+/// As an initialiser, of what is not the default.
+std::string options_of(const Simulation::Options& options) {
+  const Simulation::Options usual;
+  std::string text;
+  const auto add = [&](const char* name, std::uint64_t value, std::uint64_t usual_value) {
+    if (value != usual_value) text += (text.empty() ? "." : ", .") + std::string(name) + " = " + std::to_string(value);
+  };
+  add("max_steps", options.max_steps, usual.max_steps);
+  add("max_kills", options.max_kills, usual.max_kills);
+  add("max_actions", options.max_actions, usual.max_actions);
+  return "{" + text + "}";
+}
+
 /// Searches the shortest schedule with the same kind of failure.
 class Shrinking {
  public:
@@ -111,7 +124,7 @@ class Shrinking {
 std::optional<Finding> explore(const World& world, const Exploration& exploration) {
   for (std::uint64_t i = 0; i < exploration.seeds; ++i) {
     const std::uint64_t seed = exploration.first_seed + i;
-    Finding finding{.seed = seed, .failure = {}, .schedule = {}, .transcript = {}};
+    Finding finding{.seed = seed, .failure = {}, .schedule = {}, .transcript = {}, .options = exploration.options};
     {
       Simulation simulation(Schedule::from_seed(seed), exploration.options);
       const auto failure = world(simulation);
@@ -140,7 +153,7 @@ std::string describe(const Finding& finding) {
   for (const Deviation& one : finding.schedule) {
     text += (text.back() == '{' ? "{" : ", {") + std::to_string(one.step) + ", " + std::to_string(one.value) + "}";
   }
-  text += "}), {});\nWhat happens (decision, time, process/thread):\n";
+  text += "}), " + options_of(finding.options) + ");\nWhat happens (decision, time, process/thread):\n";
   for (const std::string& line : finding.transcript) text += "  " + line + "\n";
   return text;
 }

@@ -21,6 +21,7 @@ struct Finding {
   std::vector<Deviation> schedule;  ///< the shortest that was found
   std::size_t decisions_before = 0;  ///< of the seed's own schedule
   std::vector<std::string> transcript;  ///< of the shortest
+  Simulation::Options options{};  ///< it was found with
 };
 
 struct Exploration {

@@ -30,11 +30,8 @@ struct SimulatedDisk::State {
   std::uint64_t power_cycles = 0;
   std::uint64_t flushes = 0;  ///< that have begun
   std::uint64_t last_flush = 0;  ///< the number of the last one among those that have succeeded
-  std::map<const Port*, unsigned> running;  ///< operations, by the back end that submitted them
+  std::size_t running = 0;  ///< operations
 
-  void end_one(const Port* port) {
-    if (--running[port] == 0) running.erase(port);
-  }
   /// What is written goes to the medium some time, in any order.
   void write(std::uint64_t offset, Bytes bytes) {
     std::ranges::copy(bytes, current.begin() + static_cast<std::ptrdiff_t>(offset));
@@ -110,16 +107,17 @@ class SimulatedDisk::Port final : public storage::Backend {
   /// Carries an operation out later: `on_disk` whatever becomes of this object, `in_process` only while it lives.
   void start(Completion done, std::function<void(int)> in_process, std::function<void(int)> on_disk) {
     Simulation& simulation = state_->simulation;
+    if (simulation.is_code_of_the_dead()) return;
     const bool fails = state_->options.fails && simulation.choose(Choice::storage, 16) == 15;
     const std::uint32_t time = simulation.choose(Choice::storage, std::size(times));
     const std::uint64_t number = next_++;
     operations_->emplace(number, Operation{.done = std::move(done), .in_process = std::move(in_process)});
-    ++state_->running[this];
+    ++state_->running;
     simulation.at(simulation.clock().now() + times[time],
                   [state = state_, cycle = state_->power_cycles, this, weak = std::weak_ptr(operations_), number,
                    error = fails ? EIO : 0, on_disk = std::move(on_disk)] {
                     if (cycle != state->power_cycles) return;
-                    state->end_one(this);
+                    --state->running;
                     on_disk(error);
                     if (const auto operations = weak.lock()) operations->at(number).in_process(error);
                     if (!weak.expired()) post(number, error);
@@ -158,11 +156,11 @@ Result<std::unique_ptr<storage::Backend>> SimulatedDisk::open(Loop& loop) {
   return std::make_unique<Port>(state_, loop);
 }
 
-bool SimulatedDisk::idle() const { return state_->running.empty(); }
+bool SimulatedDisk::idle() const { return state_->running == 0; }
 
 void SimulatedDisk::lose_power() {
   ++state_->power_cycles;
-  state_->running.clear();
+  state_->running = 0;
   for (std::size_t at = 0; at < state_->current.size(); at += sector) {
     const bool kept = std::memcmp(&state_->current[at], &state_->durable[at], sector) == 0 ||
                       state_->simulation.choose(Choice::storage, 2) == 0;

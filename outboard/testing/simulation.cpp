@@ -37,9 +37,16 @@ Simulation::Simulation(Schedule schedule, Options options) {
   in_force = this;
 }
 
-Simulation::~Simulation() { in_force = nullptr; }
+Simulation::~Simulation() {
+  state_->simulator.end_all();
+  in_force = nullptr;
+}
 
 Simulation* Simulation::running() { return in_force; }
+bool Simulation::is_code_of_the_dead() const {
+  const SimulatedThread* const thread = state_->simulator.current();
+  return thread != nullptr && thread->killed();
+}
 void Simulation::preempt() { state_->calls.begin(); }
 
 void Simulation::add_process(std::string name, Role role, Mortality mortality, std::function<void(Process&)> body) {

@@ -15,7 +15,7 @@ namespace outboard::testing {
 
 class Simulation;
 
-/// Ends the code of a process that has been killed. Thrown by the calls of Process and of its loop; the body of a process lets
+/// Ends the code of a process that has been killed. Thrown by the calls of Process that run its loop; the body of a process lets
 /// it pass.
 struct Killed {};
 
@@ -33,6 +33,9 @@ class Process {
   virtual void run_until(const std::function<bool()>& done) = 0;
   /// Runs the loop for so long. False: `done` became true before.
   virtual bool run_for(Duration time, const std::function<bool()>& done) = 0;
+  /// Runs the loop for so long, or until the process is killed. Never throws: for code that destructors call, such as the `wait`
+  /// of a transport.
+  virtual void pause(Duration time) = 0;
   /// Runs the loop until the process is killed: always throws Killed.
   [[noreturn]] virtual void run() = 0;
   /// Starts another thread of the process, with a loop of its own. `body` must not refer to what lives on the stack of a thread
@@ -40,7 +43,7 @@ class Process {
   virtual void start_thread(std::function<void(Process&)> body) = 0;
   /// It has been killed, and what its code does now has no effect: it should end soon.
   virtual bool killed() const = 0;
-  /// Fails the simulation unless the process has been killed, in which case it throws Killed.
+  /// Fails the simulation unless the condition holds, or the process has been killed.
   virtual void require(bool condition, const std::string& what) = 0;
   void require(const Status& done, const std::string& what) {
     require(done.has_value(), done ? what : what + ": " + done.error().message());
@@ -98,6 +101,9 @@ class Simulation {
 
   /// The simulation that runs on this thread; null: none does.
   static Simulation* running();
+  /// Whether the code that runs now is that of a killed process. For what a simulated machine has beside processes, such as a
+  /// disk: the dead ask it for nothing.
+  bool is_code_of_the_dead() const;
   /// In a process: a place at which others may run, or the process be killed. For code that shares memory with another process.
   void preempt();
 

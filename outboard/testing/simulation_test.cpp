@@ -220,7 +220,7 @@ TEST(Simulation, EndlessLoopIsReported) {
 
 TEST(Simulation, DescriptorThatIsLeftOpenIsReported) {
   UniqueFd left;
-  EXPECT_EQ(failure_of([&](Process&) { left = UniqueFd(::dup(0)); }), "1 descriptors were left open");
+  EXPECT_EQ(failure_of([&](Process&) { left = UniqueFd(::dup(make_memfd(1).get())); }), "1 descriptors were left open");
 }
 
 TEST(Simulation, MappingThatIsLeftIsReported) {

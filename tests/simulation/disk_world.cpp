@@ -29,6 +29,7 @@ UniqueFd listen_at(const std::string& path) {
   UniqueFd socket(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
   sockaddr_un address{};
   address.sun_family = AF_UNIX;
+  if (path.size() >= sizeof address.sun_path) return {};
   std::ranges::copy(path, address.sun_path);
   const bool bound = ::bind(socket.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) == 0;
   return bound && ::listen(socket.get(), 8) == 0 ? std::move(socket) : UniqueFd();
@@ -48,6 +49,7 @@ class DiskWorld::Operation {
  private:
   void ended();
   bool choose_sectors();
+  std::string name() const;
 
   DiskWorld& world_;
   memory::DmaBuffer buffer_;
@@ -58,6 +60,13 @@ class DiskWorld::Operation {
   std::uint64_t write_ = 0, flush_ = 0;
   bool running_ = false;
 };
+
+std::string DiskWorld::Operation::name() const {
+  if (io_.kind == blk::Io::Kind::flush) return "flush " + std::to_string(flush_);
+  const bool writes = io_.kind == blk::Io::Kind::write;
+  return (writes ? "write " + std::to_string(write_) : std::string("read")) + " of sectors " + std::to_string(sector_) +
+         " to " + std::to_string(sector_ + count_ - 1);
+}
 
 bool DiskWorld::Operation::choose_sectors() {
   // Not decisions: what a driver does is its own affair, and the same in every schedule.
@@ -94,6 +103,7 @@ void DiskWorld::Operation::start(Process& process, blk::Queue& queue) {
     std::ranges::fill(buffer_.bytes().first(size), std::byte{0x5a});
   }
   running_ = true;
+  world_.simulation_.note("begins: " + name());
   if (const auto submitted = queue.submit(io_); !submitted) {
     io_.error = submitted.error().code();
     ended();
@@ -103,8 +113,11 @@ void DiskWorld::Operation::start(Process& process, blk::Queue& queue) {
 
 void DiskWorld::Operation::ended() {
   if (!std::exchange(running_, false)) world_.simulation_.fail("an operation was answered twice");
+  world_.simulation_.note("ended with " + std::to_string(io_.error) + ": " + name());
   const bool succeeded = io_.error == 0;
   world_.given_up_ |= io_.error == ENODEV;
+  const bool explained = succeeded || io_.error == ENODEV || io_.error == ECANCELED || world_.options_.disk_fails;
+  if (!explained) world_.simulation_.fail("an operation has failed without a cause: " + Error(io_.error).what());
   ++world_.ended_;
   if (succeeded) ++world_.done_;
   if (io_.kind == blk::Io::Kind::write) {
@@ -178,7 +191,7 @@ void DiskWorld::drive(Process& process) {
       continue;
     }
     auto transport = virtio_pci::Transport::open(
-        **client, {.clock = &simulation_.clock(), .wait = [&](Duration time) { process.run_for(time, never); }});
+        **client, {.clock = &simulation_.clock(), .wait = [&](Duration time) { process.pause(time); }});
     if (!transport) {
       check(transport.error(), "opening the transport");
       continue;

@@ -1,5 +1,8 @@
 #include <gtest/gtest.h>
 
+#include <cstdint>
+#include <cstdlib>
+
 #include <outboard/testing/explore.hpp>
 #include <tests/simulation/disk_world.hpp>
 
@@ -12,8 +15,16 @@ TEST(DiskWorld, AQuietMachineHasNoFault) {
   EXPECT_FALSE(failure) << *failure;
 }
 
+/// ./dev soak gives other ranges of seeds.
+std::uint64_t number_from_environment(const char* name, std::uint64_t usual) {
+  const char* const text = std::getenv(name);
+  return text == nullptr ? usual : std::strtoull(text, nullptr, 10);
+}
+
 TEST(DiskWorld, NoSeedHasAFault) {
-  const auto found = explore(run_some_disk_world, {.seeds = 500});
+  const auto found = explore(run_some_disk_world, {.first_seed = number_from_environment("OUTBOARD_FIRST_SEED", 1),
+                                                   .seeds = number_from_environment("OUTBOARD_SEEDS", 500),
+                                                   .max_shrinking_runs = 500});
   EXPECT_FALSE(found) << describe(*found);
 }
 

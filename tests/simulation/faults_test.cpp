@@ -42,6 +42,11 @@ TEST_P(PlantedFault, IsFound) {
   const auto found = explore(run_some_disk_world, {.seeds = max_seeds, .max_shrinking_runs = 0});
   ASSERT_TRUE(found) << "nothing was seen of the fault: " << fault_names[GetParam() - 1];
   std::printf("seed %d: %s\n", static_cast<int>(found->seed), found->failure.c_str());
+  // By the fault, and by nothing else.
+  fault_in_force = 0;
+  Simulation simulation(Schedule::from_seed(found->seed), {});
+  const auto without = run_some_disk_world(simulation);
+  EXPECT_FALSE(without) << *without;
 }
 
 INSTANTIATE_TEST_SUITE_P(Each, PlantedFault, ::testing::Range(1U, static_cast<unsigned>(fault_names.size() + 1)));

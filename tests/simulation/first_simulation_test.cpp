@@ -47,7 +47,7 @@ void drive(Process& self) {
   for (; call.value < 20; self.run_for(10ms, never)) {  // the server may not be there, or die: it starts again
     auto client = vfio_user::Client::connect(path);
     if (!client) continue;
-    const auto wait = [&](Duration time) { self.run_for(time, never); };
+    const auto wait = [&](Duration time) { self.pause(time); };
     auto transport = virtio_pci::Transport::open(**client, {.clock = &self.loop().clock(), .wait = wait});
     if (!transport) continue;
     auto driver = example::Driver::start(std::move(*transport), {.loop = &self.loop()});

@@ -13,6 +13,9 @@
 namespace outboard {
 namespace {
 
+class Kernel final : public SystemCalls {};
+
+constinit Kernel kernel;
 constinit thread_local SystemCalls* simulated = nullptr;
 
 }  // namespace
@@ -59,10 +62,7 @@ int SystemCalls::unmap(void* at, std::size_t size) { return ::munmap(at, size); 
 
 TimePoint SystemCalls::now() { return std::chrono::time_point_cast<Duration>(std::chrono::steady_clock::now()); }
 
-SystemCalls& system_calls() {
-  static constinit SystemCalls kernel;
-  return simulated == nullptr ? kernel : *simulated;
-}
+SystemCalls& system_calls() { return simulated == nullptr ? kernel : *simulated; }
 
 SimulatedCalls::SimulatedCalls(SystemCalls& calls) : before_(std::exchange(simulated, &calls)) {}
 SimulatedCalls::~SimulatedCalls() { simulated = before_; }

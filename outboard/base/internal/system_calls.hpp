@@ -11,6 +11,8 @@
 
 namespace outboard {
 
+struct ProcessLimits;
+
 /// The system calls by which a process reaches others, waits, maps memory and tells the time. The base class makes the calls;
 /// testing::Simulation has a derived class that decides what they return. What only looks at a descriptor or changes its flags
 /// is called directly.
@@ -18,8 +20,6 @@ namespace outboard {
 /// As the kernel's: -1 (or MAP_FAILED) and errno on failure.
 class SystemCalls {
  public:
-  virtual ~SystemCalls() = default;
-
   virtual ssize_t send(int socket, const msghdr& message, int flags);
   virtual ssize_t receive(int socket, msghdr& message, int flags);
   /// Accepts a connection, close-on-exec.
@@ -39,6 +39,12 @@ class SystemCalls {
   virtual int unmap(void* at, std::size_t size);
 
   virtual TimePoint now();
+
+  /// What the process may use, where that is not measured. Null: it is.
+  virtual const ProcessLimits* process_limits() { return nullptr; }
+
+ protected:
+  ~SystemCalls() = default;  // nobody owns one as such; so the kernel's need no destruction at exit
 };
 
 /// Those of the calling thread: the kernel's, unless SimulatedCalls is in force.

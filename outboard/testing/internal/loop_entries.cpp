@@ -31,9 +31,7 @@ Result<std::uint64_t> LoopEntries::add_watch(int fd, Ready interest, Loop::Watch
 }
 
 std::uint64_t LoopEntries::add_timer(TimePoint now, Duration delay, Loop::Task call) {
-  delay = std::max(delay, Duration::zero());
-  const TimePoint deadline = delay > TimePoint::max() - now ? TimePoint::max() : now + delay;
-  return add(Timer{deadline, std::move(call)});
+  return add(Timer{after(now, std::max(delay, Duration::zero())), std::move(call)});
 }
 
 Status LoopEntries::rewatch(std::uint64_t id, Ready interest) {

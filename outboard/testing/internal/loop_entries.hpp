@@ -15,6 +15,11 @@
 
 namespace outboard::testing {
 
+/// A point in time that may lie beyond all others.
+constexpr TimePoint after(TimePoint now, Duration time) {
+  return time > TimePoint::max() - now ? TimePoint::max() : now + time;
+}
+
 /// The registrations of a loop for tests. Simpler than Reactor's on purpose: ids only grow, and entries are shared, so that a
 /// callback may end itself. One thread.
 class LoopEntries {

@@ -42,8 +42,6 @@ Duration timeout_of(int socket, int option) {
   return std::chrono::seconds(limit.tv_sec) + std::chrono::microseconds(limit.tv_usec);
 }
 
-TimePoint after(TimePoint now, Duration time) { return time > TimePoint::max() - now ? TimePoint::max() : now + time; }
-
 /// The peer has not received all that was sent: only then can a socket be full.
 bool has_unread(int socket) {
   int unread = 0;
@@ -70,7 +68,7 @@ void lose_descriptors(msghdr& message) {
 bool ProcessCalls::begin() {
   SimulatedThread* const thread = simulator_.current();
   if (thread == nullptr) return true;
-  if (thread->killed()) return false;
+  if (thread->killed()) return simulator_.count_call_of_the_dead(), false;
   if (simulator_.choose(Choice::preempt, 2) != 0) thread->yield();
   simulator_.maybe_kill_current();
   return !thread->killed();
@@ -96,9 +94,11 @@ ssize_t ProcessCalls::send(int socket, const msghdr& message, int flags) {
   const std::size_t size = size_of(message);
   const auto choices = static_cast<std::uint32_t>(std::min<std::size_t>(size, 4096));
   if (const auto cut = simulator_.choose(Choice::disconnect, choices + 1); cut != 0) {
-    if (cut > 1) send_part(socket, message, flags, cut - 1);
+    const ssize_t sent = cut > 1 ? send_part(socket, message, flags, cut - 1) : fail_with(EPIPE);
+    const int error = errno;
     ::shutdown(socket, SHUT_RDWR);
-    return cut > 1 ? static_cast<ssize_t>(cut - 1) : fail_with(EPIPE);
+    errno = error;
+    return sent;
   }
   if (has_unread(socket) && simulator_.choose(Choice::full_socket, 2) != 0) return fail_with(EAGAIN);
   const std::uint32_t taken = simulator_.choose(Choice::short_send, choices);
@@ -116,9 +116,10 @@ bool ProcessCalls::wait_readable(int socket) {
 ssize_t ProcessCalls::receive(int socket, msghdr& message, int flags) {
   if (simulator_.current() == nullptr) return SystemCalls::receive(socket, message, flags);
   if (!begin()) return fail_with(ECONNRESET);
-  if (simulator_.choose(Choice::interrupted, 2) != 0) return fail_with(EINTR);
-  if ((flags & MSG_DONTWAIT) == 0 && !wait_readable(socket))
-    return fail_with(simulator_.current()->killed() ? ECONNRESET : EAGAIN);
+  if ((flags & MSG_DONTWAIT) == 0) {
+    if (simulator_.choose(Choice::interrupted, 2) != 0) return fail_with(EINTR);
+    if (!wait_readable(socket)) return fail_with(simulator_.current()->killed() ? ECONNRESET : EAGAIN);
+  }
   const ssize_t got = SystemCalls::receive(socket, message, flags | MSG_DONTWAIT);
   if (got > 0 && (flags & MSG_PEEK) == 0 && message.msg_controllen != 0 &&
       simulator_.choose(Choice::no_descriptor, 2) != 0) {
@@ -128,17 +129,15 @@ ssize_t ProcessCalls::receive(int socket, msghdr& message, int flags) {
   return got;
 }
 
-/// A new descriptor, unless there is no room for one.
-int ProcessCalls::descriptor(int made) {
-  if (made < 0 || simulator_.current() == nullptr || simulator_.current()->killed()) return made;
-  if (simulator_.choose(Choice::no_descriptor, 2) == 0) return made;
-  ::close(made);
-  return fail_with(EMFILE);
+bool ProcessCalls::has_room() {
+  if (simulator_.current() == nullptr || simulator_.current()->killed()) return true;
+  return simulator_.choose(Choice::no_descriptor, 2) == 0;
 }
 
 int ProcessCalls::accept(int socket) {
   if (!begin()) return fail_with(EAGAIN);
-  return descriptor(SystemCalls::accept(socket));
+  // A descriptor is reserved first: the client stays where it is.
+  return has_room() ? SystemCalls::accept(socket) : fail_with(EMFILE);
 }
 
 int ProcessCalls::connect(int socket, const sockaddr* address, socklen_t size) {
@@ -158,11 +157,11 @@ int ProcessCalls::connect(int socket, const sockaddr* address, socklen_t size) {
   return fail_with(ECONNREFUSED);
 }
 
-int ProcessCalls::make_eventfd() { return descriptor(SystemCalls::make_eventfd()); }
+int ProcessCalls::make_eventfd() { return has_room() ? SystemCalls::make_eventfd() : fail_with(EMFILE); }
 int ProcessCalls::make_memory_file(const char* name, unsigned flags) {
-  return descriptor(SystemCalls::make_memory_file(name, flags));
+  return has_room() ? SystemCalls::make_memory_file(name, flags) : fail_with(EMFILE);
 }
-int ProcessCalls::duplicate(int fd) { return descriptor(SystemCalls::duplicate(fd)); }
+int ProcessCalls::duplicate(int fd) { return has_room() ? SystemCalls::duplicate(fd) : fail_with(EMFILE); }
 
 int ProcessCalls::poll(pollfd* descriptors, nfds_t count, Duration timeout) {
   SimulatedThread* const thread = simulator_.current();

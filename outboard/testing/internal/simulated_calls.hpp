@@ -1,5 +1,8 @@
 #pragma once
 
+#include <cstdint>
+
+#include <outboard/base/internal/budget.hpp>
 #include <outboard/base/internal/system_calls.hpp>
 #include <outboard/testing/internal/simulator.hpp>
 
@@ -23,6 +26,8 @@ class ProcessCalls final : public SystemCalls {
   void* map(void* at, std::size_t size, int protection, int flags, int fd, off_t offset) override;
   int unmap(void* at, std::size_t size) override;
   TimePoint now() override { return simulator_.now_of_current(); }
+  /// The same on every machine: what a server offers its client follows from them.
+  const ProcessLimits* process_limits() override { return &limits_; }
 
   /// A chance for others to run, or for the process to be killed. False: it has been.
   bool begin();
@@ -30,9 +35,11 @@ class ProcessCalls final : public SystemCalls {
  private:
   bool wait_readable(int socket);
   ssize_t send_part(int socket, const msghdr& message, int flags, std::size_t size);
-  int descriptor(int made);
+  /// Whether the process may have one more descriptor.
+  bool has_room();
 
   Simulator& simulator_;
+  ProcessLimits limits_{.descriptors = 4096, .mappings = 16384, .address_space = UINT64_C(1) << 45};
 };
 
 }  // namespace outboard::testing

@@ -92,6 +92,8 @@ void SimulatedThread::run_body(const std::function<void(Process&)>& body) {
     simulator_.note("its code has unwound");
   } catch (const std::exception& error) {
     simulator_.fail(process_.name + " ended with an exception: " + error.what());
+  } catch (...) {
+    simulator_.fail(process_.name + " ended with an exception of an unknown type");
   }
   loop_.drop_posted();
 }
@@ -122,7 +124,16 @@ bool SimulatedThread::run_loop(TimePoint until, const std::function<bool()>& don
 void SimulatedThread::run_until(const std::function<bool()>& done) { run_loop(TimePoint::max(), done); }
 
 bool SimulatedThread::run_for(Duration time, const std::function<bool()>& done) {
-  return run_loop(simulator_.now() + time, done);
+  return run_loop(after(simulator_.now(), time), done);
+}
+
+void SimulatedThread::pause(Duration time) {
+  try {
+    if (!process_.killed) run_for(time, [] { return false; });
+  } catch (const Killed&) {
+    // The caller may be a destructor.
+    simulator_.note("killed while it waits");
+  }
 }
 
 void SimulatedThread::run() {
@@ -135,8 +146,7 @@ void SimulatedThread::start_thread(std::function<void(Process&)> body) {
 }
 
 void SimulatedThread::require(bool condition, const std::string& what) {
-  if (process_.killed) throw Killed();
-  if (!condition) simulator_.fail(process_.name + ": " + what);
+  if (!condition && !process_.killed) simulator_.fail(process_.name + ": " + what);
 }
 
 }  // namespace outboard::testing

@@ -30,6 +30,7 @@ struct SimulatedProcess {
   bool killed = false;
   std::vector<std::unique_ptr<SimulatedThread>> threads;
   std::map<std::byte*, std::size_t> shared_mappings;
+  unsigned calls_after_death = 0;
   Duration time_after_death{};  ///< what is left of its code waits for nothing: its clock runs ahead
 
   bool ended() const;
@@ -78,6 +79,7 @@ class SimulatedThread final : public Process {
   Loop& loop() override { return loop_; }
   void run_until(const std::function<bool()>& done) override;
   bool run_for(Duration time, const std::function<bool()>& done) override;
+  void pause(Duration time) override;
   [[noreturn]] void run() override;
   void start_thread(std::function<void(Process&)> body) override;
   bool killed() const override { return process_.killed; }

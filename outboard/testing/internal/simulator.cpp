@@ -3,6 +3,8 @@
 #include <sys/mman.h>
 
 #include <algorithm>
+#include <cstdio>
+#include <cstdlib>
 #include <cstring>
 #include <utility>
 
@@ -17,11 +19,17 @@ constexpr Duration clock_jumps[] = {Duration::zero(), std::chrono::milliseconds(
                                     std::chrono::seconds(3)};
 constexpr Duration time_of_the_dead = std::chrono::seconds(1);
 
-/// From now on the process has a copy: what it writes, nobody else sees.
+[[noreturn]] void give_up(const std::string& why) {
+  std::fputs(("simulation: " + why + "\n").c_str(), stderr);
+  std::abort();
+}
+
+/// Replaces a shared mapping by a private copy.
 void make_private(std::byte* at, std::size_t size) {
   const std::vector<std::byte> bytes(at, at + size);
-  if (::mmap(at, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) != MAP_FAILED)
-    std::memcpy(at, bytes.data(), size);
+  if (::mmap(at, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) == MAP_FAILED)
+    give_up("no memory for the memory of a killed process");
+  std::memcpy(at, bytes.data(), size);
 }
 
 }  // namespace
@@ -31,7 +39,7 @@ Simulator::Simulator(Simulation& simulation, Schedule schedule, const Simulation
 
 Simulator::~Simulator() { end_all(); }
 
-// What the world is told.
+// Trace and failures.
 
 void Simulator::trace(std::uint64_t what) {
   for (unsigned byte = 0; byte < sizeof what; ++byte) {
@@ -93,6 +101,13 @@ void Simulator::maybe_kill_current() {
   if (choose(Choice::kill, 2) != 0) kill(process);
 }
 
+void Simulator::count_call_of_the_dead() {
+  constexpr unsigned max_calls = 100'000;
+  SimulatedProcess& process = current_->process();
+  if (++process.calls_after_death == max_calls)
+    give_up(process.name + " has been killed, and its code does not end: it repeats a call of the library for ever");
+}
+
 void Simulator::kill(SimulatedProcess& process) {
   if (std::exchange(process.killed, true)) return;
   if (!ending_) ++kills_;
@@ -100,9 +115,10 @@ void Simulator::kill(SimulatedProcess& process) {
   for (const auto& [at, size] : process.shared_mappings) make_private(at, size);
 }
 
-/// Runs what is left of the code of a killed process: objects are destroyed, and nothing waits.
+/// Runs what is left of the code of a killed process: objects are destroyed, and nothing waits. Threads that were started later
+/// may refer to the stacks of earlier ones, so they end first.
 void Simulator::end_threads(SimulatedProcess& process) {
-  for (std::size_t i = 0; i < process.threads.size(); ++i) {
+  for (std::size_t i = process.threads.size(); i-- > 0;) {
     SimulatedThread& thread = *process.threads[i];
     if (thread.begun() && !thread.ended()) run_thread(thread);
   }

@@ -25,6 +25,8 @@ class Simulator {
   void add_action(std::string name, std::function<void()> action);
   void at(TimePoint time, std::function<void()> task) { tasks_.emplace(time, std::move(task)); }
   void run();
+  /// Kills all processes.
+  void end_all();
 
   void fail(const std::string& what);
   bool failed() const { return failure_.has_value(); }
@@ -46,6 +48,8 @@ class Simulator {
   SimulatedThread* current() const { return current_; }
   /// A chance to kill the process of the running thread right here.
   void maybe_kill_current();
+  /// What is left of the code of a killed process makes a system call. Ends the program if it never stops doing so.
+  void count_call_of_the_dead();
   /// As SIGKILL: from now on nothing that its code does reaches anybody.
   void kill(SimulatedProcess& process);
 
@@ -73,7 +77,6 @@ class Simulator {
   void end_threads(SimulatedProcess& process);
   void check_ended(const SimulatedProcess& process);
   bool workers_run() const;
-  void end_all();
 
   Simulation& simulation_;
   Schedule schedule_;
