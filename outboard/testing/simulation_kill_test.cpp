@@ -239,7 +239,7 @@ TEST_F(KillTest, ThreadsOfAProcessAreKilledTogether) {
 TEST_F(KillTest, CallsThatWaitReturnAtOnce) {
   auto [ours, theirs] = make_socket_pair();
   bool was_killed = false;
-  EXPECT_EQ(run([&, &ours = ours, &theirs = theirs](Process& self) {
+  EXPECT_EQ(run([&](Process& self) {
               if (!was_killed) send_to(theirs, "text");  // so that the run without a kill does not wait for ever
               kill_in_next_call(self);
               receive_from(ours, 0);

@@ -126,7 +126,11 @@ FAULTS = [
     ('a server does not wait for the I/O of a dead one', SIMULATED_DISK, [('  if (!idle()) return Error(', '  if (!FAULT && !idle()) return Error(')]),
 ]
 
-DECLARATION = 'namespace outboard::testing {\nextern unsigned fault_in_force;\n}\n'
+DECLARATION = '''namespace outboard::testing {
+extern unsigned fault_in_force;
+inline bool is_planted(unsigned fault) { return fault_in_force == fault; }
+}
+'''
 
 
 def copy_with_switches(source):
@@ -137,7 +141,7 @@ def copy_with_switches(source):
         for old, new in edits:
             if text.count(old) != 1:
                 sys.exit(f'{source}: {text.count(old)} places to edit, not one, for the fault "{name}":\n{old}')
-            text = text.replace(old, new.replace('FAULT', f'(::outboard::testing::fault_in_force == {number})'))
+            text = text.replace(old, new.replace('FAULT', f'::outboard::testing::is_planted({number})'))
     return DECLARATION + text
 
 

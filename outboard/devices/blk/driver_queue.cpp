@@ -4,6 +4,7 @@
 #include <cstring>
 
 #include <outboard/devices/blk/internal/driver_core.hpp>
+#include <outboard/memory/internal/keep_for_good.hpp>
 
 namespace outboard::blk {
 
@@ -396,10 +397,10 @@ void Queue::give_up(int error) {
 }
 
 void Queue::abandon_memory() {
-  // Lost on purpose. The bytes go when the transport's memory as a whole is taken from the device.
-  if (ring_) static_cast<void>(new virtio::DriverQueue(std::move(*ring_)));
+  // The bytes go when the transport's memory as a whole is taken from the device.
+  if (ring_) memory::keep_for_good(std::move(*ring_));
   ring_.reset();
-  static_cast<void>(new memory::DmaBuffer(std::move(slot_memory_)));
+  memory::keep_for_good(std::move(slot_memory_));
 }
 
 }  // namespace outboard::blk

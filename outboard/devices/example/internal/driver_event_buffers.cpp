@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cstring>
 
+#include <outboard/memory/internal/keep_for_good.hpp>
+
 namespace outboard::example {
 
 Result<EventBuffers> EventBuffers::create(virtio::Transport& transport, const virtio::Features& features,
@@ -51,9 +53,8 @@ std::optional<Event> EventBuffers::read(std::uint64_t index, std::uint32_t lengt
 }
 
 void EventBuffers::abandon_memory() && {
-  // Lost on purpose.
-  static_cast<void>(new virtio::DriverQueue(std::move(ring_)));
-  static_cast<void>(new memory::DmaBuffer(std::move(memory_)));
+  memory::keep_for_good(std::move(ring_));
+  memory::keep_for_good(std::move(memory_));
 }
 
 }  // namespace outboard::example

@@ -4,6 +4,8 @@
 #include <cstring>
 #include <utility>
 
+#include <outboard/memory/internal/keep_for_good.hpp>
+
 namespace outboard::example {
 
 namespace {
@@ -94,9 +96,8 @@ std::vector<Call*> RequestQueue::take_in_flight() {
 }
 
 void RequestQueue::abandon_memory() && {
-  // Lost on purpose.
-  static_cast<void>(new virtio::DriverQueue(std::move(ring_)));
-  static_cast<void>(new memory::DmaBuffer(std::move(memory_)));
+  memory::keep_for_good(std::move(ring_));
+  memory::keep_for_good(std::move(memory_));
 }
 
 }  // namespace outboard::example
