@@ -51,7 +51,7 @@ class CheckIncludes(unittest.TestCase):
         self.allowed('pci/x_test.cpp', '#include <outboard/testing/y.hpp>')
         self.allowed('pci/x_test.hpp', '#include <outboard/testing/y.hpp>')
         self.refused('testing/x.hpp', '#include <outboard/targets/y.hpp>')
-        self.refused('testing/x.hpp', '#include <outboard/storage/y.hpp>')
+        self.refused('testing/x.hpp', '#include <outboard/vfio_user/y.hpp>')
         self.refused('testing/x.hpp', '#include <tests/support/y.hpp>')
 
     def test_the_sides_of_a_device_know_nothing_of_each_other(self):
