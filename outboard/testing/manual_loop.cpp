@@ -16,8 +16,6 @@ namespace {
 
 constexpr int max_passes = 100'000;
 
-using Entries = LoopEntries;
-
 }  // namespace
 
 // Every pass works on a copy of the list of ids.
@@ -27,7 +25,7 @@ struct ManualLoop::State {
   EventFd wake;
   std::atomic<std::thread::id> thread = std::this_thread::get_id();
   bool running = false;
-  Entries entries;
+  LoopEntries entries;
   mutable std::mutex mutex;
   std::vector<Task> posted;  ///< guarded by mutex
 
@@ -60,7 +58,7 @@ bool ManualLoop::State::run_posted() {
 bool ManualLoop::State::run_timers() {
   bool ran = false;
   for (const auto id : entries.due(clock.now())) {
-    const auto timer = entries.find<Entries::Timer>(id);
+    const auto timer = entries.find<LoopEntries::Timer>(id);
     if (timer == nullptr) continue;  // ended by one before it
     entries.end(id);
     timer->call();
@@ -71,22 +69,22 @@ bool ManualLoop::State::run_timers() {
 
 bool ManualLoop::State::run_pollers() {
   bool found = false;
-  for (const auto id : entries.ids<Entries::Poller>()) {
-    const auto poller = entries.find<Entries::Poller>(id);
+  for (const auto id : entries.ids<LoopEntries::Poller>()) {
+    const auto poller = entries.find<LoopEntries::Poller>(id);
     if (poller != nullptr) found |= poller->call();
   }
   return found;
 }
 
 bool ManualLoop::State::run_watches(int milliseconds) {
-  Entries::Asked asked = entries.to_poll();
+  LoopEntries::Asked asked = entries.to_poll();
   asked.list.push_back({wake.get(), POLLIN, 0});
   if (::poll(asked.list.data(), asked.list.size(), milliseconds) <= 0) return false;
   if (asked.list.back().revents != 0) wake.drain();
   bool did = false;
   for (std::size_t i = 0; i < asked.ids.size(); ++i) {
-    const auto watch = entries.find<Entries::Watch>(asked.ids[i]);
-    const Ready ready = watch == nullptr ? Ready::none : Entries::ready_of(*watch, asked.list[i].revents);
+    const auto watch = entries.find<LoopEntries::Watch>(asked.ids[i]);
+    const Ready ready = watch == nullptr ? Ready::none : LoopEntries::ready_of(*watch, asked.list[i].revents);
     if (ready == Ready::none) continue;
     watch->call(ready);
     did = true;
@@ -138,7 +136,7 @@ bool ManualLoop::run_until(const std::function<bool()>& done, Duration limit) {
   const TimePoint end = Clock::system().now() + limit;
   while (!done()) {
     if (Clock::system().now() >= end) return false;
-    state_->pass(state_->entries.ids<Entries::Poller>().empty() ? 20 : 0);
+    state_->pass(state_->entries.ids<LoopEntries::Poller>().empty() ? 20 : 0);
   }
   return true;
 }

@@ -53,7 +53,6 @@ class SimulatedDisk::Port final : public storage::Backend {
     return {.capacity = state_->options.capacity, .can_discard = true, .can_write_zeroes = true};
   }
   std::string description() const override { return "a simulated disk"; }
-  StorageIdentity identity() const override { return {}; }
 
   void read(std::uint64_t offset, std::span<const iovec> pieces, Completion done) override {
     start(
@@ -97,7 +96,7 @@ class SimulatedDisk::Port final : public storage::Backend {
         std::move(done), [](int) {},
         [state = state_, offset, bytes = std::move(bytes)](int error) {
           const std::size_t sectors = bytes.size() / sector;
-      // One that fails may have written a part.
+          // One that fails may have written a part.
           const std::size_t written =
               error == 0 ? sectors : state->simulation.choose(Choice::storage, static_cast<std::uint32_t>(sectors + 1));
           state->write(offset, Bytes(bytes).first(written * sector));

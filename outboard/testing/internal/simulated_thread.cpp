@@ -68,8 +68,9 @@ void SimulatedLoop::run_one() {
   }
   if (candidates.empty()) return;
   const auto count = static_cast<std::uint32_t>(candidates.size());
-  thread_.simulator().note(std::to_string(posted_.size()) + " posted, " + std::to_string(asked.ids.size()) +
-                           " watches, " + std::to_string(count) + " candidates");
+  if (thread_.simulator().keeps_transcript())
+    thread_.simulator().note(std::to_string(posted_.size()) + " posted, " + std::to_string(asked.ids.size()) +
+                             " watches, " + std::to_string(count) + " candidates");
   const std::uint32_t chosen = thread_.simulator().choose(Choice::run, count);
   candidates[chosen]();
 }

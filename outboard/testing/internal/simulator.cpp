@@ -37,8 +37,6 @@ void make_private(std::byte* at, std::size_t size) {
 Simulator::Simulator(Simulation& simulation, Schedule schedule, const Simulation::Options& options)
     : simulation_(simulation), schedule_(std::move(schedule)), options_(options) {}
 
-Simulator::~Simulator() { end_all(); }
-
 // Trace and failures.
 
 void Simulator::trace(std::uint64_t what) {
@@ -48,7 +46,7 @@ void Simulator::trace(std::uint64_t what) {
 }
 
 void Simulator::note(const std::string& line) {
-  if (!options_.transcript) return;
+  if (!keeps_transcript()) return;
   const auto time = std::chrono::duration_cast<std::chrono::microseconds>(now_.time_since_epoch()).count();
   transcript_.push_back(std::to_string(schedule_.steps()) + " " + std::to_string(time) + " us " +
                         (current_ == nullptr ? "-" : current_->name() + "/" + std::to_string(current_->number())) +
@@ -240,7 +238,7 @@ bool Simulator::step() {
   if (threads.empty()) return advance_time();
   SimulatedThread& thread = *threads[choose(Choice::run, static_cast<std::uint32_t>(threads.size()))];
   trace(thread.number());
-  note("runs " + thread.name() + "/" + std::to_string(thread.number()));
+  if (keeps_transcript()) note("runs " + thread.name() + "/" + std::to_string(thread.number()));
   run_thread(thread);
   reap();
   return true;

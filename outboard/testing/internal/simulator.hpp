@@ -17,7 +17,6 @@ namespace outboard::testing {
 class Simulator {
  public:
   Simulator(Simulation& simulation, Schedule schedule, const Simulation::Options& options);
-  ~Simulator();
 
   void add_process(std::string name, Simulation::Role role, Simulation::Mortality mortality,
                    std::function<void(Process&)> body);
@@ -38,6 +37,8 @@ class Simulator {
   /// Mixes into the trace what happened, as numbers that are the same on every machine.
   void trace(std::uint64_t what);
   void note(const std::string& line);
+  /// Asked before the lines of each step, so that without a transcript they are not made.
+  bool keeps_transcript() const { return options_.transcript; }
 
   /// By the machine's clock; a process that has been killed has its own.
   TimePoint now() const { return now_; }
