@@ -19,6 +19,7 @@ import hashlib
 import json
 import os
 import pathlib
+import re
 import shlex
 import shutil
 import subprocess
@@ -33,12 +34,10 @@ TREE = rooms.SOURCE / 'build' / 'asan-ubsan'
 # same; and the batches. Inside the tree, where clang-tidy finds .clang-tidy.
 COMMANDS = TREE / 'tidy'
 BATCH = 10
-# In a batch an include that another source has, too, is no fault, and a using declaration may be used by another source. And
-# the analyzer is to follow each function for itself, also one that it has seen in a caller.
-IN_A_BATCH = ['--checks=-readability-duplicate-include,-misc-unused-using-decls', '--extra-arg=-Xclang',
-              '--extra-arg=-analyzer-inlining-mode=all']
-# How far the analyzer follows the paths of a function. Its default, 225000, makes it three times as slow: --all keeps that.
-ANALYZER_NODES = ['--extra-arg=-Xclang', '--extra-arg=-analyzer-config', '--extra-arg=-Xclang', '--extra-arg=max-nodes=50000']
+# In a batch an include that another source has, too, is no fault, and a using declaration may be used by another source.
+IN_A_BATCH = ['--checks=-readability-duplicate-include,-misc-unused-using-decls']
+# How far the analyzer follows the paths of a function. Its default, 225000, makes it six times as slow: --all keeps that.
+ANALYZER_NODES = ['--extra-arg=-Xclang', '--extra-arg=-analyzer-config', '--extra-arg=-Xclang', '--extra-arg=max-nodes=20000']
 STAMPS = pathlib.Path(os.environ.get('XDG_CACHE_HOME') or pathlib.Path.home() / '.cache') / 'outboard' / 'tidy'
 STAMP_DAYS = 30  # a stamp that nobody has asked for since goes
 
@@ -60,6 +59,16 @@ def without_precompiled(arguments):
             kept.append(arguments[0])
             arguments = arguments[1:]
     return kept
+
+
+def of_each_source(entry):
+    """An entry of compile_commands.json; where CMake made one source of several (UNITY_BUILD), one for each of these."""
+    given = pathlib.Path(entry['file'])
+    arguments = without_precompiled(shlex.split(entry['command']))
+    unity = given.parent.name == 'Unity'
+    for file in re.findall(r'^#include "(.*)"$', given.read_text(), re.MULTILINE) if unity else [entry['file']]:
+        yield {'file': file, 'directory': entry['directory'],
+               'arguments': [file if argument == entry['file'] else argument for argument in arguments]}
 
 
 @functools.cache
@@ -185,9 +194,8 @@ def main():
     options = parser.parse_args()
     STAMPS.mkdir(parents=True, exist_ok=True)
     drop_old_stamps()
-    entries = {entry['file']: {'file': entry['file'], 'directory': entry['directory'],
-                               'arguments': without_precompiled(shlex.split(entry['command']))}
-               for entry in json.loads((TREE / 'compile_commands.json').read_text())}
+    entries = {entry['file']: entry for each in json.loads((TREE / 'compile_commands.json').read_text())
+               for entry in of_each_source(each)}
     jobs = []
     for path, source, entry in wanted(entries):
         name = str(source.relative_to(rooms.SOURCE))
