@@ -17,6 +17,8 @@
 
 namespace outboard::pci {
 
+class Migratable;
+
 /// The regions of a PCI function, numbered as VFIO and vfio-user number them.
 namespace region {
 constexpr unsigned bar0 = 0, bar5 = 5, rom = 6, config = 7, vga = 8, count = 9;
@@ -123,6 +125,9 @@ class Function {
   /// The client is gone: releases its mappings and eventfds, and turns bus mastering off; the rest of the device's state is
   /// kept. Completes when nothing accesses the client's memory any more, however late.
   virtual void release_client(Completion done) = 0;
+
+  /// What moves it to another process (pci/migratable.hpp); null: it cannot be moved. The function's own.
+  virtual Migratable* migratable() { return nullptr; }
 
  protected:
   /// An access that has passed the check: at least one byte, all of it within a region that is readable (writable).
