@@ -100,8 +100,6 @@ std::vector<std::byte> header_of(const File::Shape& shape, const std::array<std:
 
 // What a file is refused for.
 
-Error damaged(std::string_view what) { return Error(EBADMSG, fmt::format("the journal is damaged: {}", what)); }
-
 Error other(int code, std::string_view what) {
   return Error(code, fmt::format("the journal is of another {}", what))
       .cure(
@@ -211,6 +209,8 @@ void write_header(std::byte* to, Bytes header) {
 }
 
 }  // namespace
+
+Error damaged(std::string_view what) { return Error(EBADMSG, fmt::format("the journal is damaged: {}", what)); }
 
 // State.
 

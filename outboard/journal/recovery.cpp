@@ -18,7 +18,6 @@ namespace spec = virtio::spec;
 
 namespace {
 
-Error damaged(std::string_view what) { return Error(EBADMSG, fmt::format("the journal is damaged: {}", what)); }
 Error misfit(std::string_view what) {
   return Error(EBADMSG, fmt::format("the journal does not fit the ring: {}", what));
 }

@@ -77,7 +77,7 @@ Result<SharedFile> SharedFile::create(std::uint64_t size, std::uint64_t alignmen
   return file;
 }
 
-std::optional<std::uint64_t> round_up(std::uint64_t size, std::uint64_t unit) {
+std::optional<std::uint64_t> whole_units(std::uint64_t size, std::uint64_t unit) {
   const auto sum = checked_add(size, unit - 1);
   if (!sum) return std::nullopt;
   return *sum / unit * unit;
@@ -138,7 +138,7 @@ Result<Arena*> DmaPool::State::add_arena(std::uint64_t size, std::uint64_t align
 }
 
 Result<DmaBuffer> DmaPool::State::own_arena(DmaPool& pool, std::uint64_t size, const Options& options) {
-  const auto whole = round_up(size, limits.page_size);
+  const auto whole = whole_units(size, limits.page_size);
   if (!whole) return Error(ENOMEM, "the requested DMA buffer is too large");
   const std::uint64_t alignment = std::max(options.alignment, limits.page_size);
   OUTBOARD_TRY(Arena * arena, add_arena(*whole, alignment, options.highest, false));

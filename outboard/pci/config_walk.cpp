@@ -10,7 +10,7 @@ namespace outboard::pci {
 
 namespace {
 
-constexpr std::uint16_t first_standard = config_size::header, first_extended = config_size::conventional;
+constexpr std::uint16_t standard_begin = config_size::header, extended_begin = config_size::conventional;
 constexpr std::uint16_t last_standard = config_size::conventional - 4;
 constexpr std::size_t max_space = config_size::express;
 
@@ -29,13 +29,13 @@ class Walker {
     if (load<StatusRegister>(image_, raw(StatusRegister::offset)).get(StatusRegister::capabilities_list) != 0) {
       walk_standard(capability_at(load<CapabilitiesPointer>(image_, raw(CapabilitiesPointer::offset)).value()));
     }
-    if (image_.size() > first_extended) walk_extended();
+    if (image_.size() > extended_begin) walk_extended();
     return std::move(walk_);
   }
 
  private:
   void walk_standard(std::uint16_t at) {
-    while (at != 0 && visit(at, first_standard, last_standard)) {
+    while (at != 0 && visit(at, standard_begin, last_standard)) {
       const auto header = load<CapabilityHeader>(image_, at);
       if (header.value() == 0xFFFF) return end();
       const std::uint16_t next = capability_at(header.get(CapabilityHeader::next));
@@ -46,11 +46,11 @@ class Walker {
 
   void walk_extended() {
     const auto last = static_cast<std::uint16_t>(std::min(image_.size(), max_space) - 4);
-    std::uint16_t at = first_extended;
-    while (at != 0 && visit(at, first_extended, last)) {
+    std::uint16_t at = extended_begin;
+    while (at != 0 && visit(at, extended_begin, last)) {
       const auto header = load<ExtendedCapabilityHeader>(image_, at);
       // Behind a conventional bus extended configuration space does not answer.
-      if (header.value() == UINT32_MAX) return at == first_extended ? void() : end();
+      if (header.value() == UINT32_MAX) return at == extended_begin ? void() : end();
       const auto id = static_cast<std::uint16_t>(header.get(ExtendedCapabilityHeader::id));
       const std::uint16_t next = capability_at(header.get(ExtendedCapabilityHeader::next));
       if (id != extended_capability_id::null) {

@@ -6,6 +6,7 @@
 
 #include <outboard/pci/passthrough.hpp>
 #include <outboard/targets/target.hpp>
+#include <outboard/targets/transport_options.hpp>
 #include <outboard/vfio/handle.hpp>
 #include <outboard/vfio_user/server.hpp>
 
@@ -21,7 +22,6 @@ constexpr std::array<OptionHelp, 3> passthrough_table{{
 
 // VFIO asks for a device again after 10 seconds; by then the handle must have been given back.
 constexpr std::uint64_t default_timeout_s = 5, max_timeout_s = 9;
-constexpr std::uint64_t max_spin_us = 1'000'000;
 
 /// Set by the function when the device has gone. Shared with it.
 struct Ending {
@@ -70,8 +70,7 @@ Result<Taken> take(OptionSet& set) {
   OUTBOARD_TRY(taken.passthrough.trust_client, set.flag("trust-client", false));
   OUTBOARD_TRY(const auto timeout, set.number("unplug-deadline", default_timeout_s, 0, max_timeout_s));
   taken.passthrough.unplug_timeout = std::chrono::seconds(timeout);
-  OUTBOARD_TRY(const auto microseconds, set.number("spin", 0, 0, max_spin_us));
-  taken.spin = std::chrono::microseconds(microseconds);
+  OUTBOARD_TRY(taken.spin, take_spin(set));
   return taken;
 }
 

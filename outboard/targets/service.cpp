@@ -15,7 +15,7 @@ namespace outboard::targets {
 
 namespace {
 
-constexpr std::array<OptionHelp, 2> schemes{{
+constexpr std::array<OptionHelp, 2> listeners{{
     {"vfio-user", "PATH", "a UNIX socket, for QEMU and other clients"},
     {"vduse", "NAME", "this kernel's vDPA bus: a disk becomes /dev/vdX"},
 }};
@@ -64,7 +64,7 @@ Result<std::unique_ptr<Service>> serve_on_vfio_user(FunctionPlan plan, const std
 /// What follows the scheme; the scheme is vfio-user where there is a socket already.
 Result<Address> listener_of(std::string_view listener, const ServeOptions& options) {
   if (options.socket) return Address{"vfio-user", {}};
-  return parse_address(listener, "listener", schemes);
+  return parse_address(listener, "listener", listeners);
 }
 
 bool has_option(std::span<const OptionHelp> known, std::string_view name) {
@@ -89,7 +89,7 @@ Status check_options_of_listener(const virtio::DeviceType& type, const OptionSet
 
 }  // namespace
 
-std::span<const OptionHelp> listener_schemes() { return schemes; }
+std::span<const OptionHelp> listener_schemes() { return listeners; }
 
 Result<std::unique_ptr<Service>> serve(const virtio::DeviceType& type, OptionSet set, std::string_view listener,
                                        ServeOptions options) {

@@ -18,7 +18,7 @@ namespace outboard::targets {
 
 namespace {
 
-constexpr std::array<OptionHelp, 3> schemes{{
+constexpr std::array<OptionHelp, 3> targets{{
     {"vfio-user", "PATH", "the function that a server exports on this UNIX socket"},
     {"vfio", "ADDRESS[,OPTION=VALUE,...]", "a PCI function of this machine that is bound to vfio-pci"},
     {"local", "DEVICE,OPTION=VALUE,...", "a device made in this process"},
@@ -53,7 +53,7 @@ Result<std::unique_ptr<pci::Handle>> open_local(std::string_view target, std::st
 
 }  // namespace
 
-std::span<const OptionHelp> target_schemes() { return schemes; }
+std::span<const OptionHelp> target_schemes() { return targets; }
 
 namespace {
 
@@ -97,7 +97,7 @@ Result<LocalTarget> parse_local(std::string_view text) {
 }
 
 Result<std::unique_ptr<pci::Handle>> open(std::string_view target, const OpenOptions& options) {
-  OUTBOARD_TRY(const auto address, parse_address(target, "target", schemes));
+  OUTBOARD_TRY(const auto address, parse_address(target, "target", targets));
   auto handle = address.scheme == "local"  ? open_local(target, address.rest, options)
                 : address.scheme == "vfio" ? open_vfio(address.rest, options.log)
                                            : open_vfio_user(address.rest, options);

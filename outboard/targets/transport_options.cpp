@@ -36,13 +36,13 @@ Status take_iommu_platform(OptionSet& set, virtio::DeviceCore::Options& core) {
   return {};
 }
 
+}  // namespace
+
 Result<Duration> take_spin(OptionSet& set) {
   OUTBOARD_TRY(const auto microseconds, set.number("spin", 0, 0, max_spin_us));
   set.take("spin");
   return std::chrono::microseconds(microseconds);
 }
-
-}  // namespace
 
 std::span<const OptionHelp> transport_options() { return transport_table; }
 std::span<const OptionHelp> function_options() { return function_table; }

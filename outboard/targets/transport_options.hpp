@@ -31,6 +31,9 @@ struct TransportOptions {
 /// Takes the transport's options out of `set`; the device's options remain. EINVAL, ERANGE: the error names the option.
 Result<TransportOptions> take_transport_options(OptionSet& set);
 
+/// Takes the option `spin`. ERANGE, EINVAL: the error names it.
+Result<Duration> take_spin(OptionSet& set);
+
 /// Takes the options that hold for every transport (ring features, polling). `set` keeps the others.
 Status take_core_options(OptionSet& set, virtio::DeviceCore::Options& core, Duration& spin);
 

@@ -23,7 +23,7 @@ void store(std::byte* at, T value) {
   std::memcpy(at, &value, sizeof value);
 }
 
-[[noreturn]] void wrong(const std::string& what) { throw std::runtime_error("the driver: " + what); }
+[[noreturn]] void driver_wrong(const std::string& what) { throw std::runtime_error("the driver: " + what); }
 
 }  // namespace
 
@@ -135,9 +135,9 @@ bool CrashDriver::used_id(std::uint32_t& id, std::uint32_t& length) const {
     return is_used(found.flags, used_cursor_.wrap);
   }
   const auto index = static_cast<std::uint16_t>(load<le16>(area(2) + spec::used::idx));
-  if (static_cast<std::uint16_t>(index - used_) > outstanding()) wrong("more was used than is outstanding");
+  if (static_cast<std::uint16_t>(index - used_) > outstanding()) driver_wrong("more was used than is outstanding");
   const auto found = load<spec::UsedElement>(area(2) + spec::used::ring + 8 * std::size_t(used_ % config_.size));
-  if (index != used_ && found.id % (config_.indirect ? 1U : 3U) != 0) wrong("a used entry names no head");
+  if (index != used_ && found.id % (config_.indirect ? 1U : 3U) != 0) driver_wrong("a used entry names no head");
   id = found.id / (config_.indirect ? 1U : 3U);
   length = found.len;
   return index != used_;
@@ -155,7 +155,7 @@ unsigned CrashDriver::take() {
   std::uint32_t id = 0, length = 0;
   while (used_id(id, length)) {
     if (id >= buffers_.size() || !buffers_[id].busy)
-      wrong("a buffer was used that is not the device's: answered twice");
+      driver_wrong("a buffer was used that is not the device's: answered twice");
     const auto slot = static_cast<std::uint16_t>(id);
     // With IN_ORDER an entry stands for all buffers up to the one it names.
     while (config_.in_order && order_.front() != slot) {
@@ -171,12 +171,12 @@ unsigned CrashDriver::take() {
 void CrashDriver::complete(std::uint16_t slot, std::uint32_t length, bool told) {
   Buffer& buffer = buffers_[slot];
   const std::uint32_t expected = answer_length(buffer.number);
-  if (told && length != expected) wrong("request " + std::to_string(buffer.number) + " has another length");
-  if (!told && expected != 8) wrong("a buffer was skipped that was not filled");
+  if (told && length != expected) driver_wrong("request " + std::to_string(buffer.number) + " has another length");
+  if (!told && expected != 8) driver_wrong("a buffer was skipped that was not filled");
   const std::uint64_t answer = load<le64>(memory_ + data(slot) + 8);
   const std::uint64_t mask = expected == 8 ? ~UINT64_C(0) : UINT64_C(0xffffffff);
   if (answer != (answer_to(buffer.number) & mask))
-    wrong("request " + std::to_string(buffer.number) + " is used and has not been answered");
+    driver_wrong("request " + std::to_string(buffer.number) + " is used and has not been answered");
   advance(buffer.descriptors);
   std::erase(order_, slot);
   free_.push_back(slot);

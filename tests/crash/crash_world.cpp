@@ -19,7 +19,7 @@ void before_store(const void*) {
   hook = std::move(mine);
 }
 
-[[noreturn]] void wrong(const std::string& what) { throw std::runtime_error("the device: " + what); }
+[[noreturn]] void device_wrong(const std::string& what) { throw std::runtime_error("the device: " + what); }
 
 }  // namespace
 
@@ -56,7 +56,7 @@ journal::File::Shape World::shape_of(const Config& config) {
 World::World(const Config& config, std::string journal)
     : config_(config), path_(std::move(journal)), shape_(shape_of(config)), driver_(config, memory_.data()) {
   auto made = journal::File::create(path_, shape_);
-  if (!made) wrong(made.error().message());
+  if (!made) device_wrong(made.error().message());
   journal_ = std::move(*made);
   make_rig();
 }
@@ -70,7 +70,7 @@ World::World(const Config& config, std::string journal, const CrashDriver& drive
       seen_(image.seen) {
   write_file(path_, image.journal);
   auto opened = journal::File::open(path_, shape_);
-  if (!opened) wrong(opened.error().message());
+  if (!opened) device_wrong(opened.error().message());
   journal_ = std::move(*opened);
   make_rig();
 }
@@ -88,15 +88,16 @@ void World::make_rig() {
                                 .options = {.in_order = config_.in_order, .journal = journal_.get()}});
   rig_->device.on_request = [this](Request request) { handle(std::move(request)); };
   rig_->device.on_stop = [this](StopMode) { kept_.clear(); };
-  if (!rig_->map.map(memory_.mapping())) wrong("its memory could not be mapped");
+  if (!rig_->map.map(memory_.mapping())) device_wrong("its memory could not be mapped");
 }
 
 Image World::image() const { return {memory_.copy(), read_file(path_), seen_}; }
 
 void World::handle(Request request) {
   const std::uint32_t number = request.read<le32>().value();
-  if (seen_.contains(number) && !request.replayed()) wrong("request " + std::to_string(number) + " comes as a new one");
-  if (number <= last_) wrong("request " + std::to_string(number) + " comes after " + std::to_string(last_));
+  if (seen_.contains(number) && !request.replayed())
+    device_wrong("request " + std::to_string(number) + " comes as a new one");
+  if (number <= last_) device_wrong("request " + std::to_string(number) + " comes after " + std::to_string(last_));
   last_ = number;
   seen_.insert(number);
   kept_.push_back({std::move(request), number});
@@ -118,7 +119,7 @@ DeviceState World::state_from_elsewhere() const {
 void World::set_up() {
   if (config_.first != 0) {
     if (const Status restored = rig_->core->restore(state_from_elsewhere()); !restored)
-      wrong(restored.error().message());
+      device_wrong(restored.error().message());
     return;
   }
   rig_->negotiate();
@@ -126,7 +127,7 @@ void World::set_up() {
   for (unsigned area = 0; area < ring_parts; ++area) rig_->core->set_queue_address(0, area, driver_.address(area));
   rig_->core->enable_queue(0);
   rig_->driver_ok();
-  if (rig_->core->status() != 0xf) wrong("it does not come to DRIVER_OK");
+  if (rig_->core->status() != 0xf) device_wrong("it does not come to DRIVER_OK");
 }
 
 void World::start() {
@@ -136,13 +137,13 @@ void World::start() {
 
 void World::take_over() {
   auto state = journal_->recover(rig_->map);
-  if (!state) wrong(state.error().message());
+  if (!state) device_wrong(state.error().message());
   if ((state->status & spec::status::driver_ok) == 0) {
     // Nothing can be in flight. The transport hears again of what was not acknowledged.
     rig_->core->write_status(0);
     return start();
   }
-  if (const Status restored = rig_->core->restore(*state); !restored) wrong(restored.error().message());
+  if (const Status restored = rig_->core->restore(*state); !restored) device_wrong(restored.error().message());
   rig_->settle();
 }
 
@@ -159,9 +160,9 @@ void World::pause() {
   std::optional<QueueState> state;
   rig_->core->stop_queue(0, StopMode::drain, [&](Result<QueueState> stopped) { state = std::move(*stopped); });
   rig_->settle();
-  if (!state) wrong("it does not come to rest");
+  if (!state) device_wrong("it does not come to rest");
   last_ = -1;
-  if (const Status started = rig_->core->start_queue(0, *state); !started) wrong(started.error().message());
+  if (const Status started = rig_->core->start_queue(0, *state); !started) device_wrong(started.error().message());
   rig_->settle();
 }
 
@@ -170,7 +171,7 @@ void World::answer(std::size_t count, std::mt19937_64& rng) {
     const auto which = kept_.begin() + static_cast<std::ptrdiff_t>(rng() % kept_.size());
     const le64 answer = answer_to(which->number);
     const auto bytes = as_bytes_of(answer).first(answer_length(which->number));
-    if (!which->request.write_bytes(bytes)) wrong("an answer could not be written");
+    if (!which->request.write_bytes(bytes)) device_wrong("an answer could not be written");
     which->request.complete();
     kept_.erase(which);
   }
@@ -179,12 +180,12 @@ void World::answer(std::size_t count, std::mt19937_64& rng) {
 
 void World::finish(std::mt19937_64& rng) {
   for (unsigned turn = 0; driver_.outstanding() != 0; ++turn) {
-    if (turn == 1000) wrong(std::to_string(driver_.outstanding()) + " requests are never answered");
+    if (turn == 1000) device_wrong(std::to_string(driver_.outstanding()) + " requests are never answered");
     process();
     answer(1 + rng() % 3, rng);
     driver_.take();
   }
-  if (rig_->core->broken()) wrong("it is broken: " + (rig_->log.empty() ? std::string() : rig_->log.back()));
+  if (rig_->core->broken()) device_wrong("it is broken: " + (rig_->log.empty() ? std::string() : rig_->log.back()));
 }
 
 }  // namespace outboard::virtio::crash

@@ -17,13 +17,6 @@ namespace {
 namespace abi = vfio_abi;
 
 template <typename T>
-T copy_in(std::uintptr_t argument) {
-  T value;
-  std::memcpy(&value, user_memory(argument), sizeof value);
-  return value;
-}
-
-template <typename T>
 void copy_out(std::uintptr_t argument, const T& value) {
   std::memcpy(user_memory(argument), &value, sizeof value);
 }

@@ -23,13 +23,6 @@ bool is_base(std::uint64_t at) {
   return (at >= first && at < first + 4 * pci::BaseAddress::count) || (at >= rom && at < rom + 4);
 }
 
-template <typename T>
-T copy_in(std::uintptr_t argument) {
-  T value;
-  std::memcpy(&value, user_memory(argument), sizeof value);
-  return value;
-}
-
 void copy_out(std::uintptr_t argument, Bytes bytes) { std::memcpy(user_memory(argument), bytes.data(), bytes.size()); }
 
 /// The protocol of all structures with argsz: too little room is no error, the need is written back.

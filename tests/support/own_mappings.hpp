@@ -2,6 +2,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 #include <string>
 #include <vector>
 
@@ -10,6 +11,13 @@ namespace outboard::testing {
 /// What the argument of an ioctl points to. It is a number to the kernel, and so to a fake one.
 inline std::byte* user_memory(std::uintptr_t address) {
   return reinterpret_cast<std::byte*>(address);  // NOLINT(performance-no-int-to-ptr)
+}
+
+template <typename T>
+T copy_in(std::uintptr_t address) {
+  T value;
+  std::memcpy(&value, user_memory(address), sizeof value);
+  return value;
 }
 
 /// A mapping of this process, as /proc/self/maps has it.

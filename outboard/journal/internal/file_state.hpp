@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <memory>
 #include <optional>
+#include <string_view>
 #include <vector>
 
 #include <outboard/base/fd.hpp>
@@ -47,5 +48,8 @@ struct File::State {
   memory::Shared<le64> word(std::size_t offset) const { return memory::Shared<le64>(control + offset); }
   memory::Shared<le32> word32(std::size_t offset) const { return memory::Shared<le32>(control + offset); }
 };
+
+/// EBADMSG: `what` of the file cannot be as it is.
+Error damaged(std::string_view what);
 
 }  // namespace outboard::journal

@@ -29,8 +29,8 @@ bool FaultSlot::holds(std::uintptr_t address, GuardedRange& range) const {
 }
 
 FaultRegistry& FaultRegistry::instance() {
-  static auto* registry = new FaultRegistry;  // never destroyed: a fault may come until the very end
-  return *registry;
+  static auto* only = new FaultRegistry;  // never destroyed: a fault may come until the very end
+  return *only;
 }
 
 FaultSlot& FaultRegistry::add(const GuardedRange& range) {

@@ -20,7 +20,7 @@ using enum ConfigTreatment;
 
 constexpr std::uint32_t all = UINT32_MAX;
 constexpr std::uint16_t at(ConfigOffset offset) { return raw(offset); }
-constexpr ConfigStructure header{};
+constexpr ConfigStructure in_header{};
 constexpr ConfigStructure standard(std::uint16_t id) { return {ConfigPart::capability, id}; }
 constexpr ConfigStructure extended(std::uint16_t id) { return {ConfigPart::extended_capability, id}; }
 
@@ -70,7 +70,7 @@ constexpr std::uint16_t header_log(unsigned dword) {
 /// write one clears | action.
 constexpr ConfigRule head(std::uint16_t offset, std::uint8_t width, OverlayMasks kernel, OverlayMasks exporter,
                           std::uint32_t emulated, std::uint32_t clears = 0, ConfigAction action = none) {
-  return {.in = header,
+  return {.in = in_header,
           .offset = offset,
           .width = width,
           .kernel = kernel,

@@ -22,22 +22,23 @@ struct IrqRequest {
   }
 };
 
-Error invalid(const char* why) { return Error(EINVAL, "SET_IRQS: " + std::string(why)); }
+Error invalid_irqs(const char* why) { return Error(EINVAL, "SET_IRQS: " + std::string(why)); }
 
 Status check_range(const IrqRequest& request) {
   // Turning off works for a kind that the function does not have, too.
   if (request.disables()) return {};
-  if (request.count == 0) return invalid("no vectors are named");
-  if (!range_within(request.start, request.count, request.info.count)) return invalid("there are not so many vectors");
+  if (request.count == 0) return invalid_irqs("no vectors are named");
+  if (!range_within(request.start, request.count, request.info.count))
+    return invalid_irqs("there are not so many vectors");
   return {};
 }
 
 Status check_data(IrqRequest& request, Bytes rest, std::size_t fd_count) {
   if (fd_count != 0 && (request.data != flag::data_eventfd || fd_count != request.count)) {
-    return invalid("the number of file descriptors is not that of the vectors");
+    return invalid_irqs("the number of file descriptors is not that of the vectors");
   }
   if (request.data != flag::data_bool) return {};
-  if (rest.size() != request.count) return invalid("not one byte for each vector");
+  if (rest.size() != request.count) return invalid_irqs("not one byte for each vector");
   request.bools = rest;
   return {};
 }
@@ -45,16 +46,16 @@ Status check_data(IrqRequest& request, Bytes rest, std::size_t fd_count) {
 Result<IrqRequest> parse(const pci::Function& function, Bytes payload, std::size_t fd_count) {
   ByteReader reader(payload);
   OUTBOARD_TRY(const auto set, reader.read<vfio_abi::IrqSet>());
-  if (set.argsz < sizeof set) return invalid("argsz is too small");
-  if ((set.flags & ~(flag::data_bits | flag::action_bits)) != 0) return invalid("unknown flags");
+  if (set.argsz < sizeof set) return invalid_irqs("argsz is too small");
+  if ((set.flags & ~(flag::data_bits | flag::action_bits)) != 0) return invalid_irqs("unknown flags");
   IrqRequest request{.data = set.flags & flag::data_bits,
                      .action = set.flags & flag::action_bits,
                      .start = set.start,
                      .count = set.count};
   if (!std::has_single_bit(request.data) || !std::has_single_bit(request.action)) {
-    return invalid("not exactly one kind of data and one action");
+    return invalid_irqs("not exactly one kind of data and one action");
   }
-  if (set.index >= pci::interrupt_kind_count) return invalid("there is no such interrupt index");
+  if (set.index >= pci::interrupt_kind_count) return invalid_irqs("there is no such interrupt index");
   request.kind = static_cast<pci::InterruptKind>(set.index);
   request.info = function.interrupts(request.kind);
   OUTBOARD_CHECK(check_range(request));

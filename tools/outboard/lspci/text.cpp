@@ -50,7 +50,7 @@ std::string latency_line(const ConfigImage& image) {
   return text + "\n";
 }
 
-std::string interrupt_line(const ConfigImage& image) {
+std::string interrupt_text(const ConfigImage& image) {
   const unsigned pin = image.at<pci::InterruptPin>().value();
   if (pin == 0) return {};
   return fmt::format("\tInterrupt: pin {} routed to IRQ {}\n", static_cast<char>('A' + pin - 1),
@@ -152,7 +152,7 @@ std::string lspci_headline(const ConfigImage& image, const PciNames& names) {
 
 std::string lspci_text(const ConfigImage& image, const PciNames& names) {
   return lspci_headline(image, names) + "\n" + subsystem_line(image, names) + control_line(image.at<pci::Command>()) +
-         status_line(image.at<pci::StatusRegister>()) + latency_line(image) + interrupt_line(image) +
+         status_line(image.at<pci::StatusRegister>()) + latency_line(image) + interrupt_text(image) +
          region_lines(image) + rom_line(image) + lspci_capabilities(image);
 }
 

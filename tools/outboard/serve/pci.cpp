@@ -8,12 +8,12 @@ namespace outboard::command {
 
 namespace {
 
-constexpr const char* example = "outboard serve pci --device vfio:0000:00:04.0 --listen vfio-user:/run/nvme.sock";
+constexpr const char* example_line = "outboard serve pci --device vfio:0000:00:04.0 --listen vfio-user:/run/nvme.sock";
 
 }  // namespace
 
 Result<Exit> serve_pci(const PciArguments& arguments, Context& context) {
-  OUTBOARD_TRY(auto socket, arguments.place.socket(example));
+  OUTBOARD_TRY(auto socket, arguments.place.socket(example_line));
   OUTBOARD_TRY(auto handle, arguments.device.open(context, targets::Purpose::forward));
   arguments.place.bound_start("pci", context);
   OUTBOARD_TRY(const auto service,
