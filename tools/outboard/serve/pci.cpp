@@ -25,7 +25,7 @@ Result<Exit> serve_pci(const PciArguments& arguments, Context& context) {
 void add_serve_pci(const Verb& parent, Plan& plan) {
   const auto arguments = std::make_shared<PciArguments>();
   const Verb verb = add_verb(
-      parent, plan, "pci", "export a PCI function to a virtual machine or another process", example,
+      parent, plan, "pci", "export a PCI function to a virtual machine or another process", example_line,
       [arguments](Context& context) { return arguments->device.name_in(serve_pci(*arguments, context)); },
       DefaultLog::warnings);
   arguments->device.add_to(verb, "--device");
