@@ -1,6 +1,6 @@
 # Precompiled headers: a third to a half of the time that a source takes is the standard library's and GoogleTest's headers.
-# And sources that are compiled as one, for much of the rest is what each instantiates of them: tests everywhere, and in trees
-# with a sanitizer everything (CMakePresets.json).
+# Much of the rest is what each source instantiates of them: trees with a sanitizer compile ten sources as one (CMAKE_UNITY_BUILD in
+# CMakePresets.json), so names in unnamed namespaces of one room differ. Tests are compiled one by one.
 #
 # Only in trees of our own: who adds us as a subdirectory has other flags. A source that relies on them without including what it
 # uses is found by tests/lint/check_std_includes.py.
@@ -31,11 +31,4 @@ function(outboard_precompile target kind)
   # For ccache, too: without these each precompiled header is another one.
   target_compile_options(${target} PRIVATE
     $<$<CXX_COMPILER_ID:GNU>:-fpch-preprocess> "$<$<CXX_COMPILER_ID:Clang>:SHELL:-Xclang -fno-pch-timestamp>")
-endfunction()
-
-# outboard_unity(TARGET): compiles the sources of a test program several at once. Names in unnamed namespaces must differ then.
-function(outboard_unity target)
-  if(OUTBOARD_PRECOMPILE)
-    set_target_properties(${target} PROPERTIES UNITY_BUILD ON UNITY_BUILD_BATCH_SIZE 6)
-  endif()
 endfunction()

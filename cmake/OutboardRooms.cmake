@@ -163,7 +163,7 @@ function(_outboard_add_test_program program label library sources)
   if(NOT library MATCHES "^outboard_(virtio_traced|planted)$")  # they have a definition of their own
     outboard_precompile(${program} tests)
   endif()
-  outboard_unity(${program})
+  set_target_properties(${program} PROPERTIES UNITY_BUILD OFF)
   gtest_discover_tests(${program} TEST_PREFIX "${program}." DISCOVERY_MODE PRE_TEST DISCOVERY_TIMEOUT 60
     PROPERTIES LABELS ${label} TIMEOUT 120)
   set_property(GLOBAL APPEND PROPERTY OUTBOARD_TEST_PROGRAMS_${label} ${program})
