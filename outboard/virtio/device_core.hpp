@@ -35,6 +35,12 @@ enum class AccessPlatform : std::uint8_t {
   require,  ///< offered; a driver that does not accept it is refused, since its addresses would not be in the map
 };
 
+/// When a device goes on from the state of another one.
+enum class Restart : std::uint8_t {
+  at_once,  ///< before restore() returns
+  on_resume,  ///< not before resume(): its driver's memory may not be there yet
+};
+
 /// Runs one virtio::Device below any transport: device status, feature negotiation, the queues and their life cycle, the
 /// configuration generation, NEEDS_RESET. virtio_pci::Function and vduse::Export use it; they do not depend on a device type,
 /// and no device depends on them.
@@ -159,7 +165,7 @@ class DeviceCore final : private Host {
   /// is not stopped, or a reset of the device is in progress.
   Status start_queue(unsigned queue, const QueueState& state);
 
-  /// Stops every queue (drain) and returns the state of the whole device. The device stays stopped; it can be reset, or
+  /// Stops every queue (drain) and returns the state of the whole device. The device stays stopped; it can be resumed, reset, or
   /// destroyed when another device has the state. After an error the device continues, a queue that is late as soon as it has
   /// stopped; a queue that was also stopped by stop_queue() stays stopped. ETIMEDOUT: a queue did not stop within
   /// Options::stop_timeout. EBUSY: another capture is in progress. ECANCELED: the drain has become a discard, or the driver has
@@ -174,7 +180,14 @@ class DeviceCore final : private Host {
   /// After an error nothing has changed, and the call may be repeated. EBUSY: the device is not in the state that follows a
   /// reset. EINVAL: the state is not consistent, or not of such a device. EIO: a ring is not in mapped memory, or the device
   /// did not start a queue. Other errors: those of Device::restore_state().
-  Status restore(const DeviceState& state);
+  ///
+  /// Restart::on_resume: the device stays stopped and accesses no memory until resume(). What only its memory can show is found
+  /// there.
+  Status restore(const DeviceState& state, Restart restart = Restart::at_once);
+  /// Continues after capture(), or after restore() with Restart::on_resume; otherwise it does nothing. The driver is notified as by
+  /// restore(). EIO: a ring is not in mapped memory, or the device did not start a queue; nothing has changed in the first case, and
+  /// in the second the device is broken.
+  Status resume();
 
   /// Sets NEEDS_RESET, as a violation of the driver does: for a transport that finds an error which the device cannot continue
   /// after.

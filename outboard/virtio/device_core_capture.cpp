@@ -61,11 +61,15 @@ void DeviceCore::State::end_capture(Capture& capture, const Status& rested) {
   capturing = false;
   if (resetting) return capture_after_reset(std::move(capture.done));
   auto state = rested ? captured() : Result<DeviceState>(rested.error());
+  std::vector<unsigned> ran;
+  for (unsigned index = 0; index < queues.size(); ++index) {
+    if (capture.stops[index].ran && queues[index].stop_calls == capture.stops[index].call) ran.push_back(index);
+  }
   if (!state) {
-    for (unsigned index = 0; index < queues.size(); ++index) {
-      const auto& [ran, call] = capture.stops[index];
-      if (ran && queues[index].stop_calls == call) go_on(index);
-    }
+    for (const unsigned index : ran) go_on(index);
+  } else if (held == Held::no) {
+    held = Held::captured;
+    held_queues = std::move(ran);
   }
   capture.done(std::move(state));
 }
@@ -85,11 +89,57 @@ Result<DeviceState> DeviceCore::State::captured() {
   return all;
 }
 
-Status DeviceCore::restore(const DeviceState& from) { return state_->restore(from); }
+Status DeviceCore::resume() { return state_->resume(); }
+
+Status DeviceCore::State::resume() {
+  switch (held) {
+    case Held::no:
+      return {};
+    case Held::captured:
+      return resume_captured();
+    case Held::restored:
+      return resume_restored();
+  }
+  return {};
+}
+
+/// Whether the queues that are to run have their rings in memory that is there.
+Status DeviceCore::State::rings_are_mapped() {
+  for (unsigned index = 0; index < queues.size(); ++index) {
+    const Queue& queue = queues[index];
+    if (queue.enabled && queue.at_rest() && !ring_is_mapped(queue, at_rest(queue)))
+      return Error(EIO, fmt::format("queue {}: its ring is in no memory that was given to the device", index));
+  }
+  return {};
+}
+
+Status DeviceCore::State::resume_captured() {
+  const bool runs = live();
+  if (runs) OUTBOARD_CHECK(rings_are_mapped());
+  held = Held::no;
+  for (const unsigned index : std::exchange(held_queues, {})) go_on(index);
+  if (runs && !live()) return Error(EIO, "the device did not start a queue again");
+  tell_driver();
+  return {};
+}
+
+Status DeviceCore::State::resume_restored() {
+  OUTBOARD_CHECK(rings_are_mapped());
+  held = Held::no;
+  status &= static_cast<std::uint8_t>(~bit::driver_ok);
+  if (const Status started = activate(); !started) {
+    break_device("device", started.error().message());
+    return Error(started.error()).while_doing("going on where another device stopped");
+  }
+  tell_driver();
+  return {};
+}
+
+Status DeviceCore::restore(const DeviceState& from, Restart restart) { return state_->restore(from, restart); }
 
 /// What can be wrong is looked at before anything is changed; but for what only the device itself can tell, which comes
 /// next, and is taken back when a later step fails.
-Status DeviceCore::State::restore(const DeviceState& from) {
+Status DeviceCore::State::restore(const DeviceState& from, Restart restart) {
   if (status != 0 || resetting || !quiet()) return Error(EBUSY, "the device is in use").cure("reset it first");
   OUTBOARD_CHECK(check(from));
   // The checks of a queue look at what was negotiated.
@@ -102,7 +152,7 @@ Status DeviceCore::State::restore(const DeviceState& from) {
   }
   own_state = device.save_state().value_or(std::vector<std::byte>());
   Status done = tell_device(from);
-  if (done) done = take_over(from);
+  if (done) done = take_over(from, restart);
   if (!done) {
     undoing = true;
     begin_reset([](const Status&) {});
@@ -111,7 +161,7 @@ Status DeviceCore::State::restore(const DeviceState& from) {
   }
   own_state.clear();
   generation = from.generation;
-  tell_driver();
+  if (restart == Restart::at_once) tell_driver();
   return {};
 }
 
@@ -147,7 +197,7 @@ Status DeviceCore::State::tell_device(const DeviceState& from) {
 }
 
 /// Puts the registers back and, where the driver was at DRIVER_OK, goes on.
-Status DeviceCore::State::take_over(const DeviceState& from) {
+Status DeviceCore::State::take_over(const DeviceState& from, Restart restart) {
   for (unsigned index = 0; index < queues.size(); ++index) {
     const QueueState& old = from.queues[index];
     Queue& queue = queues[index];
@@ -169,6 +219,10 @@ Status DeviceCore::State::take_over(const DeviceState& from) {
     return {};
   }
   if (!runs) return {};
+  if (restart == Restart::on_resume) {
+    held = Held::restored;
+    return {};
+  }
   status = from.status & static_cast<std::uint8_t>(~bit::driver_ok);
   const Status started = activate();
   return started ? Status() : Error(started.error()).while_doing("going on where another device stopped");

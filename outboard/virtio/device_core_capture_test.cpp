@@ -59,6 +59,53 @@ TEST_P(Captured, GoesOnElsewhereWithWhatWasInFlight) {
   EXPECT_EQ(rig.driver().text(chain.at(1), 5), "moved");
 }
 
+TEST_P(Captured, ResumesWhereItWasStopped) {
+  const auto answering = rig.device.on_request;
+  rig.device.on_request = rig.device.keep();
+  rig.driver().chain().readable("first").writable(8).publish();
+  rig.process();
+  EXPECT_EQ(capture(), capture());
+  rig.driver().chain().readable("then").writable(8).publish();
+  rig.process();
+  rig.device.on_request = answering;
+  ASSERT_TRUE(rig.core->resume());
+  rig.settle();
+  EXPECT_EQ(rig.driver().take_used(), (std::vector<HandDriver::Used>{{0, 5}, {GetParam() ? 1U : 2U, 4}}));
+  EXPECT_TRUE(rig.core->resume()) << "it runs";
+}
+
+TEST_P(Captured, RestoredToBeResumedTouchesNothingBefore) {
+  rig.device.on_request = rig.device.keep();
+  rig.driver().chain().readable("moved").writable(8).publish();
+  rig.process();
+  const DeviceState state = capture();
+  ASSERT_TRUE(other.core->restore(state, Restart::on_resume)) << "without the memory";
+  other.settle();
+  EXPECT_EQ(other.core->status(), live);
+  EXPECT_EQ(other.core->resume().error().code(), EIO);
+  EXPECT_FALSE(other.core->broken());
+  EXPECT_TRUE(other.map.map(rig.driver().mapping()));
+  other.process();
+  EXPECT_EQ(other.device.requests, 0U);
+  EXPECT_EQ(rig.driver().used_count(), 0U);
+  ASSERT_TRUE(other.core->resume());
+  other.settle();
+  EXPECT_EQ(rig.driver().take_used(), (std::vector<HandDriver::Used>{{0, 5}}));
+  EXPECT_GT(other.notified[0], 0U);
+}
+
+TEST_P(Captured, AResetTakesTheResumingAway) {
+  const DeviceState state = capture();
+  ASSERT_TRUE(other.map.map(rig.driver().mapping()));
+  ASSERT_TRUE(other.core->restore(state, Restart::on_resume));
+  other.core->write_status(0);
+  other.settle();
+  EXPECT_EQ(other.core->status(), 0);
+  EXPECT_TRUE(other.core->resume());
+  EXPECT_EQ(other.core->status(), 0);
+  EXPECT_TRUE(other.core->restore(state));
+}
+
 TEST_P(Captured, AQueueThatWasResetCanBeSetUpElsewhere) {
   rig.core->reset_queue(0);
   rig.settle();

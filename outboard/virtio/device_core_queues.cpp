@@ -83,7 +83,7 @@ void DeviceCore::State::enable_queue(unsigned index) {
   }
   found->enabled = true;
   found->was_reset = false;
-  if (!has(spec::status::driver_ok)) return;
+  if (!has(spec::status::driver_ok) || held == Held::restored) return;
   const QueueState ring = fresh(*found);
   if (!ring_is_mapped(*found, ring)) {
     const auto& rule = ring_rule::ring_unmapped;

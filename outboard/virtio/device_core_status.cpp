@@ -136,6 +136,7 @@ void DeviceCore::State::finish_reset() {
   accepted = {};
   accepted_beyond = false;
   config_has_changed = false;
+  held = Held::no;
   for (Queue& queue : queues) {
     queue.size = queue.max_size;
     queue.address = {};

@@ -85,22 +85,7 @@ Status load_own_state(StateReader& from, DeviceState& state) {
   return {};
 }
 
-}  // namespace
-
-void save(const DeviceState& state, StateWriter& writer) {
-  const auto section = writer.section(device_tag, 1);
-  writer.put(state.device_id);
-  writer.put(state.status);
-  writer.put(state.generation);
-  for (unsigned word = 0; word < Features::words; ++word) writer.put(state.accepted.word(word));
-  writer.put(static_cast<std::uint16_t>(state.queues.size()));
-  for (const QueueState& queue : state.queues) save(queue, writer);
-  writer.put_flag(state.device.has_value());
-  writer.put_bytes(state.device ? Bytes(*state.device) : Bytes());
-}
-
-Result<DeviceState> load_device_state(Bytes saved) {
-  OUTBOARD_TRY(auto from, StateReader::open(saved, device_tag, 1));
+Result<DeviceState> load_device(StateReader from) {
   DeviceState state;
   OUTBOARD_TRY(state.device_id, from.get<std::uint32_t>());
   OUTBOARD_TRY(state.status, from.get<std::uint8_t>());
@@ -118,6 +103,30 @@ Result<DeviceState> load_device_state(Bytes saved) {
   OUTBOARD_CHECK(load_own_state(from, state));
   OUTBOARD_CHECK(from.end());
   return state;
+}
+
+}  // namespace
+
+void save(const DeviceState& state, StateWriter& writer) {
+  const auto section = writer.section(device_tag, 1);
+  writer.put(state.device_id);
+  writer.put(state.status);
+  writer.put(state.generation);
+  for (unsigned word = 0; word < Features::words; ++word) writer.put(state.accepted.word(word));
+  writer.put(static_cast<std::uint16_t>(state.queues.size()));
+  for (const QueueState& queue : state.queues) save(queue, writer);
+  writer.put_flag(state.device.has_value());
+  writer.put_bytes(state.device ? Bytes(*state.device) : Bytes());
+}
+
+Result<DeviceState> load_device_state(Bytes saved) {
+  OUTBOARD_TRY(auto section, StateReader::open(saved, device_tag, 1));
+  return load_device(section);
+}
+
+Result<DeviceState> load_device_state(StateReader& from) {
+  OUTBOARD_TRY(auto section, from.section(device_tag, 1));
+  return load_device(section);
 }
 
 }  // namespace outboard::virtio

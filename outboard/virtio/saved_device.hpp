@@ -19,5 +19,7 @@ void save(const DeviceState& state, StateWriter& writer);
 /// Reads the bytes of save(), which are not trusted. EINVAL, ENOTSUP: as StateReader. DeviceCore::restore() checks whether a
 /// device can continue from the state.
 Result<DeviceState> load_device_state(Bytes saved);
+/// The same of the next section of `from`.
+Result<DeviceState> load_device_state(StateReader& from);
 
 }  // namespace outboard::virtio

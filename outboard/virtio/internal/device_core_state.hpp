@@ -82,6 +82,9 @@ struct DeviceCore::State final : QueueOwner, std::enable_shared_from_this<Device
   bool resetting = false;
   bool gone = false;  ///< a callback that is still running has destroyed the core: access nothing any more
   bool capturing = false;
+  /// Why the device is stopped, where it is to continue by resume().
+  enum class Held : std::uint8_t { no, captured, restored } held = Held::no;
+  std::vector<unsigned> held_queues;  ///< those that the capture has stopped
   unsigned reset_holds = 0;  ///< the current reset does not end while this is not 0
   /// The reset undoes a restore() that failed: the journal records nothing of it, and the device gets its previous own state
   /// back, since a reset need not clear all of it.
@@ -150,11 +153,15 @@ struct DeviceCore::State final : QueueOwner, std::enable_shared_from_this<Device
   void capture_after_reset(CaptureDone done);
   void end_capture(Capture& capture, const Status& rested);
   Result<DeviceState> captured();
-  Status restore(const DeviceState& from);
+  Status restore(const DeviceState& from, Restart restart);
+  Status resume();
+  Status resume_captured();
+  Status resume_restored();
+  Status rings_are_mapped();
   Status check(const DeviceState& from) const;
   Status check_queues(const DeviceState& from) const;
   Status tell_device(const DeviceState& from);
-  Status take_over(const DeviceState& from);
+  Status take_over(const DeviceState& from, Restart restart);
   void tell_driver();
   void set_paused(bool value);
 
