@@ -469,7 +469,7 @@ Status EmulatedFunction::unmask_interrupts(InterruptKind kind, std::uint32_t sta
 
 void EmulatedFunction::apply_config() {
   const auto command = config_.get<Command>();
-  const bool may_send = in_d0() && !resetting_;
+  const bool may_send = in_d0() && !resetting_ && motion_ != Motion::stopped;
   interrupts_.set_intx_disabled(!may_send || command.get(Command::interrupt_disable) != 0);
   if (msi_) {
     const auto control = config_.get_at<MsiControl>(*msi_ + MsiControl::in_capability);
@@ -536,6 +536,7 @@ void EmulatedFunction::reset(Completion done) {
 
 void EmulatedFunction::start_reset() {
   const bool running = std::exchange(resetting_, true);
+  if (motion_ == Motion::stopped) motion_ = Motion::running;
   config_.reset();
   interrupts_.reset();
   apply_config();
@@ -557,29 +558,11 @@ void EmulatedFunction::release_client(Completion done) {
   // The addresses that the device knows mean nothing in the memory of the next client: no DMA before that one asks for it.
   config_.set_at(Command::offset, with(config_.get<Command>(), Command::bus_master, 0));
   apply_config();
+  // Nobody else would let it go on. What cannot, since its state was loaded and is of other memory, begins anew.
+  if (motion_ == Motion::stopped && !run()) start_reset();
+  stop_dirty_log();
   interrupts_.release_client();
   memory_.clear(std::move(done));
-}
-
-void EmulatedFunction::save(StateWriter& writer) const {
-  const auto section = writer.section(state_tag("FUNC"), 1);
-  config_.save(writer);
-  interrupts_.save(writer);
-  std::uint32_t areas = 0;
-  for (const auto& bar : bars_) areas += bar ? static_cast<std::uint32_t>(bar->spec.areas.size()) : 0;
-  writer.put(areas);
-  for (unsigned bar = 0; bar < bars_.size(); ++bar) {
-    if (bars_[bar]) save_areas(bar, writer);
-  }
-}
-
-void EmulatedFunction::save_areas(unsigned bar, StateWriter& writer) const {
-  for (std::size_t i = 0; i < bars_[bar]->spec.areas.size(); ++i) {
-    const auto section = writer.section(state_tag("AREA"), 1);
-    writer.put(static_cast<std::uint8_t>(bar));
-    writer.put(bars_[bar]->spec.areas[i].offset);
-    writer.put_bytes(area(bar, i));
-  }
 }
 
 }  // namespace outboard::pci

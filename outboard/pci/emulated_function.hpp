@@ -5,9 +5,11 @@
 #include <optional>
 #include <vector>
 
+#include <outboard/memory/internal/dirty_log.hpp>
 #include <outboard/pci/function.hpp>
 #include <outboard/pci/internal/config_space.hpp>
 #include <outboard/pci/internal/interrupts.hpp>
+#include <outboard/pci/migratable.hpp>
 
 namespace outboard::pci {
 
@@ -29,7 +31,10 @@ namespace outboard::pci {
 /// MSI-X vectors are controlled in one of two ways. If a client binds them (bind_interrupts(): a VMM keeps the table to
 /// itself), a bound eventfd means unmasked, and an unbound vector stays pending and is delivered when it is bound. If a driver
 /// writes the table, the masks in the table apply. See Interrupts.
-class EmulatedFunction : public Function {
+///
+/// A function that can be moved to another process overrides migratable() to return itself, and save_state(), load_state(),
+/// stop_device() and run_device() for what it has beside this class.
+class EmulatedFunction : public Function, public Migratable {
  public:
   RegionInfo region(unsigned index) const override;
   InterruptInfo interrupts(InterruptKind kind) const override;
@@ -47,10 +52,15 @@ class EmulatedFunction : public Function {
   void reset(Completion done) override;
   void release_client(Completion done) override;
 
-  /// What a driver of the function sees, as sections (base/state.hpp). "FUNC", version 1: configuration space, interrupts, the number
-  /// of mapped areas (32 bits), and for each a section "AREA", version 1: BAR (8 bits), offset in it (64 bits), bytes. What derives
-  /// from it writes a section of its own with this one in it. Control loop, with the device at rest.
-  virtual void save(StateWriter& writer) const;
+  // Migratable. While it is stopped, bus mastering is off and no interrupt is sent, whatever configuration space says. The state is
+  // one section, "STAT", version 1, with what save_state() writes.
+  void stop(Completion done) final;
+  Status run() final;
+  Result<std::vector<std::byte>> save() final;
+  void load(std::vector<std::byte> state, Completion done) final;
+  Result<std::uint64_t> start_dirty_log(std::uint64_t page_size, std::span<const memory::IovaRange> ranges) final;
+  Status report_dirty(memory::IovaRange range, std::uint64_t page_size, MutableBytes bitmap) final;
+  void stop_dirty_log() final;
 
  protected:
   struct BarSpec {
@@ -110,12 +120,43 @@ class EmulatedFunction : public Function {
   /// Bus mastering was turned off or on (Command register, power state, reset). While it is off the device must not do DMA.
   virtual void bus_master_changed(bool /*on*/) {}
 
+  /// For stop(): ends what accesses memory and raises interrupts, with the device's state as it would go on; then calls `done` on
+  /// the loop. An error: the device goes on, and could not be stopped.
+  virtual void stop_device(Completion done) { done({}); }
+  /// For run(): goes on after stop_device() or load_state(). Interrupts and bus mastering are on again.
+  virtual Status run_device() { return {}; }
+  /// For save(): the state, with the device stopped. Section "FUNC", version 1: configuration space, interrupts, the number of mapped
+  /// areas (32 bits), and for each a section "AREA", version 1: BAR (8 bits), offset in it (64 bits), bytes. What derives from
+  /// this class writes a section of its own with this one in it.
+  virtual void save_state(StateWriter& writer) const;
+  /// For load(): checks the whole of what save_state() has written, which is all that `from` has, before it changes anything. The
+  /// bytes are there until `done` is called.
+  virtual void load_state(StateReader from, Completion done);
+
+  /// Section "FUNC", checked; of the reader's bytes.
+  struct SavedFunction {
+    Bytes config;
+    Interrupts::Saved interrupts;
+    struct Area {
+      unsigned bar = 0;
+      std::size_t index = 0;
+      Bytes bytes;
+    };
+    std::vector<Area> areas;
+  };
+  /// The next section of `from`. EINVAL: it is not of such a function. ENOTSUP: it is of a newer version.
+  Result<SavedFunction> check_saved(StateReader& from) const;
+  /// Takes what check_saved() has returned.
+  void restore(const SavedFunction& saved);
+
   Loop& loop() const { return loop_; }
   const Log& log() const { return log_; }
   ConfigSpace& config() { return config_; }
   memory::AddressMap& memory() { return memory_; }
   Interrupts& interrupts() { return interrupts_; }
   bool bus_master() const { return bus_master_; }
+  /// Since stop(), until run(): what a register starts waits for run_device().
+  bool is_stopped() const { return motion_ == Motion::stopped; }
 
  private:
   /// A part of a BAR that read_bar and write_bar do not see.
@@ -147,6 +188,7 @@ class EmulatedFunction : public Function {
   void msi_written();
   void apply_config();
   void save_areas(unsigned bar, StateWriter& writer) const;
+  Result<SavedFunction::Area> check_saved_area(StateReader& from, unsigned bar, std::size_t index) const;
   void start_reset();
   void finish_reset();
 
@@ -161,6 +203,10 @@ class EmulatedFunction : public Function {
   unsigned intx_count_ = 0, msi_count_ = 0, msix_count_ = 0;
   bool bus_master_ = false;
   bool resetting_ = false;
+  enum class Motion : std::uint8_t { running, stopping, stopped } motion_ = Motion::running;
+  std::unique_ptr<memory::DirtyLog> dirty_log_;  ///< since the first start_dirty_log()
+  bool is_logging_ = false;
+  std::vector<std::byte> loading_;  ///< the state that is being loaded
   std::vector<Completion> reset_waiters_;
   std::shared_ptr<char> alive_ = std::make_shared<char>();  ///< for completions that outlive the function
 };

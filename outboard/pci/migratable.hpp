@@ -18,14 +18,12 @@ namespace outboard::pci {
 /// reset and release_client, has completed. A reset ends being stopped: when it completes, the function runs.
 class Migratable {
  public:
-  using Completion = Function::Completion;
-
   virtual ~Migratable() = default;
 
   /// Stops the device: when it completes, nothing accesses the driver's memory or raises an interrupt, until run(). Requests that
   /// cannot be finished in time are part of the state. Registers answer as before; what a write to them starts waits for run().
   /// After an error the device runs on. ETIMEDOUT: it did not stop in time.
-  virtual void stop(Completion done) = 0;
+  virtual void stop(Function::Completion done) = 0;
   /// Continues after stop() or load(), with the memory mapped as it was where the state comes from. After an error the device is
   /// still stopped. EIO: memory that it needs is not mapped. EINVAL: it is not stopped.
   virtual Status run() = 0;
@@ -36,7 +34,7 @@ class Migratable {
   /// Replaces the state of the stopped function by what another one has saved; it stays stopped. The bytes are not trusted: they
   /// are checked whole first. After an error nothing has changed. EINVAL: it is not stopped, or these bytes are not the state of
   /// such a function; the error says where they differ. ENOTSUP: they are of a newer version.
-  virtual void load(std::vector<std::byte> state, Completion done) = 0;
+  virtual void load(std::vector<std::byte> state, Function::Completion done) = 0;
 
   /// Begins to note what the device writes: in these ranges, or everywhere when there are none. Returns the size of the pages that
   /// it notes, `page_size` or less. EINVAL: `page_size` is not a power of two. EEXIST: it is noted already. ENOMEM, ENOSPC: the

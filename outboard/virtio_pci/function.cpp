@@ -380,12 +380,4 @@ void Function::was_reset() {
   told_error_ = false;
 }
 
-void Function::save(StateWriter& writer) const {
-  const auto section = writer.section(state_tag("VFUN"), 1);
-  EmulatedFunction::save(writer);
-  common_->save(writer);
-  writer.put(isr_.load(std::memory_order_relaxed));
-  writer.put_flag(told_error_);
-}
-
 }  // namespace outboard::virtio_pci

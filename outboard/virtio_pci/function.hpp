@@ -81,9 +81,7 @@ class Function final : public pci::EmulatedFunction, private virtio::TransportEv
 
   std::vector<pci::IoEventFd> io_eventfds(unsigned region) override;
   void release_client(Completion done) override;
-  /// "VFUN", version 1: the section of EmulatedFunction, that of the common configuration, ISR status (8 bits), and whether the
-  /// ERR interrupt was raised since the last reset (a flag). The state of the device and its queues is DeviceCore::capture()'s.
-  void save(StateWriter& writer) const override;
+  pci::Migratable* migratable() override { return this; }
   void unmap_is_late(std::string_view what) override { core_->break_device(what); }
 
  protected:
@@ -93,8 +91,20 @@ class Function final : public pci::EmulatedFunction, private virtio::TransportEv
   void area_written(unsigned bar, std::uint64_t offset, Bytes from) override;
   void reset_device(Loop::Task done) override;
   void bus_master_changed(bool on) override;
+  void stop_device(Completion done) override;
+  Status run_device() override { return core_->resume(); }
+  /// "VFUN", version 1: the section of EmulatedFunction, that of the common configuration, ISR status (8 bits), whether the ERR
+  /// interrupt was raised since the last reset (a flag), and the section of the device and its queues (virtio/saved_device.hpp).
+  void save_state(StateWriter& writer) const override;
+  void load_state(StateReader from, Completion done) override;
 
  private:
+  struct Saved;
+  /// What a device reset clears, and a state that is refused must not.
+  struct IsrState {
+    std::uint8_t bits = 0;
+    bool told_error = false;
+  };
   struct Doorbell;
   struct Area {
     std::uint32_t offset = 0;
@@ -119,6 +129,9 @@ class Function final : public pci::EmulatedFunction, private virtio::TransportEv
   Area notify_area() const { return {notify_at, notify_multiplier * queue_count()}; }
 
   void reset_ended(Loop::Task done);
+  Result<std::unique_ptr<Saved>> check_saved(StateReader from) const;
+  void restore_isr(const IsrState& isr);
+  void put_back(const IsrState& isr);
 
   // The window of 4.1.4.9.
   bool window_range(std::uint32_t& offset, std::uint32_t& length);
@@ -142,6 +155,7 @@ class Function final : public pci::EmulatedFunction, private virtio::TransportEv
   std::optional<CommonConfig> common_;
   std::atomic<std::uint8_t> isr_{0};
   bool told_error_ = false;  ///< since the last reset
+  virtio::DeviceState stopped_;  ///< since stop_device() or load_state()
   pci::ConfigOffset window_{};
   std::vector<std::unique_ptr<Doorbell>> doorbells_;
   std::shared_ptr<Function*> self_;  ///< what a task posted to the control loop holds weakly

@@ -153,6 +153,11 @@ void Device::start_factorial(std::uint32_t number) {
   if (status_.get(ComputationStatus::computing) != 0) return;
   factorial_ = number;
   status_ = with(status_, ComputationStatus::computing, 1);
+  run_factorial();
+}
+
+void Device::run_factorial() {
+  if (is_stopped()) return;  // run_device() comes back to it
   factorial_timer_ = loop().after(options_.factorial_time, [this] { end_factorial(); });
 }
 
@@ -166,6 +171,7 @@ void Device::end_factorial() {
 // The DMA engine.
 
 void Device::start_transfer() {
+  if (is_stopped()) return;
   dma_timer_ = loop().after(options_.dma_time, [this] { run_transfer(); });
 }
 
@@ -205,6 +211,7 @@ void Device::end_transfer(const Status& status) {
   if (reset_done_) return return_to_power_on();
   command_ = with(command_, DmaCommand::start, 0);
   if (command_.get(DmaCommand::interrupt_when_done) != 0) raise_interrupt(spec::cause::dma);
+  if (stop_done_) std::exchange(stop_done_, nullptr)({});
 }
 
 // Interrupts.

@@ -35,12 +35,21 @@ class Device final : public pci::EmulatedFunction {
   /// register for it.
   std::uint64_t failed_transfers() const { return failed_transfers_; }
 
+  pci::Migratable* migratable() override { return this; }
+
  protected:
   void read_bar(unsigned bar, std::uint64_t offset, MutableBytes into) override;
   void write_bar(unsigned bar, std::uint64_t offset, Bytes from) override;
   void reset_device(Loop::Task done) override;
+  void stop_device(Completion done) override;
+  Status run_device() override;
+  /// "EDU ", version 1: the section of EmulatedFunction; liveness, factorial, its status and the causes of interrupts (32 bits each);
+  /// source, destination, count and command of the DMA engine (64 bits each); its buffer (bytes). Work that has begun begins anew.
+  void save_state(StateWriter& writer) const override;
+  void load_state(StateReader from, Completion done) override;
 
  private:
+  struct Saved;
   using Buffer = std::array<std::byte, spec::buffer_size>;
 
   Device(Loop& loop, Log log, const Options& options);
@@ -51,6 +60,7 @@ class Device final : public pci::EmulatedFunction {
   void write_dma_register(std::uint64_t offset, std::uint64_t value);
 
   void start_factorial(std::uint32_t number);
+  void run_factorial();
   void end_factorial();
   void start_transfer();
   void run_transfer();
@@ -59,6 +69,7 @@ class Device final : public pci::EmulatedFunction {
   void raise_interrupt(std::uint32_t causes);
   void acknowledge_interrupt(std::uint32_t causes);
   void return_to_power_on();
+  Result<std::unique_ptr<Saved>> check_saved(StateReader from) const;
 
   Options options_;
   std::uint32_t liveness_ = 0;
@@ -74,6 +85,7 @@ class Device final : public pci::EmulatedFunction {
   Registration factorial_timer_, dma_timer_;
   bool moving_ = false;  ///< a transfer is touching memory
   std::uint64_t failed_transfers_ = 0;
+  Completion stop_done_;  ///< waits for it, too
   Loop::Task reset_done_;  ///< waits for the transfer that is touching memory
 };
 

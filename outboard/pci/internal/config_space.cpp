@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include <fmt/format.h>
+
 #include <outboard/pci/capability_ids.hpp>
 #include <outboard/pci/registers.hpp>
 
@@ -254,5 +256,26 @@ void ConfigSpace::save(StateWriter& writer) const {
   const auto section = writer.section(state_tag("CONF"), 1);
   writer.put_bytes(bytes_);
 }
+
+Result<Bytes> ConfigSpace::check_saved(StateReader& from) const {
+  OUTBOARD_TRY(auto section, from.section(state_tag("CONF"), 1));
+  OUTBOARD_TRY(const Bytes saved, section.get_bytes(config_size::express));
+  OUTBOARD_CHECK(section.end());
+  if (saved.size() != size())
+    return Error(EINVAL, fmt::format("the saved configuration space has {} bytes, not {}", saved.size(), size()));
+  Plane fixed(size(), std::byte{0xff});
+  for (std::size_t at = 0; at < size(); ++at) fixed[at] &= ~(writable_[at] | write_one_clears_[at] | sticky_[at]);
+  // What is made anew for each read.
+  for (const Hook& hook : hooks_) {
+    if (hook.read) std::ranges::fill(std::span(fixed).subspan(hook.offset, hook.width), std::byte{0});
+  }
+  for (std::size_t at = 0; at < size(); ++at) {
+    if (((saved[at] ^ bytes_[at]) & fixed[at]) != std::byte{0})
+      return Error(EINVAL, fmt::format("the saved configuration space is of another function: byte {:#x}", at));
+  }
+  return saved;
+}
+
+void ConfigSpace::restore(Bytes saved) { copy_bytes(saved, bytes_); }
 
 }  // namespace outboard::pci

@@ -112,6 +112,11 @@ class ConfigSpace {
 
   /// Section "CONF", version 1: the current bytes. Registers with a read handler are saved by the class that set the handler.
   void save(StateWriter& writer) const;
+  /// The bytes in the next section of `from`, if they can be those of this function. EINVAL: another size, or a bit that no
+  /// driver can change is different. ENOTSUP: as StateReader::section(). They are the reader's.
+  Result<Bytes> check_saved(StateReader& from) const;
+  /// Takes what check_saved() has returned. Calls no handler.
+  void restore(Bytes saved);
 
  private:
   struct Hook {

@@ -13,7 +13,10 @@ namespace outboard::pci {
 
 namespace {
 
-bool is_notice(InterruptKind kind) { return kind == InterruptKind::error || kind == InterruptKind::request; }
+constexpr std::uint8_t no_kind = 255;  ///< saved: nothing is enabled by the client
+
+/// One that is for the client. Others than INTx, MSI and MSI-X there are not, also where a peer says so.
+bool is_notice(InterruptKind kind) { return kind > InterruptKind::msix; }
 
 /// Each delivery would unmask the line and deliver again, for as long as the device holds it up.
 Error feeds_itself() { return Error(EINVAL, "the same eventfd cannot be both the signal and the unmask of INTx"); }
@@ -308,7 +311,6 @@ void Interrupts::save(StateWriter& writer) const {
   const State& s = *state_;
   const auto section = writer.section(state_tag("INTR"), 1);
   writer.put_flag(intx_level_);
-  writer.put_flag(s.intx_masked);
   writer.put_flag(s.table_rules);
   std::vector<std::byte> bytes(s.table.size());
   read_table(0, bytes);
@@ -317,6 +319,50 @@ void Interrupts::save(StateWriter& writer) const {
   read_pba(0, bytes);
   writer.put_bytes(bytes);
   writer.put(msi_pending());
+  writer.put(s.bound ? static_cast<std::uint8_t>(*s.bound) : no_kind);
+}
+
+Result<Interrupts::Saved> Interrupts::check_saved(StateReader& from) const {
+  const State& s = *state_;
+  Saved saved;
+  OUTBOARD_TRY(auto section, from.section(state_tag("INTR"), 1));
+  OUTBOARD_TRY(saved.intx_level, section.get_flag());
+  OUTBOARD_TRY(saved.table_rules, section.get_flag());
+  OUTBOARD_TRY(saved.table, section.get_bytes(std::size_t{MsixControl::max_vectors} * msix_entry::size));
+  OUTBOARD_TRY(saved.pending, section.get_bytes(MsixControl::max_vectors / 8));
+  OUTBOARD_TRY(saved.msi_pending, section.get<std::uint32_t>());
+  OUTBOARD_TRY(const auto enabled, section.get<std::uint8_t>());
+  OUTBOARD_CHECK(section.end());
+  if (enabled != no_kind) {
+    saved.enabled = InterruptKind{enabled};
+    if (is_notice(*saved.enabled) || s.count(*saved.enabled) == 0)
+      return Error(EINVAL, "the saved interrupts are of a kind that this function does not have");
+  }
+  const bool has_intx = s.intx_count != 0 || !saved.intx_level;
+  if (!has_intx || !s.table.could_be(saved.table) || !could_be_pending_bits(saved.pending, s.msix.count()) ||
+      std::uint64_t{saved.msi_pending} >> s.msi.count() != 0) {
+    return Error(EINVAL, "the saved interrupts are of another function");
+  }
+  return saved;
+}
+
+void Interrupts::restore(const Saved& saved) {
+  State& s = *state_;
+  intx_level_ = saved.intx_level;
+  s.intx_masked = false;
+  s.table_rules = saved.table_rules;
+  if (!s.bound) s.bound = saved.enabled;
+  s.refresh_msi();
+  s.refresh_msix();
+  for (std::size_t at = 0; at < saved.table.size(); ++at) s.table.write(at, saved.table[at]);
+  for (unsigned vector = 0; vector < s.msix.count(); ++vector) {
+    const bool pending = (saved.pending[vector / 8] >> (vector % 8) & std::byte{1}) != std::byte{0};
+    s.msix.set_pending(vector, pending);
+  }
+  for (unsigned vector = 0; vector < s.msi.count(); ++vector)
+    s.msi.set_pending(vector, (saved.msi_pending >> vector & 1) != 0);
+  s.refresh_msi();
+  s.refresh_msix();
 }
 
 }  // namespace outboard::pci

@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <vector>
 
 #include <outboard/base/bytes.hpp>
@@ -74,10 +75,27 @@ class Interrupts {
   /// Device reset: levels, pending bits, masks and enables as at power-on; bindings stay.
   void reset();
 
-  /// Section "INTR", version 1: the state that a driver sees and that is not in configuration space. INTx level, INTx masked,
-  /// whether the table applies (three flags); the table and its pending bits (bytes); the pending bits of MSI (32 bits).
-  /// Bindings are not saved.
+  /// Section "INTR", version 1: the state that a driver sees and that is not in configuration space. INTx level,
+  /// whether the table applies (two flags); the table and its pending bits (bytes); the pending bits of MSI (32 bits); the kind
+  /// that the client has enabled (8 bits: an InterruptKind of the first three, or 255). What the client has bound or masked is
+  /// not saved: a line that is up is signalled once more.
   void save(StateWriter& writer) const;
+
+  /// What save() wrote; the bytes are the reader's.
+  struct Saved {
+    bool intx_level = false;
+    bool table_rules = false;
+    Bytes table;
+    Bytes pending;  ///< the Pending Bit Array
+    std::uint32_t msi_pending = 0;
+    std::optional<InterruptKind> enabled;  ///< by the client
+  };
+  /// The next section of `from`. EINVAL: it is not of as many vectors, or has bits that nothing sets. ENOTSUP: as
+  /// StateReader::section().
+  Result<Saved> check_saved(StateReader& from) const;
+  /// Takes what check_saved() has returned. The enable bits have been set before: enabling drops what is pending. The kind that the
+  /// client had enabled counts as enabled with nothing bound, unless the client of this function has enabled one.
+  void restore(const Saved& saved);
 
  private:
   struct State;

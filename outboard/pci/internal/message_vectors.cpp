@@ -72,6 +72,10 @@ void MessageVectors::drop_pending() {
   for (unsigned i = 0; i < count_; ++i) vectors_[i].pending.store(false, std::memory_order_release);
 }
 
+void MessageVectors::set_pending(unsigned vector, bool pending) {
+  vectors_[vector].pending.store(pending, std::memory_order_release);
+}
+
 void MessageVectors::refresh(const Unmasked& unmasked) {
   for (unsigned i = 0; i < count_; ++i) refresh(i, unmasked);
 }

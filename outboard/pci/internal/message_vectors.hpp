@@ -38,6 +38,8 @@ class MessageVectors {
 
   bool pending(unsigned vector) const { return vectors_[vector].pending.load(std::memory_order_acquire); }
   void drop_pending();
+  /// Sets the pending bit of a vector; refresh() delivers it.
+  void set_pending(unsigned vector, bool pending);
 
   /// Any thread.
   void signal(unsigned vector);

@@ -21,6 +21,15 @@ inline void read_msix_pending_bits(const MessageVectors& vectors, std::uint64_t 
   }
 }
 
+/// Whether an array has bits for these vectors and for no other one.
+inline bool could_be_pending_bits(Bytes array, unsigned vectors) {
+  if (array.size() != (std::size_t{vectors} + 63) / 64 * 8) return false;
+  for (std::size_t vector = vectors; vector < array.size() * 8; ++vector) {
+    if ((array[vector / 8] >> (vector % 8) & std::byte{1}) != std::byte{0}) return false;
+  }
+  return true;
+}
+
 /// The Pending Bits register of the MSI capability. At most 32 vectors.
 inline std::uint32_t msi_pending_bits(const MessageVectors& vectors) {
   std::uint32_t bits = 0;

@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <vector>
 
+#include <outboard/base/bytes.hpp>
 #include <outboard/pci/registers.hpp>
 
 namespace outboard::pci {
@@ -30,6 +31,14 @@ class MsixTableBytes {
   /// offset < size().
   std::byte read(std::size_t offset) const { return bytes_[offset]; }
   void write(std::size_t offset, std::byte value) { bytes_[offset] = value & writable(offset % msix_entry::size); }
+  /// Whether a driver could have written such a table.
+  bool could_be(Bytes table) const {
+    if (table.size() != size()) return false;
+    for (std::size_t at = 0; at < table.size(); ++at) {
+      if ((table[at] & ~writable(at % msix_entry::size)) != std::byte{0}) return false;
+    }
+    return true;
+  }
 
  private:
   static constexpr std::byte mask_bit{mask_of(MsixVectorControl::mask)};

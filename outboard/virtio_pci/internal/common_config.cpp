@@ -169,4 +169,33 @@ void CommonConfig::save(StateWriter& writer) const {
   for (const auto& vector : vectors_of_queues_) writer.put(vector.load(std::memory_order_relaxed));
 }
 
+Result<CommonConfig::Saved> CommonConfig::check_saved(StateReader& from) const {
+  Saved saved;
+  OUTBOARD_TRY(auto section, from.section(state_tag("VPCI"), 1));
+  OUTBOARD_TRY(saved.device_feature_select, section.get<std::uint32_t>());
+  OUTBOARD_TRY(saved.driver_feature_select, section.get<std::uint32_t>());
+  OUTBOARD_TRY(saved.queue_select, section.get<std::uint16_t>());
+  OUTBOARD_TRY(saved.config_vector, section.get<std::uint16_t>());
+  OUTBOARD_TRY(const auto queues, section.get<std::uint16_t>());
+  if (queues != vectors_of_queues_.size()) return Error(EINVAL, "the saved function has another number of queues");
+  for (unsigned queue = 0; queue < queues; ++queue) {
+    OUTBOARD_TRY(const auto vector, section.get<std::uint16_t>());
+    saved.queue_vectors.push_back(vector);
+  }
+  OUTBOARD_CHECK(section.end());
+  const auto exists = [this](std::uint16_t vector) { return checked_vector(vector) == vector; };
+  if (!exists(saved.config_vector) || !std::ranges::all_of(saved.queue_vectors, exists))
+    return Error(EINVAL, "the saved function uses an MSI-X vector that is not there");
+  return saved;
+}
+
+void CommonConfig::restore(const Saved& saved) {
+  device_feature_select_ = saved.device_feature_select;
+  driver_feature_select_ = saved.driver_feature_select;
+  queue_select_ = saved.queue_select;
+  config_vector_.store(saved.config_vector, std::memory_order_relaxed);
+  for (std::size_t queue = 0; queue < saved.queue_vectors.size(); ++queue)
+    vectors_of_queues_[queue].store(saved.queue_vectors[queue], std::memory_order_relaxed);
+}
+
 }  // namespace outboard::virtio_pci

@@ -36,6 +36,20 @@ class CommonConfig {
   /// number of queues and queue_msix_vector of each (16 bits each). Everything else is the core's.
   void save(StateWriter& writer) const;
 
+  /// What save() wrote.
+  struct Saved {
+    std::uint32_t device_feature_select = 0;
+    std::uint32_t driver_feature_select = 0;
+    std::uint16_t queue_select = 0;
+    std::uint16_t config_vector = spec::no_vector;
+    std::vector<std::uint16_t> queue_vectors;
+  };
+  /// The next section of `from`. EINVAL: another number of queues, or a vector that the table does not have. ENOTSUP: as
+  /// StateReader::section().
+  Result<Saved> check_saved(StateReader& from) const;
+  /// Takes what check_saved() has returned.
+  void restore(const Saved& saved);
+
  private:
   struct Register;
   static const Register registers[];
