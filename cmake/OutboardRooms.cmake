@@ -194,7 +194,8 @@ function(outboard_add_test_support)
   endif()
   add_library(outboard_test_support STATIC ${sources})
   outboard_compile_settings(outboard_test_support)
-  set_target_properties(outboard_test_support PROPERTIES POSITION_INDEPENDENT_CODE ON)  # as what was precompiled
+  # The first as what was precompiled. Programs without GoogleTest link it, too: a source that needs it stays by itself.
+  set_target_properties(outboard_test_support PROPERTIES POSITION_INDEPENDENT_CODE ON UNITY_BUILD OFF)
   outboard_precompile(outboard_test_support library)
   add_library(outboard::test_support ALIAS outboard_test_support)
   target_include_directories(outboard_test_support PUBLIC "${view}")
