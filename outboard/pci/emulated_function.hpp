@@ -54,6 +54,7 @@ class EmulatedFunction : public Function, public Migratable {
 
   // Migratable. While it is stopped, bus mastering is off and no interrupt is sent, whatever configuration space says. The state is
   // one section, "STAT", version 1, with what save_state() writes.
+  bool is_stopped() const final { return motion_ == Motion::stopped; }
   void stop(Completion done) final;
   Status run() final;
   Result<std::vector<std::byte>> save() final;
@@ -155,8 +156,6 @@ class EmulatedFunction : public Function, public Migratable {
   memory::AddressMap& memory() { return memory_; }
   Interrupts& interrupts() { return interrupts_; }
   bool bus_master() const { return bus_master_; }
-  /// Since stop(), until run(): what a register starts waits for run_device().
-  bool is_stopped() const { return motion_ == Motion::stopped; }
 
  private:
   /// A part of a BAR that read_bar and write_bar do not see.

@@ -20,6 +20,9 @@ class Migratable {
  public:
   virtual ~Migratable() = default;
 
+  /// Since stop() has completed, until run() or a reset.
+  virtual bool is_stopped() const = 0;
+
   /// Stops the device: when it completes, nothing accesses the driver's memory or raises an interrupt, until run(). Requests that
   /// cannot be finished in time are part of the state. Registers answer as before; what a write to them starts waits for run().
   /// After an error the device runs on. ETIMEDOUT: it did not stop in time.

@@ -150,6 +150,69 @@ constexpr std::uint32_t set = 1U << 17;
 constexpr std::uint32_t probe = 1U << 18;
 }  // namespace device_feature_flag
 
+/// The features that concern migration.
+namespace device_feature {
+constexpr std::uint32_t migration = 1;
+constexpr std::uint32_t mig_device_state = 2;
+constexpr std::uint32_t dma_logging_start = 6;
+constexpr std::uint32_t dma_logging_stop = 7;
+constexpr std::uint32_t dma_logging_report = 8;
+}  // namespace device_feature
+
+/// VFIO_DEVICE_STATE_*: where a device is on its way to another process.
+enum class MigrationState : std::uint32_t {
+  error = 0,
+  stop = 1,
+  running = 2,
+  stop_copy = 3,
+  resuming = 4,
+  running_p2p = 5,
+  pre_copy = 6,
+  pre_copy_p2p = 7,
+};
+
+/// struct vfio_device_feature_migration.
+struct Migration {
+  std::uint64_t flags;
+};
+static_assert(sizeof(Migration) == 8);
+
+namespace migration_flag {
+constexpr std::uint64_t stop_copy = 1U << 0;
+constexpr std::uint64_t p2p = 1U << 1;
+constexpr std::uint64_t pre_copy = 1U << 2;
+}  // namespace migration_flag
+
+/// struct vfio_device_feature_mig_state.
+struct MigrationDeviceState {
+  std::uint32_t device_state;  ///< MigrationState
+  std::uint32_t data_fd;
+};
+static_assert(sizeof(MigrationDeviceState) == 8 && offsetof(MigrationDeviceState, data_fd) == 4);
+
+/// struct vfio_device_feature_dma_logging_control; `num_ranges` ranges follow, or point to them.
+struct DmaLoggingControl {
+  std::uint64_t page_size;
+  std::uint32_t num_ranges;  ///< 0: everything
+  std::uint32_t reserved;
+};
+static_assert(sizeof(DmaLoggingControl) == 16 && offsetof(DmaLoggingControl, num_ranges) == 8);
+
+struct DmaLoggingRange {
+  std::uint64_t iova;
+  std::uint64_t length;
+};
+static_assert(sizeof(DmaLoggingRange) == 16 && offsetof(DmaLoggingRange, length) == 8);
+
+/// struct vfio_device_feature_dma_logging_report; the bitmap follows, or is pointed to.
+struct DmaLoggingReport {
+  std::uint64_t iova;
+  std::uint64_t length;
+  std::uint64_t page_size;
+};
+static_assert(sizeof(DmaLoggingReport) == 24 && offsetof(DmaLoggingReport, length) == 8 &&
+              offsetof(DmaLoggingReport, page_size) == 16);
+
 /// The indexes of a VFIO PCI device's regions and interrupts are those of <outboard/pci/function.hpp>.
 constexpr std::uint32_t pci_num_regions = 9;
 constexpr std::uint32_t pci_num_irqs = 5;

@@ -160,6 +160,13 @@ struct DmaAccess {
 };
 static_assert(sizeof(DmaAccess) == 16 && offsetof(DmaAccess, count) == 8);
 
+/// MIG_DATA_READ and MIG_DATA_WRITE; data follow in a write and in a read's reply.
+struct MigrationData {
+  std::uint32_t argsz;  ///< with this structure
+  std::uint32_t size;
+};
+static_assert(sizeof(MigrationData) == 8 && offsetof(MigrationData, size) == 4);
+
 /// REGION_WRITE_MULTI, both ways; `wr_cnt` entries follow in the request.
 struct WriteMulti {
   std::uint64_t wr_cnt;

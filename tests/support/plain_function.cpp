@@ -165,6 +165,7 @@ void PlainFunction::start_dma(std::uint32_t command) {
   const MutableBytes buffer = MutableBytes(buffer_).first(dma_length_);
   const auto map = memory().current();
   const Status copied = copy_mapped(*map, range, buffer, command == dma_to_memory);
+  if (copied && command == dma_to_memory) map->writes().note(range);
   if (copied || copied.error().code() != EREMOTE) return dma_ended(copied);
 
   const memory::Mapping* mapping = map->find(range.start);

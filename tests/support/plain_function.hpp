@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <utility>
 #include <vector>
 
 #include <outboard/pci/emulated_function.hpp>
@@ -59,6 +60,8 @@ class PlainFunction : public pci::EmulatedFunction {
     bool area = true;  ///< the mapped area is there (QEMU posts no writes to a function that has one)
     bool doorbell_fd = false;  ///< offer the doorbell as an ioeventfd
     bool slow_reset = false;  ///< a reset ends when the test calls finish_reset()
+    bool migratable = false;
+    bool slow_stop = false;  ///< a stop ends when the test calls finish_stop()
   };
 
   static Result<std::unique_ptr<PlainFunction>> create(Loop& loop, Log log, const Options& options);
@@ -80,6 +83,9 @@ class PlainFunction : public pci::EmulatedFunction {
   unsigned resets() const { return resets_; }
   bool reset_pending() const { return static_cast<bool>(reset_done_); }
   void finish_reset();
+  pci::Migratable* migratable() override { return options_.migratable ? this : nullptr; }
+  void finish_stop(const Status& result = {}) { std::exchange(stop_done_, nullptr)(result); }
+  Status run_result;  ///< of the next run()
 
   unsigned late_unmaps = 0;  ///< of which the function has been told
   std::function<void()> on_late_unmap;  ///< called then, if there is one
@@ -93,6 +99,11 @@ class PlainFunction : public pci::EmulatedFunction {
   void write_bar(unsigned bar, std::uint64_t offset, Bytes from) override;
   void area_written(unsigned, std::uint64_t, Bytes) override { ++area_writes_; }
   void reset_device(Loop::Task done) override;
+  void stop_device(Completion done) override {
+    if (!options_.slow_stop) return done({});
+    stop_done_ = std::move(done);
+  }
+  Status run_device() override { return run_result; }
 
  private:
   PlainFunction(Loop& loop, Log log, const Options& options);
@@ -113,6 +124,7 @@ class PlainFunction : public pci::EmulatedFunction {
   bool port_busy_ = false;  ///< a transfer by messages is running
   unsigned resets_ = 0;
   Loop::Task reset_done_;
+  Completion stop_done_;
 };
 
 }  // namespace outboard::testing

@@ -12,6 +12,12 @@ namespace {
 
 using spec::Command;
 
+bool is(const spec::Header& request, Command command) { return request.command == static_cast<std::uint16_t>(command); }
+
+Error still_busy() {
+  return Error(EBUSY, "an earlier unmap, reset or change of the state of migration is still in progress");
+}
+
 /// With more than this unread by the client, its further commands wait.
 constexpr std::size_t high_water = std::size_t{256} << 10;
 
@@ -127,6 +133,11 @@ Status Session::dispatch(Message message) {
       return unmap(message);
     case Command::device_reset:
       return reset(message);
+    case Command::device_feature:
+    case Command::mig_data_read:
+    case Command::mig_data_write:
+      if (migration_) return migrate(message);
+      [[fallthrough]];
     default:
       return commands_->handle(message);
   }
@@ -155,6 +166,8 @@ Status Session::serve(const Message& message, const VersionMessage& proposal) {
                                             .max_data_transfer = limits_.max_data_transfer,
                                             .share = limits_.share,
                                             .eventfds = limits_.eventfds});
+  if (pci::Migratable* const migratable = function_.migratable())
+    migration_ = std::make_shared<MigrationCommands>(*migratable, limits_.max_data_transfer);
   move(SessionEvent::version_accepted);
   const auto answer = accept(
       proposal,
@@ -167,9 +180,7 @@ Status Session::serve(const Message& message, const VersionMessage& proposal) {
 Status Session::unmap(const Message& message) {
   const auto unmap = parse_unmap(message.payload);
   if (!unmap) return replies_.refuse(message.header, unmap.error());
-  if (function_is_busy(phase_)) {
-    return replies_.refuse(message.header, Error(EBUSY, "an earlier unmap or reset is still in progress"));
-  }
+  if (function_is_busy(phase_)) return replies_.refuse(message.header, still_busy());
   auto done = begin_operation(SessionEvent::operation_started, message.header, as_bytes_of(unmap->echo));
   if (unmap->all) {
     function_.unmap_all(std::move(done));
@@ -192,12 +203,33 @@ Status Session::reset(const Message& message) {
   if (!function_.resettable()) {
     return replies_.refuse(message.header, Error(ENOTSUP, "this function cannot be reset"));
   }
-  if (function_is_busy(phase_)) {
-    return replies_.refuse(message.header, Error(EBUSY, "an earlier unmap or reset is still in progress"));
-  }
+  if (function_is_busy(phase_)) return replies_.refuse(message.header, still_busy());
   function_.reset(begin_operation(SessionEvent::operation_started, message.header, {}));
   if (operation_.outcome == Operation::Outcome::failed) return {};
   messages_->cancel_all(Error(ECANCELED, "the device is being reset"));
+  watch_operation();
+  return {};
+}
+
+Status Session::migrate(const Message& message) {
+  switch (static_cast<Command>(message.header.command)) {
+    case Command::mig_data_read:
+      return replies_.answer(message.header, migration_->read_data(message.payload));
+    case Command::mig_data_write:
+      return replies_.answer(message.header, migration_->write_data(message.payload));
+    default:
+      break;
+  }
+  const auto wanted = MigrationCommands::asked_state(message.payload);
+  if (!wanted) return replies_.refuse(message.header, wanted.error());
+  if (*wanted) return set_migration_state(message, **wanted);
+  return replies_.answer(message.header, migration_->feature(message.payload));
+}
+
+/// vfio-user, MIG_DEVICE_STATE: the transition is complete when it is answered.
+Status Session::set_migration_state(const Message& message, vfio_abi::MigrationState wanted) {
+  if (function_is_busy(phase_)) return replies_.refuse(message.header, still_busy());
+  migration_->go_to(wanted, begin_operation(SessionEvent::operation_started, message.header, message.payload));
   watch_operation();
   return {};
 }
@@ -223,12 +255,13 @@ void Session::operation_done(const Status& result) {
   const SessionPhase before = phase_;
   if (!function_is_busy(before)) return;
   move(SessionEvent::operation_ended);
+  if (result && migration_ && is(operation_.request, Command::device_reset)) migration_->was_reset();
   operation_.outcome = result ? Operation::Outcome::done : Operation::Outcome::failed;
   slow_timer_.reset();
   if (phase_ == SessionPhase::ended) return released();
   if (phase_ == SessionPhase::closed) return post_release();
   if (before == SessionPhase::overdue) {
-    log_.warning("the device has completed an unmap or a reset that was answered with ETIMEDOUT");
+    log_.warning("the device has completed {}, which was answered with ETIMEDOUT", operation_name());
   } else if (auto answered = answer_operation(result); !answered) {
     return end(answered.error());
   }
@@ -240,15 +273,20 @@ Status Session::answer_operation(const Status& result) {
   return replies_.send(operation_.request, operation_.echo);
 }
 
+const char* Session::operation_name() const {
+  if (is(operation_.request, Command::dma_unmap)) return "an unmap";
+  return is(operation_.request, Command::device_reset) ? "a reset" : "a change of the state of migration";
+}
+
 /// A client must have its answer, or it gives the connection up; the device goes on and is not to be trusted.
 void Session::operation_late() {
   slow_timer_.reset();
   if (phase_ == SessionPhase::releasing)
     return log_.error("the device still uses the memory of the client that has left");
-  const bool is_reset = operation_.request.command == static_cast<std::uint16_t>(Command::device_reset);
-  log_.error("the device takes too long for {}; it is answered with ETIMEDOUT", is_reset ? "a reset" : "an unmap");
+  log_.error("the device takes too long for {}; it is answered with ETIMEDOUT", operation_name());
   const std::uint64_t number = operation_.number;
-  if (!is_reset) function_.unmap_is_late("requests did not let go of memory that the client has unmapped");
+  if (is(operation_.request, Command::dma_unmap))
+    function_.unmap_is_late("requests did not let go of memory that the client has unmapped");
   // That may have ended it, and then the next one, which is not late, may have begun.
   if (phase_ != SessionPhase::operating || operation_.number != number) return;
   move(SessionEvent::operation_late);

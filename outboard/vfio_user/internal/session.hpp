@@ -11,6 +11,7 @@
 #include <outboard/vfio_user/internal/channel.hpp>
 #include <outboard/vfio_user/internal/client_commands.hpp>
 #include <outboard/vfio_user/internal/message_dma.hpp>
+#include <outboard/vfio_user/internal/migration_commands.hpp>
 #include <outboard/vfio_user/internal/replies.hpp>
 #include <outboard/vfio_user/internal/session_phase.hpp>
 #include <outboard/vfio_user/internal/stall_timer.hpp>
@@ -69,7 +70,7 @@ class Session : public std::enable_shared_from_this<Session> {
     dispatching,  ///< so is one now; what completes inside a command does not dispatch the next one
     held_back,  ///< a whole one waits in the channel, and nothing more is received
   };
-  /// An unmap, a reset or the release: what the function has been given last.
+  /// An unmap, a reset, a change of the state of migration or the release: what the function has been given last.
   struct Operation {
     enum class Outcome : std::uint8_t { pending, done, failed };
     std::uint64_t number = 0;
@@ -93,6 +94,9 @@ class Session : public std::enable_shared_from_this<Session> {
 
   Status unmap(const Message& message);
   Status reset(const Message& message);
+  Status migrate(const Message& message);
+  Status set_migration_state(const Message& message, vfio_abi::MigrationState wanted);
+  const char* operation_name() const;
   pci::Function::Completion begin_operation(SessionEvent event, const spec::Header& request, Bytes echo);
   void watch_operation();
   void operation_done(const Status& result);
@@ -120,6 +124,7 @@ class Session : public std::enable_shared_from_this<Session> {
   // From VERSION on.
   std::shared_ptr<MessageDma> messages_;
   std::optional<ClientCommands> commands_;
+  std::shared_ptr<MigrationCommands> migration_;  ///< null: the function cannot be moved
 
   Operation operation_;
   Registration slow_timer_;

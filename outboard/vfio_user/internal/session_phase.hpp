@@ -10,9 +10,9 @@ namespace outboard::vfio_user {
 /// |-------------|------------|-------------------------------------|------------------------------------------------|
 /// | negotiating | open       | is idle                             | VERSION; any other ends the connection         |
 /// | serving     | open       | is idle                             | answered in order                              |
-/// | operating   | open       | works on an unmap or a reset        | held back; replies to DMA messages are taken   |
-/// | overdue     | open       | still does; the client has ETIMEDOUT | answered; another unmap or reset is EBUSY      |
-/// | draining    | closed     | still works on an unmap or a reset  | none                                           |
+/// | operating   | open       | works on an unmap, a reset, a state | held back; replies to DMA messages are taken   |
+/// | overdue     | open       | still does; the client has ETIMEDOUT | answered; another of these is EBUSY            |
+/// | draining    | closed     | still works on one of these         | none                                           |
 /// | closed      | closed     | is idle; its release is posted      | none                                           |
 /// | releasing   | closed     | lets go of what the client brought  | none                                           |
 /// | ended       | closed     | has let go, or is forgotten         | none                                           |
@@ -30,7 +30,7 @@ enum class SessionPhase : std::uint8_t {
 /// What moves a session from one phase to the next.
 enum class SessionEvent : std::uint8_t {
   version_accepted,  ///< VERSION is about to be answered
-  operation_started,  ///< the function is given an unmap or a reset
+  operation_started,  ///< the function is given an unmap, a reset or a change of state
   operation_late,  ///< the client gets ETIMEDOUT
   operation_ended,  ///< the function has completed an unmap, a reset or the release
   disconnected,  ///< the client has left or broken the protocol, or the server ends the connection
