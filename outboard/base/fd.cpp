@@ -89,6 +89,12 @@ Result<EventFd> EventFd::duplicate() const {
   return EventFd(std::move(copy), owner_);
 }
 
+Status EventFd::become(const EventFd& other) {
+  if (::dup3(other.get(), get(), O_CLOEXEC) < 0) return Error::from_errno("replacing an eventfd by another one");
+  owner_ = other.owner_;
+  return {};
+}
+
 void EventFd::signal() const { signal_eventfd(fd_.get(), owner_); }
 
 bool signal_eventfd(int fd, EventFd::Owner owner) { return system_calls().signal(fd, owner); }

@@ -76,6 +76,9 @@ class EventFd {
   void signal() const;
   /// Reads the count and clears it, as drain_eventfd().
   std::uint64_t drain() const { return drain_eventfd(fd_.get()); }
+  /// Makes this descriptor, whose number stays, one of the other's eventfd. Both are valid. Errors of the system: nothing has
+  /// changed.
+  Status become(const EventFd& other);
   /// Whether both are descriptors of one eventfd. Reads /proc; false without it and for other files.
   bool same_as(const EventFd& other) const;
 

@@ -35,6 +35,10 @@ class HostMemory {
   /// process ends by SIGBUS. EINVAL, EACCES as above.
   static Result<std::shared_ptr<HostMemory>> map_own_file(const UniqueFd& fd, std::uint64_t offset, std::uint64_t size,
                                                           Access access);
+  /// Puts [offset, offset + size()) of another file at the addresses of the one that map_file() has mapped, for the same access.
+  /// Nobody may access the memory meanwhile. Errors as map_file(); ENOTSUP also: the file has pages of another size. After an
+  /// error of the system the addresses may be unmapped until a call succeeds; after any other nothing has changed.
+  Status replace_file(const UniqueFd& fd, std::uint64_t offset, Access access);
   /// Zeroed anonymous memory, page-aligned. EINVAL: size 0; ENOMEM.
   static Result<std::shared_ptr<HostMemory>> anonymous(std::uint64_t size);
   /// Bytes that outlive the object; nothing is unmapped.

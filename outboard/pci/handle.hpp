@@ -15,6 +15,7 @@
 #include <outboard/base/loop.hpp>
 #include <outboard/memory/dma_space.hpp>
 #include <outboard/pci/function.hpp>
+#include <outboard/pci/migration.hpp>
 #include <outboard/pci/register.hpp>
 
 namespace outboard::pci {
@@ -237,6 +238,9 @@ class Handle {
   virtual void revoke() = 0;
   /// The back end has gone for good; every further call fails.
   virtual bool gone() const = 0;
+
+  /// How the function is moved to another process; null: the back end cannot. It belongs to the handle.
+  virtual Migration* migration() { return nullptr; }
 
   // For re-exporting the function: interrupts with the caller's eventfds, as those of pci::Function. Do not combine them with
   // enable_interrupts(), which uses them.

@@ -159,18 +159,6 @@ constexpr std::uint32_t dma_logging_stop = 7;
 constexpr std::uint32_t dma_logging_report = 8;
 }  // namespace device_feature
 
-/// VFIO_DEVICE_STATE_*: where a device is on its way to another process.
-enum class MigrationState : std::uint32_t {
-  error = 0,
-  stop = 1,
-  running = 2,
-  stop_copy = 3,
-  resuming = 4,
-  running_p2p = 5,
-  pre_copy = 6,
-  pre_copy_p2p = 7,
-};
-
 /// struct vfio_device_feature_migration.
 struct Migration {
   std::uint64_t flags;
@@ -185,7 +173,7 @@ constexpr std::uint64_t pre_copy = 1U << 2;
 
 /// struct vfio_device_feature_mig_state.
 struct MigrationDeviceState {
-  std::uint32_t device_state;  ///< MigrationState
+  std::uint32_t device_state;  ///< those of <outboard/pci/migration.hpp>
   std::uint32_t data_fd;
 };
 static_assert(sizeof(MigrationDeviceState) == 8 && offsetof(MigrationDeviceState, data_fd) == 4);

@@ -6,6 +6,7 @@
 #include <outboard/vfio_user/internal/client_events.hpp>
 #include <outboard/vfio_user/internal/client_interrupts.hpp>
 #include <outboard/vfio_user/internal/client_memory.hpp>
+#include <outboard/vfio_user/internal/client_move.hpp>
 #include <outboard/vfio_user/internal/client_regions.hpp>
 #include <outboard/vfio_user/internal/client_socket.hpp>
 #include <outboard/vfio_user/internal/server_connection.hpp>
@@ -25,6 +26,8 @@ struct Client::State {
   ClientInterrupts interrupts{connection};
   ClientEvents events{connection};
   ClientMemory memory{connection, served};
+  ClientMigration migration{connection};
+  bool is_moving = false;
   std::optional<memory::DmaPool> dma;
   Registration watch;
 };
@@ -133,6 +136,46 @@ Status Client::unmask_interrupts(pci::InterruptKind kind, std::uint32_t start, s
 
 Status Client::trigger_interrupts(pci::InterruptKind kind, std::uint32_t start, std::uint32_t count) {
   return state_->interrupts.trigger(kind, start, count);
+}
+
+// Migration.
+
+pci::Migration* Client::migration() { return &state_->migration; }
+
+Result<MigrationReport> Client::migrate_to(const std::string& path, const MigrationOptions& options) {
+  const Options& ours = state_->connection.options();
+  OUTBOARD_TRY(UniqueFd socket, connect_socket(path, {.timeout = ours.timeout, .wait = ours.wait, .pause = ours.pause}));
+  const auto server = describe_peer(socket);
+  auto report = migrate_over(std::move(socket), "vfio-user:" + path, options);
+  if (!report) return explain_refusal(report.error(), path, server);
+  return report;
+}
+
+Result<MigrationReport> Client::migrate_over(UniqueFd socket, std::string name, const MigrationOptions& options) {
+  ServerConnection& connection = state_->connection;
+  OUTBOARD_CHECK(connection.may_wait());
+  if (state_->is_moving) return connection.named(Error(EALREADY, "the function is being moved already"));
+  ServerConnection to(std::move(socket), std::move(name), connection.options(),
+                      {.serve = [this](const Message& command, Channel& channel) { return state_->served.serve(command, channel); },
+                       .ended = nullptr,
+                       .backlog = nullptr});
+  if (auto started = to.start(); !started) return to.named(started.error());
+  state_->is_moving = true;
+  auto report = ClientMove({.connection = connection,
+                            .regions = state_->regions,
+                            .doorbells = state_->doorbells,
+                            .interrupts = state_->interrupts,
+                            .memory = state_->memory,
+                            .served = state_->served},
+                           to, options)
+                    .run();
+  state_->is_moving = false;
+  if (!report) return report;
+  const int old_socket = connection.requests().fd();
+  connection.swap(to);
+  state_->served.set_max_transfer(connection.max_transfer());
+  state_->events.reconnected(old_socket);
+  return report;
 }
 
 // Events.

@@ -8,6 +8,7 @@
 
 #include <outboard/base/log.hpp>
 #include <outboard/pci/handle.hpp>
+#include <outboard/vfio_user/migrate.hpp>
 
 namespace outboard::vfio_user {
 
@@ -67,6 +68,20 @@ class Client final : public pci::Handle {
   Status process() override;
   void revoke() override;
   bool gone() const override;
+
+  pci::Migration* migration() override;
+  /// Moves the function to the server at `path` while its driver runs: afterwards this object drives it there, and the driver has
+  /// noticed nothing. Memory stays mapped; windows, doorbells and interrupts are the new server's. No other thread may use
+  /// windows meanwhile. The new server must not have a client, and must serve the same device with the same options.
+  ///
+  /// Until the new server has answered that the function runs there, an error lets it run on at the old one. If the new server's
+  /// last answer is lost, nobody knows whether it ran: it is disconnected, and the old one goes on, or says that it cannot, since
+  /// the driver's memory shows that it has run. ENOTSUP: one of the two cannot move its function, or they differ. EALREADY: it is being
+  /// moved. Other errors: those of connect(), of the servers, and of what `options` has.
+  Result<MigrationReport> migrate_to(const std::string& path, const MigrationOptions& options);
+  Result<MigrationReport> migrate_to(const std::string& path) { return migrate_to(path, MigrationOptions{}); }
+  /// The same to a server over a socket that is connected already; `name` is for messages.
+  Result<MigrationReport> migrate_over(UniqueFd socket, std::string name, const MigrationOptions& options);
 
   Status bind_interrupts(pci::InterruptKind kind, std::uint32_t start, const std::vector<EventFd>& eventfds) override;
   Status bind_unmask(const EventFd& eventfd) override;

@@ -1,6 +1,7 @@
 #include <outboard/vfio_user/internal/client_doorbells.hpp>
 
 #include <algorithm>
+#include <string>
 
 #include <outboard/vfio_user/internal/received_eventfd.hpp>
 
@@ -78,6 +79,32 @@ Result<std::uint32_t> ClientDoorbells::take(unsigned region, Requests::Reply& re
     bells.list.push_back(bell);
   }
   return 0u;
+}
+
+const EventFd* ClientDoorbells::find(const std::vector<pci::IoEventFd>& list, const pci::IoEventFd& wanted) {
+  for (const pci::IoEventFd& each : list) {
+    if (each.offset == wanted.offset && each.size == wanted.size && each.datamatch == wanted.datamatch) return each.fd;
+  }
+  return nullptr;
+}
+
+Result<std::vector<ClientDoorbells::Pair>> ClientDoorbells::match(ClientDoorbells& server) {
+  std::vector<Pair> pairs;
+  for (unsigned region = 0; region < known_.size(); ++region) {
+    if (known_[region].list.empty()) continue;
+    OUTBOARD_CHECK(server.of(region));
+    for (const pci::IoEventFd& bell : known_[region].list) {
+      const EventFd* theirs = find(server.known_[region].list, bell);
+      if (theirs == nullptr) return Error(ENOTSUP, "the server has other doorbells in region " + std::to_string(region));
+      pairs.push_back({&known_[region].fds[static_cast<std::size_t>(bell.fd - known_[region].fds.data())], theirs});
+    }
+  }
+  return pairs;
+}
+
+Status ClientDoorbells::ring(const std::vector<Pair>& pairs) {
+  for (const Pair& pair : pairs) OUTBOARD_CHECK(pair.ours->become(*pair.theirs));
+  return {};
 }
 
 Status ClientDoorbells::ask_for(unsigned region) {

@@ -15,6 +15,16 @@ class ClientDoorbells {
   /// The region exists. None where the server has none, or does not know the command. EPROTO: they are described wrongly.
   Result<std::vector<pci::IoEventFd>> of(unsigned region);
 
+  /// A doorbell that has been asked for, and the same one of another server.
+  struct Pair {
+    EventFd* ours;
+    const EventFd* theirs;
+  };
+  /// One for each that has been asked for; they are valid as long as both objects. ENOTSUP: the server has other doorbells.
+  Result<std::vector<Pair>> match(ClientDoorbells& server);
+  /// From here on the driver's eventfds ring the other server's doorbells.
+  static Status ring(const std::vector<Pair>& pairs);
+
  private:
   struct Known {
     bool asked = false;
@@ -23,6 +33,7 @@ class ClientDoorbells {
   };
 
   Status ask_for(unsigned region);
+  static const EventFd* find(const std::vector<pci::IoEventFd>& list, const pci::IoEventFd& wanted);
   Result<std::uint32_t> take(unsigned region, Requests::Reply& reply, std::uint32_t asked);
 
   ServerConnection& connection_;

@@ -49,6 +49,13 @@ Status ClientEvents::bind() {
 Status ClientEvents::bind(pci::InterruptKind kind, EventFd& eventfd) {
   if (connection_.description().interrupts[static_cast<std::size_t>(kind)].count == 0) return {};
   OUTBOARD_TRY(eventfd, EventFd::create());
+  start_binding(kind, eventfd);
+  if (poll_) watch(poll_, EPOLL_CTL_ADD, eventfd.get(), EPOLLIN);
+  return {};
+}
+
+void ClientEvents::start_binding(pci::InterruptKind kind, const EventFd& eventfd) {
+  if (!eventfd.valid() || connection_.description().interrupts[static_cast<std::size_t>(kind)].count == 0) return;
   const int fd = eventfd.get();
   const abi::IrqSet set{.argsz = sizeof(abi::IrqSet),
                         .flags = abi::irq_set_flag::data_eventfd | abi::irq_set_flag::action_trigger,
@@ -60,8 +67,17 @@ Status ClientEvents::bind(pci::InterruptKind kind, EventFd& eventfd) {
       [&connection = connection_](const Result<Requests::Reply>& reply) {
         if (!reply) connection.options().log.info("{}: no events: {}", connection.name(), reply.error().message());
       });
-  if (poll_) watch(poll_, EPOLL_CTL_ADD, eventfd.get(), EPOLLIN);
-  return {};
+}
+
+void ClientEvents::reconnected(int old_fd) {
+  const Requests& requests = connection_.requests();
+  if (poll_ && watching_ != Watching::nothing) {
+    ::epoll_ctl(poll_.get(), EPOLL_CTL_DEL, old_fd, nullptr);
+    socket_events_ = socket_events(requests);
+    watch(poll_, EPOLL_CTL_ADD, requests.fd(), socket_events_);
+  }
+  start_binding(pci::InterruptKind::error, error_);
+  start_binding(pci::InterruptKind::request, request_);
 }
 
 bool ClientEvents::take(pci::InterruptKind kind) {

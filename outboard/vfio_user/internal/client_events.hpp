@@ -16,6 +16,8 @@ class ClientEvents {
   int poll_fd();
   /// Binds ERR and REQ, once, where the server has them, and does not wait for the reply: they can be done without.
   Status bind();
+  /// The connection is one to another server now; `old_fd`: the descriptor of the one before. The same eventfds are bound there.
+  void reconnected(int old_fd);
   /// The socket's backlog has changed: watches for room in the socket, or no longer.
   void update_poll();
 
@@ -30,6 +32,7 @@ class ClientEvents {
   enum class Watching : std::uint8_t { socket, socket_and_events, nothing };
 
   Status bind(pci::InterruptKind kind, EventFd& eventfd);
+  void start_binding(pci::InterruptKind kind, const EventFd& eventfd);
 
   ServerConnection& connection_;
   Watching watching_ = Watching::socket;

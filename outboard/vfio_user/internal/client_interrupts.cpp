@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include <outboard/base/internal/eventfds.hpp>
+
 namespace outboard::vfio_user {
 namespace {
 
@@ -18,9 +20,26 @@ Result<pci::InterruptInfo> ClientInterrupts::info(pci::InterruptKind kind) const
   return connection_.description().interrupts[index];
 }
 
+Status ClientInterrupts::bind(pci::InterruptKind kind, std::uint32_t start, const std::vector<EventFd>& eventfds) {
+  OUTBOARD_TRY(auto copies, duplicate(eventfds));
+  OUTBOARD_CHECK(bind_list(kind, start, eventfds));
+  auto& bound = bound_[static_cast<std::size_t>(kind)];
+  if (bound.size() < start + copies.size()) bound.resize(start + copies.size());
+  std::ranges::move(copies, bound.begin() + start);
+  return {};
+}
+
+Status ClientInterrupts::bind_at(ServerConnection& server) const {
+  ClientInterrupts theirs(server);
+  for (std::size_t kind = 0; kind < bound_.size(); ++kind) {
+    if (!bound_[kind].empty()) OUTBOARD_CHECK(theirs.bind_list(pci::InterruptKind(kind), 0, bound_[kind]));
+  }
+  return unmask_.valid() ? theirs.bind_unmask(unmask_) : Status();
+}
+
 /// Sends as many eventfds in a message as the server takes, and all messages at once. Vectors without an eventfd go in messages
 /// without descriptors.
-Status ClientInterrupts::bind(pci::InterruptKind kind, std::uint32_t start, const std::vector<EventFd>& eventfds) {
+Status ClientInterrupts::bind_list(pci::InterruptKind kind, std::uint32_t start, const std::vector<EventFd>& eventfds) {
   OUTBOARD_CHECK(connection_.may_wait());
   const std::size_t max_fds = std::min<std::uint64_t>(connection_.server().max_msg_fds, spec::kernel_max_fds);
   const bool any = std::ranges::any_of(eventfds, &EventFd::valid);
@@ -53,18 +72,26 @@ Status ClientInterrupts::bind(pci::InterruptKind kind, std::uint32_t start, cons
 }
 
 Status ClientInterrupts::bind_unmask(const EventFd& eventfd) {
+  OUTBOARD_TRY(EventFd copy, eventfd.duplicate());
   const int fd = eventfd.get();
   const abi::IrqSet set{.argsz = sizeof(abi::IrqSet),
                         .flags = abi::irq_set_flag::data_eventfd | abi::irq_set_flag::action_unmask,
                         .index = static_cast<std::uint32_t>(pci::InterruptKind::intx),
                         .start = 0,
                         .count = 1};
-  return connection_.ask_named({.command = Command::device_set_irqs,
-                                .head = as_bytes_of(set),
-                                .fds = std::span<const int>(&fd, eventfd.valid() ? 1 : 0)});
+  OUTBOARD_CHECK(connection_.ask_named({.command = Command::device_set_irqs,
+                                        .head = as_bytes_of(set),
+                                        .fds = std::span<const int>(&fd, eventfd.valid() ? 1 : 0)}));
+  unmask_ = std::move(copy);
+  return {};
 }
 
-Status ClientInterrupts::disable(pci::InterruptKind kind) { return act(abi::irq_set_flag::action_trigger, kind, 0, 0); }
+Status ClientInterrupts::disable(pci::InterruptKind kind) {
+  OUTBOARD_CHECK(act(abi::irq_set_flag::action_trigger, kind, 0, 0));
+  if (static_cast<std::size_t>(kind) < bound_.size()) bound_[static_cast<std::size_t>(kind)].clear();
+  if (kind == pci::InterruptKind::intx) unmask_ = EventFd();
+  return {};
+}
 
 Status ClientInterrupts::mask(pci::InterruptKind kind, std::uint32_t start, std::uint32_t count) {
   return act(abi::irq_set_flag::action_mask, kind, start, count);

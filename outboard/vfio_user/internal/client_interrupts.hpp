@@ -1,5 +1,6 @@
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <vector>
 
@@ -20,10 +21,17 @@ class ClientInterrupts {
   Status unmask(pci::InterruptKind kind, std::uint32_t start, std::uint32_t count);
   Status trigger(pci::InterruptKind kind, std::uint32_t start, std::uint32_t count);
 
+  /// Binds at another server what is bound at this one.
+  Status bind_at(ServerConnection& server) const;
+
  private:
   Status act(std::uint32_t action, pci::InterruptKind kind, std::uint32_t start, std::uint32_t count);
 
+  Status bind_list(pci::InterruptKind kind, std::uint32_t start, const std::vector<EventFd>& eventfds);
+
   ServerConnection& connection_;
+  std::array<std::vector<EventFd>, pci::interrupt_kind_count> bound_;  ///< what the server has of each kind; may be invalid
+  EventFd unmask_;
 };
 
 }  // namespace outboard::vfio_user

@@ -8,6 +8,10 @@ namespace {
 
 using spec::Command;
 
+memory::Access access_of(const pci::RegionInfo& region) {
+  return region.writable ? memory::Access::read_write : memory::Access::read;
+}
+
 }  // namespace
 
 Result<pci::RegionInfo> ClientRegions::info(unsigned region) const {
@@ -107,9 +111,8 @@ Result<pci::Window> ClientRegions::window(unsigned region, std::uint64_t offset,
   const auto& known = connection_.description().regions[region];
   for (const pci::MmapArea& area : known.info.areas) {
     if (length == 0 || offset < area.offset || !range_within(offset - area.offset, length, area.size)) continue;
-    const auto access = known.info.writable ? memory::Access::read_write : memory::Access::read;
     // Not the whole area: its size is the server's word, and each page has to be covered again when the server goes.
-    auto mapped = MappedArea::map(known.fd, known.info.fd_offset, pages_around(offset, length), access);
+    auto mapped = MappedArea::map(known.fd, known.info.fd_offset, pages_around(offset, length), access_of(known.info));
     if (!mapped) {
       return Error(ENOTSUP, mapped.error().what()).while_doing("mapping a part of a BAR").on(connection_.name());
     }
@@ -117,6 +120,21 @@ Result<pci::Window> ClientRegions::window(unsigned region, std::uint64_t offset,
     return mapped_[region].back().window(offset, length);
   }
   return connection_.named(Error(ENOTSUP, "this part of region " + std::to_string(region) + " cannot be mapped"));
+}
+
+Status ClientRegions::map_windows_from(const Description& server) const {
+  for (unsigned region = 0; region < mapped_.size(); ++region) {
+    const auto& theirs = server.regions[region];
+    for (const MappedArea& mapped : mapped_[region]) {
+      const bool offered = std::ranges::any_of(theirs.info.areas, [&](const pci::MmapArea& area) {
+        return mapped.area().offset >= area.offset &&
+               range_within(mapped.area().offset - area.offset, mapped.area().size, area.size);
+      });
+      if (!offered) return Error(ENOTSUP, "a part of region " + std::to_string(region) + " cannot be mapped there");
+      OUTBOARD_CHECK(mapped.replace_file(theirs.fd, theirs.info.fd_offset, access_of(theirs.info)));
+    }
+  }
+  return {};
 }
 
 void ClientRegions::revoke() const {

@@ -22,6 +22,9 @@ class ClientRegions {
   Status write(unsigned region, std::uint64_t offset, Bytes from);
   Status post_write(unsigned region, std::uint64_t offset, Bytes from);
   Result<pci::Window> window(unsigned region, std::uint64_t offset, std::uint64_t length);
+  /// Maps the windows from another server's files, at the same addresses; nobody may use them meanwhile. ENOTSUP: that server
+  /// does not offer the same parts of its regions. After an error some may be the other server's.
+  Status map_windows_from(const Description& server) const;
   /// The server is gone: windows read as all-ones.
   void revoke() const;
 

@@ -2,12 +2,12 @@
 
 #include <optional>
 
-#include <outboard/vfio_abi/vfio.hpp>
+#include <outboard/pci/migration.hpp>
 
 /// How a device gets from one state of its migration to another one.
 namespace outboard::vfio_user {
 
-using vfio_abi::MigrationState;
+using pci::MigrationState;
 
 struct MigrationStep {
   MigrationState from;

@@ -131,6 +131,10 @@ pci::Window MappedArea::window(std::uint64_t offset, std::uint64_t length) const
   return pci::Window(memory_->data() + (offset - area_.offset), length);
 }
 
+Status MappedArea::replace_file(const UniqueFd& fd, std::uint64_t file_offset, memory::Access access) const {
+  return memory_->replace_file(fd, file_offset + area_.offset, access);
+}
+
 void MappedArea::revoke() const {
   // Failing leaves the old memory there, which harms nobody.
   [[maybe_unused]] const bool covered = memory::cover_with_ones({memory_->data(), area_.size});

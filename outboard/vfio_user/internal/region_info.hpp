@@ -30,6 +30,9 @@ class MappedArea {
   bool contains(std::uint64_t offset, std::uint64_t length) const;
   /// offset and length lie inside.
   pci::Window window(std::uint64_t offset, std::uint64_t length) const;
+  /// Puts another server's file in the place of this one, at the same addresses. Errors as map(), see
+  /// memory::HostMemory::replace_file.
+  Status replace_file(const UniqueFd& fd, std::uint64_t file_offset, memory::Access access) const;
   /// Replaces the file's pages by memory that reads as all-ones.
   void revoke() const;
 

@@ -49,6 +49,12 @@ Requests::~Requests() {
   fail(Error(ECONNRESET, "the client has ended"));
 }
 
+void Requests::call(Server server, std::move_only_function<void()> broken, std::move_only_function<void()> backlog) {
+  server_ = std::move(server);
+  on_broken_ = std::move(broken);
+  on_backlog_ = std::move(backlog);
+}
+
 Status Requests::send(spec::Command command, std::uint16_t id, std::uint32_t flags, Bytes head, Bytes tail,
                       std::span<const int> fds) {
   const spec::Header header = command_header(command, id, flags, head.size() + tail.size());

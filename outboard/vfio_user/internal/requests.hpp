@@ -48,6 +48,9 @@ class Requests {
            std::move_only_function<void()> backlog);
   ~Requests();
 
+  /// Replaces the three callbacks.
+  void call(Server server, std::move_only_function<void()> broken, std::move_only_function<void()> backlog);
+
   int fd() const { return channel_.fd(); }
   /// Registers the request, then sends it.
   void start(const Request& request, Completion done);

@@ -89,6 +89,8 @@ Status ServedMemory::access(const Message& command, Channel& channel) {
     }
     done += piece.size;
   }
+  if (!request->reads && written_ && request->access.count != 0)
+    written_({memory::Iova{request->access.address}, request->access.count});
   if (!command.wants_reply()) return {};
   return channel.send(scratch_);
 }

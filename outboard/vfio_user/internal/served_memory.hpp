@@ -1,5 +1,6 @@
 #pragma once
 
+#include <functional>
 #include <map>
 #include <vector>
 
@@ -18,6 +19,8 @@ class ServedMemory {
   /// Adds a window that the server may use until remove(); `memory` stays the caller's. Windows do not overlap.
   void add(const memory::IovaRange& range, std::byte* memory, memory::Access access);
   void remove(const memory::IovaRange& range);
+  /// `written`: told of each range that the server has written by a message. Empty: nobody is.
+  void observe(std::move_only_function<void(const memory::IovaRange&)> written) { written_ = std::move(written); }
   std::size_t windows() const { return windows_.size(); }
   /// Bytes of the buffer for replies.
   std::size_t scratch_size() const { return scratch_.capacity(); }
@@ -42,6 +45,7 @@ class ServedMemory {
 
   std::map<std::uint64_t, Window> windows_;  // by their first address
   std::uint64_t max_transfer_;
+  std::move_only_function<void(const memory::IovaRange&)> written_;
   std::vector<std::byte> scratch_;
 };
 

@@ -21,13 +21,34 @@ Requests::Options request_options(const Client::Options& options) {
 ServerConnection::ServerConnection(UniqueFd socket, std::string name, Client::Options options, Callbacks callbacks)
     : options_(std::move(options)),
       name_(std::move(name)),
-      requests_(std::move(socket), request_options(options_), std::move(callbacks.serve), std::move(callbacks.ended),
-                std::move(callbacks.backlog)) {}
+      callbacks_(std::move(callbacks)),
+      requests_(std::make_unique<Requests>(std::move(socket), request_options(options_), Requests::Server(), nullptr,
+                                           nullptr)) {
+  receive_calls();
+}
+
+void ServerConnection::receive_calls() {
+  requests_->call([this](const Message& command, Channel& channel) { return callbacks_.serve(command, channel); },
+                  [this] {
+                    if (callbacks_.ended) callbacks_.ended();
+                  },
+                  [this] {
+                    if (callbacks_.backlog) callbacks_.backlog();
+                  });
+}
+
+void ServerConnection::swap(ServerConnection& other) {
+  std::swap(name_, other.name_);
+  std::swap(requests_, other.requests_);
+  std::swap(description_, other.description_);
+  receive_calls();
+  other.receive_calls();
+}
 
 Status ServerConnection::start() {
-  OUTBOARD_TRY(description_.server, negotiate(requests_, our_capabilities()));
-  if (description_.server.write_multiple) requests_.merge_writes();
-  return discover(requests_, description_, options_.log);
+  OUTBOARD_TRY(description_.server, negotiate(*requests_, our_capabilities()));
+  if (description_.server.write_multiple) requests_->merge_writes();
+  return discover(*requests_, description_, options_.log);
 }
 
 std::uint64_t ServerConnection::max_transfer() const {
@@ -36,13 +57,13 @@ std::uint64_t ServerConnection::max_transfer() const {
 
 Status ServerConnection::may_wait() const {
   if (in_handler_) return named(Error(EDEADLK, "a call from inside an event handler would wait for itself"));
-  if (requests_.broken()) return named(*requests_.broken());
+  if (requests_->broken()) return named(*requests_->broken());
   return {};
 }
 
 Status ServerConnection::ask_named(const Requests::Request& request) {
   OUTBOARD_CHECK(may_wait());
-  if (auto done = ask(requests_, request); !done) return named(done.error());
+  if (auto done = ask(*requests_, request); !done) return named(done.error());
   return {};
 }
 

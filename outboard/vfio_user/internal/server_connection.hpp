@@ -1,5 +1,6 @@
 #pragma once
 
+#include <memory>
 #include <optional>
 #include <string>
 
@@ -23,19 +24,22 @@ class ServerConnection {
 
   ServerConnection(UniqueFd socket, std::string name, Client::Options options, Callbacks callbacks);
 
+  ServerConnection(const ServerConnection&) = delete;
+  ServerConnection& operator=(const ServerConnection&) = delete;
+
   /// Negotiates VERSION and asks for the function's description. Errors as negotiate() and discover().
   Status start();
 
   const std::string& name() const { return name_; }
   const Client::Options& options() const { return options_; }
-  Requests& requests() { return requests_; }
-  const Requests& requests() const { return requests_; }
+  Requests& requests() { return *requests_; }
+  const Requests& requests() const { return *requests_; }
   const Description& description() const { return description_; }
   /// What the server takes.
   const Capabilities& server() const { return description_.server; }
   /// Bytes of one region access.
   std::uint64_t max_transfer() const;
-  bool gone() const { return requests_.broken().has_value(); }
+  bool gone() const { return requests_->broken().has_value(); }
 
   Error named(const Error& error) const { return Error(error).on(name_); }
   /// What keeps a call from waiting for the server: EDEADLK inside an event handler, or what ended the connection.
@@ -43,15 +47,21 @@ class ServerConnection {
   /// For a command whose reply says nothing: asks and waits, where that is possible.
   Status ask_named(const Requests::Request& request);
 
+  /// Each becomes a connection to the other's server; the callbacks stay.
+  void swap(ServerConnection& other);
+
   /// An event handler runs: it must not wait for the server.
   void enter_handler() { in_handler_ = true; }
   void leave_handler() { in_handler_ = false; }
   bool in_handler() const { return in_handler_; }
 
  private:
+  void receive_calls();
+
   Client::Options options_;
   std::string name_;
-  Requests requests_;
+  Callbacks callbacks_;
+  std::unique_ptr<Requests> requests_;
   Description description_;
   bool in_handler_ = false;
 };

@@ -227,7 +227,7 @@ Status Session::migrate(const Message& message) {
 }
 
 /// vfio-user, MIG_DEVICE_STATE: the transition is complete when it is answered.
-Status Session::set_migration_state(const Message& message, vfio_abi::MigrationState wanted) {
+Status Session::set_migration_state(const Message& message, MigrationState wanted) {
   if (function_is_busy(phase_)) return replies_.refuse(message.header, still_busy());
   migration_->go_to(wanted, begin_operation(SessionEvent::operation_started, message.header, message.payload));
   watch_operation();

@@ -95,7 +95,7 @@ class Session : public std::enable_shared_from_this<Session> {
   Status unmap(const Message& message);
   Status reset(const Message& message);
   Status migrate(const Message& message);
-  Status set_migration_state(const Message& message, vfio_abi::MigrationState wanted);
+  Status set_migration_state(const Message& message, MigrationState wanted);
   const char* operation_name() const;
   pci::Function::Completion begin_operation(SessionEvent event, const spec::Header& request, Bytes echo);
   void watch_operation();
