@@ -146,11 +146,12 @@ Status HostMemory::replace_file(const UniqueFd& fd, std::uint64_t offset, Access
   OUTBOARD_CHECK(check_pages(file));
   const std::uint64_t begin = round_down(offset, file.page_size);
   const std::uint64_t length = round_up(offset + size_, file.page_size) - begin;
-  if (slot_ == nullptr || length != mapped_.size() || data_ - mapped_.data() != static_cast<std::ptrdiff_t>(offset - begin))
+  if (slot_ == nullptr || length != mapped_.size() ||
+      data_ - mapped_.data() != static_cast<std::ptrdiff_t>(offset - begin))
     return Error(ENOTSUP, "the file has pages of another size than the one whose place it is to take");
   const int protection = allows(access, Access::write) ? PROT_READ | PROT_WRITE : PROT_READ;
-  void* mapped = system_calls().map(mapped_.data(), length, protection, MAP_SHARED | MAP_NORESERVE | MAP_FIXED, fd.get(),
-                                    static_cast<off_t>(begin));
+  void* mapped = system_calls().map(mapped_.data(), length, protection, MAP_SHARED | MAP_NORESERVE | MAP_FIXED,
+                                    fd.get(), static_cast<off_t>(begin));
   if (mapped == MAP_FAILED) return Error::from_errno("mapping a memory file in the place of another one");
   ::madvise(mapped, length, MADV_DONTDUMP);
   slot_->set({mapped_.data(), length, file.page_size, protection});

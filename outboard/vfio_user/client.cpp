@@ -144,7 +144,8 @@ pci::Migration* Client::migration() { return &state_->migration; }
 
 Result<MigrationReport> Client::migrate_to(const std::string& path, const MigrationOptions& options) {
   const Options& ours = state_->connection.options();
-  OUTBOARD_TRY(UniqueFd socket, connect_socket(path, {.timeout = ours.timeout, .wait = ours.wait, .pause = ours.pause}));
+  OUTBOARD_TRY(UniqueFd socket,
+               connect_socket(path, {.timeout = ours.timeout, .wait = ours.wait, .pause = ours.pause}));
   const auto server = describe_peer(socket);
   auto report = migrate_over(std::move(socket), "vfio-user:" + path, options);
   if (!report) return explain_refusal(report.error(), path, server);
@@ -155,10 +156,11 @@ Result<MigrationReport> Client::migrate_over(UniqueFd socket, std::string name, 
   ServerConnection& connection = state_->connection;
   OUTBOARD_CHECK(connection.may_wait());
   if (state_->is_moving) return connection.named(Error(EALREADY, "the function is being moved already"));
-  ServerConnection to(std::move(socket), std::move(name), connection.options(),
-                      {.serve = [this](const Message& command, Channel& channel) { return state_->served.serve(command, channel); },
-                       .ended = nullptr,
-                       .backlog = nullptr});
+  ServerConnection to(
+      std::move(socket), std::move(name), connection.options(),
+      {.serve = [this](const Message& command, Channel& channel) { return state_->served.serve(command, channel); },
+       .ended = nullptr,
+       .backlog = nullptr});
   if (auto started = to.start(); !started) return to.named(started.error());
   state_->is_moving = true;
   auto report = ClientMove({.connection = connection,

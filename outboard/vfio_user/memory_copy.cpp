@@ -25,12 +25,12 @@ Result<SecondMemory::File> MemoryCopy::add(memory::IovaRange range, MutableBytes
   OUTBOARD_TRY(UniqueFd old, file.fd->duplicate());
   OUTBOARD_TRY(auto copy, memory::SharedFile::create(bytes.size(), page_size(), false));
   copy_bytes(bytes, copy.bytes());
-  const auto part = parts_
-                        .emplace(range.start, Part{.drivers = bytes,
-                                                   .old_file = std::move(old),
-                                                   .old_offset = file.offset,
-                                                   .copy = std::move(copy)})
-                        .first;
+  const auto part =
+      parts_
+          .emplace(
+              range.start,
+              Part{.drivers = bytes, .old_file = std::move(old), .old_offset = file.offset, .copy = std::move(copy)})
+          .first;
   return File{.fd = &part->second.copy.fd(), .offset = 0};
 }
 

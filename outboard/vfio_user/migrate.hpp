@@ -49,11 +49,12 @@ struct MigrationOptions {
 
 /// What a move took.
 struct MigrationReport {
-  std::uint64_t memory_size = 0;        ///< bytes that the driver has mapped
-  std::vector<std::uint64_t> rounds{};  ///< bytes that the device had written in each round; the last one with the device stopped
-  bool noted = true;                    ///< the old server could say what it had written; if not, that is all of the memory
-  std::uint64_t state_size = 0;         ///< bytes
-  Duration downtime{};                  ///< from the order to stop until the device runs again
+  std::uint64_t memory_size = 0;  ///< bytes that the driver has mapped
+  std::vector<std::uint64_t>
+      rounds{};  ///< bytes that the device had written in each round; the last one with the device stopped
+  bool noted = true;  ///< the old server could say what it had written; if not, that is all of the memory
+  std::uint64_t state_size = 0;  ///< bytes
+  Duration downtime{};  ///< from the order to stop until the device runs again
   Duration total{};
 };
 

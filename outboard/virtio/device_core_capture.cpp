@@ -1,8 +1,11 @@
+#include <cstddef>
 #include <memory>
 #include <utility>
 
 #include <outboard/base/internal/joined_completion.hpp>
+#include <outboard/memory/internal/shared.hpp>
 #include <outboard/virtio/internal/device_core_state.hpp>
+#include <outboard/virtio/internal/ring_memory.hpp>
 
 /// A whole device, taken from one object and given to another.
 namespace outboard::virtio {
@@ -103,19 +106,38 @@ Status DeviceCore::State::resume() {
   return {};
 }
 
-/// Whether the queues that are to run have their rings in memory that is there.
-Status DeviceCore::State::rings_are_mapped() {
+/// Whether a ring is as the state has it: what has used a buffer since is another object that went on from the same state.
+bool DeviceCore::State::ring_is_as_left(const Queue& queue, const QueueState& ring) const {
+  if (paused) return true;
+  const bool packed = negotiated(Feature::ring_packed);
+  const auto snapshot = queue.memory->current();
+  const auto at = locate_ring(*snapshot, packed, ring);
+  if (!at) return false;
+  if (!packed) {
+    const memory::Shared<le16> used(at->device + spec::used::idx);
+    return used.load(std::memory_order_acquire) == ring.next_used;
+  }
+  const memory::Shared<le16> flags(at->descriptors + std::size_t{ring.next_used} * sizeof(spec::PackedDescriptor) +
+                                   offsetof(spec::PackedDescriptor, flags));
+  return !is_used(flags.load(std::memory_order_acquire), ring.used_wrap);
+}
+
+/// Whether the queues that are to run have their rings in memory that is there, as they were left.
+Status DeviceCore::State::check_rings() const {
   for (unsigned index = 0; index < queues.size(); ++index) {
     const Queue& queue = queues[index];
     if (queue.enabled && queue.at_rest() && !ring_is_mapped(queue, at_rest(queue)))
       return Error(EIO, fmt::format("queue {}: its ring is in no memory that was given to the device", index));
+    if (queue.enabled && queue.at_rest() && !ring_is_as_left(queue, at_rest(queue)))
+      return Error(EIO, fmt::format("queue {}: another device has used buffers since it was stopped", index))
+          .cure("reset the device");
   }
   return {};
 }
 
 Status DeviceCore::State::resume_captured() {
   const bool runs = live();
-  if (runs) OUTBOARD_CHECK(rings_are_mapped());
+  if (runs) OUTBOARD_CHECK(check_rings());
   held = Held::no;
   for (const unsigned index : std::exchange(held_queues, {})) go_on(index);
   if (runs && !live()) return Error(EIO, "the device did not start a queue again");
@@ -124,7 +146,7 @@ Status DeviceCore::State::resume_captured() {
 }
 
 Status DeviceCore::State::resume_restored() {
-  OUTBOARD_CHECK(rings_are_mapped());
+  OUTBOARD_CHECK(check_rings());
   held = Held::no;
   status &= static_cast<std::uint8_t>(~bit::driver_ok);
   if (const Status started = activate(); !started) {

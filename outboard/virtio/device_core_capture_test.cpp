@@ -94,6 +94,22 @@ TEST_P(Captured, RestoredToBeResumedTouchesNothingBefore) {
   EXPECT_GT(other.notified[0], 0U);
 }
 
+TEST_P(Captured, DoesNotResumeWhereAnotherDeviceHasGoneOn) {
+  rig.device.on_request = rig.device.keep();
+  rig.driver().chain().readable("moved").writable(8).publish();
+  rig.process();
+  ASSERT_TRUE(restore(capture()));
+  ASSERT_EQ(rig.driver().used_count(), 1U);
+  const Status resumed = rig.core->resume();
+  ASSERT_FALSE(resumed);
+  EXPECT_EQ(resumed.error().code(), EIO);
+  rig.settle();
+  EXPECT_EQ(rig.driver().used_count(), 1U) << "the buffer that it has is not used a second time";
+  rig.core->write_status(0);
+  rig.settle();
+  EXPECT_EQ(rig.core->status(), 0) << "a reset ends it";
+}
+
 TEST_P(Captured, AResetTakesTheResumingAway) {
   const DeviceState state = capture();
   ASSERT_TRUE(other.map.map(rig.driver().mapping()));

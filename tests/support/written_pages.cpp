@@ -41,7 +41,7 @@ void on_fault(int number, siginfo_t* info, void* context) {
 }  // namespace
 
 WrittenPages::WrittenPages() {
-  struct sigaction action {};
+  struct sigaction action{};
   action.sa_sigaction = on_fault;
   action.sa_flags = SA_SIGINFO;
   ::sigaction(SIGSEGV, &action, &before);

@@ -95,7 +95,8 @@ Result<std::vector<ClientDoorbells::Pair>> ClientDoorbells::match(ClientDoorbell
     OUTBOARD_CHECK(server.of(region));
     for (const pci::IoEventFd& bell : known_[region].list) {
       const EventFd* theirs = find(server.known_[region].list, bell);
-      if (theirs == nullptr) return Error(ENOTSUP, "the server has other doorbells in region " + std::to_string(region));
+      if (theirs == nullptr)
+        return Error(ENOTSUP, "the server has other doorbells in region " + std::to_string(region));
       pairs.push_back({&known_[region].fds[static_cast<std::size_t>(bell.fd - known_[region].fds.data())], theirs});
     }
   }

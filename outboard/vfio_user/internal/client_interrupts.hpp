@@ -30,7 +30,8 @@ class ClientInterrupts {
   Status bind_list(pci::InterruptKind kind, std::uint32_t start, const std::vector<EventFd>& eventfds);
 
   ServerConnection& connection_;
-  std::array<std::vector<EventFd>, pci::interrupt_kind_count> bound_;  ///< what the server has of each kind; may be invalid
+  std::array<std::vector<EventFd>, pci::interrupt_kind_count>
+      bound_;  ///< what the server has of each kind; may be invalid
   EventFd unmask_;
 };
 

@@ -37,12 +37,13 @@ Status ask_map(ServerConnection& server, const ClientMapping& mapping) {
 }
 
 Status ask_unmap(ServerConnection& server, memory::IovaRange range) {
-  return ask_unmap(server, {.argsz = sizeof(spec::DmaUnmap), .flags = 0, .address = raw(range.start), .size = range.size});
+  return ask_unmap(server,
+                   {.argsz = sizeof(spec::DmaUnmap), .flags = 0, .address = raw(range.start), .size = range.size});
 }
 
 /// Most drivers map many parts of a few files.
 Result<std::shared_ptr<const UniqueFd>> ClientMemory::keep_file(const UniqueFd& fd) {
-  struct stat facts {};
+  struct stat facts{};
   if (::fstat(fd.get(), &facts) < 0) return Error::from_errno("looking at a memory file");
   if (files_.size() >= 2 * files_in_use_ + 16) {
     std::erase_if(files_, [](const auto& each) { return each.second.expired(); });

@@ -150,11 +150,10 @@ Result<std::uint64_t> ClientMigration::start_dirty_log(std::uint64_t page_size,
   append(data, control);
   for (const memory::IovaRange& range : ranges)
     append(data, abi::DmaLoggingRange{.iova = raw(range.start), .length = range.size});
-  const Status started =
-      use(set | id::dma_logging_start, data, sizeof control, [&control](Bytes reply) -> Status {
-        OUTBOARD_TRY(control, ByteReader(reply).read<abi::DmaLoggingControl>());
-        return {};
-      });
+  const Status started = use(set | id::dma_logging_start, data, sizeof control, [&control](Bytes reply) -> Status {
+    OUTBOARD_TRY(control, ByteReader(reply).read<abi::DmaLoggingControl>());
+    return {};
+  });
   if (!started) return started.error().code() == ENOTTY ? not_movable(started.error()) : started.error();
   if (!std::has_single_bit(control.page_size))
     return connection_.named(Error(EPROTO, "the server notes pages whose size is no power of two"));

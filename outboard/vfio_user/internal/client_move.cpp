@@ -36,7 +36,8 @@ ClientMove::ClientMove(MovedClient client, ServerConnection& to, const Migration
       to_migration_(to),
       observer_{.mapped =
                     [this](const ClientMapping& mapping) {
-                      if (auto mapped = map_at_new(mapping); !mapped && !mapping_failed_) mapping_failed_ = mapped.error();
+                      if (auto mapped = map_at_new(mapping); !mapped && !mapping_failed_)
+                        mapping_failed_ = mapped.error();
                     },
                 .unmapping = [this](const ClientMapping& mapping) { unmap_at_new(mapping); }} {}
 
@@ -57,8 +58,12 @@ Result<MigrationReport> ClientMove::run() {
   if (moved) moved = arrive();
   end_observing();
   if (!moved) {
-    go_back();
-    return Error(moved.error()).while_doing("moving the function to " + to_.name());
+    const Error failed = Error(moved.error()).while_doing("moving the function to " + to_.name());
+    const Status runs = go_back();
+    if (runs) return failed;
+    return Error(runs.error())
+        .while_doing("running on after an error (" + failed.message() + ")")
+        .cure("reset the device");
   }
   const TimePoint now = system_calls().now();
   report_.downtime = now - stopped;
@@ -262,14 +267,15 @@ Status ClientMove::arrive() {
   OUTBOARD_CHECK(client_.regions.map_windows_from(to_.description()));
   OUTBOARD_CHECK(to_migration_.set_state(MigrationState::running));
   if (const auto rings = ClientDoorbells::ring(doorbells); !rings)
-    client_.connection.options().log.error("{}: a doorbell was lost in the move: {}", to_.name(), rings.error().message());
+    client_.connection.options().log.error("{}: a doorbell was lost in the move: {}", to_.name(),
+                                           rings.error().message());
   for (const auto& [start, mapping] : mapped_) report_.memory_size += mapping.range.size;
   client_.memory.set_files(std::move(mapped_));
   return {};
 }
 
 /// The old server's function runs on, with the memory and the windows that it had.
-void ClientMove::go_back() {
+Status ClientMove::go_back() {
   const Log& log = client_.connection.options().log;
   to_.requests().end(Error(ECANCELED, "the move has failed"));
   if (stage_ >= Stage::windows_taken) {
@@ -280,11 +286,9 @@ void ClientMove::go_back() {
     if (stage_ >= Stage::memory_taken) options_.memory->give_back();
     for (const auto& [start, mapping] : mapped_) options_.memory->remove(mapping.range);
   }
-  if (stage_ < Stage::logging || client_.connection.gone()) return;
-  if (auto runs = from_migration_.set_state(MigrationState::running); !runs)
-    log.error("{}: the function does not run after a move that has failed: {}", client_.connection.name(),
-              runs.error().message());
+  if (stage_ < Stage::logging || client_.connection.gone()) return {};
   if (report_.noted) (void)from_migration_.stop_dirty_log();
+  return from_migration_.set_state(MigrationState::running);
 }
 
 }  // namespace outboard::vfio_user

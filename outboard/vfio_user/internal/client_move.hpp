@@ -50,7 +50,7 @@ class ClientMove {
   Status move_state();
   Status move_data();
   Status arrive();
-  void go_back();
+  Status go_back();
   void end_observing();
 
   MovedClient client_;

@@ -127,6 +127,7 @@ struct DeviceCore::State final : QueueOwner, std::enable_shared_from_this<Device
   QueueState fresh(const Queue& queue) const;
   QueueState at_rest(const Queue& queue) const;
   bool ring_is_mapped(const Queue& queue, const QueueState& ring) const;
+  bool ring_is_as_left(const Queue& queue, const QueueState& ring) const;
   void enable_queue(unsigned index);
   void reset_queue(unsigned index);
   void queue_was_reset(unsigned index);
@@ -157,7 +158,7 @@ struct DeviceCore::State final : QueueOwner, std::enable_shared_from_this<Device
   Status resume();
   Status resume_captured();
   Status resume_restored();
-  Status rings_are_mapped();
+  Status check_rings() const;
   Status check(const DeviceState& from) const;
   Status check_queues(const DeviceState& from) const;
   Status tell_device(const DeviceState& from);
