@@ -64,6 +64,13 @@ class Backend {
   /// thread, while this one exists. The lock on an image is held until the last of them is destroyed.
   virtual Result<std::unique_ptr<Backend>> share(Loop& loop) const = 0;
 
+  /// Lets another process use the storage: nothing is in progress, also on no back end that shares it, and nothing is begun until
+  /// take_back(). A back end that nobody else can reach does nothing.
+  virtual void let_go() {}
+  /// The storage is ours again, and is what it was. It does nothing where let_go() has not been called. EBUSY: another process
+  /// uses it. EIO: it has another size.
+  virtual Status take_back() { return {}; }
+
   /// Starts the operations that were issued since the last call; a back end may hold them back until then.
   virtual void submit() {}
   /// Delivers completions without waiting; returns whether there were any. For loops that poll.

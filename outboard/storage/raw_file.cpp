@@ -222,7 +222,8 @@ RawFile::RawFile(std::unique_ptr<State> state) : state_(std::move(state)) {}
 RawFile::~RawFile() = default;
 
 Result<std::unique_ptr<RawFile>> RawFile::open(Loop& loop, const Options& options, const Log& log) {
-  OUTBOARD_TRY(auto opened, open_image(options.path, options.read_only, options.direct, log));
+  OUTBOARD_TRY(auto opened, options.let_go ? open_image_unlocked(options.path, options.read_only, options.direct, log)
+                                           : open_image(options.path, options.read_only, options.direct, log));
   probe_range_support(opened);
   auto capacity = std::make_shared<std::atomic<std::uint64_t>>(opened.geometry.capacity);
   auto state = std::make_unique<State>(loop, std::make_shared<const Image>(std::move(opened)), std::move(capacity),
@@ -245,6 +246,18 @@ Geometry RawFile::geometry() const {
   Geometry geometry = state_->geometry;
   geometry.capacity = state_->capacity->load(std::memory_order_relaxed);
   return geometry;
+}
+
+void RawFile::let_go() { state_->image->let_go(); }
+
+Status RawFile::take_back() {
+  const Image& image = *state_->image;
+  if (image.held->load()) return {};
+  OUTBOARD_CHECK(image.take_back(state_->log));
+  const auto size = image.size_now();
+  if (size && *size == state_->capacity->load(std::memory_order_relaxed)) return {};
+  image.let_go();
+  return size ? Error(EIO, "the image's size has changed since it was opened").on(image.path) : size.error();
 }
 
 void RawFile::measure(Measured done) { state_->measure(std::move(done)); }

@@ -23,6 +23,9 @@ class RawFile final : public Backend {
     /// at most AlignedEngine::budget bytes of it for each share. EINVAL: a write that is not whole sectors of 512 bytes. If the
     /// file system does not support O_DIRECT, the whole image goes through the page cache.
     bool direct = false;
+    /// Another process uses the image still, and will let it go: it is neither locked nor used before take_back(). ENOTSUP: a
+    /// block device.
+    bool let_go = false;
     Engine engine = Engine::automatic;
     unsigned threads = 4;  ///< 1...64, when they are used
     /// Makes an engine of the caller's in place of `engine`. share() calls it too, on its caller's thread.
@@ -44,6 +47,8 @@ class RawFile final : public Backend {
   void measure(Measured done) override;
   void set_capacity(std::uint64_t capacity) override;
   Result<std::unique_ptr<Backend>> share(Loop& loop) const override;
+  void let_go() override;
+  Status take_back() override;
   void submit() override;
   bool poll() override;
 

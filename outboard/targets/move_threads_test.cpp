@@ -17,6 +17,7 @@
 #include <outboard/devices/blk/device.hpp>
 #include <outboard/devices/blk/driver.hpp>
 #include <outboard/storage/ram.hpp>
+#include <outboard/storage/raw_file.hpp>
 #include <outboard/vfio_user/client.hpp>
 #include <outboard/vfio_user/memory_copy.hpp>
 #include <outboard/vfio_user/server.hpp>
@@ -55,6 +56,10 @@ class SlowDisk final : public storage::Backend {
   void write_zeroes(std::uint64_t offset, std::uint64_t length, bool unmap, Completion done) override {
     disk_->write_zeroes(offset, length, unmap, std::move(done));
   }
+  void let_go() override { disk_->let_go(); }
+  Status take_back() override { return disk_->take_back(); }
+  void submit() override { disk_->submit(); }
+  bool poll() override { return disk_->poll(); }
   Result<std::unique_ptr<Backend>> share(Loop& loop) const override {
     OUTBOARD_TRY(auto disk, disk_->share(loop));
     return std::make_unique<SlowDisk>(std::move(disk), loop);
@@ -69,6 +74,7 @@ class SlowDisk final : public storage::Backend {
   void run() {
     timer_.reset();
     for (auto held = std::exchange(held_, {}); auto& [operation, done] : held) operation(std::move(done));
+    disk_->submit();
   }
 
   std::unique_ptr<storage::Backend> disk_;
@@ -82,13 +88,15 @@ struct DiskOptions {
   unsigned queues = 1;
 };
 
-/// A server of a disk whose bytes another server may have as well.
+using OpenDisk = std::function<Result<std::unique_ptr<storage::Backend>>(Loop& loop, const Log& log)>;
+
+/// A server of a disk.
 class DiskServer {
  public:
-  DiskServer(const std::string& path, storage::Ram& bytes, const DiskOptions& options) {
-    auto make = [&bytes, options](Loop& loop, const Log&) -> Result<std::unique_ptr<virtio::Device>> {
-      OUTBOARD_TRY(auto shared, bytes.share(loop));
-      return blk::Device::create(std::make_unique<SlowDisk>(std::move(shared), loop), {.queues = options.queues});
+  DiskServer(const std::string& path, const OpenDisk& open, const DiskOptions& options) {
+    auto make = [open, options](Loop& loop, const Log& log) -> Result<std::unique_ptr<virtio::Device>> {
+      OUTBOARD_TRY(auto disk, open(loop, log));
+      return blk::Device::create(std::make_unique<SlowDisk>(std::move(disk), loop), {.queues = options.queues});
     };
     auto server =
         vfio_user::Server::listen(path, virtio_pci::Function::factory(make, {.core = {.packed = options.packed}}));
@@ -176,8 +184,13 @@ class WatchedCopy final : public vfio_user::SecondMemory {
 
 class MovedDisk : public ::testing::TestWithParam<DiskOptions> {
  protected:
-  MovedDisk() : bytes_(*storage::Ram::create(disk_size)) {
-    for (unsigned i = 0; i < 2; ++i) servers_[i].emplace(path(i), *bytes_, GetParam());
+  void SetUp() override {
+    bytes_ = *storage::Ram::create(disk_size);
+    const auto share = [this](Loop& loop, const Log&) { return bytes_->share(loop); };
+    for (unsigned i = 0; i < 2; ++i) servers_[i].emplace(path(i), share, GetParam());
+    begin();
+  }
+  void begin() {
     auto client = vfio_user::Client::connect(path(0));
     EXPECT_TRUE(client) << client.error().message();
     client_ = std::move(*client);
@@ -320,6 +333,45 @@ TEST_P(MovedDiskCut, AConnectionThatIsCutAnywhereLeavesTheDiskWhereItWas) {
     for (const Worker& worker : workers_) ASSERT_EQ(worker.wrong + worker.errors, 0U) << bytes;
   }
   EXPECT_GT(bytes, 1000U);
+}
+
+/// Both servers have one image file, which only one of them may use at a time.
+class MovedImage : public MovedDisk {
+ protected:
+  void SetUp() override {
+    static_cast<void>(dir_.make_file("disk.raw", disk_size));
+    servers_[0].emplace(path(0), open_image(false), GetParam());
+    servers_[1].emplace(path(1), open_image(true), GetParam());
+    begin();
+  }
+  OpenDisk open_image(bool incoming) const {
+    return [path = dir_.path("disk.raw"), incoming](Loop& loop, const Log& log) {
+      return storage::RawFile::open(loop, {.path = path, .let_go = incoming}, log);
+    };
+  }
+};
+INSTANTIATE_TEST_SUITE_P(, MovedImage, ::testing::Values(DiskOptions{false, 1}, DiskOptions{true, 3}), name_of);
+
+TEST_P(MovedImage, GoesFromServerToServer) {
+  start_load();
+  ASSERT_TRUE(work(depth));
+  for (unsigned turn = 0; turn < 4; ++turn) {
+    const auto report = client_->migrate_to(path((turn + 1) % 2), options());
+    ASSERT_TRUE(report) << turn << ": " << report.error().message();
+    ASSERT_TRUE(work(2 * depth)) << turn;
+  }
+  end_load();
+}
+
+TEST_P(MovedImage, CannotBeUsedWhereAnotherServerHasIt) {
+  auto other = vfio_user::Client::connect(path(1));
+  ASSERT_TRUE(other);
+  const auto refused = blk::Driver::start(**other);
+  ASSERT_FALSE(refused);
+  other->reset();
+  start_load();
+  ASSERT_TRUE(work(depth));
+  end_load();
 }
 
 }  // namespace

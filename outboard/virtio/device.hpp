@@ -129,6 +129,13 @@ class Device {
     return state.empty() ? Status() : Status(Error(EINVAL, "the device keeps no state of its own"));
   }
 
+  /// Another process may go on as this device, and use its storage: all queues are stopped, and their state and save_state()
+  /// have been taken. Until take_back() the device uses nothing that others might.
+  virtual void let_go() {}
+  /// This object goes on, or another device's state has been restored to it. Called before queues are started; most calls come
+  /// without a let_go() before. After an error no queue is started. EBUSY: another process uses what the device needs.
+  virtual Status take_back() { return {}; }
+
   /// Called instead of restore_state() if the process that ran the device was killed, so that save_state() was not called. Only
   /// the accepted features (accept_features() has been called) and the buffers in flight, which are delivered as replays, are
   /// known. Succeeds if the device can continue from that. By default: success for a device that saves no state, EINVAL for any

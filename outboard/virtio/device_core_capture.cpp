@@ -73,6 +73,7 @@ void DeviceCore::State::end_capture(Capture& capture, const Status& rested) {
   } else if (held == Held::no) {
     held = Held::captured;
     held_queues = std::move(ran);
+    device.let_go();
   }
   capture.done(std::move(state));
 }
@@ -138,6 +139,7 @@ Status DeviceCore::State::check_rings() const {
 Status DeviceCore::State::resume_captured() {
   const bool runs = live();
   if (runs) OUTBOARD_CHECK(check_rings());
+  if (runs) OUTBOARD_CHECK(device.take_back());
   held = Held::no;
   for (const unsigned index : std::exchange(held_queues, {})) go_on(index);
   if (runs && !live()) return Error(EIO, "the device did not start a queue again");
@@ -147,6 +149,7 @@ Status DeviceCore::State::resume_captured() {
 
 Status DeviceCore::State::resume_restored() {
   OUTBOARD_CHECK(check_rings());
+  OUTBOARD_CHECK(device.take_back());
   held = Held::no;
   status &= static_cast<std::uint8_t>(~bit::driver_ok);
   if (const Status started = activate(); !started) {

@@ -69,6 +69,7 @@ Status DeviceCore::State::activate() {
       return Error(EIO, fmt::format("queue {}: its ring is in no memory that was given to the device", index));
     starting.emplace_back(index, std::move(ring));
   }
+  OUTBOARD_CHECK(device.take_back());
   OUTBOARD_CHECK(start_queues(starting));
   for (const auto& [index, ring] : starting) note_start(index, ring);
   set_status(status | bit::driver_ok);

@@ -242,13 +242,13 @@ class World final : private TransportEvents, private Device {
         asleep_ = !queue_->enable_interrupts();
         return moved || !asleep_;
       }
-      take_back(**used);
+      take_used_buffer(**used);
       moved = true;
     }
     return true;
   }
 
-  void take_back(const DriverQueue::Used& used) {
+  void take_used_buffer(const DriverQueue::Used& used) {
     const std::uint32_t number = number_of(used.cookie);
     const auto found = records_.find(number);
     ASSERT_NE(found, records_.end()) << "came back twice: " << number;

@@ -61,6 +61,8 @@ class Device final : public virtio::Device {
   /// The accepted features determine the cache. If the driver can choose it (CONFIG_WCE), the disk writes through until the
   /// driver chooses again.
   Status restore_nothing() override;
+  void let_go() override { backend_->let_go(); }
+  Status take_back() override { return backend_->take_back(); }
   bool poll(unsigned queue) override;
   void reset() override;
 

@@ -26,6 +26,7 @@ constexpr std::array option_table = {
     OptionHelp{"serial", "TEXT", "serial number, at most 20 bytes"},
     OptionHelp{"direct", "", "bypass the page cache (image only)"},
     OptionHelp{"engine", "NAME", "auto (default), io_uring or pool (image only)"},
+    OptionHelp{"incoming", "", "another server has the image until this one takes its guest over (image only)"},
 };
 
 /// VIRTIO 1.4, 5.2.3.
@@ -52,6 +53,7 @@ Result<std::unique_ptr<storage::Backend>> open_image(OptionSet& set, bool read_o
   storage::RawFile::Options options{.read_only = read_only};
   OUTBOARD_TRY(options.path, set.text("image", ""));
   OUTBOARD_TRY(options.direct, set.flag("direct", false));
+  OUTBOARD_TRY(options.let_go, set.flag("incoming", false));
   OUTBOARD_TRY(const auto engine, set.choice("engine", engines, "auto"));
   if (engine == "io_uring") options.engine = storage::Engine::io_uring;
   if (engine == "pool") options.engine = storage::Engine::pool;

@@ -155,7 +155,7 @@ bool can_punch(const Image& image) {
   const auto end = static_cast<off_t>((image.geometry.capacity + 0xffff) & ~UINT64_C(0xffff));
   if (::fallocate(image.fd.get(), FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, end, 65536) == 0) return true;
   // A file of the largest size has nothing beyond its end; of 8 EiB, not even a number for it.
-  return (errno == EFBIG || errno == EINVAL) && can_punch_in_a_hole(image);
+  return (errno == EFBIG || errno == EINVAL) && image.held->load() && can_punch_in_a_hole(image);
 }
 
 /// What the image is. `fd` is open for reading.
@@ -196,7 +196,7 @@ Result<UniqueFd> locked_for_io(const Image& image, Result<UniqueFd> fd) {
   if (!fd) return fd;
   if (!same_file(*fd, image.guard))
     return Error(EAGAIN, "the image was replaced while it was being opened").on(image.path);
-  OUTBOARD_CHECK(lock_image_again(fd->get(), image.path, access_of(image), image.lock));
+  if (image.held->load()) OUTBOARD_CHECK(lock_image_again(fd->get(), image.path, access_of(image), image.lock));
   return fd;
 }
 
@@ -233,21 +233,63 @@ Status open_direct(Image& image, const LockTimeouts& timeouts, const Log& log) {
 
 Result<std::uint64_t> Image::size_now() const { return size_of(*this, fd.get()); }
 
+void Image::let_go() const {
+  if (!held->exchange(false)) return;
+  for (const UniqueFd* each : {&direct, &fd, &guard}) {
+    if (*each) unlock_image(each->get(), access_of(*this));
+  }
+}
+
+Status Image::take_back(const Log& log) const {
+  if (held->load()) return {};
+  const LockTimeouts at_once{.running = Duration::zero(), .ended = Duration::zero()};
+  OUTBOARD_TRY(const LockScope scope, lock_image(guard.get(), path, access_of(*this), at_once, log));
+  held->store(true);
+  for (const UniqueFd* each : {&fd, &direct}) {
+    const Status locked = *each ? lock_image_again(each->get(), path, access_of(*this), scope) : Status();
+    if (locked) continue;
+    let_go();
+    return locked;
+  }
+  return {};
+}
+
+namespace {
+
+/// `timeouts`: none, where the image is not to be locked.
 Result<Image> open_image(const std::string& path, bool read_only, bool direct, const Log& log,
-                         const LockTimeouts& timeouts) {
+                         const LockTimeouts* timeouts) {
   Image image;
   image.path = path;
   image.geometry.read_only = read_only;
+  image.held->store(timeouts != nullptr);
   // For reading: nothing opens the image for writing before it is locked.
   OUTBOARD_TRY(image.guard, open_file(path, true, 0));
   OUTBOARD_CHECK(measure(image, image.guard.get()));
   if (!read_only && image.block_device && is_write_protected(path)) return no_permission(EACCES, path, false);
-  OUTBOARD_TRY(image.lock, lock_image(image.guard.get(), path, access_of(image), timeouts, log));
-  if (direct) OUTBOARD_CHECK(open_direct(image, timeouts, log));
-  OUTBOARD_TRY(image.fd, image.direct ? open_for_io(image, 0) : open_and_claim(image, 0, timeouts, log));
+  if (timeouts != nullptr) {
+    OUTBOARD_TRY(image.lock, lock_image(image.guard.get(), path, access_of(image), *timeouts, log));
+  } else if (image.block_device && !read_only) {
+    return Error(ENOTSUP, "only one process can claim a block device, so it cannot be opened before the other lets go")
+        .on(path);
+  }
+  const LockTimeouts waits = timeouts != nullptr ? *timeouts : LockTimeouts{};
+  if (direct) OUTBOARD_CHECK(open_direct(image, waits, log));
+  OUTBOARD_TRY(image.fd, image.direct ? open_for_io(image, 0) : open_and_claim(image, 0, waits, log));
   OUTBOARD_TRY(image.geometry.capacity, image.size_now());
   find_abilities(image.geometry, image.block_device || can_punch(image));
   return image;
+}
+
+}  // namespace
+
+Result<Image> open_image(const std::string& path, bool read_only, bool direct, const Log& log,
+                         const LockTimeouts& timeouts) {
+  return open_image(path, read_only, direct, log, &timeouts);
+}
+
+Result<Image> open_image_unlocked(const std::string& path, bool read_only, bool direct, const Log& log) {
+  return open_image(path, read_only, direct, log, nullptr);
 }
 
 }  // namespace outboard::storage

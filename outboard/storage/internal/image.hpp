@@ -28,8 +28,17 @@ struct Image {
   std::string path;
   Geometry geometry;
   LockScope lock = LockScope::none;
+  /// Whether this process holds the locks; for all users of the image.
+  std::shared_ptr<std::atomic<bool>> held = std::make_shared<std::atomic<bool>>(true);
   /// The error of the first flush that failed, for all users of the image; 0: none has.
   std::shared_ptr<std::atomic<int>> flush_error = std::make_shared<std::atomic<int>>(0);
+
+  /// Gives the locks up, so that another process may use the image. Nothing may be in progress on any descriptor, and nothing may
+  /// be begun before take_back(). A block device stays claimed. Any thread.
+  void let_go() const;
+  /// Takes the locks again; without let_go() it does nothing. Never waits. EBUSY: another process uses the image; the error says
+  /// which. Any thread.
+  Status take_back(const Log& log) const;
 
   /// Measures the size again (geometry.capacity is the size when the image was opened). EINVAL: empty, not a multiple of 512
   /// bytes, or not a multiple of the unit of `direct` for an image to write. Any thread.
@@ -46,5 +55,8 @@ struct Image {
 /// the unit of O_DIRECT, since a write at its end would make it longer).
 Result<Image> open_image(const std::string& path, bool read_only, bool direct, const Log& log,
                          const LockTimeouts& timeouts = {});
+/// The same for an image that another process uses still: it is not locked, and must not be read or written, before
+/// Image::take_back(). ENOTSUP: a block device that is written, which only one process can claim. Otherwise as above.
+Result<Image> open_image_unlocked(const std::string& path, bool read_only, bool direct, const Log& log);
 
 }  // namespace outboard::storage

@@ -184,4 +184,6 @@ Status lock_image_again(int fd, const std::string& path, ImageAccess access, Loc
   return Error(error).while_doing("locking the image").on(path);
 }
 
+void unlock_image(int fd, ImageAccess access) { give_back(fd, access); }
+
 }  // namespace outboard::storage

@@ -48,4 +48,7 @@ Result<LockScope> lock_image(int fd, const std::string& path, ImageAccess access
 /// another program has locked the image meanwhile. After any error the image must not be used.
 Status lock_image_again(int fd, const std::string& path, ImageAccess access, LockScope lock);
 
+/// Gives the locks of a descriptor up. Nothing may be in progress on it.
+void unlock_image(int fd, ImageAccess access);
+
 }  // namespace outboard::storage

@@ -113,5 +113,57 @@ TEST(OpenedImage, IsRefusedWithTheReasonWhenDescriptorsRunOut) {
   EXPECT_EQ(WEXITSTATUS(status), 0);
 }
 
+/// With O_DIRECT and without.
+class LetGo : public ::testing::TestWithParam<bool> {
+ protected:
+  LetGo() { static_cast<void>(dir_.make_file("disk.raw", 65536)); }
+  Result<Image> open() const { return open_image(path(), false, GetParam(), Log(), at_once()); }
+  Result<Image> open_unlocked() const { return open_image_unlocked(path(), false, GetParam(), Log()); }
+  std::string path() const { return dir_.path("disk.raw"); }
+  static LockTimeouts at_once() { return {.running = Duration::zero(), .ended = Duration::zero()}; }
+  static int error_of(const Status& status) { return status ? 0 : status.error().code(); }
+
+  outboard::testing::TempDir dir_;
+};
+INSTANTIATE_TEST_SUITE_P(, LetGo, ::testing::Bool(),
+                         [](const auto& direct) { return direct.param ? "Direct" : "Cached"; });
+
+TEST_P(LetGo, OnlyOneOfTwoHasTheImage) {
+  const auto first = open();
+  ASSERT_TRUE(first) << first.error().message();
+  const auto second = open_unlocked();
+  ASSERT_TRUE(second) << second.error().message();
+  EXPECT_EQ(second->geometry.capacity, first->geometry.capacity);
+  EXPECT_EQ(second->geometry.can_discard, first->geometry.can_discard);
+  EXPECT_EQ(error_of(second->take_back(Log())), EBUSY);
+  EXPECT_TRUE(first->take_back(Log())) << "it has it";
+  first->let_go();
+  first->let_go();
+  EXPECT_TRUE(second->take_back(Log()));
+  EXPECT_EQ(error_of(first->take_back(Log())), EBUSY);
+  EXPECT_EQ(open().error().code(), EBUSY) << "and neither has a third";
+  second->let_go();
+  EXPECT_TRUE(first->take_back(Log()));
+  EXPECT_EQ(open().error().code(), EBUSY);
+}
+
+TEST_P(LetGo, AnybodyMayHaveWhatNobodyHas) {
+  const auto first = open();
+  ASSERT_TRUE(first);
+  first->let_go();
+  EXPECT_TRUE(open());
+}
+
+TEST(OpenedImage, ABlockDeviceIsNotOpenedBesideAnother) {
+  const outboard::testing::TempDir dir;
+  static_cast<void>(dir.make_file("disk.raw", 1 << 20));
+  const auto device = outboard::testing::LoopDevice::attach(dir.path("disk.raw"));
+  if (!device) GTEST_SKIP() << "no loop device here: " << device.error().message();
+  const auto image = open_image_unlocked(device->path, false, false, Log());
+  ASSERT_FALSE(image);
+  EXPECT_EQ(image.error().code(), ENOTSUP);
+  EXPECT_TRUE(open_image_unlocked(device->path, true, false, Log())) << "to read";
+}
+
 }  // namespace
 }  // namespace outboard::storage
