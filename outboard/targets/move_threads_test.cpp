@@ -279,6 +279,60 @@ TEST_P(MovedDisk, TenMovesUnderLoadOfTheSameMemory) {
   end_load();
 }
 
+/// The new server is told of it, and what the device wrote to memory that goes is copied before.
+TEST_P(MovedDisk, MemoryMayComeAndGoDuringTheMove) {
+  start_load();
+  ASSERT_TRUE(work(depth));
+  memory::DmaBuffer buffer = *driver_->dma().allocate(3 << 20);
+  for (unsigned turn = 0; turn < 3; ++turn) {
+    WatchedCopy copy;
+    auto with_copy = options();
+    with_copy.memory = &copy;
+    with_copy.few_bytes = 0;
+    with_copy.between_rounds = [&]() -> Status {
+      buffer.reset();
+      OUTBOARD_TRY(buffer, driver_->dma().allocate(3 << 20));
+      return work(depth) ? Status() : Status(Error(ETIMEDOUT, "the disk does not answer"));
+    };
+    const auto report = client_->migrate_to(path((turn + 1) % 2), with_copy);
+    ASSERT_TRUE(report) << turn << ": " << report.error().message();
+    EXPECT_EQ(report->rounds.size(), 4U);
+    EXPECT_GE(report->memory_size, 3U << 20);
+    EXPECT_EQ(copy.not_reported, 0U);
+    ASSERT_TRUE(work(2 * depth)) << turn;
+  }
+  end_load();
+}
+
+/// A driver that gives up between two rounds, and servers that are not alike.
+TEST_P(MovedDisk, WhatEndsTheMoveLeavesTheDiskWhereItWas) {
+  start_load();
+  ASSERT_TRUE(work(depth));
+  auto given_up = options();
+  given_up.between_rounds = [] { return Status(Error(ECANCELED, "not now")); };
+  EXPECT_EQ(client_->migrate_to(path(1), given_up).error().code(), ECANCELED);
+  ASSERT_TRUE(work(depth));
+  EXPECT_EQ(client_->migrate_to(path(0), options()).error().code(), EBUSY) << "it has a client";
+  EXPECT_EQ(client_->migrate_to(path(2), options()).error().code(), ENOENT);
+  DiskOptions other = GetParam();
+  other.queues += 1;
+  const auto share = [this](Loop& loop, const Log&) { return bytes_->share(loop); };
+  const DiskServer unlike(path(2), share, other);
+  const auto refused = client_->migrate_to(path(2), options());
+  ASSERT_FALSE(refused);
+  EXPECT_EQ(refused.error().code(), EINVAL) << "the state has another number of queues";
+  EXPECT_NE(refused.error().cure().find("same device and options"), std::string::npos);
+  ASSERT_TRUE(work(depth));
+  auto inside = options();
+  inside.between_rounds = [this] {
+    EXPECT_EQ(client_->migrate_to(path(1)).error().code(), EALREADY);
+    return Status();
+  };
+  EXPECT_TRUE(client_->migrate_to(path(1), inside));
+  ASSERT_TRUE(work(depth));
+  end_load();
+}
+
 TEST_P(MovedDisk, TenMovesUnderLoadOfACopyOfTheMemory) {
   start_load();
   ASSERT_TRUE(work(depth));

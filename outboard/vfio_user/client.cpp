@@ -18,6 +18,9 @@ struct Client::State {
   State(UniqueFd socket, std::string name, Options options);
 
   Status start();
+  Status may_move() const;
+  Result<std::unique_ptr<ServerConnection>> reach(UniqueFd socket, std::string name);
+  Result<MigrationReport> move(ServerConnection& to, const MigrationOptions& options);
 
   ServedMemory served{spec::default_max_data_xfer_size};
   ServerConnection connection;
@@ -143,40 +146,55 @@ Status Client::trigger_interrupts(pci::InterruptKind kind, std::uint32_t start, 
 pci::Migration* Client::migration() { return &state_->migration; }
 
 Result<MigrationReport> Client::migrate_to(const std::string& path, const MigrationOptions& options) {
+  OUTBOARD_CHECK(state_->may_move());
   const Options& ours = state_->connection.options();
   OUTBOARD_TRY(UniqueFd socket,
                connect_socket(path, {.timeout = ours.timeout, .wait = ours.wait, .pause = ours.pause}));
   const auto server = describe_peer(socket);
-  auto report = migrate_over(std::move(socket), "vfio-user:" + path, options);
-  if (!report) return explain_refusal(report.error(), path, server);
-  return report;
+  auto to = state_->reach(std::move(socket), "vfio-user:" + path);
+  if (!to) return explain_refusal(to.error(), path, server);
+  return state_->move(**to, options);
 }
 
 Result<MigrationReport> Client::migrate_over(UniqueFd socket, std::string name, const MigrationOptions& options) {
-  ServerConnection& connection = state_->connection;
+  OUTBOARD_CHECK(state_->may_move());
+  OUTBOARD_TRY(const auto to, state_->reach(std::move(socket), std::move(name)));
+  return state_->move(*to, options);
+}
+
+Status Client::State::may_move() const {
   OUTBOARD_CHECK(connection.may_wait());
-  if (state_->is_moving) return connection.named(Error(EALREADY, "the function is being moved already"));
-  ServerConnection to(
+  return is_moving ? Status(connection.named(Error(EALREADY, "the function is being moved already"))) : Status();
+}
+
+/// Until it is this client's, the new server's connection has nobody to tell that it has ended.
+Result<std::unique_ptr<ServerConnection>> Client::State::reach(UniqueFd socket, std::string name) {
+  auto to = std::make_unique<ServerConnection>(
       std::move(socket), std::move(name), connection.options(),
-      {.serve = [this](const Message& command, Channel& channel) { return state_->served.serve(command, channel); },
-       .ended = nullptr,
-       .backlog = nullptr});
-  if (auto started = to.start(); !started) return to.named(started.error());
-  state_->is_moving = true;
-  auto report = ClientMove({.connection = connection,
-                            .regions = state_->regions,
-                            .doorbells = state_->doorbells,
-                            .interrupts = state_->interrupts,
-                            .memory = state_->memory,
-                            .served = state_->served},
-                           to, options)
-                    .run();
-  state_->is_moving = false;
+      ServerConnection::Callbacks{
+          .serve = [this](const Message& command, Channel& channel) { return served.serve(command, channel); },
+          .ended = nullptr,
+          .backlog = nullptr});
+  if (auto started = to->start(); !started) return to->named(started.error());
+  return to;
+}
+
+Result<MigrationReport> Client::State::move(ServerConnection& to, const MigrationOptions& options) {
+  is_moving = true;
+  const MovedClient moved{.connection = connection,
+                          .regions = regions,
+                          .doorbells = doorbells,
+                          .interrupts = interrupts,
+                          .memory = memory,
+                          .served = served};
+  auto report = ClientMove(moved, to, options).run();
+  is_moving = false;
   if (!report) return report;
   const int old_socket = connection.requests().fd();
   connection.swap(to);
-  state_->served.set_max_transfer(connection.max_transfer());
-  state_->events.reconnected(old_socket);
+  served.set_max_transfer(connection.max_transfer());
+  events.reconnected(old_socket);
+  if (connection.gone()) regions.revoke();
   return report;
 }
 

@@ -48,6 +48,7 @@ CommandLine describe(Plan& plan) {
   add_edu(root, plan);
   add_new(root, plan);
   add_reset(root, plan);
+  add_migrate(root, plan);
   add_pci(root, plan);
   add_vduse(root, plan);
   add_doctor(root, plan);

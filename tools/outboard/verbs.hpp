@@ -15,6 +15,7 @@ void add_example(const Verb& parent, Plan& plan);
 void add_edu(const Verb& parent, Plan& plan);
 void add_new(const Verb& parent, Plan& plan);
 void add_reset(const Verb& parent, Plan& plan);
+void add_migrate(const Verb& parent, Plan& plan);
 void add_explain_config(const Verb& parent, Plan& plan);
 void add_pci(const Verb& parent, Plan& plan);
 void add_vduse(const Verb& parent, Plan& plan);

@@ -240,7 +240,11 @@ Status ClientMove::move_state() {
   report_.rounds.push_back(dirty);
   OUTBOARD_CHECK(move_data());
   // Here the new server checks and takes the state.
-  return to_migration_.set_state(MigrationState::stop);
+  const Status loaded = to_migration_.set_state(MigrationState::stop);
+  if (loaded) return {};
+  return Error(loaded.error())
+      .while_doing("loading the function's state there")
+      .cure("the new server's log says what it refuses; start both servers with the same device and options");
 }
 
 Status ClientMove::move_data() {
