@@ -3,9 +3,9 @@
 #include <deque>
 
 #include <tools/outboard/blk/blk.hpp>
-#include <tools/outboard/blk/disk_session.hpp>
 #include <tools/outboard/blk/histogram.hpp>
 #include <tools/outboard/blk/progress.hpp>
+#include <tools/outboard/disk_session.hpp>
 #include <tools/outboard/json.hpp>
 #include <tools/outboard/output.hpp>
 #include <tools/outboard/text.hpp>

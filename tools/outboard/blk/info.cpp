@@ -2,7 +2,7 @@
 #include <fmt/ranges.h>
 
 #include <tools/outboard/blk/blk.hpp>
-#include <tools/outboard/blk/disk_session.hpp>
+#include <tools/outboard/disk_session.hpp>
 #include <tools/outboard/json.hpp>
 #include <tools/outboard/output.hpp>
 #include <tools/outboard/text.hpp>

@@ -4,7 +4,7 @@
 #include <memory>
 #include <vector>
 
-#include <tools/outboard/blk/disk_session.hpp>
+#include <tools/outboard/disk_session.hpp>
 
 namespace outboard::command {
 

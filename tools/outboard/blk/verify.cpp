@@ -1,11 +1,11 @@
 #include <fmt/format.h>
 
 #include <tools/outboard/blk/blk.hpp>
-#include <tools/outboard/blk/pattern.hpp>
 #include <tools/outboard/blk/progress.hpp>
 #include <tools/outboard/blk/transfer.hpp>
 #include <tools/outboard/json.hpp>
 #include <tools/outboard/output.hpp>
+#include <tools/outboard/pattern.hpp>
 #include <tools/outboard/text.hpp>
 
 /// `blk verify`: whether a disk returns what was written to it.

@@ -4,8 +4,8 @@
 #include <deque>
 #include <optional>
 
-#include <tools/outboard/blk/disk_session.hpp>
-#include <tools/outboard/blk/pattern.hpp>
+#include <tools/outboard/disk_session.hpp>
+#include <tools/outboard/pattern.hpp>
 
 namespace outboard::command {
 

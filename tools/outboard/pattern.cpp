@@ -1,4 +1,4 @@
-#include <tools/outboard/blk/pattern.hpp>
+#include <tools/outboard/pattern.hpp>
 
 #include <array>
 #include <cstring>

@@ -1,4 +1,4 @@
-#include <tools/outboard/blk/disk_session.hpp>
+#include <tools/outboard/disk_session.hpp>
 
 #include <algorithm>
 #include <array>
