@@ -113,6 +113,8 @@ Result<std::unique_ptr<Service>> serve_passthrough(std::unique_ptr<pci::Handle> 
   vfio_user::Server::Options server_options;
   server_options.log = options.log;
   server_options.unplug_timeout = options.unplug_timeout;
+  if (!options.allowed.users.empty() || !options.allowed.groups.empty()) server_options.socket_mode = 0666;
+  server_options.allowed = options.allowed;
   server_options.spin = taken.spin;
   const std::string where =
       path.empty() ? fmt::format("vfio-user on file descriptor {}", options.socket.get()) : std::string(listener);

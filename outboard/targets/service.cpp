@@ -48,6 +48,8 @@ Result<std::unique_ptr<Service>> serve_on_vfio_user(FunctionPlan plan, const std
   vfio_user::Server::Options server_options;
   server_options.log = options.log;
   server_options.unplug_timeout = options.unplug_timeout;
+  if (!options.allowed.users.empty() || !options.allowed.groups.empty()) server_options.socket_mode = 0666;
+  server_options.allowed = options.allowed;
   server_options.spin = plan.spin;
   options.log.debug("vfio-user: spin {} us, unplug wait {} s",
                     std::chrono::duration_cast<std::chrono::microseconds>(plan.spin).count(),

@@ -12,6 +12,7 @@
 #include <outboard/base/options.hpp>
 #include <outboard/base/result.hpp>
 #include <outboard/targets/device_table.hpp>
+#include <outboard/vfio_user/peer.hpp>
 #include <outboard/virtio/device_type.hpp>
 
 namespace outboard::targets {
@@ -46,6 +47,8 @@ struct ServeOptions {
   UniqueFd socket{};
   /// On vfio-user: see vfio_user::Server::Options::unplug_timeout.
   Duration unplug_timeout{0};
+  /// On vfio-user: see vfio_user::Server::Options::allowed. With some, everybody can open the socket.
+  vfio_user::AllowedPeers allowed{};
 };
 
 /// The schemes of listeners, for help.

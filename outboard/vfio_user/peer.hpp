@@ -3,6 +3,7 @@
 #include <sys/types.h>
 
 #include <string>
+#include <vector>
 
 #include <outboard/base/fd.hpp>
 #include <outboard/base/result.hpp>
@@ -21,5 +22,15 @@ struct Peer {
 
 /// Of a connected socket. The error of the system call.
 Result<Peer> peer_of(const UniqueFd& socket);
+
+/// Who may connect, by the credentials that the kernel has of the process that called connect(): one of these users, or a member of
+/// one of these groups. Without any: everybody whom the permissions of the socket let in.
+struct AllowedPeers {
+  std::vector<uid_t> users{};
+  std::vector<gid_t> groups{};
+
+  /// False also where the kernel does not say who it is.
+  bool allow(const UniqueFd& socket) const;
+};
 
 }  // namespace outboard::vfio_user

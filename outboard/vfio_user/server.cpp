@@ -129,7 +129,11 @@ bool Server::State::accept_one() {
     if (errno != EAGAIN && errno != EINTR && errno != ECONNABORTED) back_off(errno);
     return false;
   }
-  if (session) {
+  if (!options.allowed.allow(connection)) {
+    client_log.warning("{} is refused: it is none of those who may connect",
+                       peer_of(connection).value_or(Peer{}).describe());
+    refusals->add(std::move(connection), EACCES);
+  } else if (session) {
     refuse(std::move(connection));
   } else {
     serve(std::move(connection));
@@ -181,7 +185,7 @@ void Server::State::refuse(UniqueFd connection) {
   } else {
     client_log.warning("{} is refused: {} is being served", other.describe(), client.describe());
   }
-  refusals->add(std::move(connection));
+  refusals->add(std::move(connection), EBUSY);
 }
 
 void Server::State::ended() {

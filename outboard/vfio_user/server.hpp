@@ -41,6 +41,8 @@ class Server {
     Duration spin{0};
     /// Permissions of the socket: who may write may connect. By default what the umask leaves (0755: only its owner).
     std::optional<mode_t> socket_mode;
+    /// Others are answered with EACCES.
+    AllowedPeers allowed{};
     /// Of one region access, in bytes; 4096...64 MiB.
     std::size_t max_data_transfer = std::size_t{1} << 20;
     /// A client that does not complete a message, or does not read what it is sent, within this is disconnected.

@@ -1,4 +1,5 @@
 #include <fcntl.h>
+#include <grp.h>
 #include <poll.h>
 #include <sys/eventfd.h>
 #include <sys/file.h>
@@ -8,6 +9,7 @@
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/un.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <array>
@@ -456,6 +458,54 @@ TEST_F(ServerSocket, VU89_AByteOutOfBandLetsTheLoopSleep) {
   ASSERT_EQ(::send(second.socket().get(), "12345", 5, 0), 5);
   ASSERT_EQ(::send(second.socket().get(), "x", 1, MSG_OOB), 1);
   EXPECT_TRUE(sleeps());
+}
+
+// Who may connect.
+
+TEST_F(ServerSocket, LetsInWhomTheCredentialsName) {
+  const uid_t me = ::getuid();
+  const gid_t mine = ::getgid();
+  for (const AllowedPeers& allowed :
+       {AllowedPeers{}, AllowedPeers{.users = {me + 1, me}}, AllowedPeers{.groups = {mine}},
+        AllowedPeers{.users = {me + 1}, .groups = {mine}}}) {
+    auto [one, other] = Peer::pair();
+    EXPECT_TRUE(allowed.allow(one.socket()));
+  }
+  for (const AllowedPeers& allowed :
+       {AllowedPeers{.users = {me + 1}}, AllowedPeers{.groups = {static_cast<gid_t>(-2)}}}) {
+    auto [one, other] = Peer::pair();
+    EXPECT_FALSE(allowed.allow(one.socket()));
+  }
+}
+
+/// A process's groups besides its main one count, too.
+TEST_F(ServerSocket, LetsMembersOfAGroupIn) {
+  constexpr gid_t another = 54321;
+  constexpr int no_right = 77;
+  const pid_t child = ::fork();
+  if (child == 0) {
+    if (::setgroups(1, &another) != 0) ::_exit(no_right);
+    auto [one, other] = Peer::pair();
+    ::_exit(AllowedPeers{.groups = {another}}.allow(one.socket()) ? 0 : 1);
+  }
+  int status = 0;
+  ASSERT_EQ(::waitpid(child, &status, 0), child);
+  ASSERT_TRUE(WIFEXITED(status));
+  if (WEXITSTATUS(status) == no_right) GTEST_SKIP() << "only root can be a member of any group";
+  EXPECT_EQ(WEXITSTATUS(status), 0);
+}
+
+TEST_F(ServerSocket, TellsOthersThatTheyMayNot) {
+  auto server = Server::listen(path(), PlainFunction::factory({}, &function_),
+                               {.loop = &loop_, .allowed = {.users = {::getuid() + 1}}});
+  ASSERT_TRUE(server);
+  Peer peer = Peer::connect_to(path());
+  peer.send_version(usual_json);
+  std::optional<Peer::Message> reply;
+  loop_.run_until([&] { return (reply = peer.receive()).has_value(); });
+  EXPECT_EQ(reply->error(), EACCES);
+  loop_.run_until([&] { return peer.closed(); });
+  EXPECT_FALSE(server->client());
 }
 
 TEST_F(ServerSocket, OnALoopOfSomeoneElseIsNotRun) {

@@ -323,4 +323,26 @@ def test_nobody_reads_the_output(test):
     test.equal(done.stderr, b'', 'what it says')
 
 
+def test_only_users_that_may_get_in(test):
+    nobody = as_nobody(test)
+    if nobody == [test.command]:
+        test.skip('only root can be somebody else')
+    closed = test.serve('blk', '--ram', '--size', '1M')
+    open_to = {words: test.serve('blk', '--ram', '--size', '1M', *words.split())
+               for words in ('--allow-uid 65534', '--allow-uid nobody', '--allow-gid 65534', '--allow-uid 12345')}
+    for words, server in open_to.items():
+        may = '12345' not in words
+        done = test.run([*nobody, 'blk', 'info', server.target], status=0 if may else 1)
+        if not may:
+            complaint(test, done, 'does not let this user in', cure='--allow-uid')
+        refused(test, 'blk', 'info', server.target, says=['does not let this user in'], cure='--allow-uid')
+    test.true('no permission to connect' in test.run([*nobody, 'blk', 'info', closed.target], status=1).stderr.decode(),
+              'the permissions of a socket without these options do not hold')
+    test.outboard('blk', 'info', closed.target)
+    for words, says in (('--allow-uid=no-such-user', 'no user'), ('--allow-gid=no-such-group', 'no group'),
+                        ('--allow-uid=4294967295', 'no user')):
+        refused(test, 'serve', 'blk', '--ram', '--size', '1M', '--listen', f'vfio-user:{test.sockets}/x', words, says=[says],
+                status=2)
+
+
 harness.main(globals())

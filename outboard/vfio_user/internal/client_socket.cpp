@@ -110,6 +110,9 @@ Error explain_refusal(const Error& error, const std::string& path, const std::st
                                         (client ? ": " + *client : " (the server is " + server + ")")))
           .cure("end that client first");
     }
+    case EACCES:
+      return on_target(Error(EACCES, server + " does not let this user in"))
+          .cure("start the server with --allow-uid or --allow-gid");
     case EPROTO:
       return on_target(Error(EPROTO, error.what() + " (" + server + ")"))
           .cure("check that a vfio-user server listens at this path");

@@ -12,7 +12,7 @@ namespace abi = vfio_abi;
 using spec::Command;
 
 // Beyond these limits the server's values are refused. QEMU has the same ones.
-constexpr std::uint64_t max_transfer = UINT64_C(64) << 20;
+constexpr std::uint64_t max_usable_transfer = UINT64_C(64) << 20;
 constexpr std::uint64_t max_claimed_fds = 1024;
 constexpr std::uint32_t min_regions = 8, max_regions = 100;
 constexpr std::uint32_t min_irqs = 3, max_irqs = 50;
@@ -28,7 +28,7 @@ Error unusable(std::string what) { return Error(EPROTO, "the server " + std::mov
 Status check_capabilities(const Capabilities& server) {
   if (server.twin_socket) return unusable("insists on a second socket, which was not offered");
   if (server.max_msg_fds > max_claimed_fds) return unusable("claims to take too many file descriptors");
-  if (server.max_data_xfer_size == 0 || server.max_data_xfer_size > max_transfer) {
+  if (server.max_data_xfer_size == 0 || server.max_data_xfer_size > max_usable_transfer) {
     return unusable("claims a transfer size of " + std::to_string(server.max_data_xfer_size));
   }
   if (server.max_dma_maps > spec::default_max_dma_maps) return unusable("claims too many DMA windows");

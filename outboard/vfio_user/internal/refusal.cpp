@@ -8,10 +8,10 @@ namespace {
 constexpr std::size_t max_message = std::size_t{128} << 10;  // VERSION with the longest JSON that is taken
 
 /// Answers the first message. What the socket does not take is dropped, since the connection is closed next.
-void tell_busy(Channel& channel) {
+void tell(Channel& channel, int error) {
   const Message message = channel.take();
   if (message.is_reply() || !message.wants_reply()) return;
-  [[maybe_unused]] const auto sent = channel.send(as_bytes_of(error_header(message.header, EBUSY)));
+  [[maybe_unused]] const auto sent = channel.send(as_bytes_of(error_header(message.header, error)));
 }
 
 }  // namespace
@@ -22,7 +22,7 @@ bool Refusals::answer(Waiting& waiting) {
     const auto ready = waiting.channel.ready();
     if (!ready) return true;
     if (*ready) {
-      tell_busy(waiting.channel);
+      tell(waiting.channel, waiting.error);
       return true;
     }
     const auto received = waiting.channel.receive(Channel::Wait::no);
@@ -31,9 +31,9 @@ bool Refusals::answer(Waiting& waiting) {
   }
 }
 
-void Refusals::add(UniqueFd socket) {
-  const auto waiting =
-      std::make_shared<Waiting>(std::move(socket), Channel::Limits{.max_message = max_message, .max_fds = 0}, share_);
+void Refusals::add(UniqueFd socket, int error) {
+  const auto waiting = std::make_shared<Waiting>(std::move(socket), error,
+                                                 Channel::Limits{.max_message = max_message, .max_fds = 0}, share_);
   if (answer(*waiting)) return;
   auto watch = loop_.watch(waiting->channel.fd(), Ready::readable, [this, weak = std::weak_ptr(waiting)](Ready) {
     if (const auto here = weak.lock()) on_ready(here);

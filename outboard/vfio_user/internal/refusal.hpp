@@ -9,7 +9,7 @@
 
 namespace outboard::vfio_user {
 
-/// Clients that connect while another one is served: each gets EBUSY as the reply to its VERSION. A few that have not sent
+/// Clients that are not served, since another one is or since they may not: each gets the reason as the reply to its VERSION. A few that have not sent
 /// VERSION are waited for; when more connect, the one that has waited longest is disconnected. On one loop.
 class Refusals {
  public:
@@ -20,15 +20,16 @@ class Refusals {
   Refusals(Loop& loop, Duration timeout, std::shared_ptr<Budget::Share> share)
       : loop_(loop), timeout_(timeout), share_(std::move(share)) {}
 
-  /// Takes the socket over, answers VERSION with EBUSY and closes it; at once where VERSION has arrived.
-  void add(UniqueFd socket);
+  /// Takes the socket over, answers VERSION with `error` (an errno value) and closes it; at once where VERSION has arrived.
+  void add(UniqueFd socket, int error);
 
  private:
   struct Waiting {
-    Waiting(UniqueFd socket, const Channel::Limits& limits, std::shared_ptr<Budget::Share> share)
-        : descriptor(std::move(share), 1), channel(std::move(socket), limits) {}
+    Waiting(UniqueFd socket, int reason, const Channel::Limits& limits, std::shared_ptr<Budget::Share> share)
+        : descriptor(std::move(share), 1), channel(std::move(socket), limits), error(reason) {}
     Budget::OpenDescriptors descriptor;
     Channel channel;
+    int error;
     Registration watch;
     Registration timer;
   };

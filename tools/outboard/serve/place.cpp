@@ -1,9 +1,13 @@
 #include <tools/outboard/serve/place.hpp>
 
 #include <fcntl.h>
+#include <grp.h>
 #include <poll.h>
+#include <pwd.h>
 #include <unistd.h>
 
+#include <charconv>
+#include <cstdint>
 #include <cstdlib>
 #include <optional>
 #include <utility>
@@ -112,6 +116,37 @@ class Pulse {
   Registration timer_;
 };
 
+/// A number as it is typed for --allow-uid and --allow-gid.
+std::optional<std::uint32_t> as_id(const std::string& text) {
+  std::uint32_t id = 0;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), id);
+  // The last one means "no id" to system calls.
+  if (error != std::errc() || end != text.data() + text.size() || id == UINT32_MAX) return std::nullopt;
+  return id;
+}
+
+Status allow_user(const std::string& text, std::vector<uid_t>& users) {
+  if (const auto id = as_id(text)) {
+    users.push_back(*id);
+    return {};
+  }
+  const passwd* const user = ::getpwnam(text.c_str());
+  if (user == nullptr) return Error(EINVAL, fmt::format("there is no user {}", text));
+  users.push_back(user->pw_uid);
+  return {};
+}
+
+Status allow_group(const std::string& text, std::vector<gid_t>& groups) {
+  if (const auto id = as_id(text)) {
+    groups.push_back(*id);
+    return {};
+  }
+  const group* const found = ::getgrnam(text.c_str());
+  if (found == nullptr) return Error(EINVAL, fmt::format("there is no group {}", text));
+  groups.push_back(found->gr_gid);
+  return {};
+}
+
 void look_again(targets::Service& service, const Log& log) {
   if (const auto done = service.reload()) {
     log.info("SIGHUP: reading the size of the storage again");
@@ -147,7 +182,15 @@ void ServePlace::add_others_to(const Verb& verb, const Option& listen) {
   const Option wait = verb.add_seconds(
       "--unplug-wait", unplug_timeout_seconds, 0,
       "on SIGTERM ask the vfio-user client to release the device, and wait so long (default 0; QEMU ignores it)");
-  for (const Option& option : {listen, socket, ready, wait}) option.group("Where");
+  const Option user = verb.add_option(
+      "--allow-uid", [this](const std::string& text) { return allow_user(text, allowed.users); },
+      "let this user connect, by number or name, and no others; may be repeated");
+  const Option group_members = verb.add_option(
+      "--allow-gid", [this](const std::string& text) { return allow_group(text, allowed.groups); },
+      "let members of this group connect; may be repeated");
+  user.value_name("USER");
+  group_members.value_name("GROUP");
+  for (const Option& option : {listen, socket, ready, wait, user, group_members}) option.group("Where");
 }
 
 Result<UniqueFd> ServePlace::socket(const std::string& example) const {
@@ -162,6 +205,9 @@ Result<UniqueFd> ServePlace::socket(const std::string& example) const {
   }
   const auto address = targets::parse_address(listener, "listener", targets::listener_schemes());
   if (!address) return as_usage_error(address.error());
+  if (address->scheme != "vfio-user" && (!allowed.users.empty() || !allowed.groups.empty()))
+    return usage_error(fmt::format(
+        "--allow-uid, --allow-gid: these options are for vfio-user:PATH, and the listener is {}", listener));
   if (address->scheme != "vfio-user" && unplug_timeout_seconds != 0)
     return usage_error(
         fmt::format("--unplug-wait: this option is for vfio-user:PATH, and the listener is {}", listener),
@@ -171,8 +217,10 @@ Result<UniqueFd> ServePlace::socket(const std::string& example) const {
 
 targets::ServeOptions ServePlace::options(const Context& context, UniqueFd socket) const {
   const std::chrono::duration<double> wait(unplug_timeout_seconds);
-  return {
-      .log = context.log, .socket = std::move(socket), .unplug_timeout = std::chrono::duration_cast<Duration>(wait)};
+  return {.log = context.log,
+          .socket = std::move(socket),
+          .unplug_timeout = std::chrono::duration_cast<Duration>(wait),
+          .allowed = allowed};
 }
 
 // An open() of the image that hangs would keep the process for ever.

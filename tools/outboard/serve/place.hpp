@@ -16,11 +16,12 @@ struct ServePlace {
   int fd = -1;
   int ready_fd = -1;
   double unplug_timeout_seconds = 0;
+  vfio_user::AllowedPeers allowed;
   /// The process ends when, after a signal, one of these takes longer: the start, one call from the loop, or the requests that
   /// the storage still has to answer.
   Duration end_timeout = std::chrono::seconds(10);
 
-  /// --listen (`what`: its help), --fd, --ready-fd, --unplug-wait.
+  /// --listen (`what`: its help), --fd, --ready-fd, --unplug-wait, --allow-uid, --allow-gid.
   void add_to(const Verb& verb, const std::string& what);
   /// The same for the back-end program conventions: --socket-path instead of --listen.
   void add_convention_to(const Verb& parent);
