@@ -190,10 +190,9 @@ Result<MigrationReport> Client::State::move(ServerConnection& to, const Migratio
   auto report = ClientMove(moved, to, options).run();
   is_moving = false;
   if (!report) return report;
-  const int old_socket = connection.requests().fd();
   connection.swap(to);
   served.set_max_transfer(connection.max_transfer());
-  events.reconnected(old_socket);
+  events.reconnected(to.requests());
   if (connection.gone()) regions.revoke();
   return report;
 }

@@ -34,6 +34,12 @@ class Client final : public pci::Handle {
     Duration reset_timeout{std::chrono::seconds(30)};
     /// How long a call polls for the reply before it sleeps.
     Duration spin{0};
+    /// Offers a second socket for the server's DMA messages. They then do not wait behind replies, and the other way round. It
+    /// makes each wait for a reply look at two sockets.
+    bool twin_socket = false;
+    /// Maps memory with its file, which the server maps as well. Without: the server reaches it by messages, which the client serves
+    /// while it waits for a reply, in process(), and on the loop of attach().
+    bool share_memory = true;
     /// How long to retry while no server listens at the path yet.
     Duration wait{0};
     /// Waits between two attempts to connect; false: give up (ECANCELED). By default the thread sleeps until the program is to

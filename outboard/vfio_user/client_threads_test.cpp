@@ -37,8 +37,8 @@ class ClientAndServer : public ::testing::Test {
   ~ClientAndServer() override { stop_server(); }
 
   std::string path() const { return dir_.path("s"); }
-  std::unique_ptr<Client> connect() {
-    auto client = Client::connect(path());
+  std::unique_ptr<Client> connect(const Client::Options& options = {}) {
+    auto client = Client::connect(path(), options);
     EXPECT_TRUE(client) << client.error().message() << client.error().cure();
     if (!client) return nullptr;
     EXPECT_TRUE((*client)->enable_bus_master());
@@ -317,6 +317,23 @@ TEST_F(ClientAndServer, AClientWaitsForAServerThatIsStillStarting) {
   const auto client = Client::connect(path(), {.wait = std::chrono::seconds(30)});
   starter.join();
   EXPECT_TRUE(client) << client.error().message();
+}
+
+/// Without the memory's file everything goes by messages, on one socket or on two.
+TEST_F(ClientAndServer, MemoryWithoutAFileIsReachedByMessages) {
+  serve();
+  for (const bool twin : {false, true}) {
+    const auto client = connect({.twin_socket = twin, .share_memory = false});
+    auto buffer = client->dma().allocate(4096);
+    ASSERT_TRUE(buffer);
+    for (std::size_t i = 0; i < 4096; ++i) buffer->data()[i] = static_cast<std::byte>(i * 7);
+    for (int turn = 0; turn < 50; ++turn) {
+      ASSERT_EQ(dma(*client, buffer->iova(), 2048, PlainFunction::dma_from_memory), PlainFunction::dma_done);
+      std::memset(buffer->data() + 2048, 0, 2048);
+      ASSERT_EQ(dma(*client, buffer->iova() + 2048, 2048, PlainFunction::dma_to_memory), PlainFunction::dma_done);
+      ASSERT_EQ(std::memcmp(buffer->data(), buffer->data() + 2048, 2048), 0) << turn << twin;
+    }
+  }
 }
 
 }  // namespace

@@ -23,10 +23,10 @@ constexpr int accepts_per_turn = 8;
 /// A connection that could not be accepted keeps the socket readable.
 constexpr Duration accept_pause = std::chrono::seconds(1);
 
-/// The most descriptors that a client can make this process hold: its connection, those of one message, those of replies that
+/// The most descriptors that a client can make this process hold: its connection's two sockets, those of one message, those of replies that
 /// it does not read, and an eventfd for each interrupt; besides, the connections of clients that are being refused.
 std::uint64_t max_descriptors_of_a_client(const pci::Function& function) {
-  std::uint64_t count = 1 + (Session::Limits{}.max_fds + 1) + Session::max_queued_fds + Refusals::max_waiting;
+  std::uint64_t count = 2 + (Session::Limits{}.max_fds + 1) + Session::max_queued_fds + Refusals::max_waiting;
   for (unsigned kind = 0; kind < pci::interrupt_kind_count; ++kind) {
     count += function.interrupts(static_cast<pci::InterruptKind>(kind)).count;
   }

@@ -17,6 +17,10 @@ std::uint32_t socket_events(const Requests& requests) {
   return requests.wants_write() ? EPOLLIN | EPOLLOUT : std::uint32_t{EPOLLIN};
 }
 
+std::uint32_t twin_events(const Requests& requests) {
+  return requests.twin_wants_write() ? EPOLLIN | EPOLLOUT : std::uint32_t{EPOLLIN};
+}
+
 }  // namespace
 
 int ClientEvents::poll_fd() {
@@ -25,15 +29,28 @@ int ClientEvents::poll_fd() {
   const Requests& requests = connection_.requests();
   socket_events_ = socket_events(requests);
   watch(poll_, EPOLL_CTL_ADD, requests.fd(), socket_events_);
+  watch_twin();
   for (const EventFd* eventfd : {&error_, &request_}) {
     if (eventfd->valid()) watch(poll_, EPOLL_CTL_ADD, eventfd->get(), EPOLLIN);
   }
   return poll_.get();
 }
 
+void ClientEvents::watch_twin() {
+  const int twin = connection_.requests().twin_fd();
+  if (twin < 0) return;
+  twin_events_ = twin_events(connection_.requests());
+  watch(poll_, EPOLL_CTL_ADD, twin, twin_events_);
+}
+
 void ClientEvents::update_poll() {
   const Requests& requests = connection_.requests();
-  if (!poll_ || watching_ == Watching::nothing || socket_events(requests) == socket_events_) return;
+  if (!poll_ || watching_ == Watching::nothing) return;
+  if (requests.twin_fd() >= 0 && twin_events(requests) != twin_events_) {
+    twin_events_ = twin_events(requests);
+    watch(poll_, EPOLL_CTL_MOD, requests.twin_fd(), twin_events_);
+  }
+  if (socket_events(requests) == socket_events_) return;
   socket_events_ = socket_events(requests);
   watch(poll_, EPOLL_CTL_MOD, requests.fd(), socket_events_);
 }
@@ -69,12 +86,13 @@ void ClientEvents::start_binding(pci::InterruptKind kind, const EventFd& eventfd
       });
 }
 
-void ClientEvents::reconnected(int old_fd) {
+void ClientEvents::reconnected(const Requests& before) {
   const Requests& requests = connection_.requests();
   if (poll_ && watching_ != Watching::nothing) {
-    ::epoll_ctl(poll_.get(), EPOLL_CTL_DEL, old_fd, nullptr);
+    stop_watching(before);
     socket_events_ = socket_events(requests);
     watch(poll_, EPOLL_CTL_ADD, requests.fd(), socket_events_);
+    watch_twin();
   }
   start_binding(pci::InterruptKind::error, error_);
   start_binding(pci::InterruptKind::request, request_);
@@ -85,10 +103,16 @@ bool ClientEvents::take(pci::InterruptKind kind) {
   return eventfd.valid() && eventfd.drain() != 0;
 }
 
+void ClientEvents::stop_watching(const Requests& requests) {
+  for (const int fd : {requests.fd(), requests.twin_fd()}) {
+    if (fd >= 0) ::epoll_ctl(poll_.get(), EPOLL_CTL_DEL, fd, nullptr);
+  }
+}
+
 bool ClientEvents::take_gone() {
   if (!connection_.gone() || watching_ == Watching::nothing) return false;
   watching_ = Watching::nothing;
-  if (poll_) ::epoll_ctl(poll_.get(), EPOLL_CTL_DEL, connection_.requests().fd(), nullptr);
+  if (poll_) stop_watching(connection_.requests());
   return true;
 }
 

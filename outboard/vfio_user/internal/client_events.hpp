@@ -16,8 +16,8 @@ class ClientEvents {
   int poll_fd();
   /// Binds ERR and REQ, once, where the server has them, and does not wait for the reply: they can be done without.
   Status bind();
-  /// The connection is one to another server now; `old_fd`: the descriptor of the one before. The same eventfds are bound there.
-  void reconnected(int old_fd);
+  /// The connection is one to another server now. The same eventfds are bound there.
+  void reconnected(const Requests& before);
   /// The socket's backlog has changed: watches for room in the socket, or no longer.
   void update_poll();
 
@@ -33,11 +33,13 @@ class ClientEvents {
 
   Status bind(pci::InterruptKind kind, EventFd& eventfd);
   void start_binding(pci::InterruptKind kind, const EventFd& eventfd);
+  void watch_twin();
+  void stop_watching(const Requests& requests);
 
   ServerConnection& connection_;
   Watching watching_ = Watching::socket;
   UniqueFd poll_;
-  std::uint32_t socket_events_ = 0;  // of epoll
+  std::uint32_t socket_events_ = 0, twin_events_ = 0;  // of epoll
   EventFd error_, request_;
 };
 

@@ -61,7 +61,7 @@ Status ClientMemory::map(memory::IovaRange range, MutableBytes memory, memory::A
                          std::uint64_t offset) {
   OUTBOARD_CHECK(connection_.may_wait());
   ClientMapping mapping{.range = range, .bytes = memory, .access = access, .file = nullptr, .offset = offset};
-  if (fd != nullptr) {
+  if (fd != nullptr && connection_.options().share_memory) {
     OUTBOARD_TRY(mapping.file, keep_file(*fd));
   }
   // Before the server knows of it: it may use it before its reply is here.

@@ -1,5 +1,7 @@
 #include <outboard/vfio_user/internal/discovery.hpp>
 
+#include <sys/socket.h>
+
 #include <algorithm>
 
 #include <outboard/pci/registers.hpp>
@@ -26,7 +28,6 @@ constexpr std::uint32_t max_argsz = 65536;
 Error unusable(std::string what) { return Error(EPROTO, "the server " + std::move(what)); }
 
 Status check_capabilities(const Capabilities& server) {
-  if (server.twin_socket) return unusable("insists on a second socket, which was not offered");
   if (server.max_msg_fds > max_claimed_fds) return unusable("claims to take too many file descriptors");
   if (server.max_data_xfer_size == 0 || server.max_data_xfer_size > max_usable_transfer) {
     return unusable("claims a transfer size of " + std::to_string(server.max_data_xfer_size));
@@ -46,6 +47,20 @@ Result<Capabilities> read_version(Bytes payload) {
   }
   OUTBOARD_CHECK(check_capabilities(message->capabilities));
   return message->capabilities;
+}
+
+/// The end of a second socket that came with the reply; none: there is no such socket.
+Result<UniqueFd> take_twin(const Capabilities& ours, const Capabilities& server, Requests::Reply& reply) {
+  if (!server.twin_socket) return UniqueFd();
+  if (!ours.twin_socket) return unusable("insists on a second socket, which was not offered");
+  // vfio-user, Version: a server that supports the twin socket names its descriptor, or the client "must abort".
+  const std::uint64_t index = server.twin_socket_fd_index.value_or(reply.fds.size());
+  if (index >= reply.fds.size()) return unusable("names a second socket that it has not sent");
+  int type = 0;
+  socklen_t size = sizeof type;
+  if (::getsockopt(reply.fds[index].get(), SOL_SOCKET, SO_TYPE, &type, &size) != 0 || type != SOCK_STREAM)
+    return unusable("sent a second socket that is none");
+  return std::move(reply.fds[index]);
 }
 
 Status get_device_info(Requests& requests, Description& description) {
@@ -170,16 +185,20 @@ void Batch::wait() { requests_.wait(done_); }
 Result<Capabilities> negotiate(Requests& requests, const Capabilities& ours) {
   const auto proposal = build_version({.version = {spec::version_major, spec::version_minor}, .capabilities = ours});
   Result<Capabilities> server = unusable("did not answer");
+  UniqueFd twin;
   OUTBOARD_CHECK(ask(requests,
                      {.command = Command::version,
                       .head = proposal,
                       .min_reply = sizeof(spec::Version),
-                      .max_reply = sizeof(spec::Version) + max_version_json},
-                     [&server](const Requests::Reply& reply) -> Status {
+                      .max_reply = sizeof(spec::Version) + max_version_json,
+                      .reply_has_fds = ours.twin_socket},
+                     [&](Requests::Reply& reply) -> Status {
                        server = read_version(reply.payload);
                        if (!server) return server.error();
+                       OUTBOARD_TRY(twin, take_twin(ours, *server, reply));
                        return {};
                      }));
+  if (twin) requests.use_twin(std::move(twin));
   return server;
 }
 

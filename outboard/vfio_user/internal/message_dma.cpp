@@ -6,8 +6,8 @@
 
 namespace outboard::vfio_user {
 
-MessageDma::MessageDma(Loop& loop, Channel& channel, Limits limits, std::move_only_function<void(Error)> broken)
-    : loop_(loop), channel_(&channel), limits_(limits), broken_(std::move(broken)) {}
+MessageDma::MessageDma(Loop& loop, Channel& channel, Limits limits, Callbacks callbacks)
+    : loop_(loop), channel_(&channel), limits_(limits), callbacks_(std::move(callbacks)) {}
 
 std::uint64_t MessageDma::max_transfer() const {
   // Never 0: a caller that splits transfers by it would loop. The transfer itself fails then.
@@ -43,12 +43,13 @@ void MessageDma::send_waiting() {
     waiting_.pop_front();
     if (auto sent = send(transfer); !sent) {
       transfer.done(sent.error());
-      broken_(sent.error());
+      callbacks_.broken(sent.error());
     } else {
       replies_.add(std::move(transfer));
     }
   }
   sending_ = false;
+  if (channel_ != nullptr && channel_->queued() != 0) callbacks_.sent();
   watch_deadline();
 }
 
@@ -103,7 +104,7 @@ void MessageDma::end_matching(const Error& error, const Match& match) {
   for (Transfer& transfer : ended) transfer.done(error);
   if (channel_ == nullptr) return;
   if (replies_.late() > limits_.max_late) {
-    broken_(Error(ETIMEDOUT, "the client does not answer DMA messages"));
+    callbacks_.broken(Error(ETIMEDOUT, "the client does not answer DMA messages"));
   } else {
     send_waiting();
   }

@@ -26,8 +26,11 @@ class MessageDma final : public memory::MemoryPort {
     Duration timeout{std::chrono::seconds(30)};  ///< for an answer: then ETIMEDOUT
   };
 
-  /// `broken` is called when the connection cannot go on.
-  MessageDma(Loop& loop, Channel& channel, Limits limits, std::move_only_function<void(Error)> broken);
+  struct Callbacks {
+    std::move_only_function<void(Error)> broken;  ///< the connection cannot go on
+    std::move_only_function<void()> sent;  ///< something was sent; the socket may not have taken all of it
+  };
+  MessageDma(Loop& loop, Channel& channel, Limits limits, Callbacks callbacks);
 
   void read(memory::Iova address, MutableBytes into, Completion done) override;
   void write(memory::Iova address, Bytes from, Completion done) override;
@@ -66,7 +69,7 @@ class MessageDma final : public memory::MemoryPort {
   Loop& loop_;
   Channel* channel_;  // null once closed
   Limits limits_;
-  std::move_only_function<void(Error)> broken_;
+  Callbacks callbacks_;
   AwaitedReplies<Transfer> replies_{"the client"};
   std::deque<Transfer> waiting_;
   bool sending_ = false;

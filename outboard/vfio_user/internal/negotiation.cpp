@@ -161,6 +161,11 @@ std::vector<std::byte> build_version(const VersionMessage& message) {
   if (has.max_dma_maps != spec::default_max_dma_maps) json += ",\"max_dma_maps\":" + std::to_string(has.max_dma_maps);
   if (has.pgsizes != spec::default_pgsizes) json += ",\"pgsizes\":" + std::to_string(has.pgsizes);
   if (has.write_multiple) json += ",\"write_multiple\":true";
+  if (has.twin_socket) {
+    json += ",\"twin_socket\":{\"supported\":true";
+    if (has.twin_socket_fd_index) json += ",\"fd_index\":" + std::to_string(*has.twin_socket_fd_index);
+    json += "}";
+  }
   json += "}}";
   std::vector<std::byte> payload;
   const Bytes version = as_bytes_of(message.version);

@@ -4,6 +4,7 @@
 #include <sys/socket.h>
 
 #include <algorithm>
+#include <array>
 
 #include <outboard/base/internal/system_calls.hpp>
 #include <outboard/vfio_user/internal/message_header.hpp>
@@ -83,6 +84,11 @@ void Requests::start(const Request& request, Completion done) {
   if (auto sent = send(request.command, id, spec::flag::command, request.head, request.tail, request.fds); !sent) {
     fail(sent.error());
   }
+}
+
+void Requests::use_twin(UniqueFd socket) {
+  // For max_fds: none come on it.
+  twin_.emplace(std::move(socket), Channel::Limits{.max_message = options_.channel.max_message, .max_fds = 0});
 }
 
 Status Requests::post(spec::Command command, Bytes head, Bytes tail) {
@@ -203,7 +209,7 @@ Result<Requests::Reply> Requests::check(const Pending& pending, Message message)
 
 void Requests::wait(const bool& done) {
   // The usual case: one request, sent just now, so that its time is the socket's own timeout and no clock is read.
-  bool fresh = replies_.awaited().size() == 1 && options_.spin == Duration::zero();
+  bool fresh = replies_.awaited().size() == 1 && options_.spin == Duration::zero() && !twin_;
   while (!done) {
     if (dispatch_one()) continue;
     if (error_) return;  // every request has been completed
@@ -225,6 +231,28 @@ void Requests::process() {
   if (auto flushed = flush(); !flushed) return fail(flushed.error());
   dispatch_all();
   if (!error_ && receive(Channel::Wait::no)) dispatch_all();
+  receive_from_twin();
+}
+
+/// What has come on the second socket, one receive of it.
+void Requests::receive_from_twin() {
+  if (!twin_ || error_) return;
+  if (auto served = serve_twin(); !served) fail(served.error());
+}
+
+Status Requests::serve_twin() {
+  OUTBOARD_CHECK(twin_->flush());
+  OUTBOARD_TRY(const auto received, twin_->receive(Channel::Wait::no));
+  if (received == Channel::Received::end)
+    return Error(ECONNRESET, "the server has closed the connection's second socket");
+  while (!error_) {
+    OUTBOARD_TRY(const bool ready, twin_->ready());
+    if (!ready) break;
+    const Message message = twin_->take();
+    if (message.is_reply()) return Error(EPROTO, "the server sent a reply on the second socket");
+    OUTBOARD_CHECK(server_(message, *twin_));
+  }
+  return {};
 }
 
 /// One wait for bytes, at most until a request is due.
@@ -234,7 +262,7 @@ void Requests::wait_for_socket() {
   if (left <= Duration::zero()) return expire();
   if (options_.spin != Duration::zero() && receive_spinning(std::min(options_.spin, left))) return;
   // One system call where the socket's own timeout is what is left.
-  if (channel_.queued() == 0 && left <= options_.timeout && left + timeout_slack >= options_.timeout) {
+  if (!twin_ && channel_.queued() == 0 && left <= options_.timeout && left + timeout_slack >= options_.timeout) {
     receive(Channel::Wait::socket_timeout);
   } else {
     poll_socket(left);
@@ -256,6 +284,7 @@ bool Requests::receive_spinning(Duration limit) {
   const TimePoint end = now() + limit;
   do {
     if (receive(Channel::Wait::no)) return true;
+    receive_from_twin();
     if (error_) return true;
   } while (now() < end);
   return false;
@@ -263,12 +292,15 @@ bool Requests::receive_spinning(Duration limit) {
 
 void Requests::poll_socket(Duration limit) {
   const short wanted = channel_.queued() != 0 ? POLLIN | POLLOUT : POLLIN;
-  pollfd state{.fd = channel_.fd(), .events = wanted, .revents = 0};
-  if (system_calls().poll(&state, 1, limit) <= 0) return;
-  if ((state.revents & POLLOUT) != 0) {
+  const short wanted_of_twin = twin_wants_write() ? POLLIN | POLLOUT : POLLIN;
+  std::array<pollfd, 2> states{pollfd{.fd = channel_.fd(), .events = wanted, .revents = 0},
+                               pollfd{.fd = twin_fd(), .events = wanted_of_twin, .revents = 0}};
+  if (system_calls().poll(states.data(), twin_ ? 2 : 1, limit) <= 0) return;
+  if ((states[0].revents & POLLOUT) != 0) {
     if (auto flushed = flush(); !flushed) return fail(flushed.error());
   }
-  if ((state.revents & (POLLIN | POLLHUP | POLLERR)) != 0) receive(Channel::Wait::no);
+  if ((states[0].revents & (POLLIN | POLLHUP | POLLERR)) != 0) receive(Channel::Wait::no);
+  if (states[1].revents != 0) receive_from_twin();
 }
 
 TimePoint Requests::next_deadline() const {
@@ -299,6 +331,7 @@ void Requests::end(const Error& error) {
   if (error_) return;
   error_ = error;
   channel_.shut_down();
+  if (twin_) twin_->shut_down();
   for (Pending& pending : replies_.end()) pending.done(*error_);
   if (on_broken_) on_broken_();
 }

@@ -51,7 +51,14 @@ class Requests {
   /// Replaces the three callbacks.
   void call(Server server, std::move_only_function<void()> broken, std::move_only_function<void()> backlog);
 
+  /// The server's commands come on this socket from now on.
+  void use_twin(UniqueFd socket);
+
   int fd() const { return channel_.fd(); }
+  /// The second socket; -1: there is none.
+  int twin_fd() const { return twin_ ? twin_->fd() : -1; }
+  /// Replies wait for room in it.
+  bool twin_wants_write() const { return twin_ && twin_->queued() != 0; }
   /// Registers the request, then sends it.
   void start(const Request& request, Completion done);
   /// Sends a command without a reply. What the socket does not take is kept; with more than 256 KiB kept, the call waits.
@@ -102,8 +109,12 @@ class Requests {
   TimePoint next_deadline() const;
   void fail(const Error& error);
 
+  void receive_from_twin();
+  Status serve_twin();
+
   Options options_;
   Channel channel_;
+  std::optional<Channel> twin_;
   Server server_;
   std::move_only_function<void()> on_broken_, on_backlog_;
   std::optional<Error> error_;

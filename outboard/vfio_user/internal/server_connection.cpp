@@ -5,7 +5,9 @@
 namespace outboard::vfio_user {
 namespace {
 
-Capabilities our_capabilities() { return {.max_msg_fds = spec::kernel_max_fds, .write_multiple = true}; }
+Capabilities our_capabilities(const Client::Options& options) {
+  return {.max_msg_fds = spec::kernel_max_fds, .write_multiple = true, .twin_socket = options.twin_socket};
+}
 
 Requests::Options request_options(const Client::Options& options) {
   return {
@@ -46,7 +48,7 @@ void ServerConnection::swap(ServerConnection& other) {
 }
 
 Status ServerConnection::start() {
-  OUTBOARD_TRY(description_.server, negotiate(*requests_, our_capabilities()));
+  OUTBOARD_TRY(description_.server, negotiate(*requests_, our_capabilities(options_)));
   if (description_.server.write_multiple) requests_->merge_writes();
   return discover(*requests_, description_, options_.log);
 }

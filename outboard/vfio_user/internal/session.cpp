@@ -51,6 +51,7 @@ void Session::abandon() {
   stall_timer_.stop();
   replies_.close();
   if (messages_) messages_->close(Error(ECONNRESET, "the server ends"));
+  if (twin_) twin_->close();
   channel_.close();
 }
 
@@ -123,7 +124,7 @@ void Session::update_interest() {
 
 Status Session::dispatch(Message message) {
   if (message.is_reply()) {
-    if (!messages_) return Error(EPROTO, "the client sent a reply that answers nothing");
+    if (!messages_ || twin_) return Error(EPROTO, "the client sent a reply that answers nothing");
     return messages_->reply(message);
   }
   if (phase_ == SessionPhase::negotiating) return negotiate(message);
@@ -153,14 +154,32 @@ Status Session::negotiate(const Message& message) {
   return proposal.error();
 }
 
+/// The client's end of a second socket. None: it can be done without.
+UniqueFd Session::make_twin() {
+  const Channel::Limits limits{.max_message = sizeof(spec::Header) + sizeof(spec::DmaAccess) + spec::max_dma_message,
+                               .max_fds = 0};
+  auto made = TwinSocket::create(loop_, limits, limits_.share,
+                                 {.reply = [this](const Message& reply) { return messages_->reply(reply); },
+                                  .ended = [this](const Error& why) { end(why); }});
+  if (!made) {
+    log_.warning("the client's second socket is left out: {}", made.error().message());
+    return {};
+  }
+  twin_ = std::move(made->ours);
+  return std::move(made->clients);
+}
+
 Status Session::serve(const Message& message, const VersionMessage& proposal) {
   const Capabilities& client = proposal.capabilities;
+  UniqueFd clients_end;
+  if (client.twin_socket && client.max_msg_fds != 0) clients_end = make_twin();
   messages_ = std::make_shared<MessageDma>(
-      loop_, channel_,
+      loop_, twin_ ? twin_->channel() : channel_,
       MessageDma::Limits{.max_transfer = std::min({std::uint64_t{limits_.max_data_transfer}, client.max_data_xfer_size,
                                                    spec::max_dma_message}),
                          .timeout = limits_.dma_timeout},
-      [this](const Error& why) { end(why); });
+      MessageDma::Callbacks{.broken = [this](const Error& why) { end(why); },
+                            .sent = [this] { twin_ ? twin_->sent() : update_interest(); }});
   commands_.emplace(function_, replies_, messages_, log_,
                     ClientCommands::Options{.client = client,
                                             .max_data_transfer = limits_.max_data_transfer,
@@ -169,10 +188,14 @@ Status Session::serve(const Message& message, const VersionMessage& proposal) {
   if (pci::Migratable* const migratable = function_.migratable())
     migration_ = std::make_shared<MigrationCommands>(*migratable, limits_.max_data_transfer);
   move(SessionEvent::version_accepted);
-  const auto answer = accept(
+  auto answer = accept(
       proposal,
       {.max_fds = limits_.max_fds, .max_data_transfer = limits_.max_data_transfer, .share = limits_.share.get()});
-  return replies_.send(message.header, build_version(answer));
+  if (!clients_end) return replies_.send(message.header, build_version(answer));
+  answer.capabilities.twin_socket = true;
+  answer.capabilities.twin_socket_fd_index = 0;
+  const int attached = clients_end.get();
+  return replies_.send(message.header, build_version(answer), std::span<const int>(&attached, 1));
 }
 
 // Operations: what the function may take its time for.
@@ -309,6 +332,7 @@ void Session::end(const Error& why) {
   replies_.close();
   // First those who use the client's memory by messages, then the memory.
   if (messages_) messages_->close(Error(ECONNRESET, "the client is gone"));
+  if (twin_) twin_->close();
   channel_.close();
   if (phase_ == SessionPhase::closed) post_release();
 }

@@ -15,6 +15,7 @@
 #include <outboard/vfio_user/internal/replies.hpp>
 #include <outboard/vfio_user/internal/session_phase.hpp>
 #include <outboard/vfio_user/internal/stall_timer.hpp>
+#include <outboard/vfio_user/internal/twin_socket.hpp>
 
 namespace outboard::vfio_user {
 
@@ -91,6 +92,7 @@ class Session : public std::enable_shared_from_this<Session> {
   Status dispatch(Message message);
   Status negotiate(const Message& message);
   Status serve(const Message& message, const VersionMessage& proposal);
+  UniqueFd make_twin();
 
   Status unmap(const Message& message);
   Status reset(const Message& message);
@@ -122,6 +124,7 @@ class Session : public std::enable_shared_from_this<Session> {
   Replies replies_;
 
   // From VERSION on.
+  std::unique_ptr<TwinSocket> twin_;  ///< null: the server's commands go over the first socket
   std::shared_ptr<MessageDma> messages_;
   std::optional<ClientCommands> commands_;
   std::shared_ptr<MigrationCommands> migration_;  ///< null: the function cannot be moved
