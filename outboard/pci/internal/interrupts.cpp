@@ -351,7 +351,8 @@ void Interrupts::restore(const Saved& saved) {
   intx_level_ = saved.intx_level;
   s.intx_masked = false;
   s.table_rules = saved.table_rules;
-  if (!s.bound) s.bound = saved.enabled;
+  const bool has_bound = s.intx.has_value() || s.msi.held() != 0 || s.msix.held() != 0;
+  if (!has_bound) s.bound = saved.enabled;
   s.refresh_msi();
   s.refresh_msix();
   for (std::size_t at = 0; at < saved.table.size(); ++at) s.table.write(at, saved.table[at]);

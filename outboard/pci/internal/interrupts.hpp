@@ -94,7 +94,7 @@ class Interrupts {
   /// StateReader::section().
   Result<Saved> check_saved(StateReader& from) const;
   /// Takes what check_saved() has returned. The enable bits have been set before: enabling drops what is pending. The kind that the
-  /// client had enabled counts as enabled with nothing bound, unless the client of this function has enabled one.
+  /// client had enabled counts as enabled with nothing bound, unless the client of this function has bound something.
   void restore(const Saved& saved);
 
  private:
