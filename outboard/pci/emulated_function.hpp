@@ -124,6 +124,10 @@ class EmulatedFunction : public Function, public Migratable {
   /// For stop(): ends what accesses memory and raises interrupts, with the device's state as it would go on; then calls `done` on
   /// the loop. An error: the device goes on, and could not be stopped.
   virtual void stop_device(Completion done) { done({}); }
+  /// Expires with the function: for completions that may outlive it.
+  std::weak_ptr<const void> alive() const { return alive_; }
+  /// For save(): the state has been saved, and another process may go on with it.
+  virtual void state_taken() {}
   /// For run(): goes on after stop_device() or load_state(). Interrupts and bus mastering are on again.
   virtual Status run_device() { return {}; }
   /// For save(): the state, with the device stopped. Section "FUNC", version 1: configuration space, interrupts, the number of mapped

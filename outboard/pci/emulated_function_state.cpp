@@ -37,7 +37,9 @@ Result<std::vector<std::byte>> EmulatedFunction::save() {
     const auto whole = writer.section(state_tag("STAT"), 1);
     save_state(writer);
   }
-  return std::move(writer).finish();
+  auto state = std::move(writer).finish();
+  if (state) state_taken();
+  return state;
 }
 
 void EmulatedFunction::load(std::vector<std::byte> state, Completion done) {

@@ -70,6 +70,8 @@ class Backend {
   /// The storage is ours again, and is what it was. It does nothing where let_go() has not been called. EBUSY: another process
   /// uses it. EIO: it has another size.
   virtual Status take_back() { return {}; }
+  /// Whether it was opened to be used in turn with another process.
+  virtual bool is_lent() const { return false; }
 
   /// Starts the operations that were issued since the last call; a back end may hold them back until then.
   virtual void submit() {}

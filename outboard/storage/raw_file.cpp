@@ -222,8 +222,8 @@ RawFile::RawFile(std::unique_ptr<State> state) : state_(std::move(state)) {}
 RawFile::~RawFile() = default;
 
 Result<std::unique_ptr<RawFile>> RawFile::open(Loop& loop, const Options& options, const Log& log) {
-  OUTBOARD_TRY(auto opened, options.let_go ? open_image_unlocked(options.path, options.read_only, options.direct, log)
-                                           : open_image(options.path, options.read_only, options.direct, log));
+  OUTBOARD_TRY(auto opened, options.lent ? open_image_unlocked(options.path, options.read_only, options.direct, log)
+                                         : open_image(options.path, options.read_only, options.direct, log));
   probe_range_support(opened);
   auto capacity = std::make_shared<std::atomic<std::uint64_t>>(opened.geometry.capacity);
   auto state = std::make_unique<State>(loop, std::make_shared<const Image>(std::move(opened)), std::move(capacity),
@@ -247,6 +247,8 @@ Geometry RawFile::geometry() const {
   geometry.capacity = state_->capacity->load(std::memory_order_relaxed);
   return geometry;
 }
+
+bool RawFile::is_lent() const { return state_->options.lent; }
 
 void RawFile::let_go() { state_->image->let_go(); }
 

@@ -25,7 +25,7 @@ class RawFile final : public Backend {
     bool direct = false;
     /// Another process uses the image still, and will let it go: it is neither locked nor used before take_back(). ENOTSUP: a
     /// block device.
-    bool let_go = false;
+    bool lent = false;
     Engine engine = Engine::automatic;
     unsigned threads = 4;  ///< 1...64, when they are used
     /// Makes an engine of the caller's in place of `engine`. share() calls it too, on its caller's thread.
@@ -49,6 +49,7 @@ class RawFile final : public Backend {
   Result<std::unique_ptr<Backend>> share(Loop& loop) const override;
   void let_go() override;
   Status take_back() override;
+  bool is_lent() const override;
   void submit() override;
   bool poll() override;
 

@@ -59,6 +59,7 @@ class SlowDisk final : public storage::Backend {
   }
   void let_go() override { disk_->let_go(); }
   Status take_back() override { return disk_->take_back(); }
+  bool is_lent() const override { return disk_->is_lent(); }
   void submit() override { disk_->submit(); }
   bool poll() override { return disk_->poll(); }
   Result<std::unique_ptr<Backend>> share(Loop& loop) const override {
@@ -401,7 +402,7 @@ class MovedImage : public MovedDisk {
   }
   OpenDisk open_image(bool incoming) const {
     return [path = dir_.path("disk.raw"), incoming](Loop& loop, const Log& log) {
-      return storage::RawFile::open(loop, {.path = path, .let_go = incoming}, log);
+      return storage::RawFile::open(loop, {.path = path, .lent = incoming}, log);
     };
   }
 };
@@ -427,6 +428,35 @@ TEST_P(MovedImage, CannotBeUsedWhereAnotherServerHasIt) {
   start_load();
   ASSERT_TRUE(work(depth));
   end_load();
+}
+
+/// Where the answer is lost that the disk runs there, it has run there: it lets the image go, and the old server goes on.
+TEST_P(MovedImage, ALastAnswerThatIsLostBringsItBack) {
+  start_load();
+  ASSERT_TRUE(work(depth));
+  auto one_round = options();
+  one_round.max_rounds = 1;
+  std::size_t all = 0;
+  // The reply has 32 bytes, and what follows a move that succeeds is sent after it: the number of bytes is found first.
+  for (std::size_t bytes = 4000; all == 0; bytes += 16) {
+    WatchedCopy copy;
+    one_round.memory = &copy;
+    testing::CuttingRelay relay(connect_to(path(1)), bytes);
+    const auto report = client_->migrate_over(relay.take_client(), "the relay", one_round);
+    ASSERT_LT(bytes, 20000U);
+    if (report) {
+      all = bytes;
+      for (Worker& worker : workers_) worker.stopping = true;
+      break;
+    }
+    ASSERT_FALSE(client_->gone());
+    relay.wait();
+    ASSERT_TRUE(work(depth)) << "cut after " << bytes << ": " << report.error().message();
+    for (const Worker& worker : workers_) ASSERT_EQ(worker.wrong + worker.errors, 0U) << bytes;
+  }
+  driver_.reset();
+  workers_.clear();
+  client_.reset();
 }
 
 }  // namespace

@@ -108,6 +108,11 @@ TEST_F(ClientMigrationTest, TheServerChoosesThePagesThatItNotes) {
   reply_feature(flag::set | id::dma_logging_start,
                 abi::DmaLoggingControl{.page_size = 3, .num_ranges = 0, .reserved = 0});
   EXPECT_EQ(error_of(migration().start_dirty_log(4096, {})), EPROTO);
+  for (const std::uint64_t size : {UINT64_C(0), UINT64_C(1), UINT64_C(256), UINT64_C(1) << 31, UINT64_C(1) << 63}) {
+    reply_feature(flag::set | id::dma_logging_start,
+                  abi::DmaLoggingControl{.page_size = size, .num_ranges = 0, .reserved = 0});
+    EXPECT_EQ(error_of(migration().start_dirty_log(4096, {})), EPROTO) << size;
+  }
   reply_feature_error(ENOTTY);
   EXPECT_EQ(error_of(migration().start_dirty_log(4096, {})), ENOTSUP);
   reply_feature_error(ENOSPC);

@@ -132,6 +132,8 @@ class Device {
   /// Another process may go on as this device, and use its storage: all queues are stopped, and their state and save_state()
   /// have been taken. Until take_back() the device uses nothing that others might.
   virtual void let_go() {}
+  /// Whether what the device uses is another process's, too: when its client leaves, the device is reset and lets go.
+  virtual bool is_lent() const { return false; }
   /// This object goes on, or another device's state has been restored to it. Called before queues are started; most calls come
   /// without a let_go() before. After an error no queue is started. EBUSY: another process uses what the device needs.
   virtual Status take_back() { return {}; }

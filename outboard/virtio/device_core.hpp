@@ -184,6 +184,11 @@ class DeviceCore final : private Host {
   /// Restart::on_resume: the device stays stopped and accesses no memory until resume(). What only its memory can show is found
   /// there.
   Status restore(const DeviceState& state, Restart restart = Restart::at_once);
+  /// The client has left and nothing of the device's is in progress. A device whose storage is lent is reset and lets go; any other
+  /// stays as it is.
+  void client_left(std::move_only_function<void(const Status&)> done);
+  /// After capture(): its state has gone to another process, which may go on as this device. See Device::let_go().
+  void let_go();
   /// Continues after capture(), or after restore() with Restart::on_resume; otherwise it does nothing. The driver is notified as by
   /// restore(). EIO: a ring is not in mapped memory, or the device did not start a queue; nothing has changed in the first case, and
   /// in the second the device is broken.

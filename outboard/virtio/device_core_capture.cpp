@@ -73,7 +73,6 @@ void DeviceCore::State::end_capture(Capture& capture, const Status& rested) {
   } else if (held == Held::no) {
     held = Held::captured;
     held_queues = std::move(ran);
-    device.let_go();
   }
   capture.done(std::move(state));
 }
@@ -91,6 +90,18 @@ Result<DeviceState> DeviceCore::State::captured() {
   for (const Queue& queue : queues) all.queues.push_back(at_rest(queue));
   all.device = std::move(*own);
   return all;
+}
+
+void DeviceCore::client_left(std::move_only_function<void(const Status&)> done) {
+  if (!state_->device.is_lent()) return done({});
+  reset([state = std::weak_ptr(state_), done = std::move(done)](const Status& reset) mutable {
+    if (const auto alive = state.lock(); alive && reset) alive->device.let_go();
+    done(reset);
+  });
+}
+
+void DeviceCore::let_go() {
+  if (state_->held != State::Held::no) state_->device.let_go();
 }
 
 Status DeviceCore::resume() { return state_->resume(); }

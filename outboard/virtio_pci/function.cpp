@@ -226,7 +226,10 @@ void Function::renew_doorbells() {
 
 void Function::release_client(Completion done) {
   renew_doorbells();
-  EmulatedFunction::release_client(std::move(done));
+  EmulatedFunction::release_client([this, alive = alive(), done = std::move(done)](const Status& released) mutable {
+    if (!released || alive.expired()) return done(released);
+    core_->client_left(std::move(done));
+  });
 }
 
 std::vector<pci::IoEventFd> Function::io_eventfds(unsigned region) {

@@ -92,6 +92,7 @@ class Function final : public pci::EmulatedFunction, private virtio::TransportEv
   void reset_device(Loop::Task done) override;
   void bus_master_changed(bool on) override;
   void stop_device(Completion done) override;
+  void state_taken() override { core_->let_go(); }
   Status run_device() override { return core_->resume(); }
   /// "VFUN", version 1: the section of EmulatedFunction, that of the common configuration, ISR status (8 bits), whether the ERR
   /// interrupt was raised since the last reset (a flag), and the section of the device and its queues (virtio/saved_device.hpp).

@@ -63,6 +63,7 @@ class Device final : public virtio::Device {
   Status restore_nothing() override;
   void let_go() override { backend_->let_go(); }
   Status take_back() override { return backend_->take_back(); }
+  bool is_lent() const override { return backend_->is_lent(); }
   bool poll(unsigned queue) override;
   void reset() override;
 

@@ -53,7 +53,7 @@ Result<std::unique_ptr<storage::Backend>> open_image(OptionSet& set, bool read_o
   storage::RawFile::Options options{.read_only = read_only};
   OUTBOARD_TRY(options.path, set.text("image", ""));
   OUTBOARD_TRY(options.direct, set.flag("direct", false));
-  OUTBOARD_TRY(options.let_go, set.flag("incoming", false));
+  OUTBOARD_TRY(options.lent, set.flag("incoming", false));
   OUTBOARD_TRY(const auto engine, set.choice("engine", engines, "auto"));
   if (engine == "io_uring") options.engine = storage::Engine::io_uring;
   if (engine == "pool") options.engine = storage::Engine::pool;

@@ -14,6 +14,9 @@ using abi::device_feature_flag::set;
 using pci::MigrationState;
 using spec::Command;
 
+/// Of the pages that a server may note.
+constexpr std::uint64_t min_page = 512, max_page = std::uint64_t{1} << 30;
+
 /// Servers that know none of it say so in different ways.
 Error not_movable(const Error& error) {
   const bool unknown = error.code() == ENOTTY || error.code() == ENOSYS || error.code() == EINVAL;
@@ -155,8 +158,8 @@ Result<std::uint64_t> ClientMigration::start_dirty_log(std::uint64_t page_size,
     return {};
   });
   if (!started) return started.error().code() == ENOTTY ? not_movable(started.error()) : started.error();
-  if (!std::has_single_bit(control.page_size))
-    return connection_.named(Error(EPROTO, "the server notes pages whose size is no power of two"));
+  if (!std::has_single_bit(control.page_size) || control.page_size < min_page || control.page_size > max_page)
+    return connection_.named(Error(EPROTO, "the server notes pages of a size that none have"));
   return control.page_size;
 }
 

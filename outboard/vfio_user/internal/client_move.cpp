@@ -7,6 +7,7 @@
 #include <utility>
 
 #include <outboard/base/internal/system_calls.hpp>
+#include <outboard/base/internal/wait.hpp>
 
 namespace outboard::vfio_user {
 namespace {
@@ -292,7 +293,10 @@ Status ClientMove::go_back() {
   }
   if (stage_ < Stage::logging || client_.connection.gone()) return {};
   if (report_.noted) (void)from_migration_.stop_dirty_log();
-  return from_migration_.set_state(MigrationState::running);
+  // Where the new server ran, it takes a moment to let go of what only one of the two can have.
+  const TimePoint end = Clock::system().now() + client_.connection.options().timeout;
+  return retry_while(is_code(EBUSY), end, std::chrono::milliseconds(5), "the new server to let go",
+                     [this] { return from_migration_.set_state(MigrationState::running); });
 }
 
 }  // namespace outboard::vfio_user
