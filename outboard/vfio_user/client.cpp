@@ -190,7 +190,7 @@ Result<MigrationReport> Client::State::move(ServerConnection& to, const Migratio
   auto report = ClientMove(moved, to, options).run();
   is_moving = false;
   if (!report) return report;
-  connection.swap(to);
+  connection.trade_places(to);
   served.set_max_transfer(connection.max_transfer());
   events.reconnected(to.requests());
   if (connection.gone()) regions.revoke();

@@ -71,7 +71,7 @@ Status MemoryCopy::take_over() {
 void MemoryCopy::give_back() {
   for (auto& [start, part] : parts_) {
     // Where even that fails the driver is left with the copy, which has the same bytes, but is not what the device reaches.
-    (void)map_over(part.drivers, part.old_file, part.old_offset);
+    [[maybe_unused]] const Status mapped = map_over(part.drivers, part.old_file, part.old_offset);
   }
 }
 

@@ -21,15 +21,21 @@ Result<pci::InterruptInfo> ClientInterrupts::info(pci::InterruptKind kind) const
 }
 
 Status ClientInterrupts::bind(pci::InterruptKind kind, std::uint32_t start, const std::vector<EventFd>& eventfds) {
-  OUTBOARD_TRY(auto copies, duplicate(eventfds));
   OUTBOARD_CHECK(bind_list(kind, start, eventfds));
+  auto copies = duplicate(eventfds);
+  if (!copies) {
+    // Out of descriptors: interrupts come all the same, but the function cannot be moved.
+    not_kept_ = copies.error();
+    return {};
+  }
   auto& bound = bound_[static_cast<std::size_t>(kind)];
-  if (bound.size() < start + copies.size()) bound.resize(start + copies.size());
-  std::ranges::move(copies, bound.begin() + start);
+  if (bound.size() < start + copies->size()) bound.resize(start + copies->size());
+  std::ranges::move(*copies, bound.begin() + start);
   return {};
 }
 
 Status ClientInterrupts::bind_at(ServerConnection& server) const {
+  if (not_kept_) return Error(*not_kept_).while_doing("keeping the eventfds of interrupts");
   ClientInterrupts theirs(server);
   for (std::size_t kind = 0; kind < bound_.size(); ++kind) {
     if (!bound_[kind].empty()) OUTBOARD_CHECK(theirs.bind_list(pci::InterruptKind(kind), 0, bound_[kind]));
@@ -72,7 +78,8 @@ Status ClientInterrupts::bind_list(pci::InterruptKind kind, std::uint32_t start,
 }
 
 Status ClientInterrupts::bind_unmask(const EventFd& eventfd) {
-  OUTBOARD_TRY(EventFd copy, eventfd.duplicate());
+  auto copy = eventfd.duplicate();
+  if (!copy) not_kept_ = copy.error();
   const int fd = eventfd.get();
   const abi::IrqSet set{.argsz = sizeof(abi::IrqSet),
                         .flags = abi::irq_set_flag::data_eventfd | abi::irq_set_flag::action_unmask,
@@ -82,7 +89,7 @@ Status ClientInterrupts::bind_unmask(const EventFd& eventfd) {
   OUTBOARD_CHECK(connection_.ask_named({.command = Command::device_set_irqs,
                                         .head = as_bytes_of(set),
                                         .fds = std::span<const int>(&fd, eventfd.valid() ? 1 : 0)}));
-  unmask_ = std::move(copy);
+  unmask_ = copy ? std::move(*copy) : EventFd();
   return {};
 }
 

@@ -2,6 +2,7 @@
 
 #include <array>
 #include <cstdint>
+#include <optional>
 #include <vector>
 
 #include <outboard/vfio_user/internal/server_connection.hpp>
@@ -33,6 +34,7 @@ class ClientInterrupts {
   std::array<std::vector<EventFd>, pci::interrupt_kind_count>
       bound_;  ///< what the server has of each kind; may be invalid
   EventFd unmask_;
+  std::optional<Error> not_kept_;  ///< why some of them are not there
 };
 
 }  // namespace outboard::vfio_user

@@ -22,14 +22,14 @@ Status ask_unmap(ServerConnection& server, const spec::DmaUnmap& message) {
 
 }  // namespace
 
-Status ask_map(ServerConnection& server, const ClientMapping& mapping) {
-  const bool by_file = mapping.file && server.server().max_msg_fds != 0;
+Status ask_map(ServerConnection& server, const ClientMapping& mapping, const UniqueFd* fd) {
+  const bool by_file = fd != nullptr && server.server().max_msg_fds != 0;
   const spec::DmaMap message{.argsz = sizeof(spec::DmaMap),
                              .flags = dma_flags(mapping.access),
                              .offset = by_file ? mapping.offset : 0,
                              .address = raw(mapping.range.start),
                              .size = mapping.range.size};
-  const int attached = by_file ? mapping.file->get() : -1;
+  const int attached = by_file ? fd->get() : -1;
   return ask(server.requests(), {.command = Command::dma_map,
                                  .head = as_bytes_of(message),
                                  .fds = std::span<const int>(&attached, by_file ? 1 : 0),
@@ -61,12 +61,19 @@ Status ClientMemory::map(memory::IovaRange range, MutableBytes memory, memory::A
                          std::uint64_t offset) {
   OUTBOARD_CHECK(connection_.may_wait());
   ClientMapping mapping{.range = range, .bytes = memory, .access = access, .file = nullptr, .offset = offset};
-  if (fd != nullptr && connection_.options().share_memory) {
-    OUTBOARD_TRY(mapping.file, keep_file(*fd));
+  if (!connection_.options().share_memory) fd = nullptr;
+  if (fd != nullptr) {
+    // Out of descriptors, the memory is mapped all the same, but the function cannot be moved.
+    auto kept = keep_file(*fd);
+    if (kept) {
+      mapping.file = std::move(*kept);
+    } else {
+      mapping.not_kept = kept.error();
+    }
   }
   // Before the server knows of it: it may use it before its reply is here.
   served_.add(range, memory.data(), access);
-  if (const auto mapped = ask_map(connection_, mapping); !mapped) {
+  if (const auto mapped = ask_map(connection_, mapping, fd); !mapped) {
     served_.remove(range);
     return Error(mapped.error()).while_doing("mapping memory for DMA").on(connection_.name());
   }

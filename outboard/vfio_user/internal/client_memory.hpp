@@ -6,6 +6,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <optional>
 #include <vector>
 
 #include <outboard/memory/dma_space.hpp>
@@ -19,12 +20,14 @@ struct ClientMapping {
   memory::IovaRange range;
   MutableBytes bytes;
   memory::Access access{};
-  std::shared_ptr<const UniqueFd> file;  ///< null: the server reaches it by messages
+  std::shared_ptr<const UniqueFd>
+      file;  ///< null: the server reaches it by messages, or `not_kept` says why it is not here
   std::uint64_t offset = 0;
+  std::optional<Error> not_kept{};
 };
 
-/// Asks a server to map or to unmap a window.
-Status ask_map(ServerConnection& server, const ClientMapping& mapping);
+/// Asks a server to map or to unmap a window. `fd`: of its file; null: it has none that the server gets.
+Status ask_map(ServerConnection& server, const ClientMapping& mapping, const UniqueFd* fd);
 Status ask_unmap(ServerConnection& server, memory::IovaRange range);
 
 /// The client's memory that the function may reach: DMA_MAP and DMA_UNMAP. One thread.

@@ -134,6 +134,7 @@ Status ClientMove::map_all() {
 }
 
 Status ClientMove::map_at_new(const ClientMapping& mapping) {
+  if (mapping.not_kept) return Error(*mapping.not_kept).while_doing("keeping the file of the driver's memory");
   ClientMapping theirs = mapping;
   if (options_.memory != nullptr) {
     if (!mapping.file) return Error(ENOTSUP, "memory that has no file cannot be copied for the new server");
@@ -145,7 +146,7 @@ Status ClientMove::map_at_new(const ClientMapping& mapping) {
     theirs.file = std::make_shared<const UniqueFd>(std::move(copy));
     theirs.offset = file.offset;
   }
-  if (auto done = ask_map(to_, theirs); !done)
+  if (auto done = ask_map(to_, theirs, theirs.file.get()); !done)
     return at(to_, done.error()).while_doing("mapping the driver's memory at the new server");
   mapped_.insert_or_assign(mapping.range.start, std::move(theirs));
   return {};
@@ -292,7 +293,8 @@ Status ClientMove::go_back() {
     for (const auto& [start, mapping] : mapped_) options_.memory->remove(mapping.range);
   }
   if (stage_ < Stage::logging || client_.connection.gone()) return {};
-  if (report_.noted) (void)from_migration_.stop_dirty_log();
+  // Where it fails the log goes with the connection.
+  [[maybe_unused]] const Status ended = report_.noted ? from_migration_.stop_dirty_log() : Status();
   // Where the new server ran, it takes a moment to let go of what only one of the two can have.
   const TimePoint end = Clock::system().now() + client_.connection.options().timeout;
   return retry_while(is_code(EBUSY), end, std::chrono::milliseconds(5), "the new server to let go",

@@ -39,7 +39,7 @@ void ServerConnection::receive_calls() {
                   });
 }
 
-void ServerConnection::swap(ServerConnection& other) {
+void ServerConnection::trade_places(ServerConnection& other) {
   std::swap(name_, other.name_);
   std::swap(requests_, other.requests_);
   std::swap(description_, other.description_);

@@ -48,7 +48,7 @@ class ServerConnection {
   Status ask_named(const Requests::Request& request);
 
   /// Each becomes a connection to the other's server; the callbacks stay.
-  void swap(ServerConnection& other);
+  void trade_places(ServerConnection& other);
 
   /// An event handler runs: it must not wait for the server.
   void enter_handler() { in_handler_ = true; }
