@@ -57,6 +57,11 @@ Status Handle::discover(const Options& options) {
   OUTBOARD_CHECK(state.interrupts.discover(device.irqs));
   OUTBOARD_CHECK(identity());
   OUTBOARD_CHECK(find_registers());
+  state.migration.emplace(state.kernel, state.device, state.name, [&state] { return state.usable(); });
+  if (const auto support = state.migration->support(); !support) {
+    if (support.error().code() != ENOTSUP) return support.error();
+    state.migration.reset();
+  }
   // Only now: a device that has been attached may have narrowed them.
   OUTBOARD_CHECK(state.mapper.refresh());
   state.pool.emplace(state.mapper, memory::DmaPool::Config{.huge_pages = options.huge_pages});
@@ -222,6 +227,8 @@ Status Handle::exit_low_power() {
   raise(pci::Event::low_power_exit);
   return {};
 }
+
+pci::Migration* Handle::migration() { return state_->migration ? &*state_->migration : nullptr; }
 
 // Events.
 

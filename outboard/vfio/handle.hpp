@@ -68,6 +68,10 @@ class Handle final : public pci::Handle {
   Status enter_low_power() override;
   Status exit_low_power() override;
 
+  /// Null where the kernel's driver of the function cannot move it (vfio-pci itself; the variant drivers of some devices can).
+  /// Good for as long as the handle is. A dirty log takes 1 to 256 ranges: the kernel has none for everything.
+  pci::Migration* migration() override;
+
   Status attach(Loop& loop) override;
   void detach() override;
   int fd() const override;

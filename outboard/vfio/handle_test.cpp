@@ -203,6 +203,8 @@ struct Bars final : Kernel {
   int ioctl(int /*fd*/, unsigned long /*request*/, std::uintptr_t /*argument*/) override { return -ENOTTY; }
   ssize_t pread(int /*fd*/, MutableBytes /*into*/, std::uint64_t /*offset*/) override { return -EIO; }
   ssize_t pwrite(int /*fd*/, Bytes /*from*/, std::uint64_t /*offset*/) override { return -EIO; }
+  ssize_t read(int /*fd*/, MutableBytes /*into*/) override { return -EBADF; }
+  ssize_t write(int /*fd*/, Bytes /*from*/) override { return -EBADF; }
   void* map(int fd, std::uint64_t length, int protection, std::uint64_t /*offset*/, void* fixed) override {
     void* at = ::mmap(fixed, length, protection, MAP_SHARED | (fixed != nullptr ? MAP_FIXED : 0), fd, 0);
     return at == MAP_FAILED ? nullptr : at;

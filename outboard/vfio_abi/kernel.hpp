@@ -161,6 +161,23 @@ constexpr std::uint32_t low_power_entry_with_wakeup = 4;
 constexpr std::uint32_t low_power_exit = 5;
 }  // namespace device_feature
 
+/// Of VFIO_DEVICE_FEATURE_DMA_LOGGING_START: LOG_MAX_RANGES, with pages of 4 KiB. More are E2BIG, none is EINVAL.
+constexpr std::size_t max_dma_logging_ranges = 256;
+
+/// struct vfio_device_feature_dma_logging_control, with its pointer to ranges.
+struct KernelDmaLoggingControl {
+  DmaLoggingControl control;
+  std::uint64_t ranges;  ///< pointer to DmaLoggingRange
+};
+static_assert(sizeof(KernelDmaLoggingControl) == 24 && offsetof(KernelDmaLoggingControl, ranges) == 16);
+
+/// struct vfio_device_feature_dma_logging_report, with its pointer to the bitmap.
+struct KernelDmaLoggingReport {
+  DmaLoggingReport report;
+  std::uint64_t bitmap;  ///< pointer to words of 64 bits, in which bits are set and none is cleared
+};
+static_assert(sizeof(KernelDmaLoggingReport) == 32 && offsetof(KernelDmaLoggingReport, bitmap) == 24);
+
 /// struct vfio_device_bind_iommufd.
 struct BindIommufd {
   std::uint32_t argsz;

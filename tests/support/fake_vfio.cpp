@@ -87,7 +87,13 @@ FakeVfioDevice& FakeVfio::add(FakeVfioDevice::Options options, std::unique_ptr<p
     tree.write("kernel/iommu_groups/" + std::to_string(options.group) + "/name", "vfio-noiommu\n");
   }
   devices_.push_back(std::make_unique<FakeVfioDevice>(std::move(options), std::move(function), std::move(pump)));
-  return *devices_.back();
+  FakeVfioDevice& added = *devices_.back();
+  if (added.migration) {
+    added.migration->open_stream = [this](std::shared_ptr<FakeVfioMigration::Stream> stream) {
+      return add_file(std::move(stream));
+    };
+  }
+  return added;
 }
 
 vfio::Handle::Options FakeVfio::options() {
@@ -413,6 +419,16 @@ ssize_t FakeVfio::pwrite(int fd, Bytes from, std::uint64_t offset) {
   const auto file = find_as<DeviceFile>(fd);
   if (!file) return -EBADF;
   return file->active() ? file->device->pwrite(from, offset) : -EINVAL;
+}
+
+ssize_t FakeVfio::read(int fd, MutableBytes into) {
+  const auto stream = find_as<FakeVfioMigration::Stream>(fd);
+  return stream ? stream->read(into) : -EBADF;
+}
+
+ssize_t FakeVfio::write(int fd, Bytes from) {
+  const auto stream = find_as<FakeVfioMigration::Stream>(fd);
+  return stream ? stream->write(from) : -EBADF;
 }
 
 void* FakeVfio::map(int fd, std::uint64_t length, int protection, std::uint64_t offset, void* fixed) {

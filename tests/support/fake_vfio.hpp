@@ -61,6 +61,8 @@ class FakeVfio final : public vfio::Kernel {
   int ioctl(int fd, unsigned long request, std::uintptr_t argument) override;
   ssize_t pread(int fd, MutableBytes into, std::uint64_t offset) override;
   ssize_t pwrite(int fd, Bytes from, std::uint64_t offset) override;
+  ssize_t read(int fd, MutableBytes into) override;
+  ssize_t write(int fd, Bytes from) override;
   void* map(int fd, std::uint64_t length, int protection, std::uint64_t offset, void* fixed) override;
   void unmap(void* address, std::uint64_t length) override;
   std::uint64_t lockable_memory() override { return limits.lockable; }
@@ -72,7 +74,7 @@ class FakeVfio final : public vfio::Kernel {
   struct Iommufd;
   struct DeviceFile;
   using Object = std::variant<std::shared_ptr<Container>, std::shared_ptr<Group>, std::shared_ptr<Iommufd>,
-                              std::shared_ptr<DeviceFile>>;
+                              std::shared_ptr<DeviceFile>, std::shared_ptr<FakeVfioMigration::Stream>>;
   /// A descriptor of ours is the writing end of a pipe: the reading end tells when every copy of it has been closed.
   struct File {
     ino_t inode;
@@ -92,6 +94,7 @@ class FakeVfio final : public vfio::Kernel {
   int serve(const std::shared_ptr<Group>& group, unsigned long request, std::uintptr_t argument);
   int serve(const std::shared_ptr<Iommufd>& iommufd, unsigned long request, std::uintptr_t argument);
   int serve(const std::shared_ptr<DeviceFile>& file, unsigned long request, std::uintptr_t argument);
+  static int serve(const std::shared_ptr<FakeVfioMigration::Stream>&, unsigned long, std::uintptr_t) { return -ENOTTY; }
   int set_iommu(Container& container, std::uintptr_t type);
   int iommu_info(const Container& container, std::uintptr_t argument) const;
   int unmap_dma(Container& container, std::uintptr_t argument) const;

@@ -58,6 +58,7 @@ std::size_t mappings_of(std::uint64_t inode) {
 
 FakeVfioDevice::FakeVfioDevice(Options options, std::unique_ptr<pci::Function> function, std::function<void()> pump)
     : options_(std::move(options)), function_(std::move(function)), pump_(std::move(pump)) {
+  if (options_.migration) migration.emplace(*options_.migration);
   for (unsigned i = 0; i < pci::region::count; ++i) {
     if (const auto inode = inode_of(function_->region(i).fd); inode != 0) mappings_at_rest_[inode] = mappings_of(inode);
   }
@@ -344,6 +345,7 @@ void FakeVfioDevice::set_message_enable(std::uint16_t capability, bool on) {
 /// The kernel saves and restores what is its own; bus mastering too.
 int FakeVfioDevice::reset() {
   ++resets;
+  if (migration) migration->reset();
   const std::uint32_t command = config(raw(pci::Command::offset), 2);
   function_->reset([](const Status&) {});
   if (pump_) pump_();
@@ -358,6 +360,14 @@ int FakeVfioDevice::reset() {
 int FakeVfioDevice::feature(std::uintptr_t argument) {
   const auto call = copy_in<abi::DeviceFeature>(argument);
   if (call.argsz < sizeof call) return -EINVAL;
+  namespace flag = abi::device_feature_flag;
+  if ((call.flags & ~(flag::feature_mask | flag::get | flag::set | flag::probe)) != 0) return -EINVAL;
+  const bool both = (call.flags & flag::get) != 0 && (call.flags & flag::set) != 0;
+  if (both && (call.flags & flag::probe) == 0) return -EINVAL;
+  if (migration) {
+    const auto used = migration->feature(call.flags, call.argsz - sizeof call, argument + sizeof call);
+    if (used) return *used;
+  }
   const std::uint32_t id = call.flags & abi::device_feature_flag::feature_mask;
   const bool entry = id == abi::device_feature::low_power_entry;
   if (!options_.low_power || (!entry && id != abi::device_feature::low_power_exit)) return -ENOTTY;

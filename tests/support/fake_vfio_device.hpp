@@ -13,6 +13,7 @@
 #include <outboard/pci/address.hpp>
 #include <outboard/pci/function.hpp>
 #include <outboard/vfio_abi/kernel.hpp>
+#include <tests/support/fake_vfio_migration.hpp>
 
 namespace outboard::testing {
 
@@ -30,6 +31,7 @@ class FakeVfioDevice {
     bool dynamic_msix = true;
     bool msix_mappable = false;  ///< BARs with areas are mappable whole, the table included
     std::optional<std::string> vf_token;
+    std::optional<FakeVfioMigration::Options> migration;  ///< nothing: vfio-pci itself, which moves no device
   };
 
   FakeVfioDevice(Options options, std::unique_ptr<pci::Function> function, std::function<void()> pump);
@@ -57,6 +59,7 @@ class FakeVfioDevice {
   std::map<pci::InterruptKind, int> machine_vectors;
   /// Each takes one errno value off, before the call does anything.
   std::map<vfio_abi::DeviceRequest, std::vector<int>> failures;
+  std::optional<FakeVfioMigration> migration;
   bool mmap_fails = false;
   bool dead = false;  ///< every register reads as all-ones, but for what the kernel makes up
   void request_unplug() const;

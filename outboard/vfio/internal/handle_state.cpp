@@ -164,6 +164,7 @@ Status Handle::State::reset_device() {
   set_bus_master(false);
   const int done =
       while_busy(kernel, [this] { return kernel.call(device, abi::DeviceRequest::reset, std::uintptr_t{0}); });
+  if (migration) migration->close_stream();  // the function runs, or is lost
   // What the fault guard has covered meanwhile is mapped again.
   if (done >= 0) return decodes() && !asleep ? windows.uncover() : Status();
   if (done == -EAGAIN) return named(Error(EAGAIN, "the device stays busy and cannot be reset"));
@@ -189,6 +190,7 @@ void Handle::State::close() {
   set_bus_master(false);
   interrupts.disable_all();
   windows.close();
+  if (migration) migration->close_stream();
   device.fd.reset();
   mapper.close();
   gone = true;

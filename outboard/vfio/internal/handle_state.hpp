@@ -9,6 +9,7 @@
 #include <outboard/vfio/internal/info.hpp>
 #include <outboard/vfio/internal/interrupts.hpp>
 #include <outboard/vfio/internal/mapper.hpp>
+#include <outboard/vfio/internal/migration.hpp>
 #include <outboard/vfio/internal/windows.hpp>
 
 namespace outboard::vfio {
@@ -54,6 +55,7 @@ struct Handle::State {
   };
   std::optional<MsixTable> msix_table;
   std::optional<std::uint64_t> power_control;  ///< where PMCSR is
+  std::optional<DeviceMigration> migration;
   Windows windows;
   Interrupts interrupts;
   pci::EventSet events;

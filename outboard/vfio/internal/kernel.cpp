@@ -35,6 +35,12 @@ class SystemKernel final : public Kernel {
   ssize_t pwrite(int fd, Bytes from, std::uint64_t offset) override {
     return uninterrupted([&] { return ::pwrite(fd, from.data(), from.size(), static_cast<off_t>(offset)); });
   }
+  ssize_t read(int fd, MutableBytes into) override {
+    return uninterrupted([&] { return ::read(fd, into.data(), into.size()); });
+  }
+  ssize_t write(int fd, Bytes from) override {
+    return uninterrupted([&] { return ::write(fd, from.data(), from.size()); });
+  }
   void* map(int fd, std::uint64_t length, int protection, std::uint64_t offset, void* fixed) override {
     const int flags = MAP_SHARED | (fixed != nullptr ? MAP_FIXED : 0);
     void* mapped = ::mmap(fixed, length, protection, flags, fd, static_cast<off_t>(offset));

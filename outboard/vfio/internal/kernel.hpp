@@ -40,6 +40,9 @@ class Kernel {
   virtual int ioctl(int fd, unsigned long request, std::uintptr_t argument) = 0;
   virtual ssize_t pread(int fd, MutableBytes into, std::uint64_t offset) = 0;
   virtual ssize_t pwrite(int fd, Bytes from, std::uint64_t offset) = 0;
+  /// Of a stream: what a device's state is read from and written to. As read(2) and write(2).
+  virtual ssize_t read(int fd, MutableBytes into) = 0;
+  virtual ssize_t write(int fd, Bytes from) = 0;
   /// Maps `length` bytes of the device's file, shared; at `fixed` where that is not null, in place of what is there. The
   /// address, or null and errno.
   virtual void* map(int fd, std::uint64_t length, int protection, std::uint64_t offset, void* fixed) = 0;
