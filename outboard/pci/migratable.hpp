@@ -28,8 +28,8 @@ class Migratable {
   /// After an error the device runs on. ETIMEDOUT: it did not stop in time.
   virtual void stop(Function::Completion done) = 0;
   /// Continues after stop() or load(), with the memory mapped as it was where the state comes from. After an error the device is
-  /// still stopped. EIO: memory that it needs is not mapped, or shows that another
-  /// device has gone on from this state. EINVAL: it is not stopped.
+  /// still stopped. EIO: memory that it needs is not mapped, or shows that another device has gone on from this
+  /// state. EINVAL: it is not stopped.
   virtual Status run() = 0;
 
   /// The state of the stopped function, as sections (base/state.hpp). It can be saved more than once. EINVAL: it is not stopped.

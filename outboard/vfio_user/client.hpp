@@ -83,8 +83,8 @@ class Client final : public pci::Handle {
   /// Until the new server has answered that the function runs there, an error lets it run on at the old one. If the new server's
   /// last answer is lost, nobody knows whether it ran: it is disconnected, and the old one goes on, or says that it cannot, since
   /// the driver's memory shows that it has run. ENOTSUP: one of the two cannot move its function, or they differ. EINVAL: the
-  /// new server refuses the state. EALREADY: it is being
-  /// moved. Other errors: those of connect(), of the servers, and of what `options` has.
+  /// new server refuses the state. EALREADY: it is being moved. Other errors: those of connect(), of the servers, and of what
+  /// `options` has.
   Result<MigrationReport> migrate_to(const std::string& path, const MigrationOptions& options);
   Result<MigrationReport> migrate_to(const std::string& path) { return migrate_to(path, MigrationOptions{}); }
   /// The same to a server over a socket that is connected already; `name` is for messages.

@@ -138,9 +138,11 @@ bool DeviceCore::State::ring_is_as_left(const Queue& queue, const QueueState& ri
 Status DeviceCore::State::check_rings() const {
   for (unsigned index = 0; index < queues.size(); ++index) {
     const Queue& queue = queues[index];
-    if (queue.enabled && queue.at_rest() && !ring_is_mapped(queue, at_rest(queue)))
+    if (!queue.enabled || !queue.at_rest()) continue;
+    const QueueState ring = at_rest(queue);
+    if (!ring_is_mapped(queue, ring))
       return Error(EIO, fmt::format("queue {}: its ring is in no memory that was given to the device", index));
-    if (queue.enabled && queue.at_rest() && !ring_is_as_left(queue, at_rest(queue)))
+    if (!ring_is_as_left(queue, ring))
       return Error(EIO, fmt::format("queue {}: another device has used buffers since it was stopped", index))
           .cure("reset the device");
   }

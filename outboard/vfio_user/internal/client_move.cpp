@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <bit>
-#include <cstring>
 #include <string>
 #include <utility>
 
@@ -101,8 +100,7 @@ Status ClientMove::begin() {
   client_.memory.observe(&observer_);
   client_.served.observe([this](const memory::IovaRange& written) { copy_written(written); });
   OUTBOARD_CHECK(map_all());
-  pre_copy_ = offered.pre_copy;
-  if (!pre_copy_) return {};
+  if (!offered.pre_copy) return {};
   OUTBOARD_CHECK(from_migration_.set_state(MigrationState::pre_copy));
   return move_data();
 }
@@ -191,8 +189,7 @@ Result<std::uint64_t> ClientMove::copy_dirty(const ClientMapping& mapping) {
   const std::uint64_t most = from_migration_.max_bitmap() * 8 * page_size_;
   for (std::uint64_t done = 0; done < mapping.range.size;) {
     const memory::IovaRange part{mapping.range.start + done, std::min(most, mapping.range.size - done)};
-    const std::uint64_t bits = part.size / page_size_ + (part.size % page_size_ != 0 ? 1 : 0);
-    std::vector<std::byte> bitmap((bits + 63) / 64 * 8);
+    std::vector<std::byte> bitmap((pages_of(part) + 63) / 64 * 8);
     OUTBOARD_CHECK(from_migration_.report_dirty(part, page_size_, bitmap));
     copy_pages(part, bitmap);
     for (const std::byte byte : bitmap) pages += static_cast<unsigned>(std::popcount(std::to_integer<unsigned>(byte)));
@@ -216,7 +213,7 @@ void ClientMove::copy_written(memory::IovaRange range) {
 /// Pages that follow one another are copied together.
 void ClientMove::copy_pages(memory::IovaRange range, Bytes bitmap) {
   if (options_.memory == nullptr) return;
-  const std::uint64_t pages = range.size / page_size_ + (range.size % page_size_ != 0 ? 1 : 0);
+  const std::uint64_t pages = pages_of(range);
   const auto is_dirty = [&](std::uint64_t page) {
     return (bitmap[page / 8] & (std::byte{1} << (page % 8))) != std::byte{0};
   };

@@ -45,6 +45,10 @@ class ClientMove {
   Status run_rounds();
   Result<std::uint64_t> copy_dirty();
   Result<std::uint64_t> copy_dirty(const ClientMapping& mapping);
+  /// Pages that the old server notes, the last one perhaps in part.
+  std::uint64_t pages_of(memory::IovaRange range) const {
+    return range.size / page_size_ + (range.size % page_size_ != 0 ? 1 : 0);
+  }
   void copy_written(memory::IovaRange range);
   void copy_pages(memory::IovaRange range, Bytes bitmap);
   Status move_state();
@@ -63,7 +67,6 @@ class ClientMove {
   std::uint64_t written_by_messages_ = 0;  ///< since the last round: bytes of whole pages
   MigrationReport report_;
   std::uint64_t page_size_ = 0;
-  bool pre_copy_ = false;
 
   /// What go_back() has to undo.
   enum class Stage : std::uint8_t { connected, logging, stopped, memory_taken, windows_taken };
